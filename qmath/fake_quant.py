@@ -1,0 +1,496 @@
+"""TensorFlow's fake quantization ops and their gradients, bit for bit, in NumPy.
+
+Names, argument order and defaults are those of ``tf.quantization``; `name` is accepted and
+ignored. The arithmetic is that of ``tensorflow/core/kernels/fake_quant_ops_functor.h`` on a CPU,
+checks and messages those of ``fake_quant_ops.cc``: float32, one rounding an operation, no fused
+multiply-add, subnormals counting as zero.
+
+Notes
+-----
+What the kernels do silently, these functions do too: an inverted range gives a constant, an
+infinite or NaN range gives NaN, a range that misses zero is moved to contain it. `qmath.quantize`
+raises for the ranges that determine no integers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qmath._blocks import blocks
+from qmath._float32 import (
+    LARGEST_SUBNORMAL,
+    Float32Array,
+    as_float32,
+    flush,
+    has_small,
+    leaf_sum,
+    rounded,
+    tree_sum,
+)
+from qmath.affine import (
+    Nudged,
+    careful_steps,
+    check_num_bits,
+    check_range_shape,
+    is_dead,
+    is_ordinary,
+    nudge,
+    steps,
+)
+from qmath.errors import QmathError
+
+__all__ = [
+    "FakeQuantWithMinMaxVarsGradient",
+    "FakeQuantWithMinMaxVarsPerChannelGradient",
+    "fake_quant_with_min_max_args",
+    "fake_quant_with_min_max_args_gradient",
+    "fake_quant_with_min_max_vars",
+    "fake_quant_with_min_max_vars_gradient",
+    "fake_quant_with_min_max_vars_per_channel",
+    "fake_quant_with_min_max_vars_per_channel_gradient",
+]
+
+
+class FakeQuantWithMinMaxVarsGradient(NamedTuple):
+    """Gradients of `fake_quant_with_min_max_vars`: of the inputs' shape, and two scalars."""
+
+    backprops_wrt_input: Float32Array
+    backprop_wrt_min: Float32Array
+    backprop_wrt_max: Float32Array
+
+
+class FakeQuantWithMinMaxVarsPerChannelGradient(NamedTuple):
+    """Gradients of `fake_quant_with_min_max_vars_per_channel`: ``(…, C)``, ``(C,)``, ``(C,)``."""
+
+    backprops_wrt_input: Float32Array
+    backprop_wrt_min: Float32Array
+    backprop_wrt_max: Float32Array
+
+
+def fake_quant_with_min_max_args(
+    inputs: ArrayLike,
+    min: float = -6,
+    max: float = 6,
+    num_bits: int = 8,
+    narrow_range: bool = False,
+    name: str | None = None,
+    *,
+    out: Float32Array | None = None,
+) -> Float32Array:
+    """Fake-quantize with a range given as two numbers.
+
+    Parameters
+    ----------
+    inputs : array-like of float
+        Any shape; cast to float32 as TensorFlow casts NumPy arrays.
+    min, max : float
+        The range, ``min < max``.
+    num_bits : int
+        Width, 2 to 16. A float is truncated, as TensorFlow does.
+    narrow_range : bool
+        Leave the lowest integer unused.
+    name : str, optional
+        Ignored.
+    out : ndarray of float32, optional
+        Where to write the result; may be `inputs` itself.
+
+    Returns
+    -------
+    ndarray of float32
+        Of the shape of `inputs`, equal to ``tf.quantization.fake_quant_with_min_max_args``.
+
+    Raises
+    ------
+    QmathError
+        `num_bits` is out of range; not ``min < max``, where subnormals count as 0.
+
+    Notes
+    -----
+    This op multiplies by the inverse of the scale, where `fake_quant_with_min_max_vars` divides
+    by the scale: near a tie their results differ by one step.
+
+    Examples
+    --------
+    >>> import qmath
+    >>> qmath.fake_quant_with_min_max_args([2.0]), qmath.fake_quant_with_min_max_vars([2.0], -6, 6)
+    (array([2.0235295], dtype=float32), array([1.9764706], dtype=float32))
+    """
+    del name
+    nudged = _args_range(min, max, num_bits, narrow_range)
+    return _forward(as_float32(inputs, "inputs"), nudged, None, divide=False, out=out)
+
+
+def fake_quant_with_min_max_vars(
+    inputs: ArrayLike,
+    min: ArrayLike,
+    max: ArrayLike,
+    num_bits: int = 8,
+    narrow_range: bool = False,
+    name: str | None = None,
+    *,
+    out: Float32Array | None = None,
+) -> Float32Array:
+    """Fake-quantize with one range for the whole tensor.
+
+    Parameters
+    ----------
+    inputs : array-like of float
+        Any shape.
+    min, max : array-like of float
+        The range, of shape ``()``. Every value is taken, as TensorFlow does: see the module.
+    num_bits, narrow_range, name, out
+        As for `fake_quant_with_min_max_args`.
+
+    Returns
+    -------
+    ndarray of float32
+        Of the shape of `inputs`, equal to ``tf.quantization.fake_quant_with_min_max_vars``.
+
+    Raises
+    ------
+    QmathError
+        `num_bits` is out of range; `min` or `max` is not of shape ``()``.
+
+    Examples
+    --------
+    >>> import qmath
+    >>> qmath.fake_quant_with_min_max_vars([-9.0, 0.1, 0.6, float("nan")], -1.0, 0.75, num_bits=3)
+    array([-1. ,  0. ,  0.5,  nan], dtype=float32)
+    """
+    del name
+    x, nudged, dead = _vars_range(inputs, min, max, num_bits, narrow_range, per_axis=False)
+    return _forward(x, nudged, dead, divide=True, out=out)
+
+
+def fake_quant_with_min_max_vars_per_channel(
+    inputs: ArrayLike,
+    min: ArrayLike,
+    max: ArrayLike,
+    num_bits: int = 8,
+    narrow_range: bool = False,
+    name: str | None = None,
+    *,
+    out: Float32Array | None = None,
+) -> Float32Array:
+    """Fake-quantize with one range for each index of the last axis.
+
+    Parameters
+    ----------
+    inputs : array-like of float
+        Shape ``(…, C)``, rank 1 or more.
+    min, max : array-like of float
+        The ranges, of shape ``(C,)``.
+    num_bits, narrow_range, name, out
+        As for `fake_quant_with_min_max_args`.
+
+    Returns
+    -------
+    ndarray of float32
+        Of the shape of `inputs`, equal to
+        ``tf.quantization.fake_quant_with_min_max_vars_per_channel``.
+
+    Raises
+    ------
+    QmathError
+        `num_bits` is out of range; `min` or `max` is not of shape ``(C,)``; `inputs` have rank 0,
+        where TensorFlow aborts the process.
+
+    Examples
+    --------
+    >>> import qmath
+    >>> qmath.fake_quant_with_min_max_vars_per_channel([[0.3, 30.0]], [-1, 0], [0.75, 70], 3)
+    array([[ 0.25, 30.  ]], dtype=float32)
+    """
+    del name
+    x, nudged, dead = _vars_range(inputs, min, max, num_bits, narrow_range, per_axis=True)
+    return _forward(x, nudged, dead, divide=False, out=out)
+
+
+def fake_quant_with_min_max_args_gradient(
+    gradients: ArrayLike,
+    inputs: ArrayLike,
+    min: float = -6,
+    max: float = 6,
+    num_bits: int = 8,
+    narrow_range: bool = False,
+    name: str | None = None,
+    *,
+    out: Float32Array | None = None,
+) -> Float32Array:
+    """Gradient of `fake_quant_with_min_max_args`.
+
+    Parameters
+    ----------
+    gradients : array-like of float
+        Of the shape of `inputs`.
+    inputs, min, max, num_bits, narrow_range, name
+        As given to the forward op.
+    out : ndarray of float32, optional
+        Where to write the result.
+
+    Returns
+    -------
+    ndarray of float32
+        ``gradients * 1`` where the input lies in the nudged range, ends included, and
+        ``gradients * 0`` elsewhere: a product, so a negative gradient becomes -0.0 and an
+        infinite one NaN.
+
+    Raises
+    ------
+    QmathError
+        As the forward op; the shapes of `gradients` and `inputs` differ.
+
+    Examples
+    --------
+    >>> import qmath
+    >>> qmath.fake_quant_with_min_max_args_gradient([1.0, 2.0, -3.0], [0.0, 5.9, 6.1])
+    array([ 1.,  2., -0.], dtype=float32)
+    """
+    del name
+    nudged = _args_range(min, max, num_bits, narrow_range)
+    g, x = _gradient_inputs(gradients, inputs)
+    out = _output(out, x.shape)
+    gs, xs, dx = (np.ascontiguousarray(a).reshape(-1) for a in (g, x, out))
+    lower, upper = _bounds(nudged)
+    for block, _ in blocks(xs.size, nudged):
+        _backprop(gs[block], xs[block], lower, upper, dx[block])
+    return out
+
+
+def fake_quant_with_min_max_vars_gradient(
+    gradients: ArrayLike,
+    inputs: ArrayLike,
+    min: ArrayLike,
+    max: ArrayLike,
+    num_bits: int = 8,
+    narrow_range: bool = False,
+    name: str | None = None,
+    *,
+    out: Float32Array | None = None,
+) -> FakeQuantWithMinMaxVarsGradient:
+    """Gradients of `fake_quant_with_min_max_vars`.
+
+    Parameters
+    ----------
+    gradients : array-like of float
+        Of the shape of `inputs`.
+    inputs, min, max, num_bits, narrow_range, name
+        As given to the forward op.
+    out : ndarray of float32, optional
+        Where to write ``backprops_wrt_input``.
+
+    Returns
+    -------
+    FakeQuantWithMinMaxVarsGradient
+        ``backprops_wrt_input`` as in `fake_quant_with_min_max_args_gradient`;
+        ``backprop_wrt_min`` and ``backprop_wrt_max`` sum the gradients below and above the
+        range. For ``min == max == 0`` the gradients pass unchanged and the sums are 0.
+
+    Raises
+    ------
+    QmathError
+        As the forward op; the shapes of `gradients` and `inputs` differ.
+
+    Notes
+    -----
+    The sums add up in the order of TensorFlow with one intra-op thread. With more threads
+    TensorFlow's own sum depends on their number, above some 45,000 elements.
+
+    Examples
+    --------
+    >>> import qmath
+    >>> qmath.fake_quant_with_min_max_vars_gradient([1.0, 2.0, 4.0], [-9.0, 0.0, 9.0], -6, 6)[1:]
+    (array(1., dtype=float32), array(4., dtype=float32))
+    """
+    del name
+    g, x = _gradient_inputs(gradients, inputs)
+    x, nudged, dead = _vars_range(x, min, max, num_bits, narrow_range, per_axis=False)
+    return FakeQuantWithMinMaxVarsGradient(*_backward(g, x, nudged, dead, out))
+
+
+def fake_quant_with_min_max_vars_per_channel_gradient(
+    gradients: ArrayLike,
+    inputs: ArrayLike,
+    min: ArrayLike,
+    max: ArrayLike,
+    num_bits: int = 8,
+    narrow_range: bool = False,
+    name: str | None = None,
+    *,
+    out: Float32Array | None = None,
+) -> FakeQuantWithMinMaxVarsPerChannelGradient:
+    """Gradients of `fake_quant_with_min_max_vars_per_channel`.
+
+    Parameters
+    ----------
+    gradients : array-like of float
+        Of the shape of `inputs`.
+    inputs, min, max, num_bits, narrow_range, name
+        As given to the forward op.
+    out : ndarray of float32, optional
+        Where to write ``backprops_wrt_input``.
+
+    Returns
+    -------
+    FakeQuantWithMinMaxVarsPerChannelGradient
+        As `fake_quant_with_min_max_vars_gradient`, the sums for each channel.
+
+    Raises
+    ------
+    QmathError
+        As the forward op; the shapes of `gradients` and `inputs` differ.
+
+    Notes
+    -----
+    The sums add up in the order of TensorFlow with one intra-op thread.
+
+    Examples
+    --------
+    >>> import qmath
+    >>> g = qmath.fake_quant_with_min_max_vars_per_channel_gradient(
+    ...     [[1.0, 2.0], [3.0, 4.0]], [[-9.0, 0.0], [0.0, 9.0]], [-6, -6], [6, 6])
+    >>> g.backprop_wrt_min, g.backprop_wrt_max
+    (array([1., 0.], dtype=float32), array([0., 4.], dtype=float32))
+    """
+    del name
+    g, x = _gradient_inputs(gradients, inputs)
+    x, nudged, dead = _vars_range(x, min, max, num_bits, narrow_range, per_axis=True)
+    return FakeQuantWithMinMaxVarsPerChannelGradient(*_backward(g, x, nudged, dead, out))
+
+
+def _op_num_bits(num_bits: Any) -> int:
+    """TensorFlow's ``make_int`` truncates a float attribute, then the kernel checks the range."""
+    return check_num_bits(int(num_bits) if isinstance(num_bits, float) else num_bits)
+
+
+def _args_range(min: float, max: float, num_bits: int, narrow_range: bool) -> Nudged:
+    bits = _op_num_bits(num_bits)
+    low, high = as_float32(min, "min"), as_float32(max, "max")
+    check_range_shape((), low, high, per_axis=False)
+    if not flush(low) < flush(high):
+        raise QmathError(f"min has to be smaller than max, was: {low} >= {high}")
+    return nudge(low, high, bits, narrow_range)
+
+
+def _vars_range(
+    inputs: ArrayLike,
+    min: ArrayLike,
+    max: ArrayLike,
+    num_bits: int,
+    narrow_range: bool,
+    *,
+    per_axis: bool,
+) -> tuple[Float32Array, Nudged, NDArray[np.bool_]]:
+    bits = _op_num_bits(num_bits)
+    x, low, high = as_float32(inputs, "inputs"), as_float32(min, "min"), as_float32(max, "max")
+    check_range_shape(x.shape, low, high, per_axis)
+    return x, nudge(low, high, bits, narrow_range), is_dead(low, high)
+
+
+def _gradient_inputs(gradients: ArrayLike, inputs: ArrayLike) -> tuple[Float32Array, Float32Array]:
+    g, x = as_float32(gradients, "gradients"), as_float32(inputs, "inputs")
+    if g.shape != x.shape:
+        raise QmathError(f"gradients and inputs must have the same shape, got {g.shape}, {x.shape}")
+    return g, x
+
+
+def _output(out: Float32Array | None, shape: tuple[int, ...]) -> Float32Array:
+    if out is None:
+        return np.empty(shape, np.float32)
+    if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != shape:
+        raise QmathError(f"out must be a float32 array of shape {shape}")
+    if not out.flags.c_contiguous or not out.flags.writeable:
+        raise QmathError("out must be C-contiguous and writeable")
+    return out
+
+
+def _forward(
+    x: Float32Array,
+    nudged: Nudged,
+    dead: NDArray[np.bool_] | None,
+    *,
+    divide: bool,
+    out: Float32Array | None,
+) -> Float32Array:
+    """Run the forward kernel: plain arithmetic, and careful for the channels that need it."""
+    out = _output(out, x.shape)
+    if not x.size:
+        return out
+    flat, result = np.ascontiguousarray(x).reshape(-1), out.reshape(-1)
+    columns = (-1, nudged.scale.size)
+    with np.errstate(all="ignore"):
+        odd = ~is_ordinary(nudged)
+        careful = None
+        if odd.any():  # before `out`, which may be the input, is written
+            careful = _careful(flat.reshape(columns)[:, odd.reshape(-1)], nudged, odd, dead, divide)
+        if not odd.all():
+            for block, parts in blocks(flat.size, nudged):
+                constants = Nudged(*parts)
+                steps(flat[block], constants, divide, result[block])
+                np.multiply(result[block], constants.scale, out=result[block])
+    if careful is not None:
+        result.reshape(columns)[:, odd.reshape(-1)] = careful
+    return out
+
+
+def _careful(
+    x: Float32Array,
+    nudged: Nudged,
+    odd: NDArray[np.bool_],
+    dead: NDArray[np.bool_] | None,
+    divide: bool,
+) -> Float32Array:
+    """Fake-quantize the columns of the `odd` ranges; a dead range gives +0 everywhere."""
+    nudged = Nudged(*(part[odd] for part in nudged))
+    relative = careful_steps(x, nudged, divide).astype(np.float64)
+    result = rounded(relative * nudged.scale)
+    return result if dead is None else np.where(dead[odd], np.float32(0), result)
+
+
+def _backward(
+    g: Float32Array,
+    x: Float32Array,
+    nudged: Nudged,
+    dead: NDArray[np.bool_],
+    out: Float32Array | None,
+) -> tuple[Float32Array, Float32Array, Float32Array]:
+    """Return the three gradients of the ops whose range is a variable."""
+    out = _output(out, x.shape)
+    sums = np.zeros((2, nudged.scale.size), np.float32)
+    if x.size:
+        gs, xs, dx = (np.ascontiguousarray(a).reshape(-1, nudged.scale.size) for a in (g, x, out))
+        lower, upper = _bounds(nudged)
+
+        def leaf(first: int, count: int) -> Float32Array:
+            rows = slice(first, first + count)
+            below, above = xs[rows] < lower, xs[rows] > upper
+            with np.errstate(invalid="ignore"):
+                parts = leaf_sum(gs[rows] * below), leaf_sum(gs[rows] * above)
+            _backprop(gs[rows], xs[rows], lower, upper, dx[rows])
+            return np.stack(parts)
+
+        idle = dead.reshape(-1)
+        passed = gs[:, idle]
+        sums = tree_sum(leaf, 0, len(xs))
+        sums[:, idle] = 0
+        dx[:, idle] = passed
+    low, high = (np.asarray(part).reshape(nudged.scale.shape) for part in sums)
+    return out, low, high
+
+
+def _bounds(nudged: Nudged) -> tuple[Float32Array, Float32Array]:
+    """Return bounds to compare plain float32 with, as kernels compare with subnormals as zero."""
+    lower = np.where(nudged.min == 0, -LARGEST_SUBNORMAL, nudged.min)
+    return lower, np.where(nudged.max == 0, LARGEST_SUBNORMAL, nudged.max)
+
+
+def _backprop(
+    g: Float32Array, x: Float32Array, lower: Float32Array, upper: Float32Array, out: Float32Array
+) -> None:
+    """Write ``g * (lower <= x <= upper)``, subnormal gradients flushed."""
+    inside = (x >= lower) & (x <= upper)
+    with np.errstate(invalid="ignore"):
+        np.multiply(flush(g) if has_small(g) else g, inside, out=out)

@@ -1,0 +1,240 @@
+"""What travels through qmath: small frozen records, with no behaviour beyond their meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qmath.errors import MissingSettingsError, QmathError
+
+__all__ = ["Graph", "Node", "QatModel", "QatTensor", "QuantSpec", "QuantizedTensor", "Role"]
+
+Role = Literal["weight", "activation", "output", "input", "float"]
+Float32Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """How a quantizer was configured; ``None`` marks what no source says.
+
+    Attributes
+    ----------
+    quantizer : str or None
+        TFMOT's class name, such as ``"LastValueQuantizer"``.
+    num_bits : int or None
+        Width of the integers, 2 to 16.
+    per_axis : bool or None
+        One range for each index of the last axis, instead of one for the tensor.
+    symmetric : bool or None
+        Whether training kept the range symmetric. Inference does not depend on it.
+    narrow_range : bool or None
+        Whether the lowest integer is left unused.
+    op : {"vars", "args"}
+        The TensorFlow op that computes: ``FakeQuantWithMinMaxVars`` (or, per axis,
+        ``…VarsPerChannel``), or ``FakeQuantWithMinMaxArgs`` for a fixed range.
+    """
+
+    quantizer: str | None = None
+    num_bits: int | None = None
+    per_axis: bool | None = None
+    symmetric: bool | None = None
+    narrow_range: bool | None = None
+    op: Literal["vars", "args"] = "vars"
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the integers are determined: width, narrowness and axis are known."""
+        return None not in (self.num_bits, self.narrow_range, self.per_axis)
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedTensor:
+    """Integers with the scale and zero point that give them their meaning.
+
+    The real values are, in this order of operations and these dtypes,
+    ``(values.astype(np.int32) - zero_point).astype(np.float32) * scale``: bit for bit what
+    TensorFlow's fake quantization returns.
+
+    Attributes
+    ----------
+    values : ndarray
+        The smallest NumPy integer dtype that holds `num_bits`. Signed: ``-2**(n-1)`` to
+        ``2**(n-1) - 1``, as TFLite stores. Unsigned: ``0`` to ``2**n - 1``, as TensorFlow counts.
+    scale : ndarray of float32
+        Real size of one integer step, shape ``()``, or ``(C,)`` for the last axis.
+    zero_point : ndarray of int32
+        The integer that stands for real zero, of the same shape as `scale`.
+    num_bits : int
+        Width, 2 to 16.
+    narrow_range : bool
+        Whether the lowest integer is unused.
+    signed : bool
+        Whether `values` count from ``-2**(n-1)``.
+    axis : int or None
+        The axis of `values` that `scale` runs along, or ``None`` for one scale.
+    """
+
+    values: NDArray[Any]
+    scale: Float32Array
+    zero_point: NDArray[np.int32]
+    num_bits: int
+    narrow_range: bool
+    signed: bool
+    axis: int | None = None
+
+    def dequantize(self) -> Float32Array:
+        """Return the real values, float32: TensorFlow's fake-quantized tensor, bit for bit.
+
+        Examples
+        --------
+        >>> import qmath
+        >>> qmath.quantize([0.3, -1.0], -1.0, 0.75, 3).dequantize()
+        array([ 0.25, -1.  ], dtype=float32)
+        """
+        shifted = (self.values.astype(np.int32) - self.zero_point).astype(np.float32)
+        return np.asarray(shifted * self.scale)
+
+
+@dataclass(frozen=True, eq=False)
+class QatTensor:
+    """A float tensor, or the range of one, as a model holds it.
+
+    Attributes
+    ----------
+    name : str
+        ``<layer path>/<weight>``, without ``:0`` and without the wrapper's ``quant_``.
+    role : {"weight", "activation", "output", "input", "float"}
+        A quantized weight; a quantized activation inside a layer; a layer's quantized output;
+        the quantized model input; or a tensor that training left float.
+    values : array-like or None
+        The stored floats (lazy: `shape`, `dtype` and ``__array__``); ``None`` where only a range
+        is stored, as for activations.
+    min, max : ndarray of float32 or None
+        The stored range, shape ``()`` or ``(C,)``; ``None`` for float tensors.
+    spec : QuantSpec
+        How the quantizer was configured, as far as known.
+    evidence : mapping of str to str
+        For each known field of `spec`, where it was learnt.
+    hint : str
+        What to tell a user who has to supply the settings, such as options to paste.
+    """
+
+    name: str
+    role: Role
+    values: ArrayLike | None = None
+    min: Float32Array | None = None
+    max: Float32Array | None = None
+    spec: QuantSpec = field(default_factory=QuantSpec)
+    evidence: Mapping[str, str] = field(default_factory=dict)
+    hint: str = ""
+
+    def quantize(self, *, signed: bool | None = None) -> QuantizedTensor:
+        """Return the integers that training saw: stored range, stored values.
+
+        Parameters
+        ----------
+        signed : bool, optional
+            Two's complement integers, or TensorFlow's unsigned count. Default: signed for a
+            weight, unsigned for anything else.
+
+        Returns
+        -------
+        QuantizedTensor
+
+        Raises
+        ------
+        MissingSettingsError
+            The width, narrowness or axis is in no file; the message says how to supply it.
+        QmathError
+            The tensor is float, holds a range only, or holds values without integers (NaN).
+        """
+        from qmath import affine  # affine builds QuantizedTensor: the other way round is a cycle
+
+        if self.min is None or self.max is None:
+            raise QmathError(f"{self.name}: training left this tensor float; it has no range")
+        if self.values is None:
+            raise QmathError(
+                f"{self.name}: the file holds its range, not its values; quantize your "
+                f"own with qmath.quantize(values, tensor.min, tensor.max, num_bits)"
+            )
+        spec = self.spec
+        if spec.num_bits is None or spec.narrow_range is None or spec.per_axis is None:
+            raise MissingSettingsError(f"{self.name}: num_bits is in no file. {self.hint}".rstrip())
+        return affine.quantize(
+            self.values,
+            self.min,
+            self.max,
+            spec.num_bits,
+            narrow_range=spec.narrow_range,
+            per_axis=spec.per_axis,
+            op=spec.op,
+            signed=self.role == "weight" if signed is None else signed,
+            name=self.name,
+        )
+
+
+@dataclass(frozen=True)
+class Node:
+    """One call of a layer: what a deployment needs to know besides its tensors.
+
+    Attributes
+    ----------
+    name : str
+        Unique in the graph: the layer's path, with ``#1``, ``#2``, … for the further calls of a
+        shared layer.
+    layer : str
+        Path of the layer, the prefix of its tensors' names.
+    class_name : str
+        Keras class, such as ``"Conv2D"``; of a wrapped layer, the inner one.
+    inputs : tuple of str
+        Names of the nodes whose outputs feed it, in order.
+    config : mapping
+        The inner layer's own Keras config, JSON values only (strides, padding, activation, …).
+    quantize_config : str or None
+        Class name of the TFMOT ``QuantizeConfig`` around it, ``None`` if it was left float.
+    """
+
+    name: str
+    layer: str
+    class_name: str
+    inputs: tuple[str, ...]
+    config: Mapping[str, Any]
+    quantize_config: str | None = None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The calls of a model in topological order, its inputs and outputs named as in `nodes`."""
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class QatModel:
+    """All of a model that quantization-aware training left behind.
+
+    Attributes
+    ----------
+    tensors : mapping of str to QatTensor
+        By name, in the model's order.
+    graph : Graph or None
+        ``None`` where the file holds no architecture.
+    notes : tuple of str
+        What the reader wants the user to know.
+    source : str
+        The file that was read, or the class of the live model.
+    sha256 : str or None
+        Of the file's bytes.
+    """
+
+    tensors: Mapping[str, QatTensor]
+    graph: Graph | None = None
+    notes: tuple[str, ...] = ()
+    source: str = ""
+    sha256: str | None = None

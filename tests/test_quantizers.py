@@ -1,0 +1,76 @@
+"""What qmath's quantizers refuse, and the traps they reproduce and explain."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import qmath
+from qmath.errors import QmathError, QmathWarning
+
+
+def test_the_state_is_updated_in_place() -> None:
+    quantizer = qmath.LastValueQuantizer(4, True, True, True)
+    state = quantizer.build((2, 3))
+    low = state["min_var"]
+    assert low.tolist() == [-6, -6, -6]
+    quantizer(np.float32([[1, 2, 3], [-4, 0, 1]]), True, state)
+    assert state["min_var"] is low
+    assert low.tolist() == [-4, -2, -3]
+
+
+def test_initial_states() -> None:
+    for name, limit in (
+        ("LastValueQuantizer", 6),
+        ("MovingAverageQuantizer", 6),
+        ("AllValuesQuantizer", 0),
+    ):
+        state = getattr(qmath, name)(8, False, False, False).build((3, 4))
+        assert (state["min_var"], state["max_var"]) == (-limit, limit)
+        assert state["min_var"].dtype == np.float32
+    assert qmath.LastValueQuantizer(8, True, True, True).build((3, None))["min_var"].shape == ()
+
+
+def test_fixed_quantizer_ignores_num_bits_and_says_so() -> None:
+    quantizer = qmath.FixedQuantizer(4, -1.0, 1.0, False)
+    assert quantizer.get_config()["num_bits"] == 4
+    assert len(np.unique(quantizer(np.linspace(-2, 2, 1000)))) > 200
+    with pytest.warns(QmathWarning, match="FixedQuantizer ignores num_bits"):
+        assert quantizer.quantize([0.5]).num_bits == 8
+
+
+def test_all_values_ignores_per_axis() -> None:
+    quantizer = qmath.AllValuesQuantizer(8, True, False, False)
+    state = quantizer.build((2, 3))
+    quantizer(np.float32([[1, 2, 3]]), True, state)
+    assert state["max_var"].shape == ()
+    assert quantizer.quantize([[1.0, 2.0, 3.0]], state).axis is None
+
+
+def test_refusals() -> None:
+    quantizer = qmath.LastValueQuantizer(4, False, True, True)
+    with pytest.raises(QmathError, match=r"needs min_var and max_var, got \['min_var'\]"):
+        quantizer([1.0], False, {"min_var": np.float32(0)})
+    per_axis = qmath.LastValueQuantizer(4, True, True, True)
+    with pytest.raises(
+        QmathError, match=r"cannot store a range of shape \(4,\) in min_var of shape \(3,\)"
+    ):
+        per_axis(np.ones((2, 4), np.float32), True, per_axis.build((2, 3)))
+    with pytest.raises(QmathError, match="known last dimension"):
+        qmath.Default8BitConvWeightsQuantizer().build(())
+    with pytest.raises(QmathError, match="between 2 and 16"):
+        qmath.LastValueQuantizer(99, False, True, True)([1.0], False, quantizer.build())
+
+
+def test_quantizers_compare_by_kind_and_settings() -> None:
+    a = qmath.LastValueQuantizer(4, False, True, True)
+    assert a == qmath.LastValueQuantizer(4, False, True, True)
+    assert a != qmath.MovingAverageQuantizer(4, False, True, True)
+    assert a != "LastValueQuantizer"
+    assert qmath.NoQuantizer() == qmath.NoQuantizer.from_config({})
+    assert (
+        repr(a)
+        == "LastValueQuantizer(num_bits=4, per_axis=False, symmetric=True, narrow_range=True)"
+    )
+    with pytest.raises(TypeError):
+        hash(a)

@@ -75,58 +75,97 @@ class FakeQuantWithMinMaxVarsPerChannelGradient(NamedTuple):
 
 
 def fake_quant_with_min_max_args(
-    inputs: ArrayLike, min: float = -6, max: float = 6, num_bits: int = 8,
-    narrow_range: bool = False, name: str | None = None,
+    inputs: ArrayLike,
+    min: float = -6,
+    max: float = 6,
+    num_bits: int = 8,
+    narrow_range: bool = False,
+    name: str | None = None,
 ) -> Float32Array:
     """Call the TensorFlow op of this name."""
-    return _numpy(tf.quantization.fake_quant_with_min_max_args(
-        inputs, float(min), float(max), num_bits, narrow_range, name))
+    return _numpy(
+        tf.quantization.fake_quant_with_min_max_args(
+            inputs, float(min), float(max), num_bits, narrow_range, name
+        )
+    )
 
 
 def fake_quant_with_min_max_args_gradient(
-    gradients: ArrayLike, inputs: ArrayLike, min: float = -6, max: float = 6, num_bits: int = 8,
-    narrow_range: bool = False, name: str | None = None,
+    gradients: ArrayLike,
+    inputs: ArrayLike,
+    min: float = -6,
+    max: float = 6,
+    num_bits: int = 8,
+    narrow_range: bool = False,
+    name: str | None = None,
 ) -> Float32Array:
     """Call the TensorFlow op of this name."""
-    return _numpy(tf.quantization.fake_quant_with_min_max_args_gradient(
-        gradients, inputs, float(min), float(max), num_bits, narrow_range, name))
+    return _numpy(
+        tf.quantization.fake_quant_with_min_max_args_gradient(
+            gradients, inputs, float(min), float(max), num_bits, narrow_range, name
+        )
+    )
 
 
 def fake_quant_with_min_max_vars(
-    inputs: ArrayLike, min: ArrayLike, max: ArrayLike, num_bits: int = 8,
-    narrow_range: bool = False, name: str | None = None,
+    inputs: ArrayLike,
+    min: ArrayLike,
+    max: ArrayLike,
+    num_bits: int = 8,
+    narrow_range: bool = False,
+    name: str | None = None,
 ) -> Float32Array:
     """Call the TensorFlow op of this name."""
-    return _numpy(tf.quantization.fake_quant_with_min_max_vars(
-        inputs, min, max, num_bits, narrow_range, name))
+    return _numpy(
+        tf.quantization.fake_quant_with_min_max_vars(inputs, min, max, num_bits, narrow_range, name)
+    )
 
 
 def fake_quant_with_min_max_vars_gradient(
-    gradients: ArrayLike, inputs: ArrayLike, min: ArrayLike, max: ArrayLike, num_bits: int = 8,
-    narrow_range: bool = False, name: str | None = None,
+    gradients: ArrayLike,
+    inputs: ArrayLike,
+    min: ArrayLike,
+    max: ArrayLike,
+    num_bits: int = 8,
+    narrow_range: bool = False,
+    name: str | None = None,
 ) -> FakeQuantWithMinMaxVarsGradient:
     """Call the TensorFlow op of this name."""
     outputs = tf.quantization.fake_quant_with_min_max_vars_gradient(
-        gradients, inputs, min, max, num_bits, narrow_range, name)
+        gradients, inputs, min, max, num_bits, narrow_range, name
+    )
     return FakeQuantWithMinMaxVarsGradient(*map(_numpy, outputs))
 
 
 def fake_quant_with_min_max_vars_per_channel(
-    inputs: ArrayLike, min: ArrayLike, max: ArrayLike, num_bits: int = 8,
-    narrow_range: bool = False, name: str | None = None,
+    inputs: ArrayLike,
+    min: ArrayLike,
+    max: ArrayLike,
+    num_bits: int = 8,
+    narrow_range: bool = False,
+    name: str | None = None,
 ) -> Float32Array:
     """Call the TensorFlow op of this name."""
-    return _numpy(tf.quantization.fake_quant_with_min_max_vars_per_channel(
-        inputs, min, max, num_bits, narrow_range, name))
+    return _numpy(
+        tf.quantization.fake_quant_with_min_max_vars_per_channel(
+            inputs, min, max, num_bits, narrow_range, name
+        )
+    )
 
 
 def fake_quant_with_min_max_vars_per_channel_gradient(
-    gradients: ArrayLike, inputs: ArrayLike, min: ArrayLike, max: ArrayLike, num_bits: int = 8,
-    narrow_range: bool = False, name: str | None = None,
+    gradients: ArrayLike,
+    inputs: ArrayLike,
+    min: ArrayLike,
+    max: ArrayLike,
+    num_bits: int = 8,
+    narrow_range: bool = False,
+    name: str | None = None,
 ) -> FakeQuantWithMinMaxVarsPerChannelGradient:
     """Call the TensorFlow op of this name."""
     outputs = tf.quantization.fake_quant_with_min_max_vars_per_channel_gradient(
-        gradients, inputs, min, max, num_bits, narrow_range, name)
+        gradients, inputs, min, max, num_bits, narrow_range, name
+    )
     return FakeQuantWithMinMaxVarsPerChannelGradient(*map(_numpy, outputs))
 
 
@@ -158,7 +197,11 @@ class TwinQuantizer:
         return {name: _numpy(variable) for name, variable in (variables or {}).items()}
 
     def __call__(
-        self, inputs: ArrayLike, training: bool, weights: Mapping[str, Float32Array], *,
+        self,
+        inputs: ArrayLike,
+        training: bool,
+        weights: Mapping[str, Float32Array],
+        *,
         graph: bool = False,
     ) -> Float32Array:
         """Run one step of TFMOT's ``__call__`` and write the new state into `weights`.
@@ -192,8 +235,9 @@ class TwinQuantizer:
     def _assign(self, weights: Mapping[str, Float32Array]) -> None:
         shapes = {name: np.shape(value) for name, value in weights.items()}
         if shapes != {name: tuple(variable.shape) for name, variable in self._variables.items()}:
-            self._variables = {name: tf.Variable(np.zeros(shape, np.float32))
-                               for name, shape in shapes.items()}
+            self._variables = {
+                name: tf.Variable(np.zeros(shape, np.float32)) for name, shape in shapes.items()
+            }
             self._graph_step = None
         if self._graph_step is None:  # tracing is lazy, and its traces belong to these variables
             self._graph_step = tf.function(self._step)

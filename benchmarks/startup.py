@@ -1,0 +1,61 @@
+"""Time and memory that an import costs: ``python -m benchmarks.startup [--runs 15]``.
+
+Each import runs in a fresh interpreter; the candidates take turns, and the medians are printed
+with their ratio to ``import numpy``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import statistics
+import subprocess
+import sys
+
+MODULES = ["numpy", "qmath", "tensorflow", "tensorflow_model_optimization"]
+PROBE = """
+import resource, time
+start = time.perf_counter()
+import {module}
+seconds = time.perf_counter() - start
+print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def measure(module: str) -> tuple[float, float]:
+    """Return milliseconds and peak resident MiB of importing `module` in a new process."""
+    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_USE_LEGACY_KERAS": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", PROBE.format(module=module)],
+        capture_output=True, text=True, check=True, env=environment,
+    )  # fmt: skip
+    seconds, kibibytes = map(float, run.stdout.split())
+    return seconds * 1e3, kibibytes / 1024
+
+
+def main() -> None:
+    """Print a line for each module; one that is not installed is named and left out."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.startup")
+    parser.add_argument("--runs", type=int, default=15)
+    runs = parser.parse_args().runs
+    present = [module for module in MODULES if importlib.util.find_spec(module)]
+    samples = {module: [measure(module)] for module in present}  # the first fills the disk cache
+    for _ in range(runs):
+        for module in present:
+            samples[module].append(measure(module))
+    medians = {
+        module: [statistics.median(column) for column in zip(*rows[1:], strict=True)]
+        for module, rows in samples.items()
+    }
+    for module in MODULES:
+        if module not in medians:
+            print(f"{module:32} not installed")
+            continue
+        (time, memory), (base, base_memory) = medians[module], medians["numpy"]
+        ratio, extra = time / base, memory - base_memory
+        print(f"{module:32} {time:8.1f} ms  x{ratio:6.2f}  {memory:7.1f} MiB  {extra:+8.1f} MiB")
+
+
+if __name__ == "__main__":
+    main()

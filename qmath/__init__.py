@@ -42,9 +42,10 @@ from qmath.quantizers import (
 from qmath.types import Graph, Node, QatModel, QatTensor, QuantizedTensor, QuantSpec
 
 if TYPE_CHECKING:
-    from qmath.bundle import Bundle, export, quantize_model
+    from qmath.bundle import Bundle, quantize_model
     from qmath.checkpoints.keras_model import from_keras
     from qmath.checkpoints.load import load
+    from qmath.exports import export
     from qmath.report import inspect
     from qmath.verification import verify
 
@@ -92,7 +93,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Bundle": "qmath.bundle",
-    "export": "qmath.bundle",
+    "export": "qmath.exports",
     "from_keras": "qmath.checkpoints.keras_model",
     "inspect": "qmath.report",
     "load": "qmath.checkpoints.load",

@@ -1,4 +1,4 @@
-"""How often common shortcuts give other integers than training saw: ``python -m reference.shortcuts``.
+"""How often common shortcuts give other integers than training: ``python -m reference.shortcuts``.
 
 Every element of every quantized kernel of the samples, against TensorFlow's own fake-quantized
 kernel in ``reference/golden/samples.npz``.
@@ -20,10 +20,10 @@ Integers = np.ndarray
 
 def recomputed_range(t: qmath.QatTensor) -> Integers:
     """Quantize with the kernel's own minimum and maximum, not the stored range."""
-    fresh = qmath.LastValueQuantizer(**{
-        "num_bits": t.spec.num_bits, "per_axis": t.spec.per_axis,
-        "symmetric": t.spec.symmetric, "narrow_range": t.spec.narrow_range,
-    })  # fmt: skip
+    spec = t.spec
+    fresh = qmath.LastValueQuantizer(
+        spec.num_bits, spec.per_axis, spec.symmetric, spec.narrow_range
+    )
     state = fresh.build(np.shape(t.values))
     fresh(t.values, True, state)
     return centred(fresh.quantize(t.values, state))

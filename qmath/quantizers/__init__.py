@@ -31,7 +31,7 @@ array([[ 1, -4],
 
 from __future__ import annotations
 
-from qmath.quantizers.base import Quantizer, State
+from qmath.quantizers.base import Quantizer
 from qmath.quantizers.defaults import (
     Default8BitConvTransposeWeightsQuantizer,
     Default8BitConvWeightsQuantizer,
@@ -52,5 +52,4 @@ __all__ = [
     "MovingAverageQuantizer",
     "NoQuantizer",
     "Quantizer",
-    "State",
 ]

@@ -1,0 +1,31 @@
+"""What `inspect`, `export` and `verify` take: a file, or a model that is loaded already."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from qmath.errors import QmathError
+from qmath.types import QatModel
+
+if TYPE_CHECKING:
+    from qmath.quantizers import Quantizer
+
+
+def as_model(
+    model: str | os.PathLike[str] | QatModel,
+    quantizers: Mapping[str, Quantizer] | None,
+    *,
+    force: bool = False,
+) -> QatModel:
+    """Return `model`, loaded with `quantizers` if it is a path."""
+    if isinstance(model, QatModel):
+        if quantizers:
+            raise QmathError(
+                "quantizers apply to a file: give its path, or pass them to qmath.load"
+            )
+        return model
+    from qmath.checkpoints.load import load  # needs the extra that reads files
+
+    return load(model, quantizers, force=force)

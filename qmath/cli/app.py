@@ -1,0 +1,87 @@
+"""The group of verbs, and how errors, warnings and interruptions end."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from qmath import QmathError, QmathWarning, __version__
+from qmath.cli.export import export
+from qmath.cli.inspect import inspect
+from qmath.cli.text import printable
+from qmath.cli.verify import verify
+
+__all__ = ["app"]
+
+_BROKEN_PIPE = 128 + 13  # what a shell reports of a program that SIGPIPE ended
+_INTERRUPTED = 128 + 2
+
+
+class _Verbs(click.Group):
+    """A group whose errors are one line on stderr and exit status 2."""
+
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, **extra: Any
+    ) -> NoReturn:
+        extra |= {"standalone_mode": False, "prog_name": "qmath"}
+        args = list(sys.argv[1:] if args is None else args) or ["--help"]
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a name may not fit the stream's encoding
+                stream.reconfigure(errors="backslashreplace")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("always", QmathWarning)
+                warnings.showwarning = _show_warning
+                status = super().main(args, **extra)
+        except click.UsageError as error:
+            verb = error.ctx.command_path if error.ctx else "qmath"
+            _fail(f"{error.format_message().rstrip('.')}; see {verb} --help")
+        except click.ClickException as error:
+            _fail(error.format_message())
+        except click.Abort:
+            sys.exit(_INTERRUPTED)
+        except QmathError as error:
+            _fail(str(error))
+        except MemoryError:
+            _fail("out of memory; a tensor of the model does not fit")
+        sys.exit(status if isinstance(status, int) else 0)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader, such as `head`, has gone: let the flush at exit go nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(_BROKEN_PIPE)
+        return result
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"qmath: error: {printable(message)}", err=True)
+    sys.exit(2)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"qmath: warning: {printable(str(message))}", err=True)
+
+
+@click.group(
+    cls=_Verbs,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="qmath VERB --help shows the options of a verb, and an example.",
+)
+@click.version_option(__version__, prog_name="qmath")
+def app() -> None:
+    """Exact integers from TensorFlow quantization-aware training, without TensorFlow."""
+
+
+app.add_command(inspect)
+app.add_command(export)
+app.add_command(verify)

@@ -1,0 +1,58 @@
+"""``qmath verify``: an independent check of an exported file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from qmath.cli.settings import model_options, read_settings
+from qmath.cli.text import console, count, printable, working
+
+__all__ = ["verify"]
+
+_SHOWN = 20  # differences in words; the count tells the rest
+
+
+@click.command(
+    short_help="Check an exported file against the model.",
+    epilog="\b\nExample:\n  qmath verify model.h5 model.npz",
+)
+@model_options
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--format", "format_", help="The format, where the suffix of OUTPUT does not say it.")
+def verify(
+    model: Path,
+    options: tuple[str, ...],
+    settings: Path | None,
+    force: bool,
+    output: Path,
+    format_: str | None,
+) -> int:
+    """Check OUTPUT, which export wrote, against MODEL: every integer, scale and setting.
+
+    Settings that are not in MODEL are those that OUTPUT says export was told, unless --quantizer
+    or --settings give them. Exit status 1 if anything differs.
+    """
+    from qmath.verification import verify as check
+
+    with working("comparing …"):
+        result = check(
+            model, output, quantizers=read_settings(options, settings), format=format_, force=force
+        )
+    out = console()
+    counts = (
+        f"{count(result.tensors, 'tensor')}, {count(result.elements, 'element')} compared, "
+        f"{count(result.near_ties, 'near-tie')} decided by TensorFlow's float32 arithmetic"
+    )
+    if result.assumed:
+        out.print(f"as told to export: the settings of {printable(', '.join(result.assumed))}")
+    if result.ok:
+        out.print(f"{printable(str(output))}: equal; {counts}")
+        return 0
+    out.print(f"{printable(str(output))}: differs; {counts}")
+    for line in result.differences[:_SHOWN]:
+        out.print(f"  {printable(line)}")
+    if len(result.differences) > _SHOWN:
+        out.print(f"  and {count(len(result.differences) - _SHOWN, 'further difference')}")
+    return 1

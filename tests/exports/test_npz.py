@@ -1,0 +1,176 @@
+import io
+import json
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from qmath import FileFormatError, QatModel, QatTensor, QmathError
+from qmath.bundle import quantize_model
+from qmath.exports import npz
+from tests.exports.models import model, unknown
+
+
+def written(bundle=None) -> io.BytesIO:
+    file = io.BytesIO()
+    npz.write(bundle or quantize_model(model()), file)
+    file.seek(0)
+    return file
+
+
+def test_equal_bundles_give_equal_bytes():
+    assert written().getvalue() == written().getvalue()
+
+
+def test_numpy_alone_reads_it():
+    bundle = quantize_model(model(**{"up/post_activation": unknown("up/post_activation")}))
+    with np.load(written(bundle), allow_pickle=False) as arrays:
+        manifest = json.loads(arrays["manifest"].tobytes())
+        assert manifest == bundle.manifest
+        assert sorted(arrays.files) == sorted(["manifest", *dict(bundle.arrays())])
+        for name, array in bundle.arrays():
+            assert arrays[name].dtype == array.dtype
+            np.testing.assert_array_equal(arrays[name], array)
+        assert "up/post_activation.scale" not in arrays
+        values, scale = arrays["conv/kernel"], arrays["conv/kernel.scale"]
+        zero_point = arrays["conv/kernel.zero_point"]
+        assert (values.dtype, scale.dtype, zero_point.dtype) == (np.int8, np.float32, np.int32)
+        real = (values.astype(np.int32) - zero_point).astype(np.float32) * scale
+        np.testing.assert_array_equal(real, bundle.tensors["conv/kernel"].dequantize())
+
+
+def test_reader_returns_what_was_written():
+    bundle = quantize_model(model(), layouts=["OHWI"])
+    manifest, arrays = npz.read(written(bundle))
+    assert manifest == bundle.manifest
+    expected = dict(bundle.arrays())
+    assert sorted(arrays) == sorted(expected)
+    assert len(arrays) == len(expected)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(arrays[name], array)
+
+
+def test_scalars_and_empty_arrays_keep_their_shape():
+    tensors = {
+        name: QatTensor(name, "float", np.zeros(shape, np.float32))
+        for name, shape in {"scalar": (), "empty": (0, 3), "größe/日本": (2,)}.items()
+    }
+    _, arrays = npz.read(written(quantize_model(QatModel(tensors))))
+    assert {name: arrays[name].shape for name in arrays} == {
+        "scalar": (), "empty": (0, 3), "größe/日本": (2,)
+    }  # fmt: skip
+
+
+def test_names_that_numpy_confuses_are_refused():
+    tensors = {name: QatTensor(name, "float", np.zeros(1, np.float32)) for name in ("x", "x.npy")}
+    for order in (list(tensors), list(tensors)[::-1]):
+        bundle = quantize_model(QatModel({name: tensors[name] for name in order}))
+        with pytest.raises(QmathError, match="this name is also that of"):
+            written(bundle)
+
+
+def test_truncations_are_refused():
+    data = written().getvalue()
+    for size in (0, 1, 100, len(data) // 2, len(data) - 1):
+        with pytest.raises(FileFormatError):
+            npz.read(io.BytesIO(data[:size]))
+
+
+def repacked(change) -> io.BytesIO:
+    """Return an archive whose members went through `change`: name, bytes → bytes or None."""
+    result = io.BytesIO()
+    with zipfile.ZipFile(written()) as source, zipfile.ZipFile(result, "w") as target:
+        for info in source.infolist():
+            data = change(info.filename, source.read(info))
+            if data is not None:
+                target.writestr(info.filename, data)
+    result.seek(0)
+    return result
+
+
+def test_archives_of_others_are_refused():
+    plain = io.BytesIO()
+    np.savez(plain, a=np.zeros(3))
+    with pytest.raises(FileFormatError, match="has no manifest"):
+        npz.read(plain)
+    other = io.BytesIO()
+    np.savez(other, manifest=np.frombuffer(b'{"format": "other"}', np.uint8))
+    with pytest.raises(FileFormatError, match="not one that qmath wrote"):
+        npz.read(other)
+    nonsense = io.BytesIO()
+    np.savez(nonsense, manifest=np.frombuffer(b"[" * 100_000, np.uint8))
+    with pytest.raises(FileFormatError, match="not JSON"):
+        npz.read(nonsense)
+    later = io.BytesIO()
+    np.savez(later, manifest=np.frombuffer(b'{"format": "qmath", "format_version": 9}', np.uint8))
+    with pytest.raises(FileFormatError, match="version 9"):
+        npz.read(later)
+    text = io.BytesIO()
+    with zipfile.ZipFile(text, "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(FileFormatError, match=r"readme\.txt"):
+        npz.read(text)
+
+
+def test_compressed_members_are_refused():
+    bomb = io.BytesIO()
+    np.savez_compressed(bomb, manifest=np.zeros(10, np.uint8))
+    with pytest.raises(FileFormatError, match="compressed"):
+        npz.read(bomb)
+
+
+def test_headers_that_claim_more_than_there_is_are_refused():
+    def claim(name, data):
+        if name != "dense/kernel.npy":
+            return data
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": "<f4", "fortran_order": False, "shape": (2**40,)}
+        )
+        return header.getvalue() + bytes(16)
+
+    _, arrays = npz.read(repacked(claim))
+    with pytest.raises(FileFormatError, match="header does not fit"):
+        arrays["dense/kernel"]
+
+
+def test_objects_are_refused():
+    pickled = io.BytesIO()
+    np.lib.format.write_array(pickled, np.array([{}], object), allow_pickle=True)
+    _, arrays = npz.read(
+        repacked(lambda name, data: pickled.getvalue() if name == "dense/kernel.npy" else data)
+    )
+    with pytest.raises(FileFormatError, match="damaged"):
+        arrays["dense/kernel"]
+
+
+def test_writing_holds_one_tensor_at_a_time():
+    code = """
+import io, resource
+import numpy as np
+from qmath import QatModel, QatTensor
+from qmath.bundle import quantize_model
+from qmath.exports import npz
+
+class Lazy:
+    shape, dtype = (4 << 20,), np.dtype(np.float32)  # 16 MiB each
+    def __array__(self, dtype=None, copy=None):
+        return np.ones(self.shape, self.dtype)
+
+class Null(io.RawIOBase):
+    at = 0
+    def writable(self): return True
+    def seekable(self): return True
+    def tell(self): return self.at
+    def seek(self, at, whence=0): self.at = at; return at
+    def write(self, data): self.at += len(data); return len(data)
+
+model = QatModel({f"t{i}": QatTensor(f"t{i}", "float", Lazy()) for i in range(20)})
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+npz.write(quantize_model(model), Null())
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 100  # MiB; all tensors are 320

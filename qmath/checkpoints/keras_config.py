@@ -1,0 +1,222 @@
+"""Keras's model config (JSON) → what each layer is, and which TFMOT wrapper is around it.
+
+Data only: no class named in a config is ever looked up or called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from qmath.types import Graph
+
+__all__ = [
+    "Architecture",
+    "LayerFacts",
+    "Serialized",
+    "bare_name",
+    "is_model",
+    "layer_entries",
+    "layer_facts",
+    "read_architecture",
+]
+
+_WRAPPERS = frozenset({"QuantizeWrapper", "QuantizeWrapperV2"})
+_MODELS = frozenset({"Functional", "Model", "Sequential"})
+
+
+@dataclass(frozen=True)
+class Serialized:
+    """An object as Keras writes it: its class, and what its ``get_config`` returned."""
+
+    class_name: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, value: Any) -> Serialized | None:
+        """Return the object that a JSON value describes, or ``None`` if it describes none."""
+        if not isinstance(value, dict) or not _is_name(value.get("class_name")):
+            return None
+        config = value.get("config")
+        return cls(value["class_name"], config if isinstance(config, dict) else {})
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """What a config says of one layer.
+
+    Attributes
+    ----------
+    path : str
+        The layer's own name (of a wrapped layer, the inner one), after the names of the nested
+        models it lies in: ``block/conv1``.
+    saved_name : str
+        The name Keras knows it by: ``quant_conv1``.
+    top : str
+        Name of the outermost layer or nested model it belongs to.
+    class_name, config
+        Of the inner layer.
+    kind : {"wrapper", "quantize_layer", "plain"}
+        Inside TFMOT's wrapper, TFMOT's ``QuantizeLayer``, or anything else.
+    quantize_config : Serialized or None
+        The ``QuantizeConfig`` of the wrapper.
+    quantizer : Serialized or None
+        The quantizer of a ``QuantizeLayer``.
+    """
+
+    path: str
+    saved_name: str
+    top: str
+    class_name: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    kind: Literal["wrapper", "quantize_layer", "plain"] = "plain"
+    quantize_config: Serialized | None = None
+    quantizer: Serialized | None = None
+
+    @property
+    def inner_name(self) -> str:
+        """The layer's own name, without the path."""
+        name = self.config.get("name")
+        return name if isinstance(name, str) else self.path.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The layers of a model, their graph if it can be told, and what to tell the user."""
+
+    layers: tuple[LayerFacts, ...] = ()
+    graph: Graph | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_architecture(model_config: Any) -> Architecture:
+    """Read ``{"class_name": …, "config": …}`` of a model, as Keras 2 and 3 write it.
+
+    Parameters
+    ----------
+    model_config : JSON value
+        Anything: what is not understood gives fewer layers, or no graph, and a note.
+
+    Returns
+    -------
+    Architecture
+    """
+    from qmath.checkpoints import keras_graph, notes  # keras_graph reads layers with this module
+
+    layers = tuple(_walk(model_config, "", None))
+    found: list[str] = []
+    graph = None
+    try:
+        graph = keras_graph.read_graph(model_config)
+    except keras_graph.NotAGraphError as error:
+        found.append(notes.no_graph(str(error)))
+    lambdas = [layer.path for layer in layers if bare_name(layer.class_name) == "Lambda"]
+    if lambdas:
+        found.append(notes.lambda_layers(lambdas))
+    if any(
+        bare_name(entry["class_name"]) == "QuantizeAnnotate"
+        for entry in layer_entries(model_config)
+    ):
+        found.append(notes.ANNOTATED_ONLY)
+    return Architecture(layers, graph, tuple(found))
+
+
+def bare_name(class_name: str) -> str:
+    """Drop the package of a registered class: ``Package>Class``."""
+    return class_name.rpartition(">")[2]
+
+
+def _is_name(value: Any) -> bool:
+    """Tell whether a value is text that a terminal shows as it is."""
+    return isinstance(value, str) and value.isprintable()
+
+
+def is_model(entry: Any) -> bool:
+    """Tell whether a layer's entry is a model with layers of its own."""
+    if not isinstance(entry, dict):
+        return False
+    config = entry.get("config")
+    if isinstance(config, list):  # a Sequential before Keras 2.2.3
+        return entry.get("class_name") == "Sequential"
+    return (
+        isinstance(config, dict)
+        and isinstance(config.get("layers"), list)
+        and (bare_name(str(entry.get("class_name"))) in _MODELS or "output_layers" in config)
+    )
+
+
+def layer_entries(model: Any) -> list[dict[str, Any]]:
+    """Return the entries of a model's layers that have a class and a config."""
+    if not is_model(model):
+        return []
+    config = model["config"]
+    layers = config if isinstance(config, list) else config["layers"]
+    return [
+        layer
+        for layer in layers
+        if isinstance(layer, dict)
+        and _is_name(layer.get("class_name"))
+        and isinstance(layer.get("config"), (dict, list))
+    ]
+
+
+def layer_name(entry: Mapping[str, Any]) -> str:
+    """Return the name Keras gives a layer's entry, ``""`` if none."""
+    config = entry["config"]
+    name = entry.get("name") or (config.get("name") if isinstance(config, dict) else None)
+    return name if isinstance(name, str) and _is_name(name) else ""
+
+
+def layer_facts(entry: Mapping[str, Any], prefix: str = "", top: str | None = None) -> LayerFacts:
+    """Return what one layer's entry says, looking inside a wrapper.
+
+    Parameters
+    ----------
+    entry : mapping
+        ``{"class_name": …, "config": …}``.
+    prefix : str
+        Path of the nested model it lies in, ending in ``/``.
+    top : str, optional
+        Name of the outermost nested model; by default, the layer itself is outermost.
+    """
+    saved_name = layer_name(entry)
+    config = entry["config"] if isinstance(entry["config"], dict) else {}
+    class_name = entry["class_name"]
+    bare = bare_name(class_name)
+    inner = (
+        config.get("layer")
+        if bare in _WRAPPERS or bare == "QuantizeAnnotate" or ("quantize_config" in config)
+        else None
+    )
+    known_inner = Serialized.read(inner)
+    name, kind = saved_name, "plain"
+    quantize_config = quantizer = None
+    if known_inner is not None:
+        class_name, config = known_inner.class_name, dict(known_inner.config)
+        name = layer_name({"config": config}) or saved_name.removeprefix("quant_")
+        if bare != "QuantizeAnnotate":
+            kind = "wrapper"
+            quantize_config = Serialized.read(entry["config"].get("quantize_config"))
+    elif bare == "QuantizeLayer":
+        kind = "quantize_layer"
+        quantizer = Serialized.read(config.get("quantizer"))
+    return LayerFacts(
+        path=prefix + name,
+        saved_name=saved_name,
+        top=saved_name if top is None else top,
+        class_name=class_name,
+        config=config,
+        kind=kind,
+        quantize_config=quantize_config,  # type: ignore[arg-type]
+        quantizer=quantizer,
+    )
+
+
+def _walk(model: Any, prefix: str, top: str | None) -> Iterator[LayerFacts]:
+    for entry in layer_entries(model):
+        if is_model(entry):
+            name = layer_name(entry)
+            yield from _walk(entry, f"{prefix}{name}/", name if top is None else top)
+        else:
+            yield layer_facts(entry, prefix, top)

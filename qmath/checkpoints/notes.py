@@ -1,0 +1,91 @@
+"""Everything a reader may want the user to know: the notes of a `QatModel`, one function each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = [
+    "ANNOTATED_ONLY",
+    "NOTHING_QUANTIZED",
+    "fixed_bits",
+    "fixed_unplaced",
+    "forced",
+    "lambda_layers",
+    "leftovers",
+    "no_graph",
+    "no_ranges",
+    "overridden_call",
+    "unreadable_quantizer",
+]
+
+ANNOTATED_ONLY = (
+    "The model is annotated for quantization and not quantized: quantize_apply was "
+    "not called before it was trained, so annotated layers are float."
+)
+NOTHING_QUANTIZED = (
+    "Nothing in this model is quantized: it holds no range that TFMOT's training "
+    "would leave behind."
+)
+
+
+def no_graph(reason: str) -> str:
+    """Say that the architecture is not understood, the tensors being read all the same."""
+    return f"The order of the layers is not known: {reason}. The tensors are complete without it."
+
+
+def lambda_layers(layers: Sequence[str]) -> str:
+    """Say that code in the file was left alone."""
+    return (
+        f"Lambda layers carry Python code, which qmath neither runs nor copies: "
+        f"{', '.join(layers)}."
+    )
+
+
+def leftovers(layers: Sequence[str]) -> str:
+    """Say that the variables of cluster- and prune-preserving training are left out."""
+    return (
+        f"Left out as training leftovers (cluster centroids, original weights, indices): those "
+        f"of {', '.join(layers)}. The kernels hold the result."
+    )
+
+
+def no_ranges(layers: Sequence[str], config: str) -> str:
+    """Say that a wrapper around custom settings shows nothing that is quantized."""
+    return (
+        f"{config} left no range in {', '.join(layers)}: nothing there is quantized, or by "
+        f"something that keeps no variables (FixedQuantizer), which the file cannot show."
+    )
+
+
+def fixed_bits(tensor: str, num_bits: object) -> str:
+    """Say that TFMOT drops the width of a fixed quantizer."""
+    return (
+        f"{tensor}: FixedQuantizer(num_bits={num_bits}) computes with 8 bits, as TFMOT does "
+        f"not pass num_bits on."
+    )
+
+
+def fixed_unplaced(config: str) -> str:
+    """Say that a custom config stores a fixed quantizer without saying where it applies."""
+    return (
+        f"{config} stores a FixedQuantizer; it keeps no variables, so the file does not show "
+        f"which tensors it applies to, and none is treated as quantized by it."
+    )
+
+
+def forced(tensor: str, field: str, winner: str, others: str) -> str:
+    """Say that a contradiction was overridden."""
+    return f"{tensor}: {field} forced to what {winner}, against {others}."
+
+
+def overridden_call(tensor: str, quantizer: str, base: str) -> str:
+    """Say that a live quantizer computes in its own way."""
+    return f"{tensor}: {quantizer} overrides what {base} computes; qmath computes as {base} does."
+
+
+def unreadable_quantizer(tensor: str, quantizer: str) -> str:
+    """Say that a live quantizer keeps no range."""
+    return (
+        f"{tensor}: {quantizer} is none of TFMOT's quantizers and keeps no min_var and "
+        f"max_var; the tensor is given as float."
+    )

@@ -1,0 +1,299 @@
+"""HDF5 files, trusted with nothing: attributes as text, datasets as arrays read on demand.
+
+Only hard links are followed. A dataset must hold its bytes in this very file, in as many bytes
+as its shape claims, so that no small file can ask for much memory or reach other files.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from qmath.errors import FileFormatError, MissingExtraError, QmathError
+
+__all__ = ["MAGIC", "Hdf5File", "LazyArray"]
+
+MAGIC = b"\x89HDF\r\n\x1a\n"
+
+# Deflate, shuffle and checksum: what h5repack and h5py write. Others may load foreign plugins.
+_FILTERS = frozenset({1, 2, 3})
+# Trained weights hardly shrink; pruned ones by 10 or 20.
+_MAX_RATIO = 64
+
+
+class LazyArray:
+    """An array in a file: shape and dtype now, the elements when ``np.asarray`` asks for them.
+
+    The file is open only while it is read, so that it can be written again meanwhile; then
+    reading from it is an error.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : numpy.dtype
+        In native byte order, whatever the file's.
+    nbytes : int
+    """
+
+    def __init__(
+        self, file: Hdf5File, path: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> None:
+        self._file = file
+        self._path = path
+        self.shape = shape
+        self.dtype = dtype.newbyteorder("=")
+        self.nbytes: int = math.prod(shape) * dtype.itemsize
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError(f"{self._path}: reading from a file always copies")
+        return self._file.read(self._path).astype(
+            self.dtype if dtype is None else dtype, copy=False
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"LazyArray({self._file.path!r}, {self._path!r}, shape={self.shape}, "
+            f"dtype={self.dtype})"
+        )
+
+
+class Hdf5File:
+    """An HDF5 file, opened for reading in a ``with`` statement.
+
+    Arrays taken from it stay readable afterwards, as long as the file does not change.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+
+    Raises
+    ------
+    FileFormatError
+        On entering: the path is missing, a directory, not HDF5, or damaged.
+    MissingExtraError
+        On entering: h5py is not installed.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._absolute = os.path.abspath(path)
+        self._stamp: tuple[int, int] | None = None
+        self._size = 0
+        self._h5py: Any = None  # like the root, only while the file is open
+        self._root: Any = None
+
+    def __enter__(self) -> Hdf5File:
+        try:
+            import h5py
+        except ImportError:
+            raise MissingExtraError(
+                f"{self.path}: reading HDF5 needs h5py; install it with "
+                f"pip install 'qmath-tfmot[checkpoints]'"
+            ) from None
+        with _as_format_error(self.path):
+            status = os.stat(self._absolute)
+            stamp = (status.st_size, status.st_mtime_ns)
+            if stamp != (self._stamp or stamp):
+                raise FileFormatError(
+                    f"{self.path}: the file has changed since it was loaded; load it again"
+                )
+            self._stamp, self._size = stamp, status.st_size
+            self._h5py, self._root = h5py, h5py.File(self._absolute, "r")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._root.close()
+        self._h5py = self._root = None
+
+    def has(self, path: str) -> bool:
+        """Tell whether a group or dataset is there, reached by hard links alone."""
+        return self._find(path) is not None
+
+    def has_attribute(self, group: str, name: str) -> bool:
+        """Tell whether a group (``""`` is the root) has an attribute."""
+        with _as_format_error(f"{self.path}: {group}"):
+            return name in self._group(group).attrs
+
+    def text(self, group: str, name: str) -> str:
+        """Return an attribute that holds one text.
+
+        Raises
+        ------
+        FileFormatError
+            It is missing, or not one text.
+        """
+        texts = self._texts(group, name)
+        if len(texts) != 1:
+            raise FileFormatError(
+                f"{self.path}: attribute {name!r} of {group or '/'!r} should be "
+                f"one text; the file is damaged, save the model again"
+            )
+        return texts[0]
+
+    def names(self, group: str, name: str) -> list[str] | None:
+        """Return an attribute that holds a list of names, or ``None`` if there is none.
+
+        Long lists are split over ``name0``, ``name1``, …, as HDF5 limits an attribute's size.
+        """
+        if self.has_attribute(group, name):
+            parts = self._texts(group, name)
+        else:
+            parts, count = [], 0
+            while self.has_attribute(group, f"{name}{count}"):
+                parts += self._texts(group, f"{name}{count}")
+                count += 1
+            if not count:
+                return None
+        for part in parts:
+            if not part.isprintable():
+                raise FileFormatError(
+                    f"{self.path}: {name} of {group or '/'!r} holds {part!r}, "
+                    f"which is no name; the file is damaged"
+                )
+        return parts
+
+    def array(self, path: str) -> LazyArray:
+        """Return a dataset, its elements unread.
+
+        Raises
+        ------
+        FileFormatError
+            It is missing, lies outside this file, or claims more than the file holds.
+        """
+        where = f"{self.path}: {path}"
+        node = self._find(path)
+        if node is None:
+            raise FileFormatError(
+                f"{where}: the file lists this tensor and does not hold it; it "
+                f"was cut or edited, save the model again"
+            )
+        if not isinstance(node, self._h5py.Dataset):
+            raise FileFormatError(
+                f"{where}: a tensor should be here, not a group; the file was "
+                f"edited, save the model again"
+            )
+        with _as_format_error(where):
+            self._check(node, where)
+            return LazyArray(self, path, tuple(node.shape), node.dtype)
+
+    def read(self, path: str) -> NDArray[Any]:
+        """Return a dataset's elements, opening the file if it is not open.
+
+        Raises
+        ------
+        FileFormatError
+            As `array`, or the file has changed since it was first opened.
+        """
+        if self._root is None:
+            with self:
+                return self.read(path)
+        self.array(path)
+        with _as_format_error(f"{self.path}: {path}"):
+            return np.asarray(self._root[path][()])
+
+    def _find(self, path: str) -> Any:
+        """Walk one link at a time, as h5py's own lookup would follow links out of the file."""
+        node: Any = self._root
+        with _as_format_error(f"{self.path}: {path}"):
+            for part in path.split("/") if path else ():
+                name = part.encode()
+                if part in ("", ".") or not isinstance(node, self._h5py.Group):
+                    return None
+                if not node.id.links.exists(name):
+                    return None
+                if node.id.links.get_info(name).type != self._h5py.h5l.TYPE_HARD:
+                    raise FileFormatError(
+                        f"{self.path}: {path} is a link to elsewhere, which "
+                        f"Keras never writes; qmath does not follow it"
+                    )
+                node = node[part]
+        return node
+
+    def _group(self, path: str) -> Any:
+        node = self._find(path)
+        if not isinstance(node, self._h5py.Group):
+            raise FileFormatError(
+                f"{self.path}: group {path!r} is missing; the file was cut or "
+                f"edited, save the model again"
+            )
+        return node
+
+    def _texts(self, group: str, name: str) -> list[str]:
+        where = f"{self.path}: attribute {name!r} of {group or '/'!r}"
+        with _as_format_error(where):
+            attributes = self._group(group).attrs
+            claim = attributes.get_id(name)
+            if math.prod(claim.shape) * claim.dtype.itemsize > self._size:
+                raise FileFormatError(
+                    f"{where} claims more bytes than the file has; the file is damaged"
+                )
+            values = np.atleast_1d(np.asarray(attributes[name])).ravel().tolist()
+            if not all(isinstance(value, (str, bytes)) for value in values):
+                raise FileFormatError(f"{where} holds no text; the file is damaged")
+            return [value.decode() if isinstance(value, bytes) else value for value in values]
+
+    def _check(self, dataset: Any, where: str) -> None:
+        h5d = self._h5py.h5d
+        creation = dataset.id.get_create_plist()
+        stored = dataset.id.get_storage_size()
+        if dataset.external is not None or creation.get_layout() not in (
+            h5d.COMPACT,
+            h5d.CONTIGUOUS,
+            h5d.CHUNKED,
+        ):
+            raise FileFormatError(
+                f"{where}: its data lie outside the file, which Keras never "
+                f"writes; qmath does not follow them"
+            )
+        if dataset.shape is None or dataset.dtype.kind not in "biuf":
+            raise FileFormatError(
+                f"{where}: {dataset.dtype} is no tensor of numbers; the file "
+                f"was not written by Keras, or is damaged"
+            )
+        filters = {creation.get_filter(i)[0] for i in range(creation.get_nfilters())}
+        if not filters <= _FILTERS:
+            raise FileFormatError(
+                f"{where}: it is compressed in a way that Keras never writes; "
+                f"rewrite the file with h5repack -f NONE"
+            )
+        elements = math.prod(dataset.shape)
+        claimed = elements * dataset.dtype.itemsize
+        if dataset.chunks is not None and elements:
+            claimed = max(claimed, math.prod(dataset.chunks) * dataset.dtype.itemsize)
+            fits = claimed <= stored * (_MAX_RATIO if filters else 1)
+        else:
+            fits = claimed == stored or not elements
+        if not fits or stored > self._size:
+            raise FileFormatError(
+                f"{where}: its shape {dataset.shape} claims {claimed} bytes and "
+                f"{stored} are stored; the file is damaged or hostile"
+            )
+
+
+@contextmanager
+def _as_format_error(where: str) -> Iterator[None]:
+    """Turn whatever h5py and the HDF5 library raise on bad files into the one error class."""
+    try:
+        yield
+    except QmathError:
+        raise
+    except FileNotFoundError:
+        raise FileFormatError(f"{where}: there is no such file; check the path") from None
+    except IsADirectoryError:
+        raise FileFormatError(f"{where}: this is a directory, not an HDF5 file") from None
+    except PermissionError:
+        raise FileFormatError(f"{where}: no permission to read it") from None
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise FileFormatError(
+            f"{where}: HDF5 cannot read this ({reason}); the file is damaged or "
+            f"was cut, copy it or save the model again"
+        ) from error

@@ -73,7 +73,7 @@ def activation(node: Node) -> str:
 
 def missing_settings(tensor: QatTensor) -> Advice:
     """Advise on a tensor whose quantizer's settings are unknown."""
-    return Advice("missing-settings", tensor.name, "num_bits is in no file", tensor.hint)
+    return Advice("missing-settings", tensor.name, "num_bits is in no file", str(tensor.hint or ""))
 
 
 def no_integers(tensor: QatTensor, reason: str) -> Advice:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmath import affine, exact, manifest
 from qmath.errors import MissingSettingsError, QmathError
+from qmath.missing import ask_for_settings
 from qmath.types import Float32Array, QatModel, QatTensor, QuantizedTensor
 
 __all__ = ["Bundle", "FloatTensor", "QuantizedRange", "quantize_model"]
@@ -141,8 +142,8 @@ def quantize_model(model: QatModel, *, strict: bool = False, layouts: Sequence[s
     tensors = model.tensors.values()
     unknown = {t.role for t in tensors if t.role != "float" and not t.spec.is_complete}
     if "weight" in unknown or (strict and unknown):
-        raise MissingSettingsError(_ask(model, unknown if strict else {"weight"}))
-    notes = [*model.notes, *([_ask(model, unknown)] if unknown else [])]
+        raise MissingSettingsError(ask_for_settings(model, unknown if strict else {"weight"}))
+    notes = [*model.notes, *([ask_for_settings(model, unknown)] if unknown else [])]
     orders = _orders(model, layouts)
     records: dict[str, Record] = {}
     entries: dict[str, Any] = {}
@@ -165,20 +166,6 @@ def quantize_model(model: QatModel, *, strict: bool = False, layouts: Sequence[s
         entries[name] = entry
     _check_keys(records)
     return Bundle(records, manifest.build(model, entries, notes), model)
-
-
-def _ask(model: QatModel, roles: Set[str]) -> str:
-    """Say which settings are missing, with the options that supply them, ready to paste."""
-    from qmath.checkpoints.hints import missing_settings  # its package is not always needed
-
-    missing = [item for item in missing_settings(model) if item.role in roles]
-    names = ", ".join(name for item in missing for name in item.tensors)
-    options = " ".join(item.option for item in missing)
-    reasons = "; ".join(dict.fromkeys(item.why for item in missing if item.why))
-    return (
-        f"the quantizer settings of {names} are in no file; pass those of your training script: "
-        f"{options}{f' ({reasons})' if reasons else ''}"
-    )
 
 
 def _orders(model: QatModel, layouts: Sequence[str]) -> dict[str, tuple[str | None, str | None]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import MissingSettingsError, QmathError
 
-__all__ = ["Graph", "Node", "QatModel", "QatTensor", "QuantSpec", "QuantizedTensor", "Role"]
+__all__ = ["Graph", "Hint", "Node", "QatModel", "QatTensor", "QuantSpec", "QuantizedTensor", "Role"]
 
 Role = Literal["weight", "activation", "output", "input", "float"]
 Float32Array = NDArray[np.float32]
@@ -99,6 +99,16 @@ class QuantizedTensor:
         return np.asarray(shifted * self.scale)
 
 
+class Hint(NamedTuple):
+    """The option that would complete a tensor's settings, and where its width comes from."""
+
+    option: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"Pass the settings of your training script: {self.option} ({self.why})"
+
+
 @dataclass(frozen=True, eq=False)
 class QatTensor:
     """A float tensor, or the range of one, as a model holds it.
@@ -119,8 +129,8 @@ class QatTensor:
         How the quantizer was configured, as far as known.
     evidence : mapping of str to str
         For each known field of `spec`, where it was learnt.
-    hint : str
-        What to tell a user who has to supply the settings, such as options to paste.
+    hint : Hint or None
+        What to tell a user who has to supply the settings.
     """
 
     name: str
@@ -130,7 +140,7 @@ class QatTensor:
     max: Float32Array | None = None
     spec: QuantSpec = field(default_factory=QuantSpec)
     evidence: Mapping[str, str] = field(default_factory=dict)
-    hint: str = ""
+    hint: Hint | None = None
 
     def quantize(self, *, signed: bool | None = None) -> QuantizedTensor:
         """Return the integers that training saw: stored range, stored values.
@@ -163,7 +173,8 @@ class QatTensor:
             )
         spec = self.spec
         if spec.num_bits is None or spec.narrow_range is None or spec.per_axis is None:
-            raise MissingSettingsError(f"{self.name}: num_bits is in no file. {self.hint}".rstrip())
+            hint = f". {self.hint}" if self.hint else ""
+            raise MissingSettingsError(f"{self.name}: num_bits is in no file{hint}")
         return affine.quantize(
             self.values,
             self.min,

@@ -8,6 +8,7 @@ import pytest
 
 from qmath import MissingSettingsError, QatModel, QatTensor, QmathError, QuantizedTensor
 from qmath.bundle import FloatTensor, QuantizedRange, quantize_model
+from qmath.types import Hint
 from tests.exports.models import CONV, DENSE, UNKNOWN, model, ranged, unknown, weight
 
 
@@ -67,7 +68,7 @@ def test_strict_refuses_unknown_activations():
 def test_unknown_weights_are_listed_at_once():
     hints = {
         name: replace(weight(name, np.ones((2, 2), np.float32), UNKNOWN),
-                      hint=f"Pass the settings of your training script: --quantizer '{name}=X' (y)")
+                      hint=Hint(f"--quantizer '{name}=X'", "y"))
         for name in ("dense/kernel", "other/kernel")
     }  # fmt: skip
     activation = {"dw/post_activation": unknown("dw/post_activation")}

@@ -14,14 +14,14 @@ import numpy as np
 
 from qmath.checkpoints import notes
 from qmath.checkpoints.facts import SOURCES, Fact, Found
-from qmath.checkpoints.hints import MissingSetting, missing_settings, with_hints
+from qmath.checkpoints.hints import with_hints
 from qmath.checkpoints.quantize_configs import config_facts
 from qmath.checkpoints.ratio import is_mirrored, trained_channels, width_from_ratio
 from qmath.checkpoints.user import hear
 from qmath.errors import ContradictionError
 from qmath.types import QatTensor, QuantSpec
 
-__all__ = ["MissingSetting", "missing_settings", "settle"]
+__all__ = ["settle"]
 
 _FIELDS = ("op", "quantizer", "num_bits", "per_axis", "symmetric", "narrow_range")
 

@@ -5,61 +5,14 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from qmath.checkpoints.facts import KINDS, Found
 from qmath.checkpoints.quantize_configs import ambiguous_bits, class_names, config_chain
 from qmath.checkpoints.ratio import is_mirrored
-from qmath.types import QatModel, QatTensor, Role
+from qmath.types import Hint, QatTensor
 
-__all__ = ["MissingSetting", "missing_settings", "with_hints"]
-
-_HINT = "Pass the settings of your training script: "
-
-
-class MissingSetting(NamedTuple):
-    """Settings that the user has to supply, and the option that supplies them.
-
-    Attributes
-    ----------
-    option : str
-        What to paste: ``--quantizer 'MyConfig.activation=MovingAverageQuantizer(…)'``.
-    tensors : tuple of str
-        Names of the tensors it is for, all of one `role`.
-    role : str
-        As in `QatTensor`.
-    why : str
-        Where the suggested width comes from.
-    """
-
-    option: str
-    tensors: tuple[str, ...]
-    role: Role
-    why: str
-
-
-def missing_settings(model: QatModel) -> list[MissingSetting]:
-    """List what no source says about a model's quantized tensors, by the option that says it.
-
-    Parameters
-    ----------
-    model : QatModel
-        From `qmath.load` or `qmath.from_keras`.
-
-    Returns
-    -------
-    list of MissingSetting
-        In the model's order; empty if everything is known.
-    """
-    groups: dict[tuple[str, Role], list[str]] = {}
-    for name, tensor in model.tensors.items():
-        if tensor.role != "float" and not tensor.spec.is_complete:
-            groups.setdefault((tensor.hint, tensor.role), []).append(name)
-    found = []
-    for (hint, role), names in groups.items():
-        option, _, why = hint.removeprefix(_HINT).rpartition(" (")
-        found.append(MissingSetting(option, tuple(names), role, why.removesuffix(")")))
-    return found
+__all__ = ["with_hints"]
 
 
 def with_hints(tensors: Mapping[str, QatTensor], found: Sequence[Found]) -> dict[str, QatTensor]:
@@ -74,20 +27,24 @@ def with_hints(tensors: Mapping[str, QatTensor], found: Sequence[Found]) -> dict
             for config in class_names(owners[name].layer)[:1]:
                 widths.setdefault(config, set()).add(tensor.spec.num_bits)
     suggested: dict[str, tuple[str, str, str]] = {}
+    settled: set[str] = set()  # keys that also match a tensor whose settings are known
     for name, tensor in tensors.items():
-        if tensor.role == "float" or tensor.spec.is_complete:
-            continue
         names = class_names(owners[name].layer)
         role = "weights" if tensor.role == "weight" else tensor.role
-        suggested[name] = (
-            f"{names[0]}.{role}" if names else name,
-            *_suggest(tensor, owners[name], widths.get(names[0], set()) if names else set()),
-        )
+        key = f"{names[0]}.{role}" if names else name
+        if tensor.role == "float":
+            continue
+        if tensor.spec.is_complete:
+            settled.add(key)
+            continue
+        known = widths.get(names[0], set()) if names else set()
+        suggested[name] = (key, *_suggest(tensor, owners[name], known))
     hinted = dict(tensors)
     for name, (key, quantizer, why) in suggested.items():
         proposals = {other[1] for other in suggested.values() if other[0] == key}
-        option = shlex.quote(f"{key if len(proposals) == 1 else name}={quantizer}")
-        hinted[name] = replace(tensors[name], hint=f"{_HINT}--quantizer {option} ({why})")
+        shared = len(proposals) == 1 and key not in settled
+        option = shlex.quote(f"{key if shared else name}={quantizer}")
+        hinted[name] = replace(tensors[name], hint=Hint(f"--quantizer {option}", why))
     return hinted
 
 

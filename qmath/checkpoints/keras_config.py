@@ -190,7 +190,8 @@ def layer_facts(entry: Mapping[str, Any], prefix: str = "", top: str | None = No
         else None
     )
     known_inner = Serialized.read(inner)
-    name, kind = saved_name, "plain"
+    name = saved_name
+    kind: Literal["wrapper", "quantize_layer", "plain"] = "plain"
     quantize_config = quantizer = None
     if known_inner is not None:
         class_name, config = known_inner.class_name, dict(known_inner.config)
@@ -208,7 +209,7 @@ def layer_facts(entry: Mapping[str, Any], prefix: str = "", top: str | None = No
         class_name=class_name,
         config=config,
         kind=kind,
-        quantize_config=quantize_config,  # type: ignore[arg-type]
+        quantize_config=quantize_config,
         quantizer=quantizer,
     )
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import qmath
-from qmath.checkpoints.evidence import missing_settings
 from qmath.checkpoints.load import load
 from qmath.errors import ContradictionError, FileFormatError, MissingSettingsError, QmathError
+from qmath.missing import missing_settings
 from qmath.types import QatTensor, QuantSpec
 from tests.checkpoints.builders import (
     entry,
@@ -64,7 +64,7 @@ def test_the_ratio_tells_the_width(path: Path) -> None:
         "narrow_range": "range ratio",
         "per_axis": "range shape",
     }
-    assert found.hint == ""
+    assert found.hint is None
     assert found.quantize().num_bits == 4
 
 
@@ -511,7 +511,7 @@ def test_hints_take_the_width_of_the_weights(path: Path) -> None:
     first = missing_settings(model)[0]
     assert first.role == "activation"
     assert "width of MyConfig's weights" in first.why
-    assert first.option in model.tensors["d/post_activation"].hint
+    assert first.option in str(model.tensors["d/post_activation"].hint)
 
 
 def test_hints_take_an_ambiguous_width(path: Path) -> None:
@@ -554,6 +554,19 @@ def test_hints_share_an_option_where_one_will_do(path: Path) -> None:
         "--quantizer 'f/kernel",
     ]
     assert list(found.values()) == [("d/kernel",), ("e/kernel",), ("f/kernel",)]
+
+
+def test_a_pasted_hint_never_contradicts_what_is_known(path: Path) -> None:
+    """One kernel's range tells its width; the option for the other must not reach it."""
+    groups = {
+        "quant_d": kernel(-0.8, 0.7, layer="d") | step("d"),
+        "quant_e": kernel(-0.8, 0.9, layer="e") | step("e"),
+    }
+    write(path, sequential(wrapped("d"), wrapped("e")), groups)
+    (option,) = options(path)
+    assert option.startswith("--quantizer 'e/kernel=LastValueQuantizer(num_bits=4, ")
+    quantizer = qmath.LastValueQuantizer(4, False, False, False)
+    assert load(path, {"e/kernel": quantizer}).tensors["e/kernel"].spec.num_bits == 4
 
 
 def test_notes_on_what_leaves_no_trace(path: Path) -> None:

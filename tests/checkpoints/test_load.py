@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import qmath
-from qmath.checkpoints.evidence import missing_settings
 from qmath.checkpoints.load import load
 from qmath.errors import FileFormatError, QmathError
+from qmath.missing import missing_settings
 from tests.checkpoints.builders import (
     SAMPLES,
     entry,

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 
 from qmath import Graph, Node, QatModel, QatTensor, QuantSpec
+from qmath.types import Hint
 
 CONV = QuantSpec("LastValueQuantizer", 4, per_axis=True, symmetric=True, narrow_range=True)
 DENSE = QuantSpec("LastValueQuantizer", 5, per_axis=False, symmetric=False, narrow_range=False)
 FIXED = QuantSpec("FixedQuantizer", 8, per_axis=False, narrow_range=False, op="args")
 AVERAGE = QuantSpec("MovingAverageQuantizer", 8, False, False, False)
 UNKNOWN = QuantSpec(per_axis=False)
-HINT = (
-    "Pass the settings of your training script: --quantizer "
-    "'MyConfig.activation=MovingAverageQuantizer(num_bits=N, per_axis=False, symmetric=False, "
-    "narrow_range=False)' (N stands for the width in your training script)"
+HINT = Hint(
+    "--quantizer 'MyConfig.activation=MovingAverageQuantizer(num_bits=N, per_axis=False, "
+    "symmetric=False, narrow_range=False)'",
+    "N stands for the width in your training script",
 )
 
 

@@ -326,7 +326,7 @@ def test_never_trained(tmp_path: Path) -> None:
     assert_same_tensors(loaded, live)
     kernel = loaded.tensors["c/kernel"]
     assert (kernel.min, kernel.max, kernel.spec.num_bits) == (-6, 6, None)
-    assert "MyConfig.weights=LastValueQuantizer(num_bits=N" in kernel.hint
+    assert "MyConfig.weights=LastValueQuantizer(num_bits=N" in str(kernel.hint)
     assert live.tensors["c/kernel"].spec.num_bits == 4
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,16 @@ keras = tf.keras
 layers = keras.layers
 quantizers = tfmot.quantization.keras.quantizers
 combine = tfmot.experimental.combine
+
+
+@pytest.fixture(autouse=True)
+def _forget_custom_objects() -> Iterator[None]:
+    """Leave Keras's global registry as it was: other tests have a `MyConfig` of their own."""
+    registry = keras.utils.get_custom_objects()
+    before = dict(registry)
+    yield
+    registry.clear()
+    registry.update(before)
 
 
 class Template(tfmot.quantization.keras.QuantizeConfig):

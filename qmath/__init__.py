@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from qmath.checkpoints.keras_model import from_keras
     from qmath.checkpoints.load import load
     from qmath.exports import export
+    from qmath.integer.api import diff, run
     from qmath.report import inspect
     from qmath.verification import verify
 
@@ -74,6 +75,7 @@ __all__ = [
     "QuantSpec",
     "QuantizedTensor",
     "VerificationError",
+    "diff",
     "export",
     "fake_quant_with_min_max_args",
     "fake_quant_with_min_max_args_gradient",
@@ -86,6 +88,7 @@ __all__ = [
     "load",
     "quantize",
     "quantize_model",
+    "run",
     "verify",
 ]
 
@@ -93,11 +96,13 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "Bundle": "qmath.bundle",
+    "diff": "qmath.integer.api",
     "export": "qmath.exports",
     "from_keras": "qmath.checkpoints.keras_model",
     "inspect": "qmath.report",
     "load": "qmath.checkpoints.load",
     "quantize_model": "qmath.bundle",
+    "run": "qmath.integer.api",
     "verify": "qmath.verification",
 }
 

@@ -12,8 +12,10 @@ from typing import Any, NoReturn
 import click
 
 from qmath import QmathError, QmathWarning, __version__
+from qmath.cli.diff import diff
 from qmath.cli.export import export
 from qmath.cli.inspect import inspect
+from qmath.cli.run import run
 from qmath.cli.text import printable
 from qmath.cli.verify import verify
 
@@ -83,5 +85,7 @@ def app() -> None:
 
 
 app.add_command(inspect)
+app.add_command(run)
+app.add_command(diff)
 app.add_command(export)
 app.add_command(verify)

@@ -14,7 +14,7 @@ from qmath import quantizers
 from qmath.errors import QmathError
 from qmath.quantizers import Quantizer
 
-__all__ = ["model_options", "read_settings"]
+__all__ = ["model_options", "profile_options", "read_settings"]
 
 _CLASSES: dict[str, type[Quantizer]] = {
     name: getattr(quantizers, name) for name in quantizers.__all__ if name != "Quantizer"
@@ -47,6 +47,27 @@ def model_options(function: _Function) -> _Function:
             "--force",
             is_flag=True,
             help="Let --quantizer and --settings win where the model says something else.",
+        ),
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def profile_options(function: _Function) -> _Function:
+    """Add the options that say which arithmetic to run."""
+    options = (
+        click.option(
+            "--profile",
+            type=click.Choice(["exact", "integer", "tflite", "xnnpack"]),
+            default="integer",
+            show_default=True,
+            help="exact: float64, the definition. integer: multiply, add, shift. tflite, xnnpack: "
+            "the arithmetic of TFLite's reference kernels and of its delegate.",
+        ),
+        click.option("--multiplier-bits", type=int, metavar="8…31", help="Of the profile integer."),
+        click.option(
+            "--rounding", type=click.Choice(["double", "single"]), help="Of the profile tflite."
         ),
     )
     for option in reversed(options):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["console", "count", "printable", "working"]
+__all__ = ["advancing", "console", "count", "printable", "working"]
 
 _PIPED_WIDTH = 10_000  # nothing is wrapped or cut for a program that reads
 
@@ -31,6 +32,20 @@ def working(what: str) -> AbstractContextManager[object]:
     from rich.console import Console
 
     return Console(stderr=True, markup=False).status(what)
+
+
+@contextmanager
+def advancing(what: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Yield what to call with each amount of work done; a terminal shows a progress bar."""
+    if not sys.stderr.isatty():
+        yield lambda _done: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True, markup=False), transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda done: progress.advance(task, done)
 
 
 def printable(text: str) -> str:

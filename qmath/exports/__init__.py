@@ -101,9 +101,11 @@ def export(
 
     Examples
     --------
+    >>> import tempfile
     >>> import qmath
-    >>> bundle = qmath.export("reference/samples/question.h5", "model.npz")  # doctest: +SKIP
-    >>> bundle.tensors["conv1/kernel"].values.dtype  # doctest: +SKIP
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     bundle = qmath.export("reference/samples/question.h5", f"{folder}/model.npz")
+    >>> bundle.tensors["conv1/kernel"].values.dtype
     dtype('int8')
     """
     target = Path(output)

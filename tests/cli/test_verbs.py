@@ -10,38 +10,15 @@ import h5py
 import jsonschema
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 import qmath
-from qmath.cli.app import app
+from tests.cli.running import fails, run
 
 SAMPLES = Path(__file__).parents[2] / "reference" / "samples"
 GOLDEN = SAMPLES.parent / "golden" / "samples.npz"  # TensorFlow's own fake-quantized kernels
 QUESTION = str(SAMPLES / "question.h5")
 NAMES = ["question", "integer4", "default8", "nbit4"]
 AVERAGE = "MovingAverageQuantizer(num_bits=4, per_axis=False, symmetric=False, narrow_range=False)"
-
-
-def runner() -> CliRunner:
-    try:
-        return CliRunner(mix_stderr=False)  # until click 8.2, the two streams were one
-    except TypeError:
-        return CliRunner()
-
-
-def run(*args: object):
-    return runner().invoke(app, [str(arg) for arg in args], catch_exceptions=False)
-
-
-def fails(*args: object) -> str:
-    """Run what must fail; return its one line."""
-    result = run(*args)
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("qmath: error: ")
-    return lines[0]
 
 
 def test_question_in_one_command(tmp_path):

@@ -1,0 +1,63 @@
+"""The model's input data: arrays in an ``.npz``, or one in an ``.npy``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.errors import FileFormatError
+from qmath.integer.program import Program
+
+__all__ = ["read_arrays", "read_inputs"]
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an ``.npz``, or the one of an ``.npy`` under the name ``""``.
+
+    Raises
+    ------
+    FileFormatError
+        It cannot be read, or holds anything but plain arrays.
+    """
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return {"": loaded}
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except FileNotFoundError:
+        raise FileFormatError(f"{path}: there is no such file; check the path") from None
+    except Exception as error:  # numpy raises whatever a damaged file makes it raise
+        raise FileFormatError(
+            f"{path} is not an .npz or .npy of plain arrays ({error}); write one with numpy.savez"
+        ) from error
+
+
+def read_inputs(path: Path, program: Program) -> dict[str, NDArray[Any]]:
+    """Return the data of each input: by its name, or the one array of its shape.
+
+    Raises
+    ------
+    FileFormatError
+        The file holds no data that fit; the message names the inputs and their shapes.
+    """
+    arrays = read_arrays(path)
+    if set(program.inputs) <= set(arrays):
+        return {name: arrays[name] for name in program.inputs}
+    fitting = {
+        name: [
+            key for key, x in arrays.items() if x.shape[1:] == shape and x.ndim == len(shape) + 1
+        ]
+        for name, shape in program.inputs.items()
+    }
+    if len(fitting) == 1 and len(next(iter(fitting.values()))) == 1:
+        return {name: arrays[keys[0]] for name, keys in fitting.items()}
+    wanted = ", ".join(
+        f"{name} of shape (N, {', '.join(map(str, shape))})"
+        for name, shape in program.inputs.items()
+    )
+    held = ", ".join(f"{key or 'an array'} of shape {x.shape}" for key, x in arrays.items())
+    raise FileFormatError(f"{path}: the model needs {wanted}; the file holds {held or 'nothing'}")

@@ -1,0 +1,100 @@
+"""``qmath diff``: which layer's integers differ, and by how much."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from qmath.cli.settings import model_options, profile_options, read_settings
+from qmath.cli.text import console, count, printable, working
+
+if TYPE_CHECKING:
+    from qmath.integer.compare import Comparison
+
+__all__ = ["diff"]
+
+_SHOWN = 5
+_COLUMNS = ("integers", "teacher-forced", "free-running", "largest", "to tie", "noise")
+
+
+@click.command(
+    short_help="Compare the integers of two runs, layer by layer.",
+    epilog="\b\nExamples:\n  qmath diff model.h5 images.npz --profile tflite --against integer\n"
+    "  qmath diff model.h5 images.npz --against dump.npz",
+)
+@model_options
+@click.argument("data", type=click.Path(path_type=Path))
+@profile_options
+@click.option(
+    "--against",
+    default="exact",
+    show_default=True,
+    metavar="PROFILE|DUMP.npz",
+    help="Another profile, or what `python -m reference.dump` wrote from the live model.",
+)
+def diff(
+    model: Path,
+    options: tuple[str, ...],
+    settings: Path | None,
+    force: bool,
+    data: Path,
+    profile: str,
+    multiplier_bits: int | None,
+    rounding: str | None,
+    against: str,
+) -> int:
+    """Compare a run of MODEL on DATA with another profile, or with the trained model itself.
+
+    Columns: integers compared; how many differ when each layer starts from the reference's own
+    integers, and when each run goes on with its own; the largest difference; of those that differ,
+    the greatest distance from the rounding tie, in steps; what the float32 arithmetic of a trained
+    model may be off, in steps. Exit status 1 if a layer differs by more than that explains.
+    """
+    from qmath.cli.data import read_arrays, read_inputs
+    from qmath.integer.api import diff as compare
+    from qmath.integer.api import program_of
+    from qmath.integer.registry import PROFILES
+
+    program = program_of(model, quantizers=read_settings(options, settings), force=force)
+    given = {"multiplier_bits": multiplier_bits, "rounding": rounding}
+    chosen: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    with working("comparing …"):
+        comparison = compare(
+            program, read_inputs(data, program), profile=profile,
+            against=against if against in PROFILES else read_arrays(Path(against)),
+            **chosen,
+        )  # fmt: skip
+    _render(comparison)
+    return int(not all(layer.explained for layer in comparison.layers))
+
+
+def _render(comparison: Comparison) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("tensor", overflow="fold")
+    for title in _COLUMNS:
+        table.add_column(title, justify="right")
+    for layer in comparison.layers:
+        tie, noise = (
+            "" if value is None else f"{value:.1e}" for value in (layer.farthest_tie, layer.noise)
+        )
+        table.add_row(
+            printable(layer.name), f"{layer.elements:,}", f"{layer.teacher_forced:,}",
+            f"{layer.free_running:,}", str(layer.largest), tie, noise,
+        )  # fmt: skip
+    out = console()
+    out.print(table)
+    first = comparison.first
+    if first is None:
+        out.print("equal: no layer's own arithmetic differs")
+        return
+    verb = "explains" if first.explained else "does not explain"
+    out.print(f"first to differ: {printable(first.name)}; float32 noise {verb} it")
+    for item in first.differences[:_SHOWN]:
+        tie = "" if item.to_tie is None else f", {item.to_tie:.1e} steps from its tie"
+        out.print(f"  {list(item.index)}: {item.value}, not {item.reference}{tie}")
+    if first.teacher_forced > _SHOWN:
+        out.print(f"  and {count(first.teacher_forced - _SHOWN, 'further element')}")

@@ -1,0 +1,1 @@
+"""The integer model: folded, run and compared, with the rounding under control."""

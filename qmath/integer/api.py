@@ -1,0 +1,251 @@
+"""The two calls behind ``qmath run`` and ``qmath diff``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qmath._source import as_model
+from qmath.errors import QmathError
+from qmath.integer.bounds import interval
+from qmath.integer.compare import Comparison, compare, integers_of_dump
+from qmath.integer.lower import lower
+from qmath.integer.profiles import FixedPoint, Integer
+from qmath.integer.program import FloatStep, Program, Requantize
+from qmath.integer.registry import profile_named
+from qmath.integer.run import Executor
+from qmath.types import QatModel
+
+if TYPE_CHECKING:
+    from qmath.quantizers import Quantizer
+
+__all__ = ["Run", "constants", "diff", "program_of", "run"]
+
+Array = NDArray[Any]
+Source = str | os.PathLike[str] | QatModel | Program
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a model computed.
+
+    Attributes
+    ----------
+    outputs : dict of str to ndarray
+        Real values, float32, of each output, by the name of its tensor.
+    integers : dict of str to ndarray
+        Unsigned integers, as TensorFlow counts, of each quantized tensor.
+    program : Program
+        What was run; `program.islands` are the layers that ran in float32.
+    """
+
+    outputs: dict[str, Array]
+    integers: dict[str, Array]
+    program: Program
+
+
+def program_of(
+    model: Source,
+    *,
+    quantizers: Mapping[str, Quantizer] | None = None,
+    force: bool = False,
+    require_integer: bool = False,
+) -> Program:
+    """Return the integer program of a model or file.
+
+    Parameters
+    ----------
+    model, quantizers, force
+        As for `qmath.export`; a program is returned as it is.
+    require_integer : bool
+        Raise if a layer has to run in float32, naming each and what would have to be quantized.
+
+    Returns
+    -------
+    Program
+
+    Raises
+    ------
+    QmathError
+        See `qmath.load` and `qmath.integer.lower.lower`.
+    """
+    program = (
+        model if isinstance(model, Program) else lower(as_model(model, quantizers, force=force))
+    )
+    if require_integer and program.islands:
+        islands = "; ".join(f"{name}: {remedy}" for name, remedy in program.islands.items())
+        raise QmathError(f"these layers run in float32: {islands}")
+    return program
+
+
+def constants(program: Program, multiplier_bits: int = 31) -> dict[str, tuple[FixedPoint, ...]]:
+    """Return what hardware needs for each requantization of a program.
+
+    Parameters
+    ----------
+    program : Program
+    multiplier_bits : int
+        Width of the multipliers, 8 to 31.
+
+    Returns
+    -------
+    dict of str to tuple of FixedPoint
+        By tensor: the constants of ``(sum(a * multiplier) + addend) >> shift``, and after them,
+        for a leaky ReLU, those of its negative side.
+
+    Examples
+    --------
+    >>> from qmath.integer.api import constants, program_of
+    >>> fixed = constants(program_of("reference/samples/default8.h5"))["conv1/post_activation"][0]
+    >>> fixed.accumulator_bits, fixed.multipliers[0].shape, fixed.error < 1e-4
+    ((19,), (16,), True)
+    """
+    profile = Integer(multiplier_bits)
+    return {
+        step.name: profile.constants(step, [interval(term) for term in step.value.terms])
+        for step in program.steps
+        if isinstance(step, Requantize)
+    }
+
+
+def run(
+    model: Source,
+    inputs: Mapping[str, ArrayLike] | ArrayLike,
+    *,
+    profile: str = "exact",
+    quantizers: Mapping[str, Quantizer] | None = None,
+    force: bool = False,
+    require_integer: bool = False,
+    progress: Callable[[int], object] | None = None,
+    **options: Any,
+) -> Run:
+    """Run a model in integers.
+
+    Parameters
+    ----------
+    model : path, QatModel or Program
+        What `qmath.load` reads, what it or `qmath.from_keras` returned, or what `program_of` did.
+    inputs : array-like, or mapping of str to array-like
+        Float data, ``(N, …)``, for the one input, or for each by its name.
+    profile : str
+        ``"exact"``, ``"integer"``, ``"tflite"`` or ``"xnnpack"``.
+    quantizers, force, require_integer
+        As for `program_of`.
+    progress : callable, optional
+        Called with the number of examples done since the last call.
+    **options
+        Of the profile: ``multiplier_bits`` of ``"integer"``, ``rounding`` of ``"tflite"``.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    QmathError
+        The data do not fit the model; the model cannot be run, see `program_of`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import qmath
+    >>> digits = np.load("reference/samples/digits_test.npz")
+    >>> result = qmath.run("reference/samples/default8.h5", digits["images"], profile="integer")
+    >>> predictions = result.outputs["dense/post_activation"].argmax(axis=1)
+    >>> print(f"{(predictions == digits['labels']).mean():.3f}")
+    0.981
+    """
+    program = program_of(model, quantizers=quantizers, force=force, require_integer=require_integer)
+    executor = Executor(program, profile_named(profile, **options))
+    parts: dict[str, list[Array]] = {step.name: [] for step in program.steps}
+    for batch in _batches(executor.checked(_named(program, inputs))):
+        results = executor.run(batch)
+        for name, value in results.items():
+            parts[name].append(value)
+        if progress:
+            progress(len(next(iter(batch.values()))))
+    tensors = {name: np.concatenate(values) for name, values in parts.items()}
+    outputs = {}
+    for name in program.outputs:
+        grid = executor.grids.get(name)
+        outputs[name] = tensors[name] if grid is None else grid.dequantize(tensors[name])
+    floats = {step.name for step in program.steps if isinstance(step, FloatStep)}
+    return Run(outputs, {k: v for k, v in tensors.items() if k not in floats}, program)
+
+
+def diff(
+    model: Source,
+    inputs: Mapping[str, ArrayLike] | ArrayLike,
+    *,
+    profile: str = "integer",
+    against: str | Mapping[str, ArrayLike] = "exact",
+    quantizers: Mapping[str, Quantizer] | None = None,
+    force: bool = False,
+    **options: Any,
+) -> Comparison:
+    """Compare a profile with another, or with what the trained model computed.
+
+    Parameters
+    ----------
+    model, inputs, profile, quantizers, force, **options
+        As for `run`.
+    against : str or mapping of str to array-like
+        A second profile, or fake-quantized float32 tensors by name, as
+        ``python -m reference.dump`` writes them from the live Keras model.
+
+    Returns
+    -------
+    Comparison
+        For each layer how many integers differ, teacher-forced and free-running.
+
+    Raises
+    ------
+    QmathError
+        As `run`; the dump is of another model or of other data.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import qmath
+    >>> images = np.load("reference/samples/digits_test.npz")["images"]
+    >>> comparison = qmath.diff("reference/samples/default8.h5", images, against="exact")
+    >>> sum(layer.teacher_forced for layer in comparison.layers)
+    0
+    """
+    program = program_of(model, quantizers=quantizers, force=force)
+    named = _named(program, inputs)
+    reference = (
+        profile_named(against)
+        if isinstance(against, str)
+        else integers_of_dump(program, {k: np.asarray(v) for k, v in against.items()})
+    )
+    return compare(program, named, profile_named(profile, **options), reference)
+
+
+def _named(
+    program: Program, inputs: Mapping[str, ArrayLike] | ArrayLike
+) -> Mapping[str, ArrayLike]:
+    if isinstance(inputs, Mapping):
+        return inputs
+    if len(program.inputs) != 1:
+        raise QmathError(
+            f"the model has the inputs {', '.join(program.inputs)}: give data for each"
+        )
+    return {next(iter(program.inputs)): inputs}
+
+
+def _batches(inputs: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    """Cut the data into small batches: intermediate tensors then stay in the cache."""
+    lengths = {len(x) for x in inputs.values()}
+    if len(lengths) != 1:
+        raise QmathError(f"the inputs have different numbers of examples: {sorted(lengths)}")
+    largest = max(x[:1].size for x in inputs.values())
+    step = max(1, 8192 // max(1, largest))
+    total = lengths.pop()
+    for start in range(0, total, step) if total else (0,):
+        yield {name: x[start : start + step] for name, x in inputs.items()}

@@ -1,0 +1,150 @@
+"""The layers as array operations: NumPy kernels that keep the dtype they are given.
+
+Integers travel through them as float32 or float64, which BLAS multiplies fastest; whoever calls
+proves that the sums stay exact. Arrays are ``(N, …, C)``, channels last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Pads = tuple[tuple[int, int], ...]
+
+# im2col copies every pixel once for each kernel position: cut the batch to stay in the cache.
+_COLUMNS = 1 << 20
+
+
+def same_pads(size: Sequence[int], kernel: Sequence[int], strides: Sequence[int]) -> Pads:
+    """Return TensorFlow's ``"same"`` padding of each spatial axis: the odd one goes last."""
+    pads = []
+    for n, k, s in zip(size, kernel, strides, strict=True):
+        total = max((-(-n // s) - 1) * s + k - n, 0)
+        pads.append((total // 2, total - total // 2))
+    return tuple(pads)
+
+
+def pad(x: Array, pads: Pads, value: float = 0) -> Array:
+    """Pad the axes after the batch; `pads` may leave out the last ones."""
+    if not any(map(any, pads)):
+        return x
+    widths = ((0, 0), *pads, *((0, 0),) * (x.ndim - 1 - len(pads)))
+    out = np.full([n + sum(w) for n, w in zip(x.shape, widths, strict=True)], value, x.dtype)
+    out[tuple(slice(w[0], w[0] + n) for n, w in zip(x.shape, widths, strict=True))] = x
+    return out
+
+
+def windows(
+    x: Array, kernel: Sequence[int], strides: Sequence[int], dilation: Sequence[int]
+) -> Array:
+    """Return a view ``(N, H, W, kh, kw, C)`` of the windows of an ``(N, H, W, C)`` array."""
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    view = np.lib.stride_tricks.sliding_window_view(x, spans, axis=(1, 2))
+    view = view[:, :: strides[0], :: strides[1], :, :: dilation[0], :: dilation[1]]
+    return np.asarray(view.transpose(0, 1, 2, 4, 5, 3))
+
+
+def conv2d(
+    x: Array, kernel: Array, strides: Sequence[int], pads: Pads, dilation: Sequence[int] = (1, 1)
+) -> Array:
+    """Convolve ``(N, H, W, I)`` with an HWIO kernel; ``I`` may be a multiple of the kernel's."""
+    x = pad(x, pads)
+    height, width, depth, channels = kernel.shape
+    groups = x.shape[-1] // depth
+    if groups > 1:
+        parts = zip(np.split(x, groups, -1), np.split(kernel, groups, -1), strict=True)
+        return np.concatenate([conv2d(a, b, strides, (), dilation) for a, b in parts], -1)
+    matrix = np.ascontiguousarray(kernel.reshape(-1, channels))
+    if (height, width) == (1, 1):
+        return np.asarray(x[:, :: strides[0], :: strides[1]] @ matrix)
+    view = windows(x, (height, width), strides, dilation)
+    out = np.empty((*view.shape[:3], channels), x.dtype)
+    images = max(1, _COLUMNS // max(1, view[:1].size))
+    for start in range(0, len(x), images):
+        columns = view[start : start + images].reshape(-1, len(matrix))
+        np.matmul(columns, matrix, out=out[start : start + images].reshape(-1, channels))
+    return out
+
+
+def depthwise_conv2d(
+    x: Array, kernel: Array, strides: Sequence[int], pads: Pads, dilation: Sequence[int] = (1, 1)
+) -> Array:
+    """Convolve each channel with its own kernels, HWIM: output channel ``c * M + m``."""
+    x = pad(x, pads)
+    height, width, channels, multiplier = kernel.shape
+    if multiplier > 1:
+        x = np.repeat(x, multiplier, axis=-1)
+    taps = kernel.reshape(height, width, channels * multiplier)
+    rows, columns = (
+        (x.shape[1 + i] - (kernel.shape[i] - 1) * dilation[i] - 1) // strides[i] + 1 for i in (0, 1)
+    )
+    out = np.zeros((len(x), rows, columns, channels * multiplier), x.dtype)
+    product = np.empty_like(out)
+    for i in range(height):
+        for j in range(width):
+            top, left = i * dilation[0], j * dilation[1]
+            shifted = x[
+                :,
+                top : top + (rows - 1) * strides[0] + 1 : strides[0],
+                left : left + (columns - 1) * strides[1] + 1 : strides[1],
+            ]
+            out += np.multiply(shifted, taps[i, j], out=product)
+    return out
+
+
+def conv2d_transpose(
+    x: Array, kernel: Array, strides: Sequence[int], crops: Pads, size: Sequence[int]
+) -> Array:
+    """Scatter ``(N, H, W, I)`` through an HWOI kernel, then crop to `size`."""
+    height, width, channels, _ = kernel.shape
+    rows, columns = x.shape[1:3]
+    full = [
+        (n - 1) * s + k for n, s, k in zip((rows, columns), strides, (height, width), strict=True)
+    ]
+    extent = [max(f, c[0] + n) for f, c, n in zip(full, crops, size, strict=True)]
+    out = np.zeros((len(x), *extent, channels), x.dtype)
+    for i in range(height):
+        for j in range(width):
+            out[
+                :,
+                i : i + (rows - 1) * strides[0] + 1 : strides[0],
+                j : j + (columns - 1) * strides[1] + 1 : strides[1],
+            ] += x @ np.ascontiguousarray(kernel[i, j].T)
+    (top, _), (left, _) = crops
+    return out[:, top : top + size[0], left : left + size[1]]
+
+
+def pool(
+    x: Array, reduce: Any, size: Sequence[int], strides: Sequence[int], pads: Pads, fill: float
+) -> Array:
+    """Reduce the windows of ``(N, H, W, C)`` with a ufunc, one kernel position at a time."""
+    x = pad(x, pads, fill)
+    rows, columns = ((x.shape[1 + i] - size[i]) // strides[i] + 1 for i in (0, 1))
+    out: Array | None = None
+    for i in range(size[0]):
+        for j in range(size[1]):
+            part = x[
+                :,
+                i : i + (rows - 1) * strides[0] + 1 : strides[0],
+                j : j + (columns - 1) * strides[1] + 1 : strides[1],
+            ]
+            out = part.copy() if out is None else reduce(out, part, out=out)
+    assert out is not None  # a pool has at least one position
+    return out
+
+
+def pool_counts(
+    shape: Sequence[int], size: Sequence[int], strides: Sequence[int], pads: Pads
+) -> Array:
+    """Return how many real pixels each window of an average pool holds, ``(H, W, 1)``."""
+    ones = np.ones((1, *shape[:2], 1))
+    return np.asarray(pool(ones, np.add, size, strides, pads, 0)[0])
+
+
+def upsample(x: Array, factors: Sequence[int]) -> Array:
+    """Repeat the pixels of ``(N, H, W, C)``: nearest neighbour."""
+    return x.repeat(factors[0], axis=1).repeat(factors[1], axis=2)

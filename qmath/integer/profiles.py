@@ -1,0 +1,206 @@
+"""Arithmetic profiles: how an accumulator becomes an integer of the next tensor.
+
+A profile is a choice of rounding and of where the bias is added. `exact` is the definition, in
+float64; `integer` is what hardware does: multiply, add, shift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.errors import QmathError
+from qmath.integer.bounds import accumulator_bits
+from qmath.integer.program import Requantize
+
+__all__ = ["Exact", "FixedPoint", "Integer", "Profile"]
+
+Array = NDArray[Any]
+Float64Array = NDArray[np.float64]
+Int64Array = NDArray[np.int64]
+
+_CARRIER = 62  # bits of magnitude in int64, one left for the sum of product and addend
+
+
+@dataclass(frozen=True, eq=False)
+class FixedPoint:
+    """The constants of one requantization: ``(sum(a * m) + addend + half) >> shift``.
+
+    Attributes
+    ----------
+    multipliers : tuple of ndarray of int64
+        One for each term of the accumulator, of shape ``()``, ``(C,)`` or the output's.
+    addend : ndarray of int64
+        Bias and batch normalization, added after the multiplication; the rounding's half is in it.
+    shift : ndarray of int64
+        Right shift, 1 or more.
+    accumulator_bits : tuple of int
+        Two's complement width that each term's accumulator needs, proved from the weights.
+    error : float
+        Bound of the result's error before rounding, in integer steps.
+    """
+
+    multipliers: tuple[Int64Array, ...]
+    addend: Int64Array
+    shift: Int64Array
+    accumulator_bits: tuple[int, ...]
+    error: float
+
+
+class Profile(Protocol):
+    """How an accumulator is rounded."""
+
+    name: str
+
+    def requantize(
+        self, step: Requantize, sums: Sequence[Array], intervals: Sequence[tuple[int, int]]
+    ) -> Array:
+        """Return the integers relative to the output's zero point, as float32."""
+
+
+class Exact:
+    """Round once, from float64: the definition."""
+
+    name = "exact"
+
+    def requantize(
+        self, step: Requantize, sums: Sequence[Array], _intervals: Sequence[tuple[int, int]]
+    ) -> Array:
+        """Return the integers relative to the output's zero point, as float32."""
+        y = unrounded(step, sums)
+        np.add(y, 0.5, out=y)
+        np.floor(y, out=y)
+        return _clamped(y, step)
+
+
+class Integer:
+    """Multiply, add, shift in int64.
+
+    Parameters
+    ----------
+    multiplier_bits : int
+        Width of the multipliers, 8 to 31.
+    """
+
+    name = "integer"
+
+    def __init__(self, multiplier_bits: int = 31) -> None:
+        if not 8 <= multiplier_bits <= 31:
+            raise QmathError(f"multiplier_bits must be 8 to 31, got {multiplier_bits}")
+        self.multiplier_bits = multiplier_bits
+        self._constants: WeakKeyDictionary[Requantize, tuple[FixedPoint, ...]] = WeakKeyDictionary()
+
+    def __repr__(self) -> str:
+        return f"Integer(multiplier_bits={self.multiplier_bits})"
+
+    def requantize(
+        self, step: Requantize, sums: Sequence[Array], intervals: Sequence[tuple[int, int]]
+    ) -> Array:
+        """Return the integers relative to the output's zero point, as float32."""
+        positive, *negative = self.constants(step, intervals)
+        y = _multiply_add_shift(positive, sums)
+        for leak in negative:
+            y = np.where(y > 0, y, np.minimum(_multiply_add_shift(leak, sums), 0))
+        return _clamped(y, step)
+
+    def constants(
+        self, step: Requantize, intervals: Sequence[tuple[int, int]]
+    ) -> tuple[FixedPoint, ...]:
+        """Return the constants of a step, and after them those of a leaky ReLU's negative side."""
+        if step not in self._constants:
+            activation = step.value.activation
+            slopes = (
+                [1.0] if activation is None or not activation.leaks else [1.0, activation.slope]
+            )
+            self._constants[step] = tuple(self._fixed_point(step, intervals, s) for s in slopes)
+        return self._constants[step]
+
+    def _fixed_point(
+        self, step: Requantize, intervals: Sequence[tuple[int, int]], slope: float | Float64Array
+    ) -> FixedPoint:
+        value = step.value
+        scales = [term.scale * (slope / step.grid.scale) for term in value.terms]
+        offset = value.offset * (slope / step.grid.scale)
+        bits = tuple(accumulator_bits(*ends) for ends in intervals)
+        room = _CARRIER - 1 - (len(scales) + 1).bit_length()
+        # Of each output channel: the largest shift at which nothing can overflow.
+        shift = room - _exponent(offset)
+        for scale, width in zip(scales, bits, strict=True):
+            exponent = _exponent(scale)
+            shift = np.minimum(
+                shift, np.minimum(self.multiplier_bits - exponent, room - width - exponent)
+            )
+        shift = np.minimum(shift, _CARRIER)
+        if (shift < 1).any():
+            raise QmathError(
+                f"{step.name}: a multiplier of {max(np.abs(s).max() for s in scales):.3g} "
+                "leaves no bits for rounding; is the output's range untrained?"
+            )
+        multipliers = tuple(_rounded(scale, shift) for scale in scales)
+        half = np.int64(1) << (shift - 1)
+        largest = [max(-low, high) for low, high in intervals]
+        error = float((0.5 * (1 + sum(largest)) * np.ldexp(1.0, -shift)).max())
+        return FixedPoint(multipliers, _rounded(offset, shift) + half, shift, bits, error)
+
+
+def unrounded(step: Requantize, sums: Sequence[Array]) -> Float64Array:
+    """Return the real result in integer steps of the output, relative to its zero point."""
+    total: Float64Array | None = None
+    for term, a in zip(step.value.terms, sums, strict=True):
+        product = np.multiply(a, term.scale / step.grid.scale, dtype=np.float64)
+        total = product if total is None else np.add(total, product, out=total)
+    assert total is not None
+    total += step.value.offset / step.grid.scale
+    activation = step.value.activation
+    if activation is not None and activation.leaks:
+        np.multiply(total, activation.slope, out=total, where=total < 0)
+    return total
+
+
+def _clamped(y: Array, step: Requantize) -> NDArray[np.float32]:
+    """Return `y` within the step's limits, as float32: in it, what is cut off may be rounded."""
+    low, high = clamps(step)
+    result = y.astype(np.float32)
+    np.maximum(result, low, out=result)
+    return np.minimum(result, high, out=result)
+
+
+def clamps(step: Requantize) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the lowest and highest result, of grid and activation, relative to the zero point.
+
+    Clamping after rounding equals clamping before: rounding is monotone.
+    """
+    low, high = (np.float64(limit) for limit in step.grid.limits)
+    activation = step.value.activation
+    if activation is None:
+        return np.asarray(low, np.float32), np.asarray(high, np.float32)
+    lowest = np.where(activation.slope, low, max(low, 0.0))
+    limit = np.floor(np.asarray(activation.limit) / step.grid.scale + 0.5)
+    return lowest.astype(np.float32), np.minimum(high, limit).astype(np.float32)
+
+
+def _multiply_add_shift(fixed: FixedPoint, sums: Sequence[Array]) -> Int64Array:
+    total: Int64Array | None = None
+    for multiplier, a in zip(fixed.multipliers, sums, strict=True):
+        product = a.astype(np.int64)
+        product *= multiplier
+        total = product if total is None else np.add(total, product, out=total)
+    assert total is not None
+    total += fixed.addend
+    total >>= fixed.shift
+    return total
+
+
+def _exponent(x: Array) -> NDArray[np.int64]:
+    """Return ``e`` with ``abs(x) < 2**e``; very small for zero."""
+    mantissa, exponent = np.frexp(x)
+    return np.where(mantissa == 0, -1024, exponent).astype(np.int64)
+
+
+def _rounded(x: Array, shift: Int64Array) -> Int64Array:
+    return np.rint(np.ldexp(x, shift)).astype(np.int64)

@@ -1,0 +1,294 @@
+"""A lowered model: what flows, and the few kinds of step that make it flow.
+
+A `Program` is a list of steps. Every quantized tensor is an array of integers on a `Grid`; between
+two of them lies one `Requantize` step, which adds up exact integer accumulators, scales them and
+rounds once. Layers that training left float are of the kind `FloatStep`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.affine import quantize
+
+__all__ = [
+    "Accumulator",
+    "Activation",
+    "FloatStep",
+    "Grid",
+    "Linear",
+    "MoveStep",
+    "Normalization",
+    "Origin",
+    "Program",
+    "QuantizeStep",
+    "Requantize",
+    "Step",
+    "TableStep",
+    "Term",
+    "sources",
+]
+
+Array = NDArray[Any]
+Float64Array = NDArray[np.float64]
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The integers of a quantized activation: unsigned, as TensorFlow counts them.
+
+    Attributes
+    ----------
+    scale : float
+        A float32's value; the real value of integer `q` is ``(q - zero_point) * scale``.
+    zero_point, low, high : int
+        The integer of real zero, and the lowest and highest integer in use.
+    num_bits : int
+        Width, 2 to 16.
+    min, max : float
+        The stored range that the rest is derived from.
+    op : {"vars", "args"}
+        The TensorFlow op that quantizes floats to this grid.
+    """
+
+    scale: float
+    zero_point: int
+    low: int
+    high: int
+    num_bits: int
+    min: float
+    max: float
+    op: Literal["vars", "args"] = "vars"
+
+    def quantize(self, x: Array, name: str) -> NDArray[np.int32]:
+        """Return the integers of floats, relative to the zero point, by TensorFlow's arithmetic."""
+        q = quantize(
+            x, self.min, self.max, self.num_bits,
+            narrow_range=self.low == 1, op=self.op, signed=False, name=name,
+        )  # fmt: skip
+        return np.asarray(q.values.astype(np.int32) - q.zero_point)
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Lowest and highest integer relative to the zero point."""
+        return self.low - self.zero_point, self.high - self.zero_point
+
+    def dequantize(self, integers: Array) -> NDArray[np.float32]:
+        """Return the real values of unsigned integers: TensorFlow's fake-quantized ones."""
+        relative = (integers.astype(np.int32) - self.zero_point).astype(np.float32)
+        return np.asarray(relative * np.float32(self.scale))
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A linear operation: integers in, exact integers out.
+
+    Attributes
+    ----------
+    kind : str
+        ``"conv2d"``, ``"depthwise_conv2d"``, ``"conv2d_transpose"``, ``"dense"``, ``"pool_sum"``,
+        ``"pad"``, ``"upsample"``, ``"reshape"``, ``"permute"``.
+    apply : callable
+        ``apply(x, weights)`` on an ``(N, …)`` array of any float dtype.
+    shape : tuple of int
+        Of the output, without the batch.
+    weights : ndarray or None
+        The integers relative to their zero point, or floats in a float layer.
+    name : str
+        The weight's tensor, ``""`` without.
+    gain : float
+        How many inputs an output sums up, where there are no weights.
+    """
+
+    kind: str
+    apply: Callable[..., Array]
+    shape: Shape
+    weights: Array | None = None
+    name: str = ""
+    gain: int = 1
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Normalization:
+    """A batch normalization's float32 tensors."""
+
+    gamma: Array
+    beta: Array
+    mean: Array
+    variance: Array
+    epsilon: float
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """What a weighted term's scale and offset were made of, for whoever folds in float32.
+
+    Attributes
+    ----------
+    weight_width : ndarray of float64
+        Of the stored range: largest minus smallest real value.
+    weight_steps : int
+        The width over the scale, such as 254.
+    bias : ndarray of float32
+    normalizations : tuple of Normalization
+        Those that follow the operation directly, in order.
+    """
+
+    weight_width: Float64Array
+    weight_steps: int
+    bias: Array
+    normalizations: tuple[Normalization, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """Operations on one quantized tensor's integers (relative to the zero point), and their scale.
+
+    `scale` is float64, of shape ``()``, ``(C,)`` or the output's. `grid` is the source's. `origin`
+    is known while only batch normalization follows an operation with weights.
+    """
+
+    source: str
+    ops: tuple[Linear, ...]
+    scale: Float64Array
+    grid: Grid
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Activation:
+    """``y`` where positive, up to `limit`, and ``slope * y`` where negative.
+
+    Both are of shape ``()``, or ``(C,)`` or the tensor's where only a part of it is activated: a
+    slope of 1 without a limit leaves `y` as it is.
+    """
+
+    slope: float | Float64Array = 0.0
+    limit: float | Float64Array = float("inf")
+
+    @property
+    def leaks(self) -> bool:
+        """Whether anything negative comes through."""
+        return bool(np.any(self.slope))
+
+
+@dataclass(frozen=True, eq=False)
+class Accumulator:
+    """A real tensor, not rounded yet: a sum of terms, plus `offset`, then an activation."""
+
+    terms: tuple[Term, ...]
+    offset: Float64Array
+    shape: Shape
+    activation: Activation | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizeStep:
+    """Floats → integers on a grid, by TensorFlow's own arithmetic."""
+
+    name: str
+    source: str
+    grid: Grid
+    shape: Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Requantize:
+    """An accumulator → integers on a grid, rounded once."""
+
+    name: str
+    value: Accumulator
+    grid: Grid
+
+    @property
+    def shape(self) -> Shape:
+        """Of the output, without the batch."""
+        return self.value.shape
+
+
+@dataclass(frozen=True, eq=False)
+class MoveStep:
+    """Integers → integers on the same grid: a maximum pool."""
+
+    name: str
+    source: str
+    apply: Callable[[Array], Array]
+    grid: Grid
+    shape: Shape
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class TableStep:
+    """Integers → integers by a table with an entry for each integer of the source's grid."""
+
+    name: str
+    source: str
+    table: NDArray[np.int32]
+    grid: Grid
+    shape: Shape
+
+
+@dataclass(frozen=True, eq=False)
+class FloatStep:
+    """Floats → floats, in float32: a layer, or a part of one, that training left float.
+
+    `sources` are names of steps, or accumulators that no quantizer rounds.
+    """
+
+    name: str
+    sources: tuple[str | Accumulator, ...]
+    apply: Callable[..., Array]
+    shape: Shape
+    label: str = ""
+
+
+Step = QuantizeStep | Requantize | MoveStep | TableStep | FloatStep
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A model in integers.
+
+    Attributes
+    ----------
+    inputs : mapping of str to tuple
+        Shape of each input, without the batch.
+    steps : tuple of Step
+        In order; a step's `name` is that of the tensor it makes.
+    outputs : tuple of str
+        Names of steps.
+    islands : mapping of str to str
+        Layers that run in float32, and what would have to be quantized to change that.
+    notes : tuple of str
+        Guards: what a deployment should know.
+    """
+
+    inputs: Mapping[str, Shape]
+    steps: tuple[Step, ...]
+    outputs: tuple[str, ...]
+    islands: Mapping[str, str]
+    notes: tuple[str, ...] = ()
+
+    def step(self, name: str) -> Step:
+        """Return the step that makes the tensor `name`."""
+        return next(step for step in self.steps if step.name == name)
+
+
+def sources(step: Step) -> list[str]:
+    """Return the names of what a step reads."""
+    if isinstance(step, Requantize):
+        return [term.source for term in step.value.terms]
+    if isinstance(step, FloatStep):
+        names: list[str] = []
+        for source in step.sources:
+            names += [source] if isinstance(source, str) else [t.source for t in source.terms]
+        return names
+    return [step.source]

@@ -1,0 +1,72 @@
+"""What can be done to a sum before it is rounded: moving it, pooling it, placing it in another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.integer.program import Accumulator, Activation, Linear, Normalization, Origin, Term
+
+Array = NDArray[Any]
+ZERO = np.zeros(())
+
+
+def can_pool(value: Accumulator) -> bool:
+    """Whether sums over a window can be taken before scaling: scales are the channels' own."""
+    return value.activation is None and all(term.scale.ndim <= 1 for term in value.terms)
+
+
+def moved(value: Accumulator, linear: Linear, factor: Any) -> Accumulator:
+    """Append an operation without weights to every term, and apply it to scales and offset."""
+    keeps_channels = linear.kind in ("pool_sum", "upsample") or (
+        linear.kind == "pad" and linear.shape[-1:] == value.shape[-1:]
+    )
+
+    def follow(array: Array) -> Array:
+        return _by_channel(linear.apply(np.broadcast_to(array, value.shape)[np.newaxis], None)[0])
+
+    terms = []
+    for term in value.terms:
+        stays = not term.scale.ndim or (term.scale.ndim == 1 and keeps_channels)
+        scale = (term.scale if stays else follow(term.scale)) * factor
+        terms.append(replace(term, ops=(*term.ops, linear), scale=np.asarray(scale)))
+    offset = np.asarray(follow(value.offset) * factor) if value.offset.any() else ZERO
+    activation = value.activation
+    if activation is not None and (np.ndim(activation.slope) or np.ndim(activation.limit)):
+        activation = Activation(
+            *(follow(np.asarray(part)) for part in (activation.slope, activation.limit))
+        )
+    return Accumulator(tuple(terms), offset, linear.shape, activation)
+
+
+def joined_activation(parts: list[Activation | None], lengths: list[int]) -> Activation | None:
+    """Return the activation of a concatenation of channels: each part keeps its own, if any."""
+    if all(part is None for part in parts):
+        return None
+    slopes = [1.0 if part is None else part.slope for part in parts]
+    limits = [np.inf if part is None else part.limit for part in parts]
+    if not any(map(np.ndim, slopes + limits)) and len({*slopes}) == len({*limits}) == 1:
+        return Activation(slopes[0], limits[0])
+    return Activation(_side_by_side(slopes, lengths), _side_by_side(limits, lengths))
+
+
+def _side_by_side(values: list[Any], lengths: list[int]) -> Array:
+    """Concatenate along the channels; a value without channels is every channel's."""
+    parts = zip(values, lengths, strict=True)
+    return np.concatenate([np.broadcast_to(v, np.shape(v) or (n,)) for v, n in parts], -1)
+
+
+def normalized(term: Term, normalization: Normalization) -> Origin | None:
+    """Return where a term comes from after a batch normalization, if it follows directly."""
+    if term.origin is None or term.ops[-1].weights is None:
+        return None
+    return replace(term.origin, normalizations=(*term.origin.normalizations, normalization))
+
+
+def _by_channel(array: Array) -> Array:
+    """Return one value for each channel, if that is all there is in an array."""
+    channels = array.reshape(-1, array.shape[-1])[0]
+    return channels if (array == channels).all() else array

@@ -1,0 +1,47 @@
+"""What a layer's output can be while a model is lowered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from qmath.integer.program import Accumulator, Grid, Shape
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Integers:
+    """A value that a step makes on a grid."""
+
+    name: str
+    grid: Grid
+    shape: Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Floats:
+    """A value that a step makes in float32."""
+
+    name: str
+    shape: Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Function:
+    """An elementwise function of integers: a table, if a quantizer follows."""
+
+    source: Integers
+    function: Callable[[Array], Array]
+    label: str
+
+    @property
+    def shape(self) -> Shape:
+        """Of the source."""
+        return self.source.shape
+
+
+Value = Integers | Floats | Accumulator | Function

@@ -1,0 +1,395 @@
+"""What TFLite makes of a quantized model: its converter's integers, and those its kernels compute.
+
+The interpreter runs every operation of a file and shows every tensor between them; `match` says
+which of these is which quantized tensor of a program. Integers are unsigned here, as TensorFlow
+counts them: TFLite's plus 128. ``python -m reference.tflite [MODEL …]`` prints how many integers
+differ from qmath's, operation by operation, each from TFLite's own previous ones;
+``python -m reference.tflite --golden`` writes ``golden/tflite.npz``, once.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reference import models  # before TensorFlow: it sets the environment
+
+# isort: split
+import flatbuffers
+import tensorflow as tf
+from tensorflow.lite.python import schema_py_generated as schema
+
+import qmath
+from qmath.integer.lower import lower
+from qmath.integer.program import FloatStep, Linear, Program, Requantize
+from qmath.integer.run import Executor
+from qmath.integer.tflite import Kernel, Stored, Tflite, Xnnpack, kernels
+from qmath.integer.tflite_kernels import quantization
+from reference import samples
+
+__all__ = [
+    "File",
+    "Operation",
+    "Weights",
+    "activations",
+    "build",
+    "convert",
+    "convert_function",
+    "match",
+    "packed",
+    "read",
+    "run",
+    "stored",
+    "weights",
+]
+
+PROFILES = {"reference": Tflite, "default": Xnnpack}
+BATCH, GOLDEN_IMAGES = 8, 16
+GOLDEN = Path(__file__).parent / "golden" / "tflite.npz"
+
+keras = tf.keras
+layers = keras.layers
+
+Array = NDArray[Any]
+Resolver = Literal["reference", "default"]
+
+_SIGN = np.int8(-128)  # flipping it adds 128
+_WEIGHTED = {
+    "CONV_2D": (0, 1, 2),
+    "DEPTHWISE_CONV_2D": (0, 1, 2),
+    "FULLY_CONNECTED": (0, 1, 2),
+    "TRANSPOSE_CONV": (2, 1, 3),
+}  # which inputs are the data, the weights and the bias
+_RESOLVERS = {
+    "reference": tf.lite.experimental.OpResolverType.BUILTIN_REF,
+    "default": tf.lite.experimental.OpResolverType.AUTO,
+}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of a file, its inputs and outputs as indexes of tensors."""
+
+    name: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class File:
+    """A converted model: its bytes with every int8 tensor among the outputs, and what is in it."""
+
+    content: bytes
+    operations: tuple[Operation, ...]
+    details: Mapping[int, Mapping[str, Any]]
+    constants: Mapping[int, Array]
+
+    def scales(self, tensor: int) -> NDArray[np.float32]:
+        """Return a tensor's scales, of shape ``()`` or ``(C,)``."""
+        scales = self.details[tensor]["quantization_parameters"]["scales"]
+        return scales if len(scales) > 1 else scales.reshape(())
+
+    def producer(self, tensor: int) -> Operation:
+        """Return the operation that computes a tensor, behind those that only rearrange it."""
+        found = next(op for op in self.operations if tensor in op.outputs)
+        return self.producer(found.inputs[0]) if found.name == "RESHAPE" else found
+
+
+def network() -> Any:
+    """Return a small network of every operation that TFLite computes with integers."""
+    image = x = layers.Input((24, 24, 3), name="image")
+    x = layers.Conv2D(16, 3, strides=2, padding="same", activation="relu")(x)
+    y = layers.DepthwiseConv2D(3, padding="same", use_bias=False)(x)
+    y = layers.ReLU(6.0)(layers.BatchNormalization()(y))
+    y = layers.BatchNormalization()(layers.Conv2D(16, 1)(y))
+    x = layers.Add()([x, y])
+    y = layers.Conv2D(16, (1, 3), dilation_rate=2, padding="same", use_bias=False)(x)
+    y = layers.ReLU()(layers.BatchNormalization()(y))
+    x = layers.ReLU()(layers.Add()([x, y]))
+    x = layers.ZeroPadding2D(((1, 0), (1, 2)))(x)
+    x = layers.MaxPooling2D(3, strides=1, padding="same")(x)
+    x = layers.Concatenate()(
+        [
+            layers.BatchNormalization()(layers.Conv2D(12, 3, padding="same")(x)),
+            layers.ReLU(6.0)(layers.BatchNormalization()(layers.Conv2D(8, 1, use_bias=False)(x))),
+        ]
+    )
+    x = layers.AveragePooling2D(3, strides=2, padding="same")(x)
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, padding="valid")(x)
+    x = layers.LeakyReLU(0.2)(x)
+    x = layers.Conv2DTranspose(8, 3, strides=2, padding="same")(x)
+    x = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(24, 3)(x)))
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Dense(10)(layers.Dense(32, activation="relu")(x))
+    return keras.Model(image, x, name="network")
+
+
+def build(name: str = "network") -> Any:
+    """Return a model with random weights and realistic ranges, and with no gamma of zero.
+
+    With one, the converter leaves a convolution float. `name` is `network`, or one of
+    `reference.models`.
+    """
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(1)
+    if name == "network":
+        model = models.default8(network())
+        models._randomize(model)
+    else:
+        model = models.build(name)
+    rng = np.random.default_rng(3)
+    for weight in model.weights:
+        values = weight.numpy()
+        if weight.name.endswith("gamma:0"):
+            weight.assign(np.where(values, values, 0.7))
+        elif weight.name.endswith("kernel:0") and values.ndim == 4:
+            noise = rng.normal(0, 0.2, values.shape)
+            weight.assign(np.where(values.any((0, 1, 2)), values, noise))
+    models._calibrate(model)
+    return model
+
+
+def convert(model: Any, batch: int) -> bytes:
+    """Return a Keras model as the TFLite converter writes it, integers from end to end.
+
+    The batch is fixed: XNNPACK leaves alone an operation whose shape is computed at run time.
+    """
+    shape = (batch, *model.input_shape[1:])
+    return convert_function(lambda x: model(x, training=False), shape, model)
+
+
+def convert_function(
+    function: Callable[[Any], Any], shape: Sequence[int], owner: Any = None
+) -> bytes:
+    """Return a function of one float tensor as the TFLite converter writes it."""
+    concrete = tf.function(function).get_concrete_function(tf.TensorSpec(shape, tf.float32))
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([concrete], owner)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return bytes(converter.convert())
+
+
+def packed(model: schema.ModelT) -> bytes:
+    """Return the bytes of a file, given as the schema's objects."""
+    builder = flatbuffers.Builder()
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def read(content: bytes) -> File:
+    """Return what a file holds."""
+    content = _with_every_output(content)
+    interpreter = _interpreter(content, "reference")
+    interpreter.allocate_tensors()
+    operations = tuple(
+        Operation(op["op_name"], tuple(map(int, op["inputs"])), tuple(map(int, op["outputs"])))
+        for op in interpreter._get_ops_details()
+    )
+    made = {tensor for op in operations for tensor in op.outputs}
+    details = {detail["index"]: detail for detail in interpreter.get_tensor_details()}
+    constants = {
+        i: interpreter.get_tensor(i)
+        for op in operations for i in op.inputs if i >= 0 and i not in made and details[i]["name"]
+        and i not in {d["index"] for d in interpreter.get_input_details()}
+    }  # fmt: skip
+    return File(content, operations, details, constants)
+
+
+def run(file: File, inputs: Mapping[str, Array], resolver: Resolver) -> dict[int, Array]:
+    """Return every int8 tensor that a file's operations compute, by index, unsigned.
+
+    Parameters
+    ----------
+    file : File
+    inputs : mapping of str to ndarray
+        Float data of the one input.
+    resolver : {"reference", "default"}
+        TFLite's reference kernels, or what it runs by default: XNNPACK and its optimized kernels.
+    """
+    interpreter = _interpreter(file.content, resolver)
+    (data,) = inputs.values()
+    (detail,) = interpreter.get_input_details()
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(detail["index"], data)
+    interpreter.invoke()
+    return {
+        detail["index"]: (interpreter.get_tensor(detail["index"]) ^ _SIGN).view(np.uint8)
+        for detail in interpreter.get_output_details()
+        if detail["dtype"] is np.int8
+    }
+
+
+def match(program: Program, file: File) -> dict[str, int]:
+    """Return the tensor of each quantized step: that of its scale, zero point and shape.
+
+    Where several have these, as around a maximum pool that keeps the shape, they are in the same
+    order. A step without a tensor is left out: the converter moves changes of grid around.
+    """
+    tensors: dict[Any, list[int]] = defaultdict(list)
+    for op in file.operations:
+        for tensor in op.outputs:
+            detail = file.details[tensor]
+            if detail["dtype"] is np.int8:
+                scale, zero_point = detail["quantization"]
+                key = np.float32(scale), zero_point, tuple(detail["shape"][1:])
+                tensors[key].append(tensor)
+    found: dict[str, int] = {}
+    for step in program.steps:
+        if not isinstance(step, FloatStep):
+            q = quantization(step.grid, step.name)
+            candidates = tensors[q.scale, q.zero_point, tuple(step.shape)]
+            if candidates:
+                found[step.name] = candidates.pop(0)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """An operation with weights: TFLite's integers and scales, and qmath's."""
+
+    step: str
+    kernel: Kernel
+    theirs: Array
+    ours: Array
+    stored: Stored
+
+
+def weights(program: Program, file: File) -> list[Weights]:
+    """Return the operations with weights that compute a program's steps, in order."""
+    tensors = match(program, file)
+    found: list[Weights] = []
+    for step in program.steps:
+        if not isinstance(step, Requantize) or step.name not in tensors:
+            continue
+        linears = {term.ops[0].name: term.ops[0] for term in step.value.terms if term.ops}
+        last = file.producer(tensors[step.name])
+        joined = map(file.producer, last.inputs) if last.name == "CONCATENATION" else [last]
+        theirs = [operation for operation in joined if operation.name in _WEIGHTED]
+        ours = [kernel for kernel in kernels(step) if kernel.weights]
+        for operation, kernel in zip(theirs, ours, strict=True):
+            _, weight, bias = (operation.inputs[i] for i in _WEIGHTED[operation.name])
+            assert kernel.bias is not None
+            integers = file.constants[bias] if bias >= 0 else np.zeros(kernel.bias.shape, np.int32)
+            found.append(Weights(
+                step.name, kernel, file.constants[weight],
+                _as_in_a_file(linears[kernel.weights], kernel),
+                Stored(file.scales(weight), integers),
+            ))  # fmt: skip
+    return found
+
+
+def stored(program: Program, file: File) -> dict[str, dict[str, Stored]]:
+    """Return the file's weight scales and biases, by step and by weight tensor."""
+    found: dict[str, dict[str, Stored]] = {}
+    for each in weights(program, file):
+        found.setdefault(each.step, {})[each.kernel.weights] = each.stored
+    return found
+
+
+def activations(
+    program: Program, file: File, inputs: Mapping[str, Array], resolver: Resolver, profile: Tflite
+) -> dict[str, dict[str, tuple[int, int]]]:
+    """Count the integers that differ, each operation starting from TFLite's own.
+
+    Returns
+    -------
+    dict of str to dict
+        By TFLite's operation and by step: how many integers there are, and how many differ.
+    """
+    tensors = match(program, file)
+    computed = run(file, inputs, resolver)
+    expected = {name: computed[tensor] for name, tensor in tensors.items()}
+    results = Executor(program, profile).run(inputs, forced=expected)
+    counts: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
+    for name, want in expected.items():
+        differing = int((results[name] != want).sum())
+        counts[file.producer(tensors[name]).name][name] = want.size, differing
+    return dict(counts)
+
+
+def _as_in_a_file(linear: Linear, kernel: Kernel) -> Array:
+    """Return an operation's integer weights as a TFLite file lays them out."""
+    values = np.asarray(linear.weights)
+    if linear.kind == "conv2d_transpose":
+        return values.transpose(2, 0, 1, 3) * np.reshape(kernel.weight_sign, (-1, 1, 1, 1))
+    if linear.kind == "depthwise_conv2d":
+        return values.reshape(1, *values.shape[:2], -1) * kernel.weight_sign
+    return np.moveaxis(values * kernel.weight_sign, -1, 0)
+
+
+def _interpreter(content: bytes, resolver: Resolver) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return tf.lite.Interpreter(
+            model_content=content, experimental_op_resolver_type=_RESOLVERS[resolver], num_threads=1
+        )
+
+
+def _with_every_output(content: bytes) -> bytes:
+    """Return a model whose int8 tensors are all outputs: delegates show no others."""
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    (graph,) = model.subgraphs
+    made = [tensor for op in graph.operators for tensor in op.outputs]
+    graph.outputs = [i for i in made if graph.tensors[i].type == schema.TensorType.INT8]
+    for signature in model.signatureDefs or ():
+        signature.outputs = []
+    return packed(model)
+
+
+def golden() -> dict[str, Array]:
+    """Return what TFLite makes of the sample ``default8`` and of some test images."""
+    model = samples.load("default8")
+    program = lower(qmath.from_keras(model))
+    images = np.load(samples.SAMPLES / "digits_test.npz")["images"][:GOLDEN_IMAGES]
+    file = read(convert(model, GOLDEN_IMAGES))
+    arrays: dict[str, Array] = {}
+    for each in weights(program, file):
+        name = each.kernel.weights
+        arrays[name] = each.theirs
+        arrays[f"{name}.scale"], arrays[f"{name}.bias"] = each.stored
+    for resolver in PROFILES:
+        computed = run(file, dict.fromkeys(program.inputs, images), resolver)
+        for step, tensor in match(program, file).items():
+            arrays[f"{resolver}/{step}"] = computed[tensor]
+    return arrays
+
+
+def main() -> None:
+    """Print the comparison for the models that the command line names, or write golden data."""
+    if sys.argv[1:] == ["--golden"]:
+        with GOLDEN.open("xb") as target:  # never over an existing file
+            np.savez_compressed(target, **golden())
+        return
+    for name in sys.argv[1:] or ["default8", "network"]:
+        model = samples.load(name) if name in samples.RECIPES else build(name)
+        program, file = lower(qmath.from_keras(model)), read(convert(model, BATCH))
+        found = weights(program, file)
+        biases = [each.stored.bias != each.kernel.bias for each in found]
+        wrong = [each.theirs != each.ours for each in found]
+        print(f"{name}: weights {_share(wrong)}, biases {_share(biases)} differ")
+        inputs = models.data(model, BATCH)
+        for resolver, profile in PROFILES.items():
+            for label, own in (("the file's scales", stored(program, file)), ("its own", None)):
+                counts = activations(program, file, inputs, resolver, profile(stored=own))
+                shares = (
+                    f"{op} {sum(n[1] for n in steps.values())} / "
+                    f"{sum(n[0] for n in steps.values()):,}" for op, steps in counts.items()
+                )  # fmt: skip
+                print(f"  {resolver} resolver, {profile.name} with {label}: {', '.join(shares)}")
+
+
+def _share(differing: Sequence[Array]) -> str:
+    return f"{sum(int(d.sum()) for d in differing)} / {sum(d.size for d in differing):,}"
+
+
+if __name__ == "__main__":
+    main()

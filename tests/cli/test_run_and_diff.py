@@ -1,0 +1,143 @@
+"""``qmath run`` and ``qmath diff`` on the samples."""
+
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import qmath
+from tests.cli.running import fails, run
+
+SAMPLES = Path("reference/samples")
+DATA = SAMPLES / "digits_test.npz"
+AVERAGE = "MovingAverageQuantizer(num_bits=4, per_axis=False, symmetric=False, narrow_range=False)"
+SETTINGS = [
+    *("--quantizer", f"MyConfig.activation={AVERAGE}"),
+    *("--quantizer", f"MyOutputConfig.output={AVERAGE}"),
+]
+
+
+def test_run_predicts_the_digits_and_writes_the_integers(tmp_path):
+    out = tmp_path / "out.npz"
+    result = run("run", SAMPLES / "integer4.h5", DATA, "-o", out, "--require-integer", *SETTINGS)
+    assert result.exit_code == 0, result.output
+    assert "accumulator bits" in result.stdout
+    written, data = np.load(out), np.load(DATA)
+    golden = np.load("reference/golden/samples.npz")["integer4/predictions"]
+    logits = written["output/dense/post_activation"]
+    np.testing.assert_array_equal(logits.argmax(1), golden.argmax(1))
+    assert (logits.argmax(1) == data["labels"]).mean() > 0.95
+    assert written["dense/post_activation"].dtype == np.uint8
+    assert written["dense/post_activation"].max() <= 15
+    assert written["relu6/output.shift"].shape == (16,)
+
+
+def test_the_constants_written_compute_what_was_written(tmp_path):
+    """Redo one layer with the file's numbers alone, as a user's kernel would."""
+    out, model = tmp_path / "out.npz", SAMPLES / "default8.h5"
+    assert run("run", model, DATA, "-o", out).exit_code == 0
+    found, exported = np.load(out), qmath.quantize_model(qmath.load(model)).tensors
+    source, target = exported["relu6/output"], exported["dense/post_activation"]
+    kernel = exported["dense/kernel"].values.astype(np.int64)
+    x = found["relu6/output"].reshape(360, -1).astype(np.int64) - source.zero_point
+    total = (x @ kernel) * found["dense/post_activation.multiplier"]
+    total = (total + found["dense/post_activation.addend"]) >> found["dense/post_activation.shift"]
+    expected = np.clip(total + target.zero_point, 0, 255)
+    np.testing.assert_array_equal(found["dense/post_activation"], expected)
+
+
+@pytest.mark.parametrize("profile", ["exact", "integer", "tflite", "xnnpack"])
+def test_every_profile_runs(profile):
+    result = run("run", SAMPLES / "default8.h5", DATA, "--profile", profile)
+    assert result.exit_code == 0, result.output
+    assert "dense/post_activation: 360 examples of shape (10,)" in result.stdout
+
+
+def test_diff_of_profiles():
+    result = run("diff", SAMPLES / "default8.h5", DATA, "--against", "exact")
+    assert result.exit_code == 0, result.output
+    assert "equal: no layer's own arithmetic differs" in result.stdout
+    result = run(
+        "diff", SAMPLES / "default8.h5", DATA, "--profile", "tflite", "--rounding", "double"
+    )
+    assert result.exit_code == 1
+    assert "first to differ: conv1/post_activation" in result.stdout
+    assert " steps from its tie" in result.stdout
+    assert "and 299 further elements" in result.stdout
+
+
+def test_diff_against_a_dump(tmp_path):
+    model, dump = SAMPLES / "integer4.h5", tmp_path / "dump.npz"
+    quantizer = qmath.MovingAverageQuantizer(4, False, False, False)
+    settings = {"MyConfig.activation": quantizer, "MyOutputConfig.output": quantizer}
+    result = qmath.run(model, np.load(DATA)["images"], quantizers=settings)
+    grids = {step.name: step.grid for step in result.program.steps}
+    reals = {name: grids[name].dequantize(values) for name, values in result.integers.items()}
+    np.savez(dump, **reals)
+    assert run("diff", model, DATA, "--against", dump, *SETTINGS).exit_code == 0
+    reals["relu6/output"].flat[0] += np.float32(grids["relu6/output"].scale)
+    np.savez(dump, **reals)
+    result = run("diff", model, DATA, "--against", dump, *SETTINGS)
+    assert result.exit_code == 1
+    assert "first to differ: relu6/output" in result.stdout
+    reals["relu6/output"].flat[0] += 1e-3
+    np.savez(dump, **reals)
+    message = fails("diff", model, DATA, "--against", dump, *SETTINGS)
+    assert "relu6/output" in message
+    assert "was it made from this model?" in message
+
+
+def test_settings_that_are_missing_are_asked_for_and_can_be_pasted():
+    message = fails("run", SAMPLES / "question.h5", DATA)
+    option = message[message.index("--quantizer") : message.index(" (4 is")]
+    assert run("run", SAMPLES / "question.h5", DATA, *shlex.split(option)).exit_code == 0
+
+
+def test_float_islands_are_listed_or_refused():
+    arguments = ["run", SAMPLES / "question.h5", DATA, *SETTINGS[:2]]
+    result = run(*arguments)
+    assert result.exit_code == 0
+    assert "in float32: dense; quantize its weights and its input" in result.stdout
+    message = fails(*arguments, "--require-integer")
+    assert "these layers run in float32: dense: quantize its weights" in message
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        (
+            {"x": np.zeros((3, 8, 8))},
+            "needs image of shape (N, 8, 8, 1); the file holds x",
+        ),
+        ({"x": np.zeros((2, 8, 8, 1)), "y": np.zeros((2, 8, 8, 1))}, "the file holds x of shape"),
+        (
+            {"x": np.full((3, 8, 8, 1), 200.0)},
+            "100% of the data lie outside the range [0, 1]",
+        ),
+        ({"x": np.full((3, 8, 8, 1), np.nan)}, "the input at (0, 0, 0, 0) is NaN"),
+        ({"image": np.full((3, 8, 8, 1), 1j)}, "the data must be numbers, got dtype complex128"),
+        ({}, "the file holds nothing"),
+    ],
+)
+def test_data_that_do_not_fit(tmp_path, arrays, words):
+    np.savez(tmp_path / "data.npz", **arrays)
+    assert words in fails("run", SAMPLES / "default8.h5", tmp_path / "data.npz")
+
+
+def test_files_that_are_no_data(tmp_path):
+    assert "no such file" in fails("run", SAMPLES / "default8.h5", tmp_path / "x.npz")
+    (tmp_path / "x.npz").write_text("text")
+    assert "not an .npz or .npy" in fails("run", SAMPLES / "default8.h5", tmp_path / "x.npz")
+    np.savez(tmp_path / "x.npz", x=np.array([{}], dtype=object))
+    assert "not an .npz or .npy" in fails("run", SAMPLES / "default8.h5", tmp_path / "x.npz")
+
+
+def test_options_that_do_not_fit(tmp_path):
+    model = SAMPLES / "default8.h5"
+    assert "multiplier_bits must be 8 to 31" in fails("run", model, DATA, "--multiplier-bits", 7)
+    message = fails("run", model, DATA, "--profile", "exact", "--multiplier-bits", 8)
+    assert "the profile 'exact' has no option 'multiplier_bits'" in message
+    (tmp_path / "out.npz").write_text("precious")
+    assert "exists" in fails("run", model, DATA, "-o", tmp_path / "out.npz")
+    assert (tmp_path / "out.npz").read_text() == "precious"

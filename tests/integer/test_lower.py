@@ -1,0 +1,173 @@
+"""Guards and refusals of the lowering, on models made by hand; real ones are in the parity part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import qmath
+from qmath import Graph, Node, QatModel, QatTensor, QuantSpec
+from qmath.errors import MissingSettingsError, QmathError
+from qmath.integer.api import constants, program_of
+from qmath.integer.lower import lower
+from qmath.integer.program import Program, Requantize
+from qmath.integer.run import Executor
+
+WEIGHT = QuantSpec("LastValueQuantizer", 4, per_axis=True, symmetric=True, narrow_range=True)
+RANGE = QuantSpec("MovingAverageQuantizer", 8, per_axis=False, narrow_range=False)
+KERNEL = np.float32([[0.5, 1.0, -1.0], [-0.5, 0.25, 0.0]])
+
+
+def ranged(name: str, low: float, high: float, spec: QuantSpec = RANGE) -> QatTensor:
+    return QatTensor(name, "output", None, np.float32(low), np.float32(high), spec)
+
+
+def model(
+    *layers: tuple[str, dict[str, Any]], kernel: np.ndarray = KERNEL, **tensors: Any
+) -> QatModel:
+    """Return input → quantizer → dense → `layers`, each quantized where `tensors` say so."""
+    limit = np.abs(kernel).max(0)
+    spec = tensors.pop("spec", WEIGHT)
+    found = [
+        ranged("quantize/output", -1.0, 1.0),
+        QatTensor("dense/kernel", "weight", kernel, -limit, limit, spec),
+        QatTensor("dense/bias", "float", np.float32([0.1, 0.2, 0.3])),
+    ]
+    found += [ranged(f"{name}/output", *ends) for name, ends in tensors.pop("ranges", {}).items()]
+    found += [QatTensor(name, "float", values) for name, values in tensors.items()]
+    nodes = [
+        Node("image", "image", "InputLayer", (), {"batch_input_shape": [None, 2]}),
+        Node("quantize", "quantize", "QuantizeLayer", ("image",), {}),
+        Node("dense", "dense", "Dense", ("quantize",), {"activation": "linear"}, "MyConfig"),
+    ]
+    for class_name, config in layers:
+        name = f"layer{len(nodes)}"
+        nodes.append(Node(name, name, class_name, (nodes[-1].name,), config))
+    graph = Graph(tuple(nodes), ("image",), (nodes[-1].name,))
+    return QatModel({tensor.name: tensor for tensor in found}, graph, source="model.h5")
+
+
+NORMALIZATION = {
+    "layer3/gamma": np.float32([1.0, -2.0, 0.0]),
+    "layer3/beta": np.float32([0.0, 0.5, -0.25]),
+    "layer3/moving_mean": np.float32([0.1, 0.0, 0.2]),
+    "layer3/moving_variance": np.float32([1.0, 0.25, 4.0]),
+}
+
+
+def result(program: Program, x: np.ndarray) -> np.ndarray:
+    return Executor(program).run({"image": x})[program.outputs[0]]
+
+
+def test_batch_normalization_is_folded_exactly() -> None:
+    of = model(
+        ("BatchNormalization", {"epsilon": 1e-3}), ("ReLU", {"max_value": 6.0}),
+        ranges={"layer4": (0.0, 6.0)}, **NORMALIZATION,
+    )  # fmt: skip
+    program = lower(of)
+    assert [type(step).__name__ for step in program.steps] == ["QuantizeStep", "Requantize"]
+    assert not program.islands
+    x = np.random.default_rng(0).uniform(-1, 1, (500, 2)).astype(np.float32)
+    real = qmath.fake_quant_with_min_max_vars(x, -1, 1).astype(np.float64)
+    real = real @ of.tensors["dense/kernel"].quantize().dequantize() + [0.1, 0.2, 0.3]
+    g, b, m, v = NORMALIZATION.values()
+    real = np.clip((real - m) / np.sqrt(v + 1e-3) * g + b, 0, 6)
+    scale = np.float32(6) / np.float32(255)
+    np.testing.assert_array_equal(result(program, x), np.floor(real / scale + 0.5))
+
+
+def test_tiny_gamma_is_noted() -> None:
+    of = model(("BatchNormalization", {}), ranges={"layer3": (-6.5, 6.0)}, **NORMALIZATION)
+    (note,) = lower(of).notes
+    assert note.startswith("layer3: gamma is zero or tiny in 1 of 3 channels ([2]")
+
+
+def test_dead_channels_are_noted_and_give_their_bias() -> None:
+    kernel = KERNEL * np.float32([1, 0, 1])
+    program = lower(model(kernel=kernel, ranges={"dense": (-2.0, 2.0)}))
+    (note,) = program.notes
+    assert note.startswith("dense/kernel: 1 of 3 channels are dead")
+    q = result(program, np.random.default_rng(0).uniform(-1, 1, (50, 2)))
+    assert (q[:, 1] == q[0, 1]).all()
+    grid = program.steps[-1].grid
+    assert abs(grid.dequantize(q)[0, 1] - 0.2) <= grid.scale / 2
+
+
+def test_untrained_ranges_are_noted_or_refused() -> None:
+    (note,) = lower(model(ranges={"dense": (-6.0, 6.0)})).notes
+    assert "dense/output: its range is the initial one, [-6, 6], so it was never trained" in note
+    with pytest.raises(QmathError, match=r"dense/output: its range is \[0, 0\], so it was never"):
+        lower(model(ranges={"dense": (0.0, 0.0)}))
+
+
+def test_unknown_settings_are_asked_for() -> None:
+    unknown = QuantSpec(per_axis=True)
+    with pytest.raises(MissingSettingsError, match="settings of dense/kernel are in no file"):
+        lower(model(spec=unknown))
+
+
+def test_what_cannot_be_run_is_named() -> None:
+    with pytest.raises(QmathError, match=r"model\.h5: the file holds no layers"):
+        lower(QatModel({}, None, source="model.h5"))
+    for layer, words in (
+        (("Lambda", {}), "layer3: layers of class Lambda are not supported"),
+        (("Activation", {"activation": "mish"}), "layer3: the activation 'mish' is not supported"),
+        (("ReLU", {"threshold": 1.0}), "layer3: a ReLU with a threshold is not supported"),
+        (("Reshape", {}), r"layer3: the config of this Reshape is not understood"),
+    ):
+        with pytest.raises(QmathError, match=words):
+            lower(model(layer))
+
+
+def test_an_open_input_shape_is_asked_for() -> None:
+    of = model()
+    assert of.graph is not None
+    nodes = [
+        Node(n.name, n.layer, n.class_name, n.inputs, {"batch_input_shape": [None, None]})
+        if n.class_name == "InputLayer" else n
+        for n in of.graph.nodes
+    ]  # fmt: skip
+    opened = QatModel(of.tensors, Graph(tuple(nodes), ("image",), ("dense",)), source="m")
+    with pytest.raises(QmathError, match="image: the model leaves its input's shape open"):
+        lower(opened)
+    assert lower(opened, {"image": (2,)}).inputs == {"image": (2,)}
+
+
+def test_float_islands_are_named_with_their_remedy() -> None:
+    of = model(("Dense", {}), **{"layer3/kernel": np.ones((3, 2), np.float32)})
+    assert program_of(of).islands == {
+        "layer3": "quantize its weights and its input, the output of dense"
+    }
+    with pytest.raises(QmathError, match="these layers run in float32: layer3: quantize its"):
+        program_of(of, require_integer=True)
+
+
+def test_accumulator_widths_are_proved_from_the_integers() -> None:
+    program = lower(model(ranges={"dense": (-2.0, 2.0)}))
+    (fixed,) = constants(program)["dense/output"]
+    step = next(step for step in program.steps if isinstance(step, Requantize))
+    weights = step.value.terms[0].ops[0].weights
+    assert weights is not None
+    largest = (np.abs(weights) * 128).sum(0).max()
+    assert fixed.accumulator_bits == (int(largest).bit_length() + 1,)
+    assert fixed.multipliers[0].shape == fixed.shift.shape == (3,)
+
+
+def test_wrong_data_are_refused() -> None:
+    executor = Executor(lower(model()))
+    for x, words in (
+        (np.zeros((4, 3)), r"image: the data must have shape \(N, 2\), got \(4, 3\)"),
+        (np.zeros(2), r"got \(2,\)"),
+        (np.full((4, 2), "a"), "the data must be numbers, got dtype <U1"),
+        (np.full((4, 2), 255.0), r"image: 100% of the data lie outside the range \[-1, 1\]"),
+        (np.full((4, 2), np.nan), "NaN"),
+    ):
+        with pytest.raises(QmathError, match=words):
+            executor.run({"image": x})
+    with pytest.raises(
+        QmathError, match=r"the model's inputs are \['image'\], the data has \['x'\]"
+    ):
+        executor.run({"x": np.zeros((4, 2))})
+    assert executor.run({"image": np.zeros((0, 2))})["quantize/output"].shape == (0, 2)

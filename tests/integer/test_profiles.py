@@ -1,0 +1,94 @@
+"""Rounding: float64 and fixed point agree but for ties, and constants never overflow."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qmath.errors import QmathError
+from qmath.integer.profiles import Exact, Integer
+from qmath.integer.program import Accumulator, Activation, Grid, Requantize, Term
+from qmath.integer.registry import profile_named
+
+widths = st.integers(2, 16)
+scales = st.floats(2.0**-40, 2.0**10)
+ACTIVATIONS = [None, Activation(), Activation(limit=6.0), Activation(slope=0.3)]
+
+
+def step(
+    scale: float, offset: float, num_bits: int, zero_point: int, activation: Activation | None
+) -> Requantize:
+    """Return a step with one term of `scale`, onto a grid of scale 0.5."""
+    grid = Grid(0.5, zero_point, 0, 2**num_bits - 1, num_bits, 0.0, 1.0)
+    term = Term("x", (), np.float64(scale), grid)
+    return Requantize("y", Accumulator((term,), np.float64(offset), (), activation), grid)
+
+
+def real(a: int, scale: float, offset: float, activation: Activation | None) -> Fraction:
+    """Return the exact result in steps of the output."""
+    y = Fraction(a) * Fraction(scale) + Fraction(offset)
+    if activation is not None:
+        y = max(y, 0) + Fraction(activation.slope) * min(y, 0)
+        if np.isfinite(activation.limit):
+            y = min(y, Fraction(activation.limit))
+    return y / Fraction(1, 2)
+
+
+@given(
+    scales, st.floats(-100, 100), widths, st.sampled_from(ACTIVATIONS),
+    st.lists(st.integers(-(2**23), 2**23), min_size=1, max_size=20), st.data(),
+)  # fmt: skip
+def test_profiles_round_the_real_result(
+    scale: float, offset: float, num_bits: int, activation: Activation | None, a: list[int],
+    data: st.DataObject,
+) -> None:  # fmt: skip
+    zero_point = data.draw(st.integers(0, 2**num_bits - 1))
+    y = step(scale, offset, num_bits, zero_point, activation)
+    sums = [np.array(a, np.float64)]
+    low, high = y.grid.limits
+    fixed_point = Integer().constants(y, [(-(2**23), 2**23)])[0]
+    for profile in (Exact(), Integer()):
+        found = profile.requantize(y, sums, [(-(2**23), 2**23)])
+        slack = Fraction(float(fixed_point.error)) if profile.name == "integer" else Fraction(0)
+        for value, accumulator in zip(found, a, strict=True):
+            exact = real(accumulator, scale, offset, activation)
+            nearest = min(max(exact, low), high)
+            assert low <= value <= high
+            error = Fraction(1, 2) + slack + abs(exact) * Fraction(1, 2**50)
+            assert abs(int(value) - nearest) <= error
+
+
+@given(st.floats(2.0**-30, 1.0), st.floats(-1e4, 1e4), st.integers(8, 31), st.integers(1, 2**30))
+def test_fixed_point_constants_fit_their_widths(
+    scale: float, offset: float, multiplier_bits: int, largest: int
+) -> None:
+    y = step(scale, offset, 8, 0, None)
+    (fixed,) = Integer(multiplier_bits).constants(y, [(-largest, largest)])
+    assert all((np.abs(m) <= 2**multiplier_bits).all() for m in fixed.multipliers)
+    assert (fixed.shift >= 1).all()
+    assert abs(largest * int(fixed.multipliers[0])) + abs(int(fixed.addend)) < 2**63
+    exact = Fraction(scale) * 2
+    error = abs(Fraction(int(fixed.multipliers[0]), 2 ** int(fixed.shift)) - exact) * largest
+    assert error <= Fraction(float(fixed.error))
+
+
+def test_half_is_rounded_up() -> None:
+    y = step(0.25, 0.0, 8, 128, None)  # half a step for each unit
+    for profile in (Exact(), Integer()):
+        found = profile.requantize(y, [np.array([-3.0, -1.0, 1.0, 3.0])], [(-3, 3)])
+        assert found.tolist() == [-1, 0, 1, 2]
+
+
+def test_refusals() -> None:
+    with pytest.raises(QmathError, match="multiplier_bits must be 8 to 31, got 7"):
+        Integer(7)
+    with pytest.raises(QmathError, match="leaves no bits for rounding"):
+        Integer().constants(step(1e12, 0.0, 8, 0, None), [(-(2**30), 2**30)])
+    with pytest.raises(QmathError, match="there is no profile 'fast'; use one of: exact, integer"):
+        profile_named("fast")
+    with pytest.raises(QmathError, match="the profile 'exact' has no option 'multiplier_bits'"):
+        profile_named("exact", multiplier_bits=8)

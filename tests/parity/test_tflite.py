@@ -1,0 +1,292 @@
+"""The `tflite` and `xnnpack` profiles against TFLite's converter and its two resolvers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import qmath
+from qmath.affine import scale_and_zero_point
+from qmath.integer import tflite_kernels
+from qmath.integer.lower import lower
+from qmath.integer.program import (
+    Accumulator,
+    Activation,
+    Grid,
+    Linear,
+    Origin,
+    Requantize,
+    Term,
+)
+
+tf = pytest.importorskip("tensorflow")
+tflite = pytest.importorskip("reference.tflite")
+
+RESOLVERS = ("reference", "default")
+MODELS = ("default8", "network")
+OPERATIONS = {
+    "default8": {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"},
+    "network": {
+        "ADD", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "LEAKY_RELU",
+        "MAX_POOL_2D", "MEAN", "PAD", "QUANTIZE", "TRANSPOSE_CONV",
+    },
+}  # fmt: skip
+PADS = {"pads": ((0, 0), (0, 0))}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def deployed(request):
+    name = request.param
+    model = tflite.samples.load(name) if name == "default8" else tflite.build(name)
+    program = lower(qmath.from_keras(model))
+    file = tflite.read(tflite.convert(model, tflite.BATCH))
+    return name, program, file, tflite.models.data(model, tflite.BATCH)
+
+
+def test_integers_of_weights_and_biases(deployed):
+    _, program, file, _ = deployed
+    differing = []
+    for each in tflite.weights(program, file):
+        np.testing.assert_array_equal(each.theirs, each.ours)
+        differing.append(each.stored.bias - each.kernel.bias)
+        ulps = np.int64(1) * bits(each.stored.weight_scale) - bits(each.kernel.weight_scale)
+        assert np.abs(ulps).max() <= 4  # the converter's reciprocal square root
+    biases = np.concatenate(differing)
+    assert np.abs(biases).max() <= 1
+    assert np.count_nonzero(biases) <= len(biases) / 100
+
+
+def test_integers_and_scales_with_the_converter_s_reciprocal_square_root(deployed, monkeypatch):
+    _, program, file, _ = deployed
+    monkeypatch.setattr(tflite_kernels, "reciprocal_sqrt", lambda x: tf.math.rsqrt(x).numpy())
+    found = tflite.weights(program, file)
+    assert found
+    for each in found:
+        stored, kernel = each.stored, each.kernel
+        np.testing.assert_array_equal(stored.bias, kernel.bias)
+        np.testing.assert_array_equal(bits(stored.weight_scale), bits(kernel.weight_scale))
+
+
+@pytest.mark.parametrize("resolver", RESOLVERS)
+def test_activations(deployed, resolver):
+    name, program, file, inputs = deployed
+    profile = tflite.PROFILES[resolver](stored=tflite.stored(program, file))
+    counts = tflite.activations(program, file, inputs, resolver, profile)
+    counts["QUANTIZE"].pop("quantize_layer/output")  # of floats: not a profile's matter
+    assert {op for op, steps in counts.items() if steps} == OPERATIONS[name]
+    differing = {step: n for steps in counts.values() for step, n in steps.items() if n[1]}
+    assert not differing
+
+
+@pytest.mark.parametrize("resolver", RESOLVERS)
+def test_activations_with_scales_of_one_s_own(deployed, resolver):
+    _, program, file, inputs = deployed
+    counts = tflite.activations(program, file, inputs, resolver, tflite.PROFILES[resolver]())
+    counts["QUANTIZE"].pop("quantize_layer/output")
+    elements, differing = np.sum([n for steps in counts.values() for n in steps.values()], axis=0)
+    assert differing <= elements / 100_000
+
+
+# ---- one operation at a time, with quotients of scales that make ties frequent
+
+
+SIXTEENTHS = (-8.0, 7.9375)  # a scale of 2**-4
+EIGHTHS = (-16.0, 15.875)
+ODD = (-1.3, 2.7)
+WEIGHTS = np.random.default_rng(0).integers(-3, 4, (16, 8)).astype(np.float32) / 16
+
+
+@pytest.mark.parametrize("resolver", RESOLVERS)
+@pytest.mark.parametrize("output", [EIGHTHS, SIXTEENTHS, (0.0, 15.9375), ODD])
+@pytest.mark.parametrize("kind", ["dense", "conv2d", "depthwise_conv2d"])
+def test_ties_of_an_operation_with_weights(kind, output, resolver):
+    weights = WEIGHTS.reshape(1, 1, 16, 8)
+    if kind == "depthwise_conv2d":
+        weights = weights[:, :, :, :1]
+    relu = output[0] == 0
+
+    def function(x):
+        w = fake_quantized(tf.constant(weights), (-7.9375, 7.9375), narrow_range=True)
+        x = fake_quantized(x, SIXTEENTHS)
+        if kind == "dense":
+            y = tf.matmul(x, tf.reshape(w, (16, 8)))
+        elif kind == "conv2d":
+            y = tf.nn.conv2d(x, w, 1, "VALID")
+        else:
+            y = tf.nn.depthwise_conv2d(x, w, (1, 1, 1, 1), "VALID")
+        return fake_quantized(tf.nn.relu(y) if relu else y, output)
+
+    data = random((256, 16) if kind == "dense" else (16, 4, 4, 16), SIXTEENTHS)
+    op = {"dense": "FULLY_CONNECTED", "conv2d": "CONV_2D"}.get(kind, "DEPTHWISE_CONV_2D")
+    (x,), want = run(function, data, resolver, op)
+    integers = (weights * 16).astype(np.int64)
+    if kind == "depthwise_conv2d":
+        total = x * integers.reshape(16)
+    else:
+        integers = integers.reshape(16, 8) if kind == "dense" else integers
+        total = x @ integers.reshape(16, 8)
+    linear = Linear(kind, np.multiply, total.shape[1:], integers)
+    origin = Origin(np.float64(15.875), 254, np.zeros((), np.float32))
+    source = grid(*SIXTEENTHS)
+    term = Term("x", (linear,), np.float64(source.scale / 16), source, origin)
+    check([term], output, Activation() if relu else None, [total], want, resolver)
+
+
+@pytest.mark.parametrize("resolver", RESOLVERS)
+@pytest.mark.parametrize("output", [EIGHTHS, SIXTEENTHS, ODD])
+@pytest.mark.parametrize("size", [(2, 3), (4, 4), (7, 7)])
+def test_ties_of_a_mean(size, output, resolver):
+    def function(x):
+        return fake_quantized(tf.reduce_mean(fake_quantized(x, SIXTEENTHS), (1, 2)), output)
+
+    (x,), want = run(function, random((64, *size, 8), SIXTEENTHS), resolver, "MEAN")
+    source, count = grid(*SIXTEENTHS), size[0] * size[1]
+    linear = Linear("pool_sum", np.sum, (8,), gain=count, attributes={"global": True})
+    term = Term("x", (linear,), np.float64(source.scale / count), source)
+    check([term], output, None, [x.sum((1, 2))], want, resolver)
+
+
+@pytest.mark.parametrize("resolver", RESOLVERS)
+@pytest.mark.parametrize("output", [EIGHTHS, (-4.0, 3.96875), ODD])
+@pytest.mark.parametrize("size", [2, 3])
+def test_ties_of_an_average_pool_and_a_change_of_grid(size, output, resolver):
+    def function(x):
+        x = fake_quantized(x, SIXTEENTHS)
+        return fake_quantized(tf.nn.avg_pool2d(x, size, size, "VALID"), output)
+
+    data = random((8, 4 * size, 4 * size, 8), SIXTEENTHS)
+    (x,), want = run(function, data, resolver, "AVERAGE_POOL_2D", "QUANTIZE")
+    source = grid(*SIXTEENTHS)
+    linear = Linear("pool_sum", np.sum, (4, 4, 8), gain=size**2)
+    term = Term("x", (linear,), np.float64(source.scale / size**2), source)
+    total = x.reshape(8, 4, size, 4, size, 8).sum((2, 4))
+    check([term], output, None, [total], want, resolver)
+
+
+@pytest.mark.parametrize("resolver", RESOLVERS)
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("output", [EIGHTHS, SIXTEENTHS, ODD])
+@pytest.mark.parametrize("other", [SIXTEENTHS, EIGHTHS, (-0.4, 1.1)])
+def test_ties_of_a_sum(other, output, relu, resolver):
+    def function(x):
+        total = fake_quantized(x, SIXTEENTHS) + fake_quantized(x * x[:, ::-1], other)
+        return fake_quantized(tf.nn.relu(total) if relu else total, output)
+
+    (a, b), want = run(function, random((4096, 8), SIXTEENTHS), resolver, "ADD")
+    sources = grid(*SIXTEENTHS), grid(*other)
+    terms = [Term(name, (), np.float64(g.scale), g) for name, g in zip("ab", sources, strict=True)]
+    check(terms, output, Activation() if relu else None, [a, b], want, resolver)
+
+
+@pytest.mark.parametrize("resolver", RESOLVERS)
+@pytest.mark.parametrize("output", [EIGHTHS, (-4.0, 3.96875), ODD])
+def test_ties_of_a_leaky_relu(output, resolver):
+    def function(x):
+        return fake_quantized(tf.nn.leaky_relu(fake_quantized(x, SIXTEENTHS), 0.3), output)
+
+    (x,), want = run(function, random((1024, 8), SIXTEENTHS), resolver, "LEAKY_RELU")
+    source = grid(*SIXTEENTHS)
+    term = Term("x", (), np.float64(source.scale), source)
+    check([term], output, Activation(slope=0.3), [x], want, resolver)
+
+
+def test_a_dead_channel_saturates_its_bias_as_the_converter_s():
+    kernel = np.stack([WEIGHTS[:, 0], np.zeros(16, np.float32)], 1).reshape(1, 1, 16, 2)
+    limits = np.float32([7.9375, 0.0])
+
+    def function(x):
+        w = tf.quantization.fake_quant_with_min_max_vars_per_channel(
+            tf.constant(kernel), -limits, limits, 8, narrow_range=True
+        )
+        y = tf.nn.conv2d(fake_quantized(x, SIXTEENTHS), w, 1, "VALID") + tf.constant([0.25, 0.75])
+        return fake_quantized(y, ODD)
+
+    file = tflite.read(tflite.convert_function(function, (1, 4, 4, 16)))
+    operation = next(op for op in file.operations if op.name == "CONV_2D")
+    linear = Linear("conv2d", np.multiply, (4, 4, 2), (kernel * 16).astype(np.int64))
+    origin = Origin(2 * limits.astype(np.float64), 254, np.float32([0.25, 0.75]))
+    source = grid(*SIXTEENTHS)
+    term = Term("x", (linear,), np.float64([1.0, 0.0]), source, origin)
+    step = Requantize("y", Accumulator((term,), np.zeros(()), (4, 4, 2)), grid(*ODD))
+    (ours,) = tflite.kernels(step)
+    np.testing.assert_array_equal(file.constants[operation.inputs[2]], ours.bias)
+    np.testing.assert_array_equal(bits(file.scales(operation.inputs[1])), bits(ours.weight_scale))
+    assert ours.bias[1] == 2**31 - 1  # 0.75 is 3e9 steps of 2.5e-10
+
+
+@pytest.mark.parametrize(("resolver", "expected"), [("reference", -119), ("default", -120)])
+def test_the_convolution_of_tensorflow_102943(resolver, expected):
+    # An accumulator of 585, which a user's Python took to -119 and TFLite to -120.
+    def function(x):
+        w = fake_quantized(tf.fill((1, 1, 5, 1), 1.0), (-1.0, 1.0), narrow_range=True)
+        y = tf.nn.conv2d(fake_quantized(x, SIXTEENTHS), w, 1, "VALID")
+        return fake_quantized(y, ODD)
+
+    content = tflite.convert_function(function, (1, 1, 1, 5))
+    model = tflite.schema.ModelT.InitFromPackedBuf(content, 0)
+    (graph,) = model.subgraphs
+    conv = next(op for op in graph.operators if len(op.inputs) == 3)
+    numbers = zip(
+        (conv.inputs[0], conv.inputs[1], conv.outputs[0]),
+        (0.05296124517917633, 0.024093778803944588, 0.11484327912330627),
+        (-124, 0, -126),
+        strict=True,
+    )
+    for tensor, scale, zero_point in numbers:
+        quantization = graph.tensors[tensor].quantization
+        quantization.scale, quantization.zeroPoint = [scale], [zero_point]
+    weights = model.buffers[graph.tensors[conv.inputs[1]].buffer]
+    weights.data = np.full(5, 117, np.uint8)
+    file = tflite.read(tflite.packed(model))
+    data = np.full((1, 1, 1, 5), 0.05296124517917633, np.float32)  # one step above the zero point
+    computed = tflite.run(file, {"x": data}, resolver)
+    assert computed[conv.outputs[0]].item() - 128 == expected
+
+
+# ---- helpers
+
+
+def bits(scales):
+    return np.ascontiguousarray(scales, np.float32).view(np.int32)
+
+
+def random(shape, limits):
+    values = np.random.default_rng(1).uniform(*limits, shape)
+    return (values * np.random.default_rng(2).uniform(0.05, 1, (shape[0], *(1,) * (len(shape) - 1)))
+            ).astype(np.float32)  # fmt: skip
+
+
+def fake_quantized(x, limits, narrow_range=False):
+    return tf.quantization.fake_quant_with_min_max_args(x, *limits, 8, narrow_range)
+
+
+def grid(low, high):
+    ends = np.float32(low), np.float32(high)
+    scale, zero_point = scale_and_zero_point(*ends, 8, narrow_range=False, signed=False, name="x")
+    return Grid(float(scale), int(zero_point), 0, 255, 8, *map(float, ends))
+
+
+def run(function, data, resolver, op, last=None):
+    """Return an operation's inputs relative to their zero points, and its signed output."""
+    file = tflite.read(tflite.convert_function(function, data.shape))
+    computed = tflite.run(file, {"x": data}, resolver)
+    operation = [each for each in file.operations if each.name == op][-1]
+    output = operation.outputs[0]
+    if last:
+        output = next(
+            each for each in file.operations if each.name == last and output in each.inputs
+        ).outputs[0]
+    inputs = [
+        computed[i].astype(np.int64) - 128 - file.details[i]["quantization"][1]
+        for i in operation.inputs if i in computed
+    ]  # fmt: skip
+    return inputs, computed[output].astype(np.int64) - 128
+
+
+def check(terms, output, activation, sums, want, resolver):
+    value = Accumulator(tuple(terms), np.zeros(()), want.shape[1:], activation)
+    step = Requantize("y", value, grid(*output))
+    got = tflite.PROFILES[resolver]().requantize(step, sums, [])
+    zero_point = step.grid.zero_point - 128
+    assert np.unique(want).size > 15
+    np.testing.assert_array_equal(got + zero_point, want)

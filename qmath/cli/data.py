@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from qmath.errors import FileFormatError
 from qmath.integer.program import Program
 
-__all__ = ["read_arrays", "read_inputs"]
+__all__ = ["chosen_inputs", "read_arrays", "shapes"]
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -36,7 +37,14 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         ) from error
 
 
-def read_inputs(path: Path, program: Program) -> dict[str, NDArray[Any]]:
+def shapes(arrays: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
+    """Return the arrays' shapes without the batch, for a model that leaves its inputs' open."""
+    return {name: x.shape[1:] for name, x in arrays.items()}
+
+
+def chosen_inputs(
+    path: Path, arrays: dict[str, NDArray[Any]], program: Program
+) -> dict[str, NDArray[Any]]:
     """Return the data of each input: by its name, or the one array of its shape.
 
     Raises
@@ -44,8 +52,7 @@ def read_inputs(path: Path, program: Program) -> dict[str, NDArray[Any]]:
     FileFormatError
         The file holds no data that fit; the message names the inputs and their shapes.
     """
-    arrays = read_arrays(path)
-    if set(program.inputs) <= set(arrays):
+    if all(name in arrays and arrays[name].ndim for name in program.inputs):
         return {name: arrays[name] for name in program.inputs}
     fitting = {
         name: [

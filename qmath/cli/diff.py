@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qmath.cli.settings import model_options, profile_options, read_settings
-from qmath.cli.text import console, count, printable, working
+from qmath.cli.settings import (
+    PROFILE,
+    PROFILES_HELP,
+    model_options,
+    profile_options,
+    read_settings,
+)
+from qmath.cli.text import advancing, console, count, printable
 
 if TYPE_CHECKING:
     from qmath.integer.compare import Comparison
@@ -26,13 +32,21 @@ _COLUMNS = ("integers", "teacher-forced", "free-running", "largest", "to tie", "
 )
 @model_options
 @click.argument("data", type=click.Path(path_type=Path))
+@click.option(
+    "--profile",
+    "profiles",
+    type=PROFILE,
+    multiple=True,
+    default=("integer",),
+    show_default=True,
+    help=PROFILES_HELP + " Given twice, the second is compared with.",
+)
 @profile_options
 @click.option(
     "--against",
-    default="exact",
-    show_default=True,
     metavar="PROFILE|DUMP.npz",
-    help="Another profile, or what `python -m reference.dump` wrote from the live model.",
+    help="Another profile, or what `python -m reference.dump` wrote from the live model. Default: "
+    "exact.",
 )
 def diff(
     model: Path,
@@ -40,10 +54,10 @@ def diff(
     settings: Path | None,
     force: bool,
     data: Path,
-    profile: str,
+    profiles: tuple[str, ...],
     multiplier_bits: int | None,
     rounding: str | None,
-    against: str,
+    against: str | None,
 ) -> int:
     """Compare a run of MODEL on DATA with another profile, or with the trained model itself.
 
@@ -52,20 +66,33 @@ def diff(
     the greatest distance from the rounding tie, in steps; what the float32 arithmetic of a trained
     model may be off, in steps. Exit status 1 if a layer differs by more than that explains.
     """
-    from qmath.cli.data import read_arrays, read_inputs
+    from qmath.cli.data import chosen_inputs, read_arrays, shapes
     from qmath.integer.api import diff as compare
     from qmath.integer.api import program_of
     from qmath.integer.registry import PROFILES
 
-    program = program_of(model, quantizers=read_settings(options, settings), force=force)
+    if len(profiles) + (against is not None) > 2:
+        raise click.UsageError("two runs can be compared: give --profile twice, or with --against")
+    other = against or (profiles[1] if len(profiles) == 2 else "exact")
+    arrays = read_arrays(data)
+    program = program_of(
+        model,
+        quantizers=read_settings(options, settings),
+        force=force,
+        input_shapes=shapes(arrays),
+    )
+    inputs = chosen_inputs(data, arrays, program)
     given = {"multiplier_bits": multiplier_bits, "rounding": rounding}
     chosen: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
-    with working("comparing …"):
+    with advancing("comparing …", len(next(iter(inputs.values())))) as progress:
         comparison = compare(
-            program, read_inputs(data, program), profile=profile,
-            against=against if against in PROFILES else read_arrays(Path(against)),
+            program,
+            inputs,
+            profile=profiles[0],
+            against=other if other in PROFILES else read_arrays(Path(other)),
+            progress=progress,
             **chosen,
-        )  # fmt: skip
+        )
     _render(comparison)
     return int(not all(layer.explained for layer in comparison.layers))
 

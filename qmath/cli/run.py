@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qmath.cli.settings import model_options, profile_options, read_settings
+from qmath.cli.settings import (
+    PROFILE,
+    PROFILES_HELP,
+    model_options,
+    profile_options,
+    read_settings,
+)
 from qmath.cli.text import advancing, console, count, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from qmath.integer.profiles import FixedPoint
+    from qmath.integer.program import Program
 
 __all__ = ["run"]
 
@@ -25,6 +32,7 @@ __all__ = ["run"]
 )
 @model_options
 @click.argument("data", type=click.Path(path_type=Path))
+@click.option("--profile", type=PROFILE, default="integer", show_default=True, help=PROFILES_HELP)
 @profile_options
 @click.option("--require-integer", is_flag=True, help="Fail if a layer has to run in float32.")
 @click.option(
@@ -51,24 +59,30 @@ def run(
     """Run MODEL in integers on DATA, an .npz with an array for each input, or an .npy.
 
     OUT holds output/NAME (float32) for each output of the model and NAME (unsigned integers, as
-    TensorFlow counts) for each quantized tensor; under the profile integer also its constants:
-    (sum(accumulator * NAME.multiplier) + NAME.addend) >> NAME.shift is the integer relative to the
-    zero point, before clamping. The addend holds the rounding's half.
+    TensorFlow counts) for each quantized tensor; under the profile integer also its constants.
+    With y = sum(accumulator * NAME.multiplier) + NAME.addend, whose addend holds the rounding's
+    half, y >> NAME.shift clamped to NAME.low … NAME.high is the integer relative to the zero point.
+    NAME.multiplier.0, .1, … belong to the tensors in NAME.sources. Of a leaky ReLU, NAME.negative
+    holds the constants that count where y is below that half, 1 << (NAME.shift - 1).
     """
     import numpy as np
 
-    from qmath.cli.data import read_inputs
+    from qmath.cli.data import chosen_inputs, read_arrays, shapes
     from qmath.exports.atomic import check_output, replacing
     from qmath.integer.api import constants, program_of
     from qmath.integer.api import run as run_model
 
     if output is not None:
-        check_output(output, overwrite=overwrite)
+        check_output(output, overwrite=overwrite, sources=(model, data, settings))
+    arrays = read_arrays(data)
     program = program_of(
-        model, quantizers=read_settings(options, settings), force=force,
+        model,
+        quantizers=read_settings(options, settings),
+        force=force,
         require_integer=require_integer,
-    )  # fmt: skip
-    inputs = read_inputs(data, program)
+        input_shapes=shapes(arrays),
+    )
+    inputs = chosen_inputs(data, arrays, program)
     given = {"multiplier_bits": multiplier_bits, "rounding": rounding}
     chosen: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     with advancing("running …", len(next(iter(inputs.values())))) as progress:
@@ -89,7 +103,7 @@ def run(
     if output is not None:
         arrays = {f"output/{name}": values for name, values in result.outputs.items()}
         with replacing(output, overwrite=overwrite) as file:
-            np.savez(file, **arrays, **result.integers, **_arrays(fixed))  # type: ignore[arg-type]
+            np.savez(file, **arrays, **result.integers, **_arrays(program, fixed))  # type: ignore[arg-type]
         out.print(f"{printable(str(output))}: {count(len(result.integers), 'quantized tensor')}")
 
 
@@ -104,21 +118,37 @@ def _table(fixed: Mapping[str, tuple[FixedPoint, ...]]) -> Table:
     for name, (first, *_) in fixed.items():
         largest = max(int(abs(m).max(initial=0)) for m in first.multipliers)
         shifts = int(first.shift.min()), int(first.shift.max())
+        widest = max(int(bits.max()) for bits in first.accumulator_bits)
         table.add_row(
-            printable(name), str(max(first.accumulator_bits)), str(largest.bit_length()),
-            " … ".join(map(str, dict.fromkeys(shifts))), f"{first.error:.1e}",
-        )  # fmt: skip
+            printable(name),
+            str(widest),
+            str(largest.bit_length()),
+            " … ".join(map(str, dict.fromkeys(shifts))),
+            f"{first.error:.1e}",
+        )
     return table
 
 
-def _arrays(fixed: Mapping[str, tuple[FixedPoint, ...]]) -> dict[str, Any]:
+def _arrays(program: Program, fixed: Mapping[str, tuple[FixedPoint, ...]]) -> dict[str, Any]:
     """Return the constants as arrays by name."""
+    import numpy as np
+
+    from qmath.integer.profiles import clamps
+    from qmath.integer.program import Requantize
+
     arrays: dict[str, Any] = {}
     for name, sides in fixed.items():
+        step = program.step(name)
+        if not isinstance(step, Requantize):
+            continue
         for side, constants in zip(("", ".negative"), sides, strict=False):
             for i, multiplier in enumerate(constants.multipliers):
                 term = f".{i}" if len(constants.multipliers) > 1 else ""
                 arrays[f"{name}{side}.multiplier{term}"] = multiplier
+                arrays[f"{name}.accumulator_bits{term}"] = constants.accumulator_bits[i]
             arrays[f"{name}{side}.addend"] = constants.addend
             arrays[f"{name}{side}.shift"] = constants.shift
+        arrays[f"{name}.sources"] = np.array([term.source for term in step.value.terms])
+        for end, limit in zip(("low", "high"), clamps(step), strict=True):
+            arrays[f"{name}.{end}"] = limit.astype(np.int32)
     return arrays

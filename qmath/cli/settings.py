@@ -14,11 +14,16 @@ from qmath import quantizers
 from qmath.errors import QmathError
 from qmath.quantizers import Quantizer
 
-__all__ = ["model_options", "profile_options", "read_settings"]
+__all__ = ["PROFILE", "PROFILES_HELP", "model_options", "profile_options", "read_settings"]
 
 _CLASSES: dict[str, type[Quantizer]] = {
     name: getattr(quantizers, name) for name in quantizers.__all__ if name != "Quantizer"
 }
+PROFILE = click.Choice(["exact", "integer", "tflite", "xnnpack"])
+PROFILES_HELP = (
+    "exact: float64, the definition. integer: multiply, add, shift. tflite, xnnpack: as TFLite's "
+    "reference kernels, and as its delegate."
+)
 _FLAGS = ("per_axis", "symmetric", "narrow_range")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -55,16 +60,8 @@ def model_options(function: _Function) -> _Function:
 
 
 def profile_options(function: _Function) -> _Function:
-    """Add the options that say which arithmetic to run."""
+    """Add the options of the arithmetic profiles."""
     options = (
-        click.option(
-            "--profile",
-            type=click.Choice(["exact", "integer", "tflite", "xnnpack"]),
-            default="integer",
-            show_default=True,
-            help="exact: float64, the definition. integer: multiply, add, shift. tflite, xnnpack: "
-            "the arithmetic of TFLite's reference kernels and of its delegate.",
-        ),
         click.option("--multiplier-bits", type=int, metavar="8…31", help="Of the profile integer."),
         click.option(
             "--rounding", type=click.Choice(["double", "single"]), help="Of the profile tflite."

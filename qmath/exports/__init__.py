@@ -110,9 +110,8 @@ def export(
     """
     target = Path(output)
     module = exporter(target, format)
-    check_output(target, overwrite=overwrite)
-    if not isinstance(model, QatModel) and target.exists() and os.path.samefile(model, target):
-        raise OutputError(f"{target} is the model itself; choose another name for the output")
+    sources = () if isinstance(model, QatModel) else (model,)
+    check_output(target, overwrite=overwrite, sources=sources)
     bundle = quantize_model(
         as_model(model, quantizers, force=force), strict=strict, layouts=layouts
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,8 +14,19 @@ from qmath.errors import OutputError
 __all__ = ["check_output", "replacing"]
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
+def check_output(
+    path: Path, *, overwrite: bool, sources: Iterable[str | os.PathLike[str] | None] = ()
+) -> None:
     """Raise if `path` cannot be the name of a new file, before any work is done for it.
+
+    Parameters
+    ----------
+    path : Path
+        The file's name.
+    overwrite : bool
+        Whether a file of that name may be replaced.
+    sources : iterable of path
+        Files that are read, which `path` must not be.
 
     Raises
     ------
@@ -30,6 +41,11 @@ def check_output(path: Path, *, overwrite: bool) -> None:
             )
         if path.exists() and not path.is_file():
             raise OutputError(f"{path} is not a regular file; give the name of a new file")
+        if path.exists() and any(
+            source and os.path.exists(source) and os.path.samefile(path, source)
+            for source in sources
+        ):
+            raise OutputError(f"{path} is an input itself; choose another name for the output")
         if path.exists() and not overwrite:
             raise OutputError(
                 f"{path} exists; choose another name, or overwrite it with --overwrite "

@@ -14,21 +14,35 @@ Array = NDArray[Any]
 
 
 def interval(term: Term) -> tuple[int, int]:
-    """Return the least and greatest value that a term's accumulator, or a part of it, can take.
+    """Return the least and greatest value that a term's accumulators, or parts of it, can take."""
+    low, high = channel_intervals(term)
+    return int(low.min()), int(high.max())
+
+
+def channel_intervals(term: Term) -> tuple[Array, Array]:
+    """Return the least and greatest value of a term's accumulators.
 
     Zero lies within every interval and every partial sum too, whatever the order of summation:
     the ends add up only what is negative, or positive.
+
+    Returns
+    -------
+    low, high : ndarray of int64
+        Of shape ``(C,)`` for each channel, or ``()`` where channels cannot be told apart.
     """
-    low, high = term.grid.limits
+    low, high = (np.int64(limit) for limit in term.grid.limits)
     for linear in term.ops:
-        if linear.weights is None:
-            low, high = low * linear.gain, high * linear.gain
-        else:
-            above, below = signed_sums(linear)
+        if linear.weights is not None:
+            above, below = (part.astype(np.int64) for part in signed_sums(linear))
             low, high = (
-                int((below * high + above * low).min()), int((above * high + below * low).max())
-            )  # fmt: skip
-    return low, high
+                below * high.max() + above * low.min(),
+                above * high.max() + below * low.min(),
+            )
+        elif linear.kind in ("pool_sum", "upsample"):
+            low, high = low * linear.gain, high * linear.gain
+        else:  # the channels may lie elsewhere now
+            low, high = low.min(), high.max()
+    return np.asarray(low), np.asarray(high)
 
 
 def signed_sums(linear: Linear) -> tuple[Array, Array]:
@@ -37,12 +51,15 @@ def signed_sums(linear: Linear) -> tuple[Array, Array]:
     axes = {"depthwise_conv2d": (0, 1), "conv2d_transpose": (0, 1, 3)}.get(
         linear.kind, tuple(range(weights.ndim - 1))
     )
-    return np.maximum(weights, 0).sum(axes), np.minimum(weights, 0).sum(axes)
+    above, below = np.maximum(weights, 0).sum(axes), np.minimum(weights, 0).sum(axes)
+    return above.reshape(-1), below.reshape(-1)
 
 
-def accumulator_bits(low: int, high: int) -> int:
+def accumulator_bits(low: Array | int, high: Array | int) -> Array:
     """Return the two's complement width that holds every value from `low` to `high`."""
-    return max(int(high).bit_length(), int(-low - 1).bit_length() if low < 0 else 0) + 1
+    # frexp's exponent is the bit length; below 2**53 the conversion is exact.
+    lengths = np.frexp(np.asarray(high, np.float64))[1], np.frexp(-1.0 - np.asarray(low))[1]
+    return np.asarray(np.maximum(lengths[0], np.where(np.asarray(low) < 0, lengths[1], 0)) + 1)
 
 
 def exact_dtype(low: int, high: int, name: str) -> type[np.floating[Any]]:

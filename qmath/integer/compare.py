@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import QmathError
 from qmath.integer.profiles import Profile, unrounded
-from qmath.integer.program import FloatStep, Grid, Program, Requantize
-from qmath.integer.run import Executor
+from qmath.integer.program import FloatStep, Grid, Program, QuantizedStep, Requantize
+from qmath.integer.run import Executor, batches
 
 __all__ = ["Comparison", "Difference", "LayerDifference", "compare", "integers_of_dump"]
 
@@ -85,6 +85,20 @@ class LayerDifference:
         """Whether every difference is nearer to a tie than the reference's own float32 noise."""
         return self.near_ties == self.teacher_forced
 
+    def joined(self, other: LayerDifference) -> LayerDifference:
+        """Return the differences of the same tensor in this and in further examples."""
+        return LayerDifference(
+            name=self.name,
+            elements=self.elements + other.elements,
+            teacher_forced=self.teacher_forced + other.teacher_forced,
+            free_running=self.free_running + other.free_running,
+            largest=max(self.largest, other.largest),
+            near_ties=self.near_ties + other.near_ties,
+            farthest_tie=_largest([self.farthest_tie, other.farthest_tie]),
+            noise=_largest([self.noise, other.noise]),
+            differences=(*self.differences, *other.differences)[:_LISTED],
+        )
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -103,6 +117,7 @@ def compare(
     inputs: Mapping[str, ArrayLike],
     profile: Profile,
     reference: Profile | Mapping[str, Array],
+    progress: Callable[[int], object] | None = None,
 ) -> Comparison:
     """Compare a profile with another, or with integers that a trained model computed.
 
@@ -116,39 +131,74 @@ def compare(
     reference : Profile or mapping of str to ndarray
         A second profile, or the unsigned integers of each quantized tensor, see
         `integers_of_dump`.
+    progress : callable, optional
+        Called with the number of examples done since the last call.
 
     Returns
     -------
     Comparison
     """
     executor = Executor(program, profile)
+    arrays = executor.checked(inputs)
+    steps = [step for step in program.steps if not isinstance(step, FloatStep)]
     if isinstance(reference, Mapping):
-        expected = dict(reference)
-    else:
-        expected = Executor(program, reference).run(inputs)
-    free = executor.run(inputs)
-    quantized = [step for step in program.steps if not isinstance(step, FloatStep)]
-    compared = [step for step in quantized if step.name in expected]
-    if not compared:
+        steps = _in_reference(steps, reference, len(next(iter(arrays.values()))))
+    names = {step.name for step in steps}
+    other = None if isinstance(reference, Mapping) else Executor(program, reference)
+    start = 0
+    layers: list[LayerDifference] = []
+    for batch in batches(arrays):
+        count = len(next(iter(batch.values())))
+        if isinstance(reference, Mapping):
+            expected = {name: reference[name][start : start + count] for name in names}
+        else:
+            assert other is not None
+            expected = other.run(batch, keep=names)
+        found = _compare_batch(executor, batch, expected, steps, start)
+        layers = [a.joined(b) for a, b in zip(layers, found, strict=True)] if layers else found
+        start += count
+        if progress:
+            progress(count)
+    return Comparison(tuple(layers))
+
+
+def _in_reference(
+    steps: list[QuantizedStep], reference: Mapping[str, Array], examples: int
+) -> list[QuantizedStep]:
+    """Return the steps that the reference holds, in the shapes that the data give."""
+    held = [step for step in steps if step.name in reference]
+    if not held:
         raise QmathError(
             "the reference holds none of the model's quantized tensors: "
-            f"{', '.join(step.name for step in quantized[:5])}, …"
+            f"{', '.join(step.name for step in steps[:5])}, …"
         )
-    for step in compared:
-        if expected[step.name].shape != free[step.name].shape:
+    for step in held:
+        found, expected = reference[step.name].shape, (examples, *step.shape)
+        if found != expected:
             raise QmathError(
-                f"{step.name}: the reference has shape {expected[step.name].shape}, "
-                f"the run {free[step.name].shape}"
+                f"{step.name}: the reference has shape {found}, the data give {expected}"
             )
+    return held
+
+
+def _compare_batch(
+    executor: Executor,
+    batch: Mapping[str, Array],
+    expected: Mapping[str, Array],
+    steps: list[QuantizedStep],
+    start: int,
+) -> list[LayerDifference]:
+    """Compare the integers of one batch, whose first example has the number `start`."""
     distances: dict[str, Array] = {}
 
     def measure(step: Requantize, sums: list[Array]) -> None:
         y = unrounded(step, sums)
         distances[step.name] = np.abs(y - np.floor(y) - 0.5)
 
-    forced = executor.run(inputs, forced=expected, watch=measure)
+    free = executor.run(batch)
+    forced = executor.run(batch, forced=expected, watch=measure)
     layers = []
-    for step in compared:
+    for step in steps:
         want = expected[step.name].astype(np.int32)
         difference = np.abs(forced[step.name].astype(np.int32) - want)
         wrong = difference > 0
@@ -160,9 +210,10 @@ def compare(
             bound = float32_noise(step, executor, {**forced, **expected})[wrong]
             near = int(((difference[wrong] == 1) & (distance <= bound)).sum())
             ties, noises = distance.tolist(), bound.tolist()
+        first = np.array([start, *(0,) * (want.ndim - 1)])
         elements = zip(
-            np.argwhere(wrong)[:_LISTED].tolist(), forced[step.name][wrong].tolist(),
-            want[wrong].tolist(), ties, noises, strict=False,
+            (np.argwhere(wrong)[:_LISTED] + first).tolist(),
+            forced[step.name][wrong].tolist(), want[wrong].tolist(), ties, noises, strict=False,
         )  # fmt: skip
         layers.append(
             LayerDifference(
@@ -172,12 +223,16 @@ def compare(
                 free_running=int((free[step.name] != want).sum()),
                 largest=int(difference.max(initial=0)),
                 near_ties=near,
-                farthest_tie=max((tie for tie in ties if tie is not None), default=None),
-                noise=max((noise for noise in noises if noise is not None), default=None),
+                farthest_tie=_largest(ties),
+                noise=_largest(noises),
                 differences=tuple(Difference(tuple(index), *rest) for index, *rest in elements),
             )
         )
-    return Comparison(tuple(layers))
+    return layers
+
+
+def _largest(values: Iterable[float | None]) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def float32_noise(step: Requantize, executor: Executor, values: Mapping[str, Array]) -> Array:
@@ -241,7 +296,15 @@ def integers_of_dump(program: Program, dump: Mapping[str, Array]) -> dict[str, A
             continue
         grid: Grid = step.grid
         values = np.asarray(dump[step.name])
+        if values.dtype != np.float32 or not np.isfinite(values).all():
+            raise QmathError(f"{step.name}: the dump must hold finite float32, got {values.dtype}")
         relative = np.rint(values.astype(np.float64) / grid.scale)
+        low, high = grid.limits
+        if ((relative < low) | (relative > high)).any():
+            raise QmathError(
+                f"{step.name}: the dump's values leave the range [{grid.min:.6g}, "
+                f"{grid.max:.6g}]; was it made from this model?"
+            )
         if not np.array_equal(relative.astype(np.float32) * np.float32(grid.scale), values):
             raise QmathError(
                 f"{step.name}: the dump's values are not multiples of the scale "

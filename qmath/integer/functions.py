@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,16 @@ def piecewise(x: Array, activation: Activation) -> Array:
     slope, limit = (np.asarray(a, x.dtype) for a in (activation.slope, activation.limit))
     negative = x * slope if activation.leaks else x.dtype.type(0)
     return np.asarray(np.minimum(np.where(x > 0, x, negative), limit))
+
+
+def total(*arrays: Array, signs: Sequence[float]) -> Array:
+    """Add or subtract arrays; the axes that one lacks come after the batch, as in Keras."""
+    rank = max(x.ndim for x in arrays)
+    full = [x.reshape(len(x), *(1,) * (rank - x.ndim), *x.shape[1:]) for x in arrays]
+    result = full[0]
+    for x, sign in zip(full[1:], signs[1:], strict=True):
+        result = result + x if sign > 0 else result - x
+    return np.asarray(result)
 
 
 def sigmoid(x: Array) -> Array:

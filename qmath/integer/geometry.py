@@ -122,6 +122,7 @@ def max_pool(node: Node, shape: Shape) -> tuple[Any, Shape, dict[str, Any]]:
 
 def move(node: Node, shape: Shape) -> Linear:
     """Return the operation of a layer that moves values, or adds zeros."""
+    _check_channels_last(node)
     name, config = node.class_name, node.config
     if name == "Flatten":
         return reshape((math.prod(shape),))
@@ -136,7 +137,6 @@ def move(node: Node, shape: Shape) -> Linear:
         return Linear(
             "permute", lambda x, _=None: x.transpose(axes), out, attributes={"axes": axes}
         )
-    _check_channels_last(node)
     if name.startswith("ZeroPadding"):
         padding = config["padding"]
         pads = tuple((p, p) if isinstance(p, int) else tuple(p) for p in _listed(padding))
@@ -203,6 +203,8 @@ def _windows(shape: Shape, size: Sequence[int], strides: Sequence[int], pads: op
 
 def _pads(node: Node, shape: Shape, size: Sequence[int], strides: Sequence[int]) -> ops.Pads:
     padding = node.config.get("padding", "valid")
+    if padding not in ("same", "causal", "valid"):
+        raise QmathError(f"{node.name}: the padding {padding!r} is not supported")
     if padding == "same":
         return ops.same_pads(shape[:2], size, strides)
     if padding == "causal":

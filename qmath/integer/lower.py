@@ -38,7 +38,7 @@ from qmath.integer.program import (
     sources,
 )
 from qmath.integer.sums import ZERO, can_pool, joined_activation, moved, normalized
-from qmath.integer.values import Floats, Function, Integers, Value
+from qmath.integer.values import Floats, Function, Integers, Island, Value
 from qmath.missing import ask_for_settings
 from qmath.types import Node, QatModel, QatTensor
 
@@ -90,23 +90,31 @@ class _Lowering:
         self.steps: list[Step] = []
         self.values: dict[str, Value] = {}
         self.inputs: dict[str, Shape] = {}
-        self.islands: dict[str, str] = {}
+        self.islands: list[Island] = []
         self.notes: list[str] = []
 
     def run(self) -> Program:
         for node in self.graph.nodes:
             try:
                 self.values[node.name] = self.lower_node(node)
-            except (KeyError, TypeError, IndexError) as error:
+            except QmathError:
+                raise
+            except (LookupError, TypeError, ValueError, ArithmeticError) as error:
                 raise QmathError(
                     f"{node.name}: the config of this {node.class_name} is not "
                     f"understood ({error!r})"
                 ) from error
         outputs = tuple(self.finish(name) for name in self.graph.outputs)
         self.steps = _needed(self.steps, outputs)
-        made = {step.name for step in self.steps}
-        islands = {k: v for k, v in self.islands.items() if k in made or k in outputs}
+        islands = {island.layer: island.remedy for island in self.islands if self.counts(island)}
         return Program(self.inputs, tuple(self.steps), outputs, islands, tuple(self.notes))
+
+    def counts(self, island: Island) -> bool:
+        """Whether a step runs and is not a function, or a part of one, that the model ends with."""
+        readers = [step for step in self.steps if island.step in sources(step)]
+        is_read = island.step in {step.name for step in self.steps}
+        functions_only = all(isinstance(step, FloatStep) and step.is_function for step in readers)
+        return is_read and not (island.is_function and functions_only)
 
     def finish(self, name: str) -> str:
         """Return the step of an output."""
@@ -148,12 +156,14 @@ class _Lowering:
         return self.lower_activation(node, value)
 
     def lower_input(self, node: Node) -> Value:
-        batch_shape = node.config.get("batch_input_shape") or node.config.get("batch_shape") or ()
-        shape = tuple(self.input_shapes.get(node.name, batch_shape[1:]))
-        if None in shape or not batch_shape:
+        declared = node.config.get("batch_input_shape") or node.config.get("batch_shape") or [None]
+        shape = tuple(declared[1:])
+        if None in shape or len(declared) < 2:
+            shape = tuple(self.input_shapes.get(node.name, (None,)))
+        if None in shape or not shape:
             raise QmathError(
-                f"{node.name}: the model leaves its input's shape open, {shape}; give "
-                "it as input_shapes"
+                f"{node.name}: the model leaves its input's shape open, {declared[1:]}; name the "
+                "data as the input, or give its shape as input_shapes"
             )
         self.inputs[node.name] = shape
         return Floats(node.name, shape)
@@ -169,9 +179,15 @@ class _Lowering:
         elif name not in functions.SMOOTH:
             raise QmathError(f"{node.name}: the activation {name!r} is not supported")
         elif isinstance(value, Integers) and name in functions.ELEMENTWISE:
-            value = Function(value, functions.SMOOTH[name], name)
+            value = Function(value, functions.SMOOTH[name])
         else:
-            value = self.float_step(node, [value], functions.SMOOTH[name], value.shape, name)
+            if node.config.get("axis", -1) not in (-1, len(value.shape)):
+                raise QmathError(
+                    f"{node.name}: a softmax over axis {node.config['axis']} is not "
+                    "supported; only the last one is"
+                )
+            apply = functions.SMOOTH[name]
+            value = self.float_step(node, [value], apply, value.shape, is_function=True)
         value = self.quantized(node, value, "post_activation")
         return self.quantized(node, value, "output")
 
@@ -201,13 +217,13 @@ class _Lowering:
             reason = "quantize its weights"
             if not isinstance(value, Integers):
                 reason += f" and its input, the output of {node.inputs[0]}"
-        kernel = self.real(tensor)
-        linear = geometry.weighted(node, value.shape, kernel)
+        linear = geometry.weighted(node, value.shape, self.real(tensor))
         bias = self.bias(node).astype(np.float32)
-        self.islands[node.name] = reason
-        return self.float_step(
-            node, [value], lambda x: linear.apply(x, kernel) + bias, linear.shape, node.class_name
-        )
+
+        def apply(x: Array) -> Array:
+            return linear.apply(x, linear.weights) + bias
+
+        return self.float_step(node, [value], apply, linear.shape, reason)
 
     def lower_batch_normalization(self, node: Node, value: Value) -> Value:
         if node.config.get("axis") not in (None, -1, [len(value.shape)], len(value.shape), [-1]):
@@ -223,15 +239,17 @@ class _Lowering:
             for tensor, default in zip(given, defaults, strict=True)
         )
         epsilon = node.config.get("epsilon", 1e-3)
+        if not (variance + epsilon > 0).all():
+            raise QmathError(
+                f"{node.layer}/moving_variance: {variance.min():g} with epsilon {epsilon:g} has no "
+                "square root; the file was damaged, or training diverged"
+            )
         factor = gamma / np.sqrt(variance + epsilon)
         shift = beta - mean * factor
         accumulator = self.accumulator(value)
         if accumulator is None or accumulator.activation is not None:
-            self.islands[node.name] = f"quantize its input, the output of {node.inputs[0]}"
             f, s = factor.astype(np.float32), shift.astype(np.float32)
-            return self.float_step(
-                node, [value], lambda x: x * f + s, value.shape, "BatchNormalization"
-            )
+            return self.float_step(node, [value], lambda x: x * f + s, value.shape)
         self.check_gamma(node, factor)
         g, b, m, v = (np.asarray(array, np.float32) for array in (gamma, beta, mean, variance))
         normalization = Normalization(g, b, m, v, epsilon)
@@ -274,33 +292,30 @@ class _Lowering:
                 ]
                 offset = sum((p.offset * s for p, s in zip(sums, signs, strict=False)), ZERO)
                 return Accumulator(tuple(terms), np.asarray(offset), sums[0].shape)
-        self.islands[node.name] = f"quantize its inputs, the outputs of {', '.join(node.inputs)}"
         shape = np.broadcast_shapes(*(value.shape for value in values))
 
-        def add(*arrays: Array) -> Array:
-            total = arrays[0]
-            for array, sign in zip(arrays[1:], signs[1:], strict=False):
-                total = total + array if sign > 0 else total - array
-            return total
-
-        return self.float_step(node, values, add, shape, node.class_name)
+        add = partial(functions.total, signs=signs[: len(values)])
+        return self.float_step(node, values, add, shape)
 
     def lower_concatenate(self, node: Node, values: list[Value]) -> Value:
         rank = len(values[0].shape)
         axis = node.config.get("axis", -1)
+        if axis == 0 or not -rank <= axis <= rank:
+            raise QmathError(f"{node.name}: concatenation along axis {axis} is not supported")
         axis = axis - 1 if axis > 0 else axis % rank
         lengths = [value.shape[axis] for value in values]
         parts = [self.accumulator(value) for value in values]
         activations = [part.activation for part in parts if part]
-        is_mixed = any(a is not activations[0] for a in activations) and axis < rank - 1
+        activation = joined_activation(activations, lengths) if activations else None
+        # Only channels can have activations of their own.
+        is_mixed = activation is not None and np.ndim(activation.slope) and axis < rank - 1
         if len(activations) < len(parts) or is_mixed:
-            self.islands[node.name] = (
-                f"quantize its inputs, the outputs of {', '.join(node.inputs)}"
-            )
-            shape = list(values[0].shape)
-            shape[axis] = sum(lengths)
-            join = lambda *arrays: np.concatenate(arrays, axis + 1)  # noqa: E731
-            return self.float_step(node, values, join, tuple(shape), "Concatenate")
+            shape = (*values[0].shape[:axis], sum(lengths), *values[0].shape[axis + 1 :])
+
+            def join(*arrays: Array) -> Array:
+                return np.concatenate(arrays, axis + 1)
+
+            return self.float_step(node, values, join, shape)
         terms: list[Term] = []
         offset: Array = ZERO
         for i, part in enumerate(parts):
@@ -310,7 +325,6 @@ class _Lowering:
             placed = moved(part, geometry.zero_pad(pads, part.shape), 1.0)
             terms += placed.terms
             offset = offset + placed.offset
-        activation = joined_activation(activations, lengths)
         return Accumulator(tuple(terms), offset, placed.shape, activation)
 
     def lower_max_pool(self, node: Node, value: Value) -> Value:
@@ -323,8 +337,7 @@ class _Lowering:
                 )
             )
             return Integers(node.name, value.grid, shape)
-        self.islands[node.name] = f"quantize its input, the output of {node.inputs[0]}"
-        return self.float_step(node, [value], partial(apply, fill=-np.inf), shape, node.class_name)
+        return self.float_step(node, [value], partial(apply, fill=-np.inf), shape)
 
     # ---- values
 
@@ -346,12 +359,11 @@ class _Lowering:
             )
             return Integers(node.name, value.grid, linear.shape)
         if accumulator is None or (sums and not can_pool(accumulator)):
-            if sums:
-                self.islands[node.name] = f"quantize its input, the output of {node.inputs[0]}"
-            f = np.float32(1) * np.asarray(factor, np.float32)
+            f = np.asarray(factor, np.float32)
             return self.float_step(
-                node, [value], lambda x: linear.apply(x, None) * f, linear.shape, node.class_name
-            )
+                node, [value], lambda x: linear.apply(x, None) * f, linear.shape,
+                is_function=not sums,
+            )  # fmt: skip
         return moved(accumulator, linear, factor)
 
     def activate(self, node: Node, value: Value, activation: Activation | None) -> Value:
@@ -361,7 +373,7 @@ class _Lowering:
         before = accumulator.activation if accumulator else None
         if accumulator is None or (before and (before.leaks or activation.leaks)):
             apply = partial(functions.piecewise, activation=activation)
-            return self.float_step(node, [value], apply, value.shape, "ReLU")
+            return self.float_step(node, [value], apply, value.shape, is_function=True)
         limit = np.minimum(activation.limit, before.limit) if before else activation.limit
         return replace(accumulator, activation=Activation(activation.slope, limit))
 
@@ -405,18 +417,24 @@ class _Lowering:
         if isinstance(value, Function):
             source = self.accumulator(value.source)
             assert source is not None
-            step = FloatStep(name, (source,), value.function, value.shape, value.label)
+            step = FloatStep(name, (source,), value.function, value.shape)
         else:
             source = self.accumulator(value)
             assert source is not None
-            step = FloatStep(name, (source,), _same, value.shape, "dequantize")
+            step = FloatStep(name, (source,), _same, value.shape)
         self.steps.append(step)
         return Floats(step.name, value.shape)
 
     def float_step(
-        self, node: Node, values: list[Value], apply: Callable[..., Array], shape: Shape, label: str
+        self,
+        node: Node,
+        values: list[Value],
+        apply: Callable[..., Array],
+        shape: Shape,
+        remedy: str = "",
+        is_function: bool = False,
     ) -> Floats:
-        """Add a step in float32."""
+        """Add a step in float32, an island unless it is a function that the model ends with."""
         sources: list[str | Accumulator] = []
         for i, value in enumerate(values):
             if isinstance(value, Function):
@@ -424,8 +442,13 @@ class _Lowering:
             accumulator = self.accumulator(value)
             sources.append(accumulator if accumulator else value.name)  # type: ignore[union-attr]
         taken = {step.name for step in self.steps}
-        name = node.name if node.name not in taken else f"{node.name}/{label}"
-        self.steps.append(FloatStep(name, tuple(sources), apply, tuple(shape), label))
+        name = node.name if node.name not in taken else f"{node.name}/activation"
+        follows = [v.name for v in values if isinstance(v, Floats) and v.name not in self.inputs]
+        if remedy or not follows:  # else the step that it follows is the one to quantize
+            feeds = "input, the output" if len(values) == 1 else "inputs, the outputs"
+            remedy = remedy or f"quantize its {feeds} of {', '.join(node.inputs)}"
+            self.islands.append(Island(node.name, name, remedy, is_function))
+        self.steps.append(FloatStep(name, tuple(sources), apply, tuple(shape), is_function))
         return Floats(name, tuple(shape))
 
     # ---- tensors
@@ -440,7 +463,13 @@ class _Lowering:
         """Return the float32 values that inference uses."""
         if tensor.role == "weight":
             return tensor.quantize().dequantize()
-        return np.asarray(tensor.values, np.float32)
+        values = np.asarray(tensor.values, np.float32)
+        if not np.isfinite(values).all():
+            raise QmathError(
+                f"{tensor.name} holds NaN or infinities, so training diverged; no "
+                "integers stand for them"
+            )
+        return values
 
     def bias(self, node: Node) -> Array:
         tensor = self.model.tensors.get(f"{node.layer}/bias")

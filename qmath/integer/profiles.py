@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import QmathError
-from qmath.integer.bounds import accumulator_bits
+from qmath.integer.bounds import accumulator_bits, channel_intervals
 from qmath.integer.program import Requantize
 
 __all__ = ["Exact", "FixedPoint", "Integer", "Profile"]
@@ -34,13 +34,15 @@ class FixedPoint:
     Attributes
     ----------
     multipliers : tuple of ndarray of int64
-        One for each term of the accumulator, of shape ``()``, ``(C,)`` or the output's.
+        One for each term of the accumulator, of shape ``()``, ``(C,)`` or the output's; their
+        magnitudes are below ``2**multiplier_bits``, the sign apart.
     addend : ndarray of int64
         Bias and batch normalization, added after the multiplication; the rounding's half is in it.
     shift : ndarray of int64
         Right shift, 1 or more.
-    accumulator_bits : tuple of int
-        Two's complement width that each term's accumulator needs, proved from the weights.
+    accumulator_bits : tuple of ndarray of int
+        Two's complement width that each term's accumulators need, proved from the weights, of
+        shape ``(C,)``, or ``()`` where channels cannot be told apart.
     error : float
         Bound of the result's error before rounding, in integer steps.
     """
@@ -48,7 +50,7 @@ class FixedPoint:
     multipliers: tuple[Int64Array, ...]
     addend: Int64Array
     shift: Int64Array
-    accumulator_bits: tuple[int, ...]
+    accumulator_bits: tuple[NDArray[Any], ...]
     error: float
 
 
@@ -103,9 +105,11 @@ class Integer:
     ) -> Array:
         """Return the integers relative to the output's zero point, as float32."""
         positive, *negative = self.constants(step, intervals)
-        y = _multiply_add_shift(positive, sums)
+        total = _multiply_add(positive, sums)
+        y = total >> positive.shift
         for leak in negative:
-            y = np.where(y > 0, y, np.minimum(_multiply_add_shift(leak, sums), 0))
+            is_negative = total < _half(positive.shift)  # which the addend holds
+            y = np.where(is_negative, _multiply_add(leak, sums) >> leak.shift, y)
         return _clamped(y, step)
 
     def constants(
@@ -126,26 +130,32 @@ class Integer:
         value = step.value
         scales = [term.scale * (slope / step.grid.scale) for term in value.terms]
         offset = value.offset * (slope / step.grid.scale)
-        bits = tuple(accumulator_bits(*ends) for ends in intervals)
         room = _CARRIER - 1 - (len(scales) + 1).bit_length()
         # Of each output channel: the largest shift at which nothing can overflow.
-        shift = room - _exponent(offset)
-        for scale, width in zip(scales, bits, strict=True):
-            exponent = _exponent(scale)
-            shift = np.minimum(
-                shift, np.minimum(self.multiplier_bits - exponent, room - width - exponent)
-            )
-        shift = np.minimum(shift, _CARRIER)
+        shift = np.minimum(room - _exponent(offset), _CARRIER)
+        for scale, ends in zip(scales, intervals, strict=True):
+            width = min(self.multiplier_bits, room - int(accumulator_bits(*ends)))
+            fits = width - _exponent(scale)
+            fits = fits - (
+                np.abs(_rounded(scale, fits)) >> width
+            )  # one less if rounded up to 2**width
+            shift = np.minimum(shift, fits)
         if (shift < 1).any():
             raise QmathError(
-                f"{step.name}: a multiplier of {max(np.abs(s).max() for s in scales):.3g} "
-                "leaves no bits for rounding; is the output's range untrained?"
+                f"{step.name}: in steps, its bias reaches {np.abs(offset).max():.3g} and its "
+                f"multipliers {max(np.abs(scale).max() for scale in scales):.3g}: no bits are left "
+                "for rounding; is its range untrained, or a bias broken?"
             )
-        multipliers = tuple(_rounded(scale, shift) for scale in scales)
-        half = np.int64(1) << (shift - 1)
         largest = [max(-low, high) for low, high in intervals]
-        error = float((0.5 * (1 + sum(largest)) * np.ldexp(1.0, -shift)).max())
-        return FixedPoint(multipliers, _rounded(offset, shift) + half, shift, bits, error)
+        return FixedPoint(
+            multipliers=tuple(_rounded(scale, shift) for scale in scales),
+            addend=_rounded(offset, shift) + _half(shift),
+            shift=shift,
+            accumulator_bits=tuple(
+                accumulator_bits(*channel_intervals(term)) for term in value.terms
+            ),
+            error=float((0.5 * (1 + sum(largest)) * np.ldexp(1.0, -shift)).max()),
+        )
 
 
 def unrounded(step: Requantize, sums: Sequence[Array]) -> Float64Array:
@@ -184,7 +194,11 @@ def clamps(step: Requantize) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return lowest.astype(np.float32), np.minimum(high, limit).astype(np.float32)
 
 
-def _multiply_add_shift(fixed: FixedPoint, sums: Sequence[Array]) -> Int64Array:
+def _half(shift: Int64Array) -> Int64Array:
+    return np.asarray(np.int64(1) << (shift - 1))
+
+
+def _multiply_add(fixed: FixedPoint, sums: Sequence[Array]) -> Int64Array:
     total: Int64Array | None = None
     for multiplier, a in zip(fixed.multipliers, sums, strict=True):
         product = a.astype(np.int64)
@@ -192,8 +206,7 @@ def _multiply_add_shift(fixed: FixedPoint, sums: Sequence[Array]) -> Int64Array:
         total = product if total is None else np.add(total, product, out=total)
     assert total is not None
     total += fixed.addend
-    total >>= fixed.shift
-    return total
+    return np.asarray(total)
 
 
 def _exponent(x: Array) -> NDArray[np.int64]:

@@ -27,6 +27,7 @@ __all__ = [
     "Origin",
     "Program",
     "QuantizeStep",
+    "QuantizedStep",
     "Requantize",
     "Step",
     "TableStep",
@@ -240,17 +241,19 @@ class TableStep:
 class FloatStep:
     """Floats → floats, in float32: a layer, or a part of one, that training left float.
 
-    `sources` are names of steps, or accumulators that no quantizer rounds.
+    `sources` are names of steps, or accumulators that no quantizer rounds. A function neither has
+    weights nor sums anything up.
     """
 
     name: str
     sources: tuple[str | Accumulator, ...]
     apply: Callable[..., Array]
     shape: Shape
-    label: str = ""
+    is_function: bool = False
 
 
-Step = QuantizeStep | Requantize | MoveStep | TableStep | FloatStep
+QuantizedStep = QuantizeStep | Requantize | MoveStep | TableStep
+Step = QuantizedStep | FloatStep
 
 
 @dataclass(frozen=True, eq=False)

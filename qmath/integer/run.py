@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from qmath.integer.program import (
     sources,
 )
 
-__all__ = ["Executor"]
+__all__ = ["Executor", "batches"]
 
 Array = NDArray[Any]
 
@@ -100,14 +100,14 @@ class Executor:
             For every step kept its result: unsigned integers, as TensorFlow counts, of the smallest
             dtype, or float32.
         """
-        values: dict[str, Array] = self.checked(inputs)
+        values = self._as_arrays(inputs)
         results: dict[str, Array] = {}
         for step in self.program.steps:
             value = self._compute(step, values, watch)
             if keep is None or step.name in keep:
                 grid = self.grids.get(step.name)
                 results[step.name] = value if grid is None else _unsigned(value, grid)
-            if forced and step.name in forced:
+            if forced and step.name in forced and step.name in self.grids:
                 zero_point = self.grids[step.name].zero_point
                 value = (forced[step.name].astype(np.int32) - zero_point).astype(np.float32)
             values[step.name] = value
@@ -116,7 +116,24 @@ class Executor:
         return results
 
     def checked(self, inputs: Mapping[str, ArrayLike]) -> dict[str, Array]:
-        """Return the data as float32 arrays of the inputs' shapes, or raise."""
+        """Return all of the data as float32 arrays, or raise if they cannot be the model's.
+
+        Raises
+        ------
+        QmathError
+            Names, shapes or dtypes do not fit; the inputs differ in length; the data are scaled
+            otherwise than in training, so that the model's input would clip them.
+        """
+        arrays = self._as_arrays(inputs)
+        lengths = {len(x) for x in arrays.values()}
+        if len(lengths) > 1:
+            raise QmathError(f"the inputs differ in their number of examples: {sorted(lengths)}")
+        for step in self.program.steps:
+            if isinstance(step, QuantizeStep) and step.source in arrays:
+                _check_range(arrays[step.source], step)
+        return arrays
+
+    def _as_arrays(self, inputs: Mapping[str, ArrayLike]) -> dict[str, Array]:
         if set(inputs) != set(self.program.inputs):
             raise QmathError(
                 f"the model's inputs are {sorted(self.program.inputs)}, the data has "
@@ -147,8 +164,6 @@ class Executor:
         if isinstance(step, MoveStep):
             return step.apply(values[step.source])
         if isinstance(step, QuantizeStep):
-            if step.source in self.program.inputs:
-                _check_range(values[step.source], step)
             return step.grid.quantize(values[step.source], step.source).astype(np.float32)
         if isinstance(step, FloatStep):
             parts = [
@@ -177,6 +192,14 @@ class Executor:
         return total.astype(np.float32)
 
 
+def batches(arrays: Mapping[str, Array], size: int = 8192) -> Iterator[dict[str, Array]]:
+    """Cut arrays of equal length into batches of about `size` elements: these stay in the cache."""
+    length = len(next(iter(arrays.values())))
+    step = max(1, size // max(1, *(x[:1].size for x in arrays.values()), 1))
+    for start in range(0, max(length, 1), step):
+        yield {name: x[start : start + step] for name, x in arrays.items()}
+
+
 def _idle_after(program: Program) -> dict[str, list[str]]:
     """Return the tensors that nothing reads after each step: their memory is used again."""
     last = {name: step.name for step in program.steps for name in sources(step)}
@@ -187,14 +210,17 @@ def _idle_after(program: Program) -> dict[str, list[str]]:
 
 
 def _check_range(x: Array, step: QuantizeStep) -> None:
-    """Refuse data most of which the model's input would clip: training scaled them otherwise."""
-    low, high = step.grid.limits
-    outside = (x < (low - 1) * step.grid.scale) | (x > (high + 1) * step.grid.scale)
-    if 2 * np.count_nonzero(outside) > outside.size:
+    """Refuse data that the model's input would clip: training scaled them otherwise."""
+    grid = step.grid
+    low, high = (limit * grid.scale for limit in grid.limits)
+    width = high - low
+    outside = np.count_nonzero((x < low - grid.scale) | (x > high + grid.scale))
+    far = np.count_nonzero((x < low - width) | (x > high + width))
+    if 4 * outside > x.size or 100 * far > x.size:
         raise QmathError(
-            f"{step.source}: {outside.mean():.0%} of the data lie outside the range "
-            f"[{step.grid.min:.6g}, {step.grid.max:.6g}] of {step.name}, as far as from "
-            f"{x.min():.6g} to {x.max():.6g}; scale them as in training"
+            f"{step.source}: {outside / x.size:.0%} of the data, from {x.min():.6g} to "
+            f"{x.max():.6g}, lie outside the range [{grid.min:.6g}, {grid.max:.6g}] of "
+            f"{step.name}; scale them as in training"
         )
 
 

@@ -36,7 +36,6 @@ class Function:
 
     source: Integers
     function: Callable[[Array], Array]
-    label: str
 
     @property
     def shape(self) -> Shape:
@@ -45,3 +44,13 @@ class Function:
 
 
 Value = Integers | Floats | Accumulator | Function
+
+
+@dataclass(frozen=True)
+class Island:
+    """A step in float32, the layer it is of, and what would have to be quantized to avoid it."""
+
+    layer: str
+    step: str
+    remedy: str
+    is_function: bool

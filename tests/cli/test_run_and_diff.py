@@ -1,6 +1,7 @@
 """``qmath run`` and ``qmath diff`` on the samples."""
 
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,9 @@ def test_run_predicts_the_digits_and_writes_the_integers(tmp_path):
     result = run("run", SAMPLES / "integer4.h5", DATA, "-o", out, "--require-integer", *SETTINGS)
     assert result.exit_code == 0, result.output
     assert "accumulator bits" in result.stdout
-    written, data = np.load(out), np.load(DATA)
+    data = np.load(DATA)
+    with np.load(out) as file:
+        written = dict(file)
     golden = np.load("reference/golden/samples.npz")["integer4/predictions"]
     logits = written["output/dense/post_activation"]
     np.testing.assert_array_equal(logits.argmax(1), golden.argmax(1))
@@ -33,18 +36,39 @@ def test_run_predicts_the_digits_and_writes_the_integers(tmp_path):
     assert written["relu6/output.shift"].shape == (16,)
 
 
+def redo(found, exported, name: str, accumulators: np.ndarray) -> np.ndarray:
+    """Compute one tensor from the file's constants alone, as a user's kernel would."""
+    y = accumulators * found[f"{name}.multiplier"] + found[f"{name}.addend"]
+    limits = found[f"{name}.low"], found[f"{name}.high"]
+    return np.clip(y >> found[f"{name}.shift"], *limits) + exported[name].zero_point
+
+
 def test_the_constants_written_compute_what_was_written(tmp_path):
-    """Redo one layer with the file's numbers alone, as a user's kernel would."""
     out, model = tmp_path / "out.npz", SAMPLES / "default8.h5"
     assert run("run", model, DATA, "-o", out).exit_code == 0
-    found, exported = np.load(out), qmath.quantize_model(qmath.load(model)).tensors
-    source, target = exported["relu6/output"], exported["dense/post_activation"]
-    kernel = exported["dense/kernel"].values.astype(np.int64)
-    x = found["relu6/output"].reshape(360, -1).astype(np.int64) - source.zero_point
-    total = (x @ kernel) * found["dense/post_activation.multiplier"]
-    total = (total + found["dense/post_activation.addend"]) >> found["dense/post_activation.shift"]
-    expected = np.clip(total + target.zero_point, 0, 255)
-    np.testing.assert_array_equal(found["dense/post_activation"], expected)
+    exported = qmath.quantize_model(qmath.load(model)).tensors
+    with np.load(out) as found:
+        x = found["relu6/output"].reshape(360, -1).astype(np.int64)
+        sums = (x - exported["relu6/output"].zero_point) @ exported["dense/kernel"].values
+        name = "dense/post_activation"
+        np.testing.assert_array_equal(found[name], redo(found, exported, name, sums))
+        assert found[f"{name}.sources"].tolist() == ["flatten"]
+
+        # A depthwise convolution, batch normalization and a ReLU6, at stride 2, padded below.
+        x = found["conv1/post_activation"].astype(np.int64)
+        x = np.pad(
+            x - exported["conv1/post_activation"].zero_point, ((0, 0), (0, 1), (0, 1), (0, 0))
+        )
+        kernel = exported["dw1/depthwise_kernel"].values[..., 0].astype(np.int64)
+        sums = sum(
+            x[:, i : i + 7 : 2, j : j + 7 : 2] * kernel[i, j] for i in range(3) for j in range(3)
+        )
+        np.testing.assert_array_equal(
+            found["relu6/output"], redo(found, exported, "relu6/output", sums)
+        )
+        bits = found["relu6/output.accumulator_bits"]
+        assert (sums < 2.0 ** (bits - 1)).all()
+        assert (sums >= -(2.0 ** (bits - 1))).all()
 
 
 @pytest.mark.parametrize("profile", ["exact", "integer", "tflite", "xnnpack"])
@@ -67,6 +91,39 @@ def test_diff_of_profiles():
     assert "and 299 further elements" in result.stdout
 
 
+def test_diff_takes_two_profiles_in_either_way():
+    arguments = ["diff", SAMPLES / "default8.h5", DATA, "--profile", "tflite"]
+    twice, against = (
+        run(*arguments, "--profile", "integer"),
+        run(*arguments, "--against", "integer"),
+    )
+    assert twice.stdout == against.stdout
+    assert twice.exit_code == against.exit_code == 1
+    message = fails(*arguments, "--profile", "exact", "--against", "integer")
+    assert "two runs can be compared" in message
+
+
+def test_diff_of_a_model_that_ends_in_float():
+    result = run("diff", SAMPLES / "question.h5", DATA, "--profile", "exact", *SETTINGS[:2])
+    assert result.exit_code == 0, result.stderr
+    assert "dw1/post_activation" in result.stdout
+
+
+@pytest.mark.parametrize("verb", ["inspect", "export", "verify", "run", "diff"])
+def test_every_help_has_an_example(verb):
+    assert f"qmath {verb} model.h5" in run(verb, "--help").stdout
+
+
+def test_no_input_is_overwritten(tmp_path):
+    model, data = tmp_path / "model.h5", tmp_path / "data.npz"
+    shutil.copy(SAMPLES / "default8.h5", model)
+    shutil.copy(DATA, data)
+    for path in (model, data):
+        message = fails("run", model, data, "-o", path, "--overwrite")
+        assert f"{path} is an input itself" in message
+    assert model.read_bytes() == (SAMPLES / "default8.h5").read_bytes()
+
+
 def test_diff_against_a_dump(tmp_path):
     model, dump = SAMPLES / "integer4.h5", tmp_path / "dump.npz"
     quantizer = qmath.MovingAverageQuantizer(4, False, False, False)
@@ -81,7 +138,12 @@ def test_diff_against_a_dump(tmp_path):
     result = run("diff", model, DATA, "--against", dump, *SETTINGS)
     assert result.exit_code == 1
     assert "first to differ: relu6/output" in result.stdout
-    reals["relu6/output"].flat[0] += 1e-3
+    reals["relu6/output"].flat[0] = -5 * grids["relu6/output"].scale
+    np.savez(dump, **reals)
+    assert "values leave the range" in fails("diff", model, DATA, "--against", dump, *SETTINGS)
+    np.savez(dump, **{"relu6/output": np.array(["text"])})
+    assert "must hold finite float32" in fails("diff", model, DATA, "--against", dump, *SETTINGS)
+    reals["relu6/output"].flat[0] = 1e-3
     np.savez(dump, **reals)
     message = fails("diff", model, DATA, "--against", dump, *SETTINGS)
     assert "relu6/output" in message
@@ -113,10 +175,11 @@ def test_float_islands_are_listed_or_refused():
         ({"x": np.zeros((2, 8, 8, 1)), "y": np.zeros((2, 8, 8, 1))}, "the file holds x of shape"),
         (
             {"x": np.full((3, 8, 8, 1), 200.0)},
-            "100% of the data lie outside the range [0, 1]",
+            "image: 100% of the data, from 200 to 200, lie outside the range [0, 1]",
         ),
         ({"x": np.full((3, 8, 8, 1), np.nan)}, "the input at (0, 0, 0, 0) is NaN"),
         ({"image": np.full((3, 8, 8, 1), 1j)}, "the data must be numbers, got dtype complex128"),
+        ({"image": np.float32(1)}, "the file holds image of shape ()"),
         ({}, "the file holds nothing"),
     ],
 )

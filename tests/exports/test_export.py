@@ -126,7 +126,7 @@ def test_unknown_formats(tmp_path, name, format):
 def test_the_model_is_never_the_output(tmp_path):
     path = tmp_path / "model.h5"
     path.write_text("the model")
-    with pytest.raises(OutputError, match="is the model itself"):
+    with pytest.raises(OutputError, match="is an input itself"):
         export(path, path, format="npz", overwrite=True)
     assert path.read_text() == "the model"
 

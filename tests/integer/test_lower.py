@@ -115,7 +115,11 @@ def test_what_cannot_be_run_is_named() -> None:
         (("Lambda", {}), "layer3: layers of class Lambda are not supported"),
         (("Activation", {"activation": "mish"}), "layer3: the activation 'mish' is not supported"),
         (("ReLU", {"threshold": 1.0}), "layer3: a ReLU with a threshold is not supported"),
-        (("Reshape", {}), r"layer3: the config of this Reshape is not understood"),
+        (("Reshape", {}), "layer3: the config of this Reshape is not understood"),
+        (("Permute", {"dims": [7]}), "layer3: the config of this Permute is not understood"),
+        (("Softmax", {"axis": 0}), "layer3: a softmax over axis 0 is not supported"),
+        (("Flatten", {"data_format": "channels_first"}), "layer3: data_format 'channels_first'"),
+        (("Concatenate", {"axis": 0}), "layer3: concatenation along axis 0 is not supported"),
     ):
         with pytest.raises(QmathError, match=words):
             lower(model(layer))
@@ -150,8 +154,13 @@ def test_accumulator_widths_are_proved_from_the_integers() -> None:
     step = next(step for step in program.steps if isinstance(step, Requantize))
     weights = step.value.terms[0].ops[0].weights
     assert weights is not None
-    largest = (np.abs(weights) * 128).sum(0).max()
-    assert fixed.accumulator_bits == (int(largest).bit_length() + 1,)
+    grid = step.value.terms[0].grid
+    ends = np.array(grid.limits)
+    low = (np.maximum(weights, 0) * ends[0] + np.minimum(weights, 0) * ends[1]).sum(0)
+    high = (np.maximum(weights, 0) * ends[1] + np.minimum(weights, 0) * ends[0]).sum(0)
+    (bits,) = fixed.accumulator_bits
+    assert ((-(2 ** (bits - 1)) <= low) & (high < 2 ** (bits - 1))).all()
+    assert ((low < -(2 ** (bits - 2))) | (high >= 2 ** (bits - 2))).all()
     assert fixed.multipliers[0].shape == fixed.shift.shape == (3,)
 
 
@@ -161,13 +170,69 @@ def test_wrong_data_are_refused() -> None:
         (np.zeros((4, 3)), r"image: the data must have shape \(N, 2\), got \(4, 3\)"),
         (np.zeros(2), r"got \(2,\)"),
         (np.full((4, 2), "a"), "the data must be numbers, got dtype <U1"),
-        (np.full((4, 2), 255.0), r"image: 100% of the data lie outside the range \[-1, 1\]"),
-        (np.full((4, 2), np.nan), "NaN"),
     ):
         with pytest.raises(QmathError, match=words):
             executor.run({"image": x})
+    with pytest.raises(QmathError, match="NaN"):
+        executor.run({"image": np.full((4, 2), np.nan)})
+    with pytest.raises(QmathError, match=words):
+        executor.run({"image": x})
     with pytest.raises(
         QmathError, match=r"the model's inputs are \['image'\], the data has \['x'\]"
     ):
         executor.run({"x": np.zeros((4, 2))})
     assert executor.run({"image": np.zeros((0, 2))})["quantize/output"].shape == (0, 2)
+
+
+def test_data_scaled_otherwise_than_in_training_are_refused_as_a_whole() -> None:
+    executor = Executor(lower(model()))
+    rng = np.random.default_rng(0)
+    executor.checked({"image": rng.normal(size=(500, 2)) * 0.6})  # a little is clipped: fine
+    one_in_twenty = np.where(rng.uniform(size=(500, 2)) < 0.05, 255.0, 0.0)
+    for x in (np.full((4, 2), 255.0), rng.uniform(0, 16, (500, 2)), one_in_twenty):
+        with pytest.raises(QmathError, match=r"image: \d+% of the data, from .* lie outside"):
+            executor.checked({"image": x})
+
+
+def test_floats_that_are_no_numbers_are_named() -> None:
+    broken = {**NORMALIZATION, "layer3/gamma": np.float32([1, np.nan, 1])}
+    with pytest.raises(QmathError, match="layer3/gamma holds NaN or infinities"):
+        lower(model(("BatchNormalization", {}), **broken))
+    broken = {**NORMALIZATION, "layer3/moving_variance": np.float32([1, -1, 1])}
+    with pytest.raises(QmathError, match=r"layer3/moving_variance: -1 with epsilon 0\.001 has no"):
+        lower(model(("BatchNormalization", {}), **broken))
+    large = {**NORMALIZATION, "layer3/beta": np.float32([1e30, 0, 0])}
+    program = lower(model(("BatchNormalization", {}), ranges={"layer3": (-1.0, 1.0)}, **large))
+    with pytest.raises(QmathError, match=r"its bias reaches 1\.27e"):
+        constants(program)
+
+
+def float_graph(*nodes: Node, **tensors: np.ndarray) -> QatModel:
+    """Return a model in which nothing is quantized."""
+    found = {name: QatTensor(name, "float", values) for name, values in tensors.items()}
+    return QatModel(found, Graph(nodes, (nodes[0].name,), (nodes[-1].name,)), source="m")
+
+
+def test_islands_compute_what_keras_does() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, 6, 2)).astype(np.float32)
+    kernel = rng.normal(size=(3, 2, 4)).astype(np.float32)
+    image = Node("image", "image", "InputLayer", (), {"batch_input_shape": [None, 6, 2]})
+    conv = Node("conv", "conv", "Conv1D", ("image",), {"strides": [1], "padding": "valid"})
+    mean = Node("mean", "mean", "GlobalAveragePooling1D", ("conv",), {})
+    total = Node("sum", "sum", "Add", ("conv", "mean"), {})
+    program = lower(float_graph(image, conv, mean, total, **{"conv/kernel": kernel}))
+    assert set(program.islands) == {"conv"}  # what follows it is float for its sake
+    results = Executor(program).run({"image": x})
+    expected = sum(x[:, i : i + 4] @ kernel[i] for i in range(3))
+    np.testing.assert_allclose(results["conv"], expected, rtol=1e-5, atol=1e-5)
+    # Keras puts the axes that one summand lacks after the batch, whatever the batch's length.
+    expected = results["conv"] + results["conv"].mean(1)[:, np.newaxis]
+    np.testing.assert_allclose(results["sum"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_functions_are_islands_unless_the_model_ends_with_them() -> None:
+    softmax, dense = ("Activation", {"activation": "softmax"}), ("Dense", {})
+    assert not lower(model(softmax)).islands
+    tensors = {"layer4/kernel": np.ones((3, 2), np.float32)}
+    assert set(lower(model(softmax, dense, **tensors)).islands) == {"layer3", "layer4"}

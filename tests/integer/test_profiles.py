@@ -16,7 +16,14 @@ from qmath.integer.registry import profile_named
 
 widths = st.integers(2, 16)
 scales = st.floats(2.0**-40, 2.0**10)
-ACTIVATIONS = [None, Activation(), Activation(limit=6.0), Activation(slope=0.3)]
+ACTIVATIONS = [
+    None,
+    Activation(),
+    Activation(limit=6.0),
+    Activation(slope=0.3),
+    Activation(slope=-0.5),
+]
+ACTIVATIONS += [Activation(slope=1.75), Activation(slope=0.25, limit=6.0)]
 
 
 def step(
@@ -68,12 +75,17 @@ def test_fixed_point_constants_fit_their_widths(
 ) -> None:
     y = step(scale, offset, 8, 0, None)
     (fixed,) = Integer(multiplier_bits).constants(y, [(-largest, largest)])
-    assert all((np.abs(m) <= 2**multiplier_bits).all() for m in fixed.multipliers)
+    assert all((np.abs(m) < 2**multiplier_bits).all() for m in fixed.multipliers)
     assert (fixed.shift >= 1).all()
-    assert abs(largest * int(fixed.multipliers[0])) + abs(int(fixed.addend)) < 2**63
+    assert largest * abs(int(fixed.multipliers[0])) + abs(int(fixed.addend)) < 2**63
     exact = Fraction(scale) * 2
     error = abs(Fraction(int(fixed.multipliers[0]), 2 ** int(fixed.shift)) - exact) * largest
     assert error <= Fraction(float(fixed.error))
+
+
+def test_multipliers_that_round_up_to_the_next_power_of_two_fit() -> None:
+    (fixed,) = Integer(8).constants(step(0.499, 0.0, 8, 0, None), [(-9, 9)])  # 0.998 * 2**8
+    assert fixed.multipliers[0] < 256
 
 
 def test_half_is_rounded_up() -> None:
@@ -86,7 +98,7 @@ def test_half_is_rounded_up() -> None:
 def test_refusals() -> None:
     with pytest.raises(QmathError, match="multiplier_bits must be 8 to 31, got 7"):
         Integer(7)
-    with pytest.raises(QmathError, match="leaves no bits for rounding"):
+    with pytest.raises(QmathError, match="no bits are left for rounding"):
         Integer().constants(step(1e12, 0.0, 8, 0, None), [(-(2**30), 2**30)])
     with pytest.raises(QmathError, match="there is no profile 'fast'; use one of: exact, integer"):
         profile_named("fast")

@@ -37,7 +37,8 @@ WIDTHS = {
 ISLANDS = {
     "question": {"dense"},
     "every_layer": {"relu_apart"},  # TFMOT quantizes no convolution that a ReLU layer follows
-    "lazy": {"global_average_pooling2d"},  # what it averages has a scale for each place
+    # What it averages has a scale for each place; the tanh is taken of a sum that is not rounded.
+    "lazy": {"global_average_pooling2d", "tanh"},
 }
 LAYERS = {
     "Conv2D", "Conv1D", "DepthwiseConv2D", "Conv2DTranspose", "Dense", "BatchNormalization",

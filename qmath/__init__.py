@@ -28,6 +28,7 @@ from qmath.fake_quant import (
     fake_quant_with_min_max_vars_per_channel,
     fake_quant_with_min_max_vars_per_channel_gradient,
 )
+from qmath.packing import pack, unpack
 from qmath.quantizers import (
     AllValuesQuantizer,
     Default8BitConvTransposeWeightsQuantizer,
@@ -86,9 +87,11 @@ __all__ = [
     "from_keras",
     "inspect",
     "load",
+    "pack",
     "quantize",
     "quantize_model",
     "run",
+    "unpack",
     "verify",
 ]
 

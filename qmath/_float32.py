@@ -34,7 +34,12 @@ _LEAF = 1024 * _LANES  # Eigen's tree reduction stops splitting here
 
 def as_float32(value: ArrayLike, name: str) -> Float32Array:
     """Return `value` as float32, cast as TensorFlow casts a NumPy array; refuse non-reals."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except QmathError:  # of a lazy tensor, whose file says what is wrong
+        raise
+    except (TypeError, ValueError) as error:
+        raise QmathError(f"{name} must be an array of real numbers: {error}") from None
     if array.dtype == np.float32:
         return array
     if array.dtype.kind not in "fiub":

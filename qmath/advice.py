@@ -11,7 +11,7 @@ Every piece of advice has a kind, which scripts can rely on:
 ``unconverged-average``
     The moving average of a ReLU's output still holds a part of its initial -6.
 ``dead-channel``
-    A range of 0 to 0: every weight of the channel is 0.
+    A range of 0 to 0: every weight of the channel is 0, or becomes 0 though it is not.
 ``single-range-depthwise``
     A depthwise kernel whose channels share one range.
 ``zero-point-half-step``
@@ -27,7 +27,7 @@ Every piece of advice has a kind, which scripts can rely on:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,12 +68,15 @@ class Advice:
 def activation(node: Node) -> str:
     """Return the name of a layer's activation function, ``"linear"`` where it has none."""
     value: Any = node.config.get("activation") or "linear"
-    return value if isinstance(value, str) else str(value.get("class_name", "custom"))
+    if isinstance(value, Mapping):
+        value = value.get("class_name")
+    return value if isinstance(value, str) else "custom"
 
 
 def missing_settings(tensor: QatTensor) -> Advice:
     """Advise on a tensor whose quantizer's settings are unknown."""
-    return Advice("missing-settings", tensor.name, "num_bits is in no file", str(tensor.hint or ""))
+    message = f"in no file: {', '.join(tensor.spec.missing)}"
+    return Advice("missing-settings", tensor.name, message, str(tensor.hint or ""))
 
 
 def no_integers(tensor: QatTensor, reason: str) -> Advice:
@@ -112,17 +115,7 @@ def of_range(model: QatModel, tensor: QatTensor) -> Iterator[Advice]:
         return
     elif tensor.role != "weight":
         yield from _unconverged(model, tensor, float(low.flat[0]), float(high.flat[0]))
-    dead = np.flatnonzero((low == 0) & (high == 0))
-    if dead.size:
-        yield Advice(
-            "dead-channel",
-            tensor.name,
-            f"{dead.size} of {low.size} ranges are 0 … 0 (first: channel {dead[0]})"
-            if low.ndim
-            else "its range is 0 … 0: every value is 0",
-            "nothing is lost: scale is 0 and every integer the zero point; do not divide by that "
-            "scale, prune the channel or train it again from another initial value",
-        )
+    yield from _dead(tensor, low, high)
     if spec.num_bits is not None and spec.narrow_range is not None:
         yield from _on_half_step(tensor, low, high, spec.num_bits, spec.narrow_range)
 
@@ -153,6 +146,31 @@ def _is_untrained(tensor: QatTensor, low: Float32Array, high: Float32Array) -> b
     if tensor.role != "weight" and bool(np.all(low == 0) and np.all(high == 0)):
         return True
     return bool(np.all(low == -_INITIAL) and np.all(high == _INITIAL))
+
+
+def _dead(tensor: QatTensor, low: Float32Array, high: Float32Array) -> Iterator[Advice]:
+    """Advise on ranges of 0 to 0: of weights that are 0, or of others, which are lost."""
+    dead = np.flatnonzero((low == 0) & (high == 0))
+    if not dead.size:
+        return
+    message = "its range is 0 … 0: every value is 0"
+    if low.ndim:
+        message = f"{dead.size} of {low.size} ranges are 0 … 0 (first: channel {dead[0]})"
+    remedy = (
+        "nothing is lost: scale is 0 and every integer the zero point; do not divide by that "
+        "scale, prune the channel or train it again from another initial value"
+    )
+    values = np.asarray(tensor.values if tensor.role == "weight" else 0.0)
+    lost = np.count_nonzero(values[..., dead] if low.ndim else values)
+    if lost:
+        if not low.ndim:
+            message = "its range is 0 … 0"
+        message += f", and {lost} of its values are not 0: all of them become 0"
+        remedy = (
+            "the range is older than the values, and TFMOT's own inference clips to it, too: call "
+            "the model once with training=True without an optimizer step and save it again"
+        )
+    yield Advice("dead-channel", tensor.name, message, remedy)
 
 
 def _unconverged(model: QatModel, tensor: QatTensor, low: float, high: float) -> Iterator[Advice]:
@@ -239,5 +257,6 @@ def _is_relu(node: Node) -> bool:
     """Whether a layer's output is never negative because of a ReLU."""
     if node.class_name == "ReLU":
         slope, threshold = node.config.get("negative_slope"), node.config.get("threshold")
-        return not slope and not (threshold or 0) < 0
+        is_known = threshold is None or isinstance(threshold, (int, float))
+        return not slope and is_known and not (threshold or 0) < 0
     return activation(node) in ("relu", "relu6")

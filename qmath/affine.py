@@ -67,6 +67,13 @@ def check_num_bits(num_bits: SupportsIndex) -> int:
     return bits
 
 
+def check_flag(value: object, name: str) -> bool:
+    """Return `value` as a bool, if it is one: any other number would enter the arithmetic."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise QmathError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
 def nudge(min: Float32Array, max: Float32Array, num_bits: int, narrow_range: bool) -> Nudged:
     """Move ranges so that real zero is an integer, as TensorFlow's ``Nudge`` does.
 
@@ -172,7 +179,10 @@ def scale_and_zero_point(
     (array(0.4, dtype=float32), array(0, dtype=int32))
     """
     bits = check_num_bits(num_bits)
-    nudged, dead = _usable(as_float32(min, "min"), as_float32(max, "max"), bits, narrow_range, name)
+    prefix = f"{name}: " if name else ""
+    narrow, signed = _flags(prefix, narrow_range=narrow_range, signed=signed)
+    low, high = as_float32(min, f"{prefix}min"), as_float32(max, f"{prefix}max")
+    nudged, dead = _usable(low, high, bits, narrow, name)
     return _scale_and_zero_point(nudged, dead, bits, signed)
 
 
@@ -222,7 +232,8 @@ def quantize(
     ------
     QmathError
         `inputs` hold NaN; ``min > max``; the scale or its inverse would not be a finite, normal
-        float32 (so there are no integers that reproduce TensorFlow); shapes do not fit.
+        float32 (so there are no integers that reproduce TensorFlow); shapes do not fit; a flag is
+        neither True nor False.
 
     Notes
     -----
@@ -239,18 +250,25 @@ def quantize(
     """
     bits = check_num_bits(num_bits)
     prefix = f"{name}: " if name else ""
+    narrow, per_axis, signed = _flags(
+        prefix, narrow_range=narrow_range, per_axis=per_axis, signed=signed
+    )
     x = as_float32(inputs, f"{prefix}inputs")
     low, high = as_float32(min, f"{prefix}min"), as_float32(max, f"{prefix}max")
     if op not in ("vars", "args"):
         raise QmathError(f"{prefix}op must be 'vars' or 'args', got {op!r}")
     check_range_shape(x.shape, low, high, per_axis, prefix)
-    nudged, dead = _usable(low, high, bits, narrow_range, name)
+    nudged, dead = _usable(low, high, bits, narrow, name)
     values = np.empty(x.shape, smallest_dtype(bits, signed))
     offset = nudged.zero_point - np.float32(2 ** (bits - 1) * signed)
     _fill(x, values, nudged, offset, divide=op == "vars" and not per_axis, prefix=prefix)
     scale, zero_point = _scale_and_zero_point(nudged, dead, bits, signed)
     axis = x.ndim - 1 if per_axis else None
-    return QuantizedTensor(values, scale, zero_point, bits, bool(narrow_range), bool(signed), axis)
+    return QuantizedTensor(values, scale, zero_point, bits, narrow, signed, axis)
+
+
+def _flags(prefix: str, **flags: object) -> list[bool]:
+    return [check_flag(value, f"{prefix}{name}") for name, value in flags.items()]
 
 
 def smallest_dtype(num_bits: int, signed: bool) -> np.dtype[Any]:
@@ -284,8 +302,11 @@ def _usable(
     problems = {
         "is not finite": ~(np.isfinite(low) & np.isfinite(high)),
         "is inverted (min > max)": inverted,
-        "is too wide: its scale or the scale's inverse leaves float32's normal range": ~(
-            np.isfinite(nudged.scale) & (nudged.inverse >= SMALLEST_NORMAL)
+        "is too wide: its scale, the scale's inverse or an end leaves float32's normal range": ~(
+            np.isfinite(nudged.scale)
+            & (nudged.inverse >= SMALLEST_NORMAL)
+            & np.isfinite(nudged.min)
+            & np.isfinite(nudged.max)
         ),
         "is too narrow: its scale or the scale's inverse leaves float32's normal range": ~(
             (nudged.scale >= SMALLEST_NORMAL) & np.isfinite(nudged.inverse)

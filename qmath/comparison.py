@@ -2,11 +2,14 @@
 
 Scale and zero point are computed anew, each integer is decided by exact rational arithmetic
 (`qmath.exact`), and where that is a near-tie, by the identity
-``(q - zero_point) * scale == fake_quant(x)`` in float32.
+``(q - zero_point) * scale == fake_quant(x)`` in float32. Axis orders and layer configs are worked
+out here a second time. Of the manifest, only the notes, the source's file name and qmath's version
+are not compared.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -15,13 +18,19 @@ from numpy.typing import NDArray
 
 from qmath import exact, fake_quant
 from qmath.errors import FileFormatError, QmathError
-from qmath.manifest import layer_config
-from qmath.types import Float32Array, QatModel, QatTensor
+from qmath.types import Float32Array, Node, QatModel, QatTensor
 
 __all__ = ["SAME_OPTIONS", "USER", "Comparison", "object_in"]
 
 SAME_OPTIONS = "verify with the options that export had"
 USER = "user"  # the evidence of settings that no file holds
+_FORMULA = "(values.astype(np.int32) - zero_point).astype(np.float32) * scale"
+# Keras's kernels: height, width, input and output channels, depth multiplier.
+_AXES = {"Dense": "IO", "Conv1D": "WIO", "Conv2D": "HWIO", "DepthwiseConv2D": "HWIM",
+         "Conv2DTranspose": "HWOI"}  # fmt: skip
+_TRAINING = ("initializer", "regularizer", "constraint")
+# Whether the user told what a range's ratio shows, too, is not in the model.
+_EQUAL_EVIDENCE = ([USER, "range ratio"], ["range ratio", USER])
 _NODE_FIELDS = ("name", "layer", "class_name", "quantize_config")
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -37,6 +46,7 @@ class Comparison:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.classes: dict[str, str] = {}
         self.tensors = self.elements = self.near_ties = self.differing = 0
         self.differences: list[str] = []
 
@@ -63,6 +73,9 @@ class Comparison:
 
     def compare_model(self, model: QatModel, manifest: dict[str, Any], arrays: Arrays) -> None:
         """Compare everything."""
+        self.classes = {n.layer: n.class_name for n in (model.graph.nodes if model.graph else ())}
+        self.expect("reconstruction", manifest.get("reconstruction"), _FORMULA)
+        self.expect("format_version", manifest.get("format_version"), 1)
         self.expect(
             "source sha256",
             object_in(manifest, "source", self.name).get("sha256"),
@@ -93,7 +106,7 @@ class Comparison:
             for field in _NODE_FIELDS:
                 self.expect(f"{field} of layer {node.name}", layer.get(field), getattr(node, field))
             self.expect(f"inputs of layer {node.name}", layer.get("inputs"), list(node.inputs))
-            config, expected = object_in(layer, "config", self.name), layer_config(node)
+            config, expected = object_in(layer, "config", self.name), _config(node)
             for key in sorted(config.keys() | expected.keys()):
                 self.expect(f"{key} of layer {node.name}", config.get(key), expected.get(key))
         self.expect("inputs", manifest.get("inputs"), list(graph.inputs) if graph else [])
@@ -123,11 +136,11 @@ class Comparison:
                 expected |= self.compare_integers(tensor, held)
         for key, value in expected.items():
             self.expect(f"{key} of {tensor.name}", entry.get(key), value, SAME_OPTIONS)
-        # A setting may be told, or found in the model: as long as its value is the same.
         evidence = object_in(entry, "evidence", self.name) if tensor.role != "float" else {}
-        for field, source in tensor.evidence.items():
-            if USER not in (source, evidence.get(field)):
-                self.expect(f"evidence of {tensor.name}: {field}", evidence.get(field), source)
+        for field in sorted(evidence.keys() | tensor.evidence.keys()):
+            found, source = evidence.get(field), tensor.evidence.get(field)
+            if [found, source] not in _EQUAL_EVIDENCE:
+                self.expect(f"evidence of {tensor.name}: {field}", found, source, SAME_OPTIONS)
 
     def compare_array(
         self, key: str, found: NDArray[Any], expected: NDArray[Any], entry: dict[str, Any]
@@ -146,20 +159,20 @@ class Comparison:
         """Return an exported tensor with its axes in the model's order, if its entry fits it."""
         name = tensor.name
         shape = np.shape(tensor.values)  # type: ignore[arg-type]
-        layout, source = entry.get("layout"), entry.get("source_layout")
-        axes = list(range(len(shape)))
-        if layout is not None or source is not None:
-            if not (
-                isinstance(layout, str)
-                and isinstance(source, str)
-                and sorted(layout) == sorted(source)
-                and len(set(source)) == len(shape)
-            ):
-                self.differences.append(
-                    f"layout of {name}: {layout!r} does not fit {source!r} and the shape {shape}"
-                )
-                return None
+        layer, _, weight = name.rpartition("/")
+        kernel = weight in ("kernel", "depthwise_kernel")
+        source = _AXES.get(self.classes.get(layer, "")) if kernel else None
+        if source is not None and len(source) != len(shape):
+            source = None
+        self.expect(f"source_layout of {name}", entry.get("source_layout"), source)
+        layout, axes = entry.get("layout"), list(range(len(shape)))
+        if source is None:
+            self.expect(f"layout of {name}", layout, None)
+        elif isinstance(layout, str) and sorted(layout) == sorted(source):
             axes = [source.index(letter) for letter in layout]
+        else:
+            self.differences.append(f"layout of {name}: {layout!r} does not fit {source!r}")
+            return None
         exported = [shape[axis] for axis in axes]
         fits = self.expect(f"shape of {name}", list(found.shape), exported)
         fits &= self.expect(f"shape of {name} in the manifest", entry.get("shape"), exported)
@@ -264,6 +277,13 @@ def object_in(owner: dict[str, Any], key: str, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FileFormatError(f"{name}: the manifest has no object {key!r}; export again")
     return value
+
+
+def _config(node: Node) -> dict[str, Any]:
+    """Return a layer's config without what only training needs, as JSON gives it back."""
+    text = json.dumps(dict(node.config))  # NaN and infinities as words, which JSON has not
+    config: dict[str, Any] = json.loads(text, parse_constant=lambda word: str(float(word)))
+    return {key: value for key, value in config.items() if key.split("_")[-1] not in _TRAINING}
 
 
 def _settings(tensor: QatTensor) -> dict[str, Any]:

@@ -1,12 +1,18 @@
-"""Where a model computes in integers and where in float, followed through its graph."""
+"""Where a model computes in integers and where in float.
+
+A model that lowers to an integer program is what that program is; of any other, with settings
+unknown or a layer that is not supported, the graph tells as much as it can.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Literal
 
 from qmath.advice import Advice, activation
+from qmath.errors import QmathError
+from qmath.integer.lower import lower
 from qmath.types import Node, QatModel
 
 __all__ = ["Flow", "follow"]
@@ -44,7 +50,7 @@ class Flow:
 
 
 def follow(model: QatModel, ready: Set[str]) -> Flow:
-    """Follow integers and floats from the inputs to the outputs.
+    """Say where a model computes in float before its last layer, and what to do about it.
 
     Parameters
     ----------
@@ -53,9 +59,43 @@ def follow(model: QatModel, ready: Set[str]) -> Flow:
     ready : set of str
         Names of the tensors whose settings are known.
     """
-    graph = model.graph
-    if graph is None:
+    if model.graph is None:
         return Flow(None)
+    warnings = _follow_graph(model)
+    quantized = {tensor.name for tensor in model.tensors.values() if tensor.role != "float"}
+    if not quantized or not quantized <= ready:
+        return Flow(False, warnings)
+    try:
+        islands = lower(model).islands
+    except QmathError:
+        return Flow(not warnings, warnings)
+    return Flow(not islands, tuple(_of_islands(model, islands, warnings)))
+
+
+def _of_islands(
+    model: QatModel, islands: Mapping[str, str], warnings: tuple[Advice, ...]
+) -> Iterator[Advice]:
+    """Yield what the graph says of a program's islands, or, where it says nothing, the remedy."""
+    said: set[str] = set()
+    for node in model.graph.nodes if model.graph else ():
+        if node.name not in islands or node.layer in said:
+            continue
+        said.add(node.layer)
+        known = [item for item in warnings if item.where == node.layer]
+        if known:
+            yield from known
+            continue
+        remedy = islands[node.name]
+        kind = "float-layer" if node.class_name in _WEIGHTED else "float-function"
+        kind = "float-input" if remedy.startswith("quantize its input") else kind
+        message = f"{node.class_name} is computed in float in the middle of the model"
+        yield Advice(kind, node.layer, message, remedy)
+
+
+def _follow_graph(model: QatModel) -> tuple[Advice, ...]:
+    """Follow integers and floats from the inputs to the outputs, layer by layer."""
+    graph = model.graph
+    assert graph is not None
     states: dict[str, State] = {}
     warnings: dict[tuple[str, str], Advice] = {}
     nodes = {node.name: node for node in graph.nodes}
@@ -64,8 +104,7 @@ def follow(model: QatModel, ready: Set[str]) -> Flow:
         states[node.name], found = _compute(model, node, states, nodes, is_last=node.name in last)
         for item in found:
             warnings[item.kind, item.where] = item
-    quantized = {tensor.name for tensor in model.tensors.values() if tensor.role != "float"}
-    return Flow(not warnings and bool(quantized) and quantized <= ready, tuple(warnings.values()))
+    return tuple(warnings.values())
 
 
 def _compute(

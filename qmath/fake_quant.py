@@ -33,6 +33,7 @@ from qmath._float32 import (
 from qmath.affine import (
     Nudged,
     careful_steps,
+    check_flag,
     check_num_bits,
     check_range_shape,
     is_dead,
@@ -89,13 +90,13 @@ def fake_quant_with_min_max_args(
     min, max : float
         The range, ``min < max``.
     num_bits : int
-        Width, 2 to 16. A float is truncated, as TensorFlow does.
+        Width, 2 to 16. A float is truncated and None is the default, as TensorFlow has it.
     narrow_range : bool
-        Leave the lowest integer unused.
+        Leave the lowest integer unused. No number is taken for a bool; None is the default.
     name : str, optional
         Ignored.
     out : ndarray of float32, optional
-        Where to write the result; may be `inputs` itself.
+        Where to write the result; may be `inputs` itself, or overlap them.
 
     Returns
     -------
@@ -253,7 +254,7 @@ def fake_quant_with_min_max_args_gradient(
     nudged = _args_range(min, max, num_bits, narrow_range)
     g, x = _gradient_inputs(gradients, inputs)
     out = _output(out, x.shape)
-    gs, xs, dx = (np.ascontiguousarray(a).reshape(-1) for a in (g, x, out))
+    gs, xs, dx = (_apart(a, out) for a in (g, x, out))
     lower, upper = _bounds(nudged)
     for block, _ in blocks(xs.size, nudged):
         _backprop(gs[block], xs[block], lower, upper, dx[block])
@@ -336,16 +337,12 @@ def fake_quant_with_min_max_vars_per_channel_gradient(
     Returns
     -------
     FakeQuantWithMinMaxVarsPerChannelGradient
-        As `fake_quant_with_min_max_vars_gradient`, the sums for each channel.
+        As `fake_quant_with_min_max_vars_gradient`, the sums for each channel, in the same order.
 
     Raises
     ------
     QmathError
         As the forward op; the shapes of `gradients` and `inputs` differ.
-
-    Notes
-    -----
-    The sums add up in the order of TensorFlow with one intra-op thread.
 
     Examples
     --------
@@ -361,18 +358,21 @@ def fake_quant_with_min_max_vars_per_channel_gradient(
     return FakeQuantWithMinMaxVarsPerChannelGradient(*_backward(g, x, nudged, dead, out))
 
 
-def _op_num_bits(num_bits: Any) -> int:
-    """TensorFlow's ``make_int`` truncates a float attribute, then the kernel checks the range."""
-    return check_num_bits(int(num_bits) if isinstance(num_bits, float) else num_bits)
+def _op_attributes(num_bits: Any, narrow_range: Any) -> tuple[int, bool]:
+    """Read the two attributes as TensorFlow does: ``make_int`` truncates, None is the default."""
+    if isinstance(num_bits, (float, np.floating)) and np.isfinite(num_bits):
+        num_bits = int(num_bits)
+    bits = check_num_bits(8 if num_bits is None else num_bits)
+    return bits, narrow_range is not None and check_flag(narrow_range, "narrow_range")
 
 
 def _args_range(min: float, max: float, num_bits: int, narrow_range: bool) -> Nudged:
-    bits = _op_num_bits(num_bits)
+    bits, narrow = _op_attributes(num_bits, narrow_range)
     low, high = as_float32(min, "min"), as_float32(max, "max")
     check_range_shape((), low, high, per_axis=False)
     if not flush(low) < flush(high):
         raise QmathError(f"min has to be smaller than max, was: {low} >= {high}")
-    return nudge(low, high, bits, narrow_range)
+    return nudge(low, high, bits, narrow)
 
 
 def _vars_range(
@@ -384,10 +384,10 @@ def _vars_range(
     *,
     per_axis: bool,
 ) -> tuple[Float32Array, Nudged, NDArray[np.bool_]]:
-    bits = _op_num_bits(num_bits)
+    bits, narrow = _op_attributes(num_bits, narrow_range)
     x, low, high = as_float32(inputs, "inputs"), as_float32(min, "min"), as_float32(max, "max")
     check_range_shape(x.shape, low, high, per_axis)
-    return x, nudge(low, high, bits, narrow_range), is_dead(low, high)
+    return x, nudge(low, high, bits, narrow), is_dead(low, high)
 
 
 def _gradient_inputs(gradients: ArrayLike, inputs: ArrayLike) -> tuple[Float32Array, Float32Array]:
@@ -407,6 +407,13 @@ def _output(out: Float32Array | None, shape: tuple[int, ...]) -> Float32Array:
     return out
 
 
+def _apart(x: Float32Array, out: Float32Array) -> Float32Array:
+    """Return `x` flat, and copied if writing `out` would change elements that are not read yet."""
+    is_same = x.__array_interface__["data"][0] == out.__array_interface__["data"][0]
+    apart = x.copy() if np.may_share_memory(x, out) and not is_same else x
+    return np.ascontiguousarray(apart).reshape(-1)
+
+
 def _forward(
     x: Float32Array,
     nudged: Nudged,
@@ -419,7 +426,7 @@ def _forward(
     out = _output(out, x.shape)
     if not x.size:
         return out
-    flat, result = np.ascontiguousarray(x).reshape(-1), out.reshape(-1)
+    flat, result = _apart(x, out), out.reshape(-1)
     columns = (-1, nudged.scale.size)
     with np.errstate(all="ignore"):
         odd = ~is_ordinary(nudged)
@@ -437,12 +444,9 @@ def _forward(
 
 
 def _careful(
-    x: Float32Array,
-    nudged: Nudged,
-    odd: NDArray[np.bool_],
-    dead: NDArray[np.bool_] | None,
-    divide: bool,
-) -> Float32Array:
+    x: Float32Array, nudged: Nudged, odd: NDArray[np.bool_],
+    dead: NDArray[np.bool_] | None, divide: bool,
+) -> Float32Array:  # fmt: skip
     """Fake-quantize the columns of the `odd` ranges; a dead range gives +0 everywhere."""
     nudged = Nudged(*(part[odd] for part in nudged))
     relative = careful_steps(x, nudged, divide).astype(np.float64)
@@ -461,7 +465,7 @@ def _backward(
     out = _output(out, x.shape)
     sums = np.zeros((2, nudged.scale.size), np.float32)
     if x.size:
-        gs, xs, dx = (np.ascontiguousarray(a).reshape(-1, nudged.scale.size) for a in (g, x, out))
+        gs, xs, dx = (_apart(a, out).reshape(-1, nudged.scale.size) for a in (g, x, out))
         lower, upper = _bounds(nudged)
 
         def leaf(first: int, count: int) -> Float32Array:

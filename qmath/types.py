@@ -46,9 +46,15 @@ class QuantSpec:
     op: Literal["vars", "args"] = "vars"
 
     @property
+    def missing(self) -> tuple[str, ...]:
+        """The fields without which the integers are not determined."""
+        needed = ("num_bits", "narrow_range", "per_axis")
+        return tuple(name for name in needed if getattr(self, name) is None)
+
+    @property
     def is_complete(self) -> bool:
         """Whether the integers are determined: width, narrowness and axis are known."""
-        return None not in (self.num_bits, self.narrow_range, self.per_axis)
+        return not self.missing
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +180,7 @@ class QatTensor:
         spec = self.spec
         if spec.num_bits is None or spec.narrow_range is None or spec.per_axis is None:
             hint = f". {self.hint}" if self.hint else ""
-            raise MissingSettingsError(f"{self.name}: num_bits is in no file{hint}")
+            raise MissingSettingsError(f"{self.name}: in no file: {', '.join(spec.missing)}{hint}")
         return affine.quantize(
             self.values,
             self.min,

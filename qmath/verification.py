@@ -1,26 +1,39 @@
 """An independent check of an exported file against the model.
 
-Nothing here, and nothing in `qmath.comparison`, calls the code that exports.
+Nothing here, and nothing in `qmath.comparison`, calls the code that makes what is exported: both
+share only the reader of the model, the reader of the file, and TensorFlow's arithmetic.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from qmath._source import as_model
 from qmath.comparison import SAME_OPTIONS, USER, Comparison, object_in
 from qmath.errors import FileFormatError, MissingSettingsError
-from qmath.types import QatModel
+from qmath.types import Float32Array, QatModel
 
 if TYPE_CHECKING:
     from qmath.quantizers import Quantizer
 
 __all__ = ["Verification", "verify"]
+
+_FIXED = "FixedQuantizer"
+# Settings that a user can tell, and what is one.
+_CHECKS: dict[str, Callable[[object], bool]] = {
+    "quantizer": lambda value: isinstance(value, str),
+    "num_bits": lambda value: type(value) is int and 2 <= value <= 16,
+    "per_axis": lambda value: isinstance(value, bool),
+    "symmetric": lambda value: isinstance(value, bool),
+    "narrow_range": lambda value: isinstance(value, bool),
+}
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,9 @@ def verify(
     Notes
     -----
     Compared are: names, shapes and axis orders, dtypes; scales, bit by bit; zero points; every
-    integer; every float, bit by bit; every field of the manifest that the model determines.
+    integer; every float, bit by bit; every field of the manifest but its notes, the source's file
+    name and qmath's version. Settings that the model does not show are taken from the file where
+    it says that the user told them: see `Verification.assumed`.
 
     Examples
     --------
@@ -109,7 +124,7 @@ def verify(
         with open(path, "rb") as file:
             manifest, arrays = reader.read(file)
             entries = object_in(manifest, "tensors", path.name)
-            source, assumed = _with_told_settings(source, entries)
+            source, assumed = _with_told_settings(source, entries, path.name)
             check.compare_model(source, manifest, arrays)
     except OSError as error:
         raise FileFormatError(f"cannot read {path}: {error.strerror or error}") from error
@@ -124,7 +139,7 @@ def verify(
 
 
 def _with_told_settings(
-    model: QatModel, entries: dict[str, Any]
+    model: QatModel, entries: dict[str, Any], name: str
 ) -> tuple[QatModel, tuple[str, ...]]:
     """Complete what the model leaves open with what the user told the export, as its file says.
 
@@ -132,33 +147,51 @@ def _with_told_settings(
     still checked.
     """
     tensors, assumed = dict(model.tensors), []
-    for name, tensor in model.tensors.items():
-        entry = entries.get(name)
-        if tensor.role == "float" or tensor.spec.is_complete or not isinstance(entry, dict):
+    for tensor in model.tensors.values():
+        entry = entries.get(tensor.name)
+        evidence = entry.get("evidence") if isinstance(entry, dict) else None
+        if not isinstance(entry, dict) or not isinstance(evidence, dict):
             continue
-        evidence = entry.get("evidence")
         told: dict[str, Any] = {
             field: entry.get(field)
-            for field, source in (evidence if isinstance(evidence, dict) else {}).items()
-            if source == USER and getattr(tensor.spec, field, "") is None
+            for field in _CHECKS
+            if evidence.get(field) == USER and getattr(tensor.spec, field) is None
         }
         if not told:
             continue
         told["op"] = entry.get("op")
-        spec = dataclasses.replace(tensor.spec, **told)
-        bits = spec.num_bits
+        ends: dict[str, Any] = {}
+        if tensor.role == "float":  # a FixedQuantizer keeps no variables: its range is told, too
+            ends = {"role": "weight", "min": _end(entry, "min"), "max": _end(entry, "max")}
         if (
-            type(bits) is not int
-            or not 2 <= bits <= 16
-            or not isinstance(spec.narrow_range, bool)
-            or spec.op not in ("vars", "args")
+            not all(_CHECKS[field](value) for field, value in told.items() if field != "op")
+            or told["op"] not in ("vars", "args")
+            or (ends and (entry.get("role"), told.get("quantizer")) != ("weight", _FIXED))
+            or any(end is None for end in ends.values())
         ):
-            raise FileFormatError(f"the manifest's settings of {name} are damaged; export again")
-        assumed.append(name)
-        tensors[name] = dataclasses.replace(tensor, spec=spec)
+            raise FileFormatError(
+                f"{name}: the manifest's settings of {tensor.name} are damaged; export again"
+            )
+        assumed.append(tensor.name)
+        tensors[tensor.name] = dataclasses.replace(
+            tensor,
+            spec=dataclasses.replace(tensor.spec, **told),
+            evidence={**tensor.evidence, **dict.fromkeys(told.keys() - {"op"}, USER)},
+            **ends,
+        )
     unknown = [t.name for t in tensors.values() if t.role == "weight" and not t.spec.is_complete]
     if unknown:
         raise MissingSettingsError(
             f"the quantizer settings of {', '.join(unknown)} are in no file; {SAME_OPTIONS}"
         )
     return dataclasses.replace(model, tensors=tensors), tuple(assumed)
+
+
+def _end(entry: dict[str, Any], key: str) -> Float32Array | None:
+    """Return one end of a range that only the file holds, ``None`` if it is no finite number."""
+    values = entry.get(key)
+    if not isinstance(values, list) or len(values) != 1 or type(values[0]) is not float:
+        return None
+    with np.errstate(over="ignore"):
+        end = np.asarray(values[0], np.float32)
+    return end if np.isfinite(end) else None

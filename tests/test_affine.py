@@ -10,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import qmath
+from qmath.affine import scale_and_zero_point
 from qmath.errors import QmathError
 from tests.helpers import assert_same_bits
 from tests.strategies import Case, cases
@@ -121,6 +122,7 @@ def test_a_dead_range_gives_the_zero_point(signed: bool) -> None:
         (([0.0], 0, 1e-37, 8), r"is too narrow"),
         (([0.0], -3e38, 3e38, 8), r"is too wide"),
         (([0.0], 0, 3e38, 2), r"is too wide"),
+        (([np.inf], 0, 3.4028235e38, 15), r"is too wide"),  # the nudged maximum overflows
         (([0.0], -np.inf, 1, 8), r"\[-inf, 1.0\] is not finite"),
         (([0.0], np.nan, 1, 8), r"is not finite"),
         (([[0.0, 0.0]], [-1, 2], [1, 1], 8, True), r"\[2.0, 1.0\] of channel 1 is inverted"),
@@ -166,3 +168,22 @@ def test_any_memory_layout(order: str) -> None:
         qmath.quantize(x[::2, ::-1], -1, 1, 4).values, expected[::2, ::-1]
     )
     np.testing.assert_array_equal(qmath.quantize(x.tolist(), -1, 1, 4).values, expected)
+
+
+@pytest.mark.parametrize("flag", ["narrow_range", "signed", "per_axis"])
+@pytest.mark.parametrize("value", [2, 1, 0, 0.5, "False", "", None, [True], np.array(True)])
+def test_flags_are_bools(flag: str, value: object) -> None:
+    with pytest.raises(QmathError, match=f"w: {flag} must be True or False, got "):
+        qmath.quantize([-1, 0.3, 1], -1, 1, 4, name="w", **{flag: value})
+    if flag != "per_axis":
+        with pytest.raises(QmathError, match=f"w: {flag} must be True or False, got "):
+            scale_and_zero_point(-1, 1, 4, name="w", **{flag: value})
+
+
+@pytest.mark.parametrize("flag", ["narrow_range", "signed"])
+@pytest.mark.parametrize("value", [False, True])
+def test_numpy_bools_are_bools(flag: str, value: bool) -> None:
+    expected = qmath.quantize([-1, 0.3, 1], -1, 1, 4, **{flag: value})
+    q = qmath.quantize([-1, 0.3, 1], -1, 1, 4, **{flag: np.bool_(value)})
+    np.testing.assert_array_equal(q.values, expected.values)
+    assert getattr(q, flag) is value

@@ -51,6 +51,81 @@ def test_a_bad_out_is_refused(out) -> None:
         qmath.fake_quant_with_min_max_args(X, out=out)
 
 
+OPS = {
+    "args": lambda x, **k: qmath.fake_quant_with_min_max_args(x, -1, 1, **k),
+    "vars": lambda x, **k: qmath.fake_quant_with_min_max_vars(x, -1, 1, **k),
+    "per_channel": lambda x, **k: qmath.fake_quant_with_min_max_vars_per_channel(
+        x, [-1] * 5, [1] * 5, **k
+    ),
+}
+GRADIENTS = {
+    "args": lambda g, x, **k: (qmath.fake_quant_with_min_max_args_gradient(g, x, -1, 1, **k),),
+    "vars": lambda g, x, **k: qmath.fake_quant_with_min_max_vars_gradient(g, x, -1, 1, **k),
+    "per_channel": lambda g, x, **k: qmath.fake_quant_with_min_max_vars_per_channel_gradient(
+        g, x, [-1] * 5, [1] * 5, **k
+    ),
+}
+SHIFTS = [(slice(None, -1), slice(1, None)), (slice(1, None), slice(None, -1))]
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize(("read", "written"), SHIFTS)
+def test_out_may_overlap_the_input(op, read, written) -> None:
+    buffer = RNG.normal(size=(40_000, 5)).astype(np.float32)
+    expected = OPS[op](buffer[read].copy())
+    assert_same_bits(OPS[op](buffer[read], out=buffer[written]), expected)
+
+
+@pytest.mark.parametrize("op", GRADIENTS)
+@pytest.mark.parametrize("overlapping", [0, 1])
+@pytest.mark.parametrize(("read", "written"), SHIFTS)
+def test_a_gradient_may_overlap_what_it_reads(op, overlapping, read, written) -> None:
+    buffer = RNG.normal(size=(40_000, 5)).astype(np.float32)
+    arguments = [RNG.normal(size=(39_999, 5)).astype(np.float32)] * 2
+    arguments[overlapping] = buffer[read].copy()
+    expected = GRADIENTS[op](*arguments)
+    arguments[overlapping] = buffer[read]
+    for a, e in zip(GRADIENTS[op](*arguments, out=buffer[written]), expected, strict=True):
+        assert_same_bits(a, e)
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("inputs", [[1j] * 5, np.ones((2, 5), np.complex64)])
+def test_complex_inputs_are_refused_where_tensorflow_drops_a_part(op, inputs) -> None:
+    message = "must hold real numbers, got dtype complex"
+    with pytest.raises(QmathError, match=f"inputs {message}"):
+        OPS[op](inputs)
+    real = np.real(inputs)
+    with pytest.raises(QmathError, match=f"inputs {message}"):
+        GRADIENTS[op](real, inputs)
+    with pytest.raises(QmathError, match=f"gradients {message}"):
+        GRADIENTS[op](inputs, real)
+
+
+@pytest.mark.parametrize("inputs", [[[1.0], [2.0, 3.0]], [None], np.array([0.5], object), {}, "a"])
+def test_what_is_no_array_of_numbers_is_refused_by_name(inputs) -> None:
+    with pytest.raises(QmathError, match="inputs must "):
+        qmath.fake_quant_with_min_max_vars(inputs, -1, 1)
+    with pytest.raises(QmathError, match="gradients must "):
+        qmath.fake_quant_with_min_max_vars_gradient(inputs, [0.0], -1, 1)
+    with pytest.raises(QmathError, match="w: max must "):
+        qmath.quantize([0.0], -1, inputs, 4, name="w")
+
+
+@pytest.mark.parametrize("num_bits", [np.nan, np.inf, -np.inf, np.float32("nan"), "4", True, 1j])
+def test_widths_that_are_no_numbers_are_refused(num_bits) -> None:
+    for op in OPS.values():
+        with pytest.raises(QmathError, match="num_bits must be"):
+            op(X, num_bits=num_bits)
+
+
+@pytest.mark.parametrize("narrow_range", [2, 0, 1.0, 0.5, "False", "", [True], np.int64(1)])
+def test_flags_that_are_no_bools_are_refused(narrow_range) -> None:
+    for op in OPS.values():
+        with pytest.raises(QmathError, match="narrow_range must be True or False"):
+            op(X, narrow_range=narrow_range)
+
+
 def test_per_channel_rank_0_is_refused_where_tensorflow_aborts() -> None:
     with pytest.raises(QmathError, match="rank 1 or more, got rank 0"):
         qmath.fake_quant_with_min_max_vars_per_channel(0.5, [-1.0], [1.0])

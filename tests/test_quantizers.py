@@ -74,3 +74,21 @@ def test_quantizers_compare_by_kind_and_settings() -> None:
     )
     with pytest.raises(TypeError):
         hash(a)
+
+
+@pytest.mark.parametrize("name", ["LastValueQuantizer", "MovingAverageQuantizer"])
+@pytest.mark.parametrize("state", [None, 3, [], {"min_var": np.float32(0)}])
+def test_what_is_no_state_is_refused(name: str, state: object) -> None:
+    quantizer = getattr(qmath, name)(4, False, True, True)
+    for training in (False, True):
+        with pytest.raises(QmathError, match="state needs min_var and max_var, got"):
+            quantizer([0.5], training, state)
+    with pytest.raises(QmathError, match="state needs min_var and max_var, got"):
+        quantizer.quantize([0.5], state)
+
+
+@pytest.mark.parametrize("end", [-1.0, np.float64(-1), np.array(-1.0), np.array(-1), [-1.0]])
+def test_training_needs_a_state_to_update(end: object) -> None:
+    quantizer = qmath.LastValueQuantizer(4, False, True, True)
+    with pytest.raises(QmathError, match="min_var must be a float32 array"):
+        quantizer([0.5], True, {"min_var": end, "max_var": np.float32(1)})

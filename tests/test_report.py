@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qmath import Graph, Node, QatModel, QatTensor, QuantSpec
+import qmath
+from qmath import Graph, MissingSettingsError, Node, QatModel, QatTensor, QuantSpec
+from qmath.integer.lower import lower
 from qmath.report import inspect
 from tests.exports.models import AVERAGE, CONV, DENSE, FIXED, model, ranged, unknown, weight
 
@@ -144,6 +146,54 @@ def test_dead_channels():
     assert row(report, "conv/kernel").ready
 
 
+@pytest.mark.parametrize("per_axis", [True, False])
+def test_stale_ranges_of_zero_lose_weights(per_axis):
+    values = np.random.default_rng(0).normal(size=(3, 3, 2, 5)).astype(np.float32)
+    kernel = weight("conv/kernel", np.zeros_like(values), replace(CONV, per_axis=per_axis))
+    (item,) = warnings(
+        inspect(model(**{"conv/kernel": replace(kernel, values=values)})), "dead-channel"
+    )
+    assert "90 of its values are not 0: all of them become 0" in item.message
+    assert "training=True" in item.remedy
+    assert "nothing is lost" not in item.remedy
+    values[..., 1:] = 0
+    (item,) = warnings(
+        inspect(model(**{"conv/kernel": replace(kernel, values=values)})), "dead-channel"
+    )
+    assert "18 of its values are not 0" in item.message
+
+
+@pytest.mark.parametrize("missing", ["num_bits", "narrow_range"])
+def test_missing_settings_are_named(missing):
+    tensor = model().tensors["dense/kernel"]
+    tensor = replace(tensor, spec=replace(tensor.spec, **{missing: None}))
+    (item,) = warnings(inspect(model(**{"dense/kernel": tensor})), "missing-settings")
+    assert item.message == f"in no file: {missing}"
+    with pytest.raises(MissingSettingsError, match=f"dense/kernel: in no file: {missing}$"):
+        tensor.quantize()
+
+
+@pytest.mark.parametrize(
+    "config", [{"activation": ["relu"]}, {"activation": 3}, {"activation": {"class_name": []}},
+               {"activation": {}}]
+)  # fmt: skip
+def test_strange_activations_are_custom_functions(config):
+    source = model()
+    nodes = tuple(replace(n, config=config) if n.name == "dw" else n for n in source.graph.nodes)
+    report = inspect(replace(source, graph=replace(source.graph, nodes=nodes)))
+    if config["activation"]:
+        (item,) = warnings(report, "float-function")
+        assert (item.where, item.message.split()[0]) == ("dw", "custom")
+
+
+@pytest.mark.parametrize("config", [{"threshold": "0"}, {"threshold": [1]}, {"threshold": "-1"}])
+def test_strange_thresholds_tell_nothing_of_an_average(config):
+    low, high = moving_average(100, 4.0)
+    tensors = {"relu/output": ranged("relu/output", low, high, role="output")}
+    graph = chain(("image", "InputLayer", {}), ("relu", "ReLU", config))
+    assert not warnings(inspect(QatModel(tensors, graph)), "unconverged-average")
+
+
 def test_depthwise_kernels_share_a_range():
     values = np.ones((3, 3, 4, 1), np.float32) * np.float32([1, 0.5, 0.1, 0.9])[:, None]
     kernel = weight("dw/depthwise_kernel", values, CONV)
@@ -244,3 +294,48 @@ def test_notes_and_source_are_passed_on():
     assert report.notes == ("a note",)
     assert report.source == "/somewhere/hand made.h5"
     assert FIXED.num_bits == row(report, "dense/post_activation").num_bits
+
+
+AVERAGE4 = qmath.MovingAverageQuantizer(
+    num_bits=4, per_axis=False, symmetric=False, narrow_range=False
+)
+TOLD = {
+    "question": {"*/post_activation": AVERAGE4},
+    "integer4": {"*/post_activation": AVERAGE4, "relu6/output": AVERAGE4},
+    "default8": {},
+    "nbit4": {},
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_the_verdict_on_a_sample_is_its_programs(name):
+    source = qmath.load(f"reference/samples/{name}.h5", TOLD[name])
+    report = inspect(source)
+    islands = lower(source).islands
+    assert report.verdict.integer_only is not bool(islands)
+    assert {w.where for w in report.warnings if w.kind.startswith("float-")} == set(islands)
+    assert set(islands) == ({"dense"} if name == "question" else set())
+
+
+def test_what_runs_in_integers_is_called_so():
+    """A LeakyReLU of integers needs no float, although the graph alone does not tell."""
+    tensors = {
+        "q/output": ranged("q/output", -1, 1, role="input"),
+        "leaky/output": ranged("leaky/output", -1, 1, role="output"),
+        "dense/kernel": weight("dense/kernel", np.float32([[1, 2], [3, 4]]), DENSE),
+        "dense/post_activation": ranged("dense/post_activation", -4, 4),
+    }
+    graph = chain(
+        ("image", "InputLayer", {"batch_input_shape": [None, 2]}), ("q", "QuantizeLayer", {}),
+        ("leaky", "LeakyReLU", {"alpha": 0.25}), ("dense", "Dense", {"units": 2}),
+    )  # fmt: skip
+    report = inspect(QatModel(tensors, graph))
+    assert report.verdict.integer_only is True
+    assert not [item for item in report.warnings if item.kind.startswith("float-")]
+    del tensors["leaky/output"]
+    report = inspect(QatModel(tensors, graph))
+    assert report.verdict.integer_only is False
+    assert [item.where for item in warnings(report, "float-input")] == ["dense"]
+    open_shape = replace(graph.nodes[0], config={"batch_input_shape": [None, None]})
+    graph = replace(graph, nodes=(open_shape, *graph.nodes[1:]))
+    assert inspect(QatModel(tensors, graph)).verdict.integer_only is False

@@ -67,6 +67,96 @@ def test_settings_told_to_export_need_not_be_repeated(tmp_path, name):
     assert result.assumed == (name,)
 
 
+LAST = qmath.LastValueQuantizer(
+    num_bits=4, per_axis=False, symmetric=True, narrow_range=False
+)  # fmt: skip
+AVERAGE4 = qmath.MovingAverageQuantizer(
+    num_bits=4, per_axis=False, symmetric=False, narrow_range=False
+)
+FIXED = qmath.FixedQuantizer(num_bits=8, init_min=-1.0, init_max=0.5, narrow_range=True)
+
+
+@pytest.mark.parametrize(
+    "quantizers",
+    [{"MyConfig.weights": LAST}, {"MyConfig.activation": AVERAGE4}, {"dense/kernel": FIXED},
+     {"MyConfig.weights": LAST, "MyConfig.activation": AVERAGE4, "dense/kernel": FIXED}],
+    ids=lambda quantizers: "+".join(quantizers),
+)  # fmt: skip
+def test_settings_told_to_the_export_of_a_file_need_not_be_repeated(tmp_path, quantizers):
+    path, source = tmp_path / "out.npz", "reference/samples/question.h5"
+    bundle = qmath.export(source, path, quantizers=quantizers)
+    told = [name for name, entry in bundle.manifest["tensors"].items()
+            if "user" in entry.get("evidence", {}).values()]  # fmt: skip
+    result = verify(source, path)
+    assert result.ok, result.differences
+    assert sorted(result.assumed) == sorted(told)
+    repeated = verify(source, path, quantizers=quantizers)
+    assert repeated.ok, repeated.differences
+    assert repeated.assumed == ()
+
+    def flip(arrays, _):
+        arrays["conv1/kernel"][0, 0, 0, 1] ^= 1
+
+    tampered(path, flip)
+    assert verify(source, path).differing == 1
+
+
+def test_a_told_range_is_checked_against_what_follows(tmp_path):
+    path, source = tmp_path / "out.npz", "reference/samples/question.h5"
+    qmath.export(source, path, quantizers={"dense/kernel": FIXED})
+
+    def widen_range(_, manifest):
+        manifest["tensors"]["dense/kernel"]["max"] = [0.75]
+
+    tampered(path, widen_range)
+    result = verify(source, path)
+    assert any("max_bits of dense/kernel" in line for line in result.differences)
+    assert result.differing > 10
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"max": "wide"}, {"max": [None]}, {"min": [1e300]}, {"min": []}, {"narrow_range": 1},
+     {"quantizer": "LastValueQuantizer"}, {"op": "none"}, {"role": "activation"}],
+    ids=str,
+)  # fmt: skip
+def test_damaged_told_ranges_are_refused(tmp_path, change):
+    path, source = tmp_path / "out.npz", "reference/samples/question.h5"
+    qmath.export(source, path, quantizers={"dense/kernel": FIXED})
+    tampered(path, lambda _, manifest: manifest["tensors"]["dense/kernel"].update(change))
+    with pytest.raises(FileFormatError, match=r"out\.npz: .*settings of dense/kernel are damaged"):
+        verify(source, path)
+
+
+@pytest.mark.parametrize("name", ["question", "default8", "nbit4"])
+def test_what_the_model_shows_cannot_be_called_told(tmp_path, name):
+    path, source = tmp_path / "out.npz", f"reference/samples/{name}.h5"
+    qmath.export(source, path)
+
+    def call_all_told(_, manifest):
+        for entry in manifest["tensors"].values():
+            for field in entry.get("evidence", ()):
+                entry["evidence"][field] = "user"
+
+    tampered(path, call_all_told)
+    result = verify(source, path)
+    assert any("evidence of conv1/kernel: per_axis: the file holds 'user'" in line
+               for line in result.differences)  # fmt: skip
+    if name != "question":
+        assert any("conv1/kernel: num_bits: the" in line for line in result.differences)
+
+
+@pytest.mark.parametrize("source", [{}, [], 3, None, "config"])
+def test_strange_evidence_is_found(tmp_path, source):
+    export(model(), tmp_path / "out.npz")
+
+    def say(_, manifest):
+        manifest["tensors"]["conv/kernel"]["evidence"] = {"num_bits": source}
+
+    tampered(tmp_path / "out.npz", say)
+    assert verify(model(), tmp_path / "out.npz").ok == (source is None)
+
+
 def test_integers_must_follow_from_told_settings(tmp_path):
     with_settings, bare = told("dense/kernel")
     export(with_settings, tmp_path / "out.npz")
@@ -158,6 +248,26 @@ def say_nonsense_layout(_, manifest):
     manifest["tensors"]["conv/kernel"]["layout"] = "ABCD"
 
 
+def say_other_layouts(_, manifest):
+    manifest["tensors"]["conv/kernel"] |= {"layout": "WHOI", "source_layout": "WHOI"}
+
+
+def say_nonsense_layouts(_, manifest):
+    manifest["tensors"]["conv/kernel"] |= {"layout": "abcd", "source_layout": "abcd"}
+
+
+def forget_layouts(_, manifest):
+    manifest["tensors"]["conv/kernel"] |= {"layout": None, "source_layout": None}
+
+
+def invent_layout(_, manifest):
+    manifest["tensors"]["conv/bias"] |= {"layout": "O", "source_layout": "O"}
+
+
+def say_other_formula(_, manifest):
+    manifest["reconstruction"] = "values * scale"
+
+
 def say_other_bits(_, manifest):
     manifest["tensors"]["conv/kernel"]["num_bits"] = 8
 
@@ -219,6 +329,11 @@ CHANGES = {
     flatten_scale: r"shape of conv/kernel\.scale: the file holds \[1, 5\]",
     say_other_layout: "conv/kernel",
     say_nonsense_layout: "layout of conv/kernel: 'ABCD' does not fit 'HWIO'",
+    say_other_layouts: "source_layout of conv/kernel: the file holds .WHOI., the model gives .HW",
+    say_nonsense_layouts: "source_layout of conv/kernel: the file holds 'abcd'",
+    forget_layouts: "source_layout of conv/kernel: the file holds None",
+    invent_layout: "source_layout of conv/bias: the file holds 'O', the model gives None",
+    say_other_formula: "reconstruction: the file holds 'values . scale'",
     say_other_bits: "num_bits of conv/kernel: the file holds 8, the model gives 4",
     say_other_scale: "scale_bits of conv/kernel",
     say_other_range: r"min of dw/post_activation: the file holds \[-7.0\]",
@@ -339,23 +454,29 @@ def test_dead_channels(tmp_path):
 
 
 def test_verification_uses_no_exporting_code(tmp_path):
-    """What verifies must not be what it verifies: break the exporter's arithmetic, verify on."""
-    export(model(), tmp_path / "out.npz")
+    """What verifies must not be what it verifies: break all that makes an export, verify on."""
+    export(model(), tmp_path / "out.npz", layouts=("OHWI",))
     code = f"""
 import sys
-import qmath.affine, qmath.bundle
+import qmath.affine, qmath.bundle, qmath.manifest
 from tests.exports.models import model
 
 def broken(*_, **__):
     raise AssertionError("verification called the exporting code")
 
 qmath.affine.quantize = qmath.affine.scale_and_zero_point = broken
-qmath.bundle.quantize_model = qmath.bundle.count = qmath.bundle.quantized_range = broken
-from qmath.verification import verify
-print(verify(model(), {str(tmp_path / "out.npz")!r}).ok)
+for module in (qmath.bundle, qmath.manifest):
+    for name in [name for name in vars(module) if not name.startswith("__")]:
+        setattr(module, name, broken)
+from qmath import comparison, verification
+for module in (comparison, verification):
+    assert broken not in vars(module).values(), module
+    assert not {{qmath.bundle, qmath.manifest, qmath.affine}} & {{
+        value for value in vars(module).values() if type(value) is type(sys)}}, module
+print(verification.verify(model(), {str(tmp_path / "out.npz")!r}).ok)
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "True"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stdout.strip() == "True", run.stderr
 
 
 def test_verification_is_a_plain_record(tmp_path):

@@ -70,6 +70,8 @@ def settle(
                 facts += _ratio_facts(item, facts)
             spec, evidence = _decide(item, facts, force, told)
             if spec.quantizer == "NoQuantizer":  # the user forced it
+                if item.values is None:  # without its quantizer, an activation is no tensor
+                    continue
                 item = replace(item, role="float", min=None, max=None)
         tensors[item.name] = QatTensor(
             item.name, item.role, item.values, item.min, item.max, spec, evidence

@@ -71,7 +71,10 @@ def load(
     >>> model.tensors["conv1/kernel"].spec.num_bits
     4
     """
-    source = os.fsdecode(path)
+    try:
+        source = os.fsdecode(path)
+    except TypeError:
+        raise QmathError(f"a model is read from the path of a file, not {path!r}") from None
     _check_kind(source)
     with hdf5.Hdf5File(source) as file:
         _check_whole_model(file)
@@ -115,6 +118,8 @@ def _check_kind(path: str) -> None:
         ) from None
     except OSError as error:
         raise FileFormatError(f"{path}: it cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise FileFormatError(f"{path!r} is no path: {error}") from None
     if head.startswith(hdf5.MAGIC):
         return
     kind = "not an HDF5 file, whatever its name says"

@@ -83,6 +83,12 @@ def hear(
                 f"quantizers[{key!r}] is {quantizer!r}; it takes one of qmath's "
                 f"quantizers, of 2 to 16 bits"
             )
+        ends = [settings.arguments.get(end) for end in ("init_min", "init_max")]
+        if is_fixed and not all(isinstance(x, (int, float)) and abs(x) < 3e38 for x in ends):
+            raise QmathError(
+                f"quantizers[{key!r}] is {quantizer!r}; its init_min and init_max must be finite "
+                "numbers"
+            )
         spoken = quantizer_facts(settings, "user", f"your quantizers[{key!r}] says")
         for name in _matches(key, list(items.values()), is_fixed):
             if name in said and _contents(facts[name]) != _contents(spoken):
@@ -96,8 +102,8 @@ def hear(
                     items[name],
                     role="weight",
                     is_stored=False,
-                    min=np.asarray(settings.arguments["init_min"], np.float32),
-                    max=np.asarray(settings.arguments["init_max"], np.float32),
+                    min=np.asarray(ends[0], np.float32),
+                    max=np.asarray(ends[1], np.float32),
                 )
             if is_fixed and width != 8:
                 told.append(notes.fixed_bits(name, width))

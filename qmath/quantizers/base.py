@@ -106,6 +106,13 @@ class RangeQuantizer(Quantizer):
         x = as_float32(inputs, "inputs")
         self._check_state(weights)
         if training:
+            for key in ("min_var", "max_var"):
+                end = weights[key]
+                if not isinstance(end, np.ndarray) or end.dtype != np.float32:
+                    raise QmathError(
+                        f"{key} must be a float32 array, which training updates in place, got "
+                        f"{end!r}; use the state that build returns"
+                    )
             low, high = self._update(x, weights)
             for key, value in (("min_var", low), ("max_var", high)):
                 if value.shape != weights[key].shape:
@@ -153,7 +160,7 @@ class RangeQuantizer(Quantizer):
             weights["max_var"],
             self.num_bits,
             narrow_range=self.narrow_range,
-            per_axis=self._quantizes_per_axis,
+            per_axis=bool(self._quantizes_per_axis),
             signed=signed,
             name=name,
         )
@@ -163,8 +170,9 @@ class RangeQuantizer(Quantizer):
         return self.per_axis
 
     def _check_state(self, weights: State) -> None:
-        if not {"min_var", "max_var"} <= set(weights):
-            raise QmathError(f"the state needs min_var and max_var, got {sorted(weights)}")
+        if not isinstance(weights, Mapping) or not {"min_var", "max_var"} <= set(weights):
+            got = list(weights) if isinstance(weights, Mapping) else weights
+            raise QmathError(f"the state needs min_var and max_var, got {got!r}")
 
     def _update(self, x: Float32Array, weights: State) -> tuple[Float32Array, Float32Array]:
         raise NotImplementedError

@@ -555,3 +555,33 @@ def test_lambda_layers_are_not_run(path: Path) -> None:
     assert "4wEAAAAAAAAA" not in json.dumps(
         [dict(node.config) for node in (model.graph.nodes if model.graph else ())]
     )
+
+
+@pytest.mark.parametrize("value", [None, 3, 1.5, ["model.h5"]])
+def test_what_is_no_path_is_refused(value: Any) -> None:
+    with pytest.raises(QmathError, match="read from the path of a file, not"):
+        load(value)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
+def test_names_that_no_file_can_have_are_refused(name: str) -> None:
+    with pytest.raises(FileFormatError, match="is no path"):
+        load(name)
+
+
+@pytest.mark.parametrize("end", ["a", 1j, None, [0.0], float("nan"), float("inf"), 1e39])
+def test_a_told_range_is_two_numbers(end: Any) -> None:
+    fixed = qmath.FixedQuantizer(8, init_min=end, init_max=1.0, narrow_range=False)
+    with pytest.raises(QmathError, match="init_min and init_max must be finite numbers"):
+        load(SAMPLES / "question.h5", {"dense/kernel": fixed})
+
+
+def test_an_activation_without_its_quantizer_is_no_tensor(path: Path) -> None:
+    source, name = SAMPLES / "default8.h5", "quantize_layer/output"
+    told = {name: qmath.NoQuantizer()}
+    model = load(source, told, force=True)
+    assert list(model.tensors) == [key for key in load(source).tensors if key != name]
+    output = path.with_suffix(".npz")
+    bundle = qmath.export(source, output, quantizers=told, force=True)
+    assert name not in bundle.manifest["tensors"]
+    assert qmath.verify(source, output, quantizers=told, force=True).ok

@@ -185,3 +185,30 @@ def test_names_order_and_defaults_are_tensorflows() -> None:
         assert [(n, p.default) for n, p in ours.items() if n != "out"] == [
             (n, p.default) for n, p in theirs.items()
         ]
+
+
+@pytest.mark.parametrize("op", [ARGS, VARS])
+@pytest.mark.parametrize(
+    "attributes",
+    [{"narrow_range": None}, {"narrow_range": True}, {"num_bits": None}, {"num_bits": 4.7},
+     {"num_bits": np.float32(4)}, {"num_bits": np.int64(5)}],
+    ids=str,
+)  # fmt: skip
+def test_attributes_are_read_as_tensorflow_reads_them(op: str, attributes: dict) -> None:
+    x = np.linspace(-1.2, 1.2, 99, dtype=np.float32)
+    actual = getattr(qmath, op)(x, -0.9, 1.0, **attributes)
+    assert_same_bits(actual, getattr(oracle, op)(x, -0.9, 1.0, **attributes))
+
+
+@pytest.mark.parametrize("op", [ARGS, VARS])
+@pytest.mark.parametrize(
+    "attributes",
+    [{"narrow_range": 2}, {"narrow_range": 0}, {"narrow_range": "False"}, {"narrow_range": 0.5},
+     {"num_bits": np.nan}, {"num_bits": np.inf}, {"num_bits": "4"}, {"num_bits": True}],
+    ids=str,
+)  # fmt: skip
+def test_attributes_that_tensorflow_refuses_are_refused(op: str, attributes: dict) -> None:
+    with pytest.raises(Exception, match=r"Expected|convert|num_bits"):
+        getattr(oracle, op)([0.0], -1.0, 1.0, **attributes)
+    with pytest.raises(QmathError, match=next(iter(attributes))):
+        getattr(qmath, op)([0.0], -1.0, 1.0, **attributes)

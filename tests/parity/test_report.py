@@ -1,0 +1,25 @@
+"""`inspect` and `run` agree on what TFMOT left float, on models that TFMOT quantized."""
+
+from __future__ import annotations
+
+import pytest
+
+import qmath
+from qmath.integer.lower import lower
+from qmath.report import inspect
+
+models = pytest.importorskip("reference.models")
+
+NAMES = ("every_layer", "annotated", "lazy", "reduction", "nested", "w4a8")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_report_says_what_the_program_is(name):
+    source = qmath.from_keras(models.build(name))
+    islands = lower(source).islands
+    layers = {node.name: node.layer for node in source.graph.nodes}
+    report = inspect(source)
+    assert report.verdict.integer_only is not bool(islands)
+    found = [item for item in report.warnings if item.kind.startswith("float-")]
+    assert {item.where for item in found} == {layers[island] for island in islands}
+    assert all(item.remedy for item in found)

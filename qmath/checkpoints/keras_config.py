@@ -9,17 +9,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from qmath.types import Graph
-
 __all__ = [
-    "Architecture",
     "LayerFacts",
     "Serialized",
     "bare_name",
     "is_model",
     "layer_entries",
     "layer_facts",
-    "read_architecture",
+    "walk_layers",
 ]
 
 _WRAPPERS = frozenset({"QuantizeWrapper", "QuantizeWrapperV2"})
@@ -79,47 +76,6 @@ class LayerFacts:
         """The layer's own name, without the path."""
         name = self.config.get("name")
         return name if isinstance(name, str) else self.path.rpartition("/")[2]
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """The layers of a model, their graph if it can be told, and what to tell the user."""
-
-    layers: tuple[LayerFacts, ...] = ()
-    graph: Graph | None = None
-    notes: tuple[str, ...] = ()
-
-
-def read_architecture(model_config: Any) -> Architecture:
-    """Read ``{"class_name": …, "config": …}`` of a model, as Keras 2 and 3 write it.
-
-    Parameters
-    ----------
-    model_config : JSON value
-        Anything: what is not understood gives fewer layers, or no graph, and a note.
-
-    Returns
-    -------
-    Architecture
-    """
-    from qmath.checkpoints import keras_graph, notes  # keras_graph reads layers with this module
-
-    layers = tuple(_walk(model_config, "", None))
-    found: list[str] = []
-    graph = None
-    try:
-        graph = keras_graph.read_graph(model_config)
-    except keras_graph.NotAGraphError as error:
-        found.append(notes.no_graph(str(error)))
-    lambdas = [layer.path for layer in layers if bare_name(layer.class_name) == "Lambda"]
-    if lambdas:
-        found.append(notes.lambda_layers(lambdas))
-    if any(
-        bare_name(entry["class_name"]) == "QuantizeAnnotate"
-        for entry in layer_entries(model_config)
-    ):
-        found.append(notes.ANNOTATED_ONLY)
-    return Architecture(layers, graph, tuple(found))
 
 
 def bare_name(class_name: str) -> str:
@@ -214,10 +170,11 @@ def layer_facts(entry: Mapping[str, Any], prefix: str = "", top: str | None = No
     )
 
 
-def _walk(model: Any, prefix: str, top: str | None) -> Iterator[LayerFacts]:
+def walk_layers(model: Any, prefix: str, top: str | None) -> Iterator[LayerFacts]:
+    """Yield the facts of every layer, nested ones under their model's path."""
     for entry in layer_entries(model):
         if is_model(entry):
             name = layer_name(entry)
-            yield from _walk(entry, f"{prefix}{name}/", name if top is None else top)
+            yield from walk_layers(entry, f"{prefix}{name}/", name if top is None else top)
         else:
             yield layer_facts(entry, prefix, top)

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from qmath.checkpoints import notes
+from qmath.checkpoints.architecture import Architecture, read_architecture
 from qmath.checkpoints.evidence import settle
 from qmath.checkpoints.facts import Fact, Found, QuantizerSettings, quantizer_facts
-from qmath.checkpoints.keras_config import Architecture, LayerFacts, Serialized, read_architecture
+from qmath.checkpoints.keras_config import LayerFacts, Serialized
 from qmath.checkpoints.pairing import (
     LEFTOVERS,
     OWN_WEIGHTS,

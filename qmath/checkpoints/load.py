@@ -7,8 +7,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from qmath.checkpoints.architecture import read_architecture
 from qmath.checkpoints.evidence import settle
-from qmath.checkpoints.keras_config import read_architecture
 from qmath.checkpoints.pairing import OWN_WEIGHTS, Variable, pair
 from qmath.containers import hdf5
 from qmath.containers.bounded_json import parse_json

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qmath.checkpoints.keras_config import read_architecture
+from qmath.checkpoints.architecture import read_architecture
 from tests.checkpoints.builders import entry, functional, quantizer, sequential, wrapped
 
 

@@ -1,0 +1,51 @@
+"""Keras's model config (JSON) → layers with their wrappers, the graph, and notes on both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from qmath.checkpoints import keras_graph, notes
+from qmath.checkpoints.keras_config import LayerFacts, bare_name, layer_entries, walk_layers
+from qmath.types import Graph
+
+__all__ = ["Architecture", "read_architecture"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The layers of a model, their graph if it can be told, and what to tell the user."""
+
+    layers: tuple[LayerFacts, ...] = ()
+    graph: Graph | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_architecture(model_config: Any) -> Architecture:
+    """Read ``{"class_name": …, "config": …}`` of a model, as Keras 2 and 3 write it.
+
+    Parameters
+    ----------
+    model_config : JSON value
+        Anything: what is not understood gives fewer layers, or no graph, and a note.
+
+    Returns
+    -------
+    Architecture
+    """
+    layers = tuple(walk_layers(model_config, "", None))
+    found: list[str] = []
+    graph = None
+    try:
+        graph = keras_graph.read_graph(model_config)
+    except keras_graph.NotAGraphError as error:
+        found.append(notes.no_graph(str(error)))
+    lambdas = [layer.path for layer in layers if bare_name(layer.class_name) == "Lambda"]
+    if lambdas:
+        found.append(notes.lambda_layers(lambdas))
+    if any(
+        bare_name(entry["class_name"]) == "QuantizeAnnotate"
+        for entry in layer_entries(model_config)
+    ):
+        found.append(notes.ANNOTATED_ONLY)
+    return Architecture(layers, graph, tuple(found))

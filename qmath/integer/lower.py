@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import MissingSettingsError, QmathError
-from qmath.integer import functions, geometry
+from qmath.integer import functions, geometry, guards
 from qmath.integer.functions import relu_layer
 from qmath.integer.grids import grid_of, width_and_steps
 from qmath.integer.program import (
@@ -205,7 +205,7 @@ class _Lowering:
             if node.class_name == "DepthwiseConv2D" and scale.ndim:
                 scale, width = (np.tile(a, centred.shape[2]) for a in (scale, width))
             if node.class_name != "Conv2DTranspose" or not scale.ndim:
-                self.check_channels(tensor, scale)
+                self.notes += guards.of_weights(tensor.name, scale)
                 bias = self.bias(node)
                 origin = Origin(width, steps, bias.astype(np.float32))
                 term = Term(value.name, (linear,), value.grid.scale * scale, value.grid, origin)
@@ -250,7 +250,7 @@ class _Lowering:
         if accumulator is None or accumulator.activation is not None:
             f, s = factor.astype(np.float32), shift.astype(np.float32)
             return self.float_step(node, [value], lambda x: x * f + s, value.shape)
-        self.check_gamma(node, factor)
+        self.notes += guards.of_normalization(node.name, factor, accumulator.terms)
         g, b, m, v = (np.asarray(array, np.float32) for array in (gamma, beta, mean, variance))
         normalization = Normalization(g, b, m, v, epsilon)
         terms = tuple(
@@ -258,26 +258,6 @@ class _Lowering:
             for t in accumulator.terms
         )
         return replace(accumulator, terms=terms, offset=accumulator.offset * factor + shift)
-
-    def check_channels(self, tensor: QatTensor, scale: Array) -> None:
-        """Note the output channels whose weights are all zero."""
-        dead = np.flatnonzero(np.atleast_1d(scale) == 0)
-        if dead.size:
-            self.notes.append(
-                f"{tensor.name}: {dead.size} of {scale.size} channels are dead, all weights zero "
-                f"({dead[:5].tolist()}…): they give their bias, exactly; a converter that divides "
-                "by their scale saturates it"
-            )
-
-    def check_gamma(self, node: Node, factor: Array) -> None:
-        """Note the channels that batch normalization all but switches off."""
-        tiny = np.abs(factor) < 1e-6 * np.abs(factor).max(initial=0)
-        if tiny.any():
-            self.notes.append(
-                f"{node.name}: gamma is zero or tiny in {int(tiny.sum())} of {tiny.size} channels "
-                f"({np.flatnonzero(tiny)[:5].tolist()}…): their outputs are constant; the "
-                "multipliers stay exact, but a converter that divides by them saturates its bias"
-            )
 
     def lower_add(self, node: Node, values: list[Value]) -> Value:
         signs = [1.0, -1.0 if node.class_name == "Subtract" else 1.0, *(1.0,) * len(values)]
@@ -394,11 +374,7 @@ class _Lowering:
             assert accumulator is not None
             step = Requantize(name, accumulator, grid)
         self.steps.append(step)
-        if (grid.min, grid.max) == (-6.0, 6.0):
-            self.notes.append(
-                f"{name}: its range is the initial one, [-6, 6], so it was never "
-                "trained; run the model with training=True on real data"
-            )
+        self.notes += guards.of_range(name, grid)
         return Integers(name, grid, value.shape)
 
     def accumulator(self, value: Value) -> Accumulator | None:

@@ -84,6 +84,37 @@ def test_tiny_gamma_is_noted() -> None:
     assert note.startswith("layer3: gamma is zero or tiny in 1 of 3 channels ([2]")
 
 
+@pytest.mark.parametrize("narrow_range", [False, True])
+def test_lowest_weights_under_negative_gamma_are_noted_and_run_exactly(narrow_range: bool) -> None:
+    spec = QuantSpec("LastValueQuantizer", 4, per_axis=True, narrow_range=narrow_range)
+    kernel = np.float32([[-1.0, -1.0, 0.5], [1.0, 0.25, -1.0]])
+    of = model(
+        ("BatchNormalization", {"epsilon": 0.0}),
+        kernel=kernel, spec=spec, ranges={"layer3": (-3.7, 4.1)},
+        **{"layer3/gamma": np.float32([1.0, -1.0, 1.0])},
+    )  # fmt: skip
+    if not narrow_range:
+        high = np.float32([7 / 8] * 3)
+        wide = QatTensor("dense/kernel", "weight", kernel, high * 0 - 1, high, spec)
+        of = QatModel({**of.tensors, wide.name: wide}, of.graph, source="m")
+    program = lower(of)
+    if narrow_range:
+        assert not program.notes
+    else:
+        (note,) = program.notes
+        assert "gamma is negative in 1 channels whose weights reach -8" in note
+        assert "needs 5 bits" in note
+    x = np.random.default_rng(0).uniform(-1, 1, (200, 2)).astype(np.float32)
+    image, weights = qmath.quantize(x, -1, 1, 8), of.tensors["dense/kernel"].quantize()
+    integers, kernel = image.values.astype(np.int32), weights.values.astype(np.int32)
+    sums = (integers - image.zero_point) @ (kernel - weights.zero_point)
+    real = sums * (image.scale.astype(np.float64) * weights.scale)
+    real = (real + np.float32([0.1, 0.2, 0.3])) * [1, -1, 1]
+    grid = program.steps[-1].grid
+    expected = np.clip(np.floor(real / grid.scale + 0.5) + grid.zero_point, grid.low, grid.high)
+    np.testing.assert_array_equal(result(program, x), expected)
+
+
 def test_dead_channels_are_noted_and_give_their_bias() -> None:
     kernel = KERNEL * np.float32([1, 0, 1])
     program = lower(model(kernel=kernel, ranges={"dense": (-2.0, 2.0)}))

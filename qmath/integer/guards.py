@@ -1,0 +1,71 @@
+"""What a deployment should know of a model that runs exactly here and may not elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.integer.bounds import least_weights
+from qmath.integer.program import Grid, Term
+
+Array = NDArray[Any]
+
+
+def of_weights(name: str, scale: Array) -> list[str]:
+    """Note the output channels whose weights are all zero."""
+    dead = np.flatnonzero(np.atleast_1d(scale) == 0)
+    if not dead.size:
+        return []
+    return [
+        f"{name}: {dead.size} of {scale.size} channels are dead, all weights zero "
+        f"({dead[:5].tolist()}…): they give their bias, exactly; a converter that divides by their "
+        "scale saturates it"
+    ]
+
+
+def of_range(name: str, grid: Grid) -> list[str]:
+    """Note a range that no training step has changed."""
+    if (grid.min, grid.max) != (-6.0, 6.0):
+        return []
+    return [
+        f"{name}: its range is the initial one, [-6, 6], so it was never trained; run the model "
+        "with training=True on real data"
+    ]
+
+
+def of_normalization(name: str, factor: Array, terms: Sequence[Term]) -> list[str]:
+    """Note what batch normalization does that converters handle badly.
+
+    Parameters
+    ----------
+    name : str
+        The layer's.
+    factor : ndarray
+        ``gamma / sqrt(variance + epsilon)`` of each channel.
+    terms : sequence of Term
+        What it is multiplied with.
+    """
+    notes = []
+    tiny = np.abs(factor) < 1e-6 * np.abs(factor).max(initial=0)
+    if tiny.any():
+        notes.append(
+            f"{name}: gamma is zero or tiny in {int(tiny.sum())} of {tiny.size} channels "
+            f"({np.flatnonzero(tiny)[:5].tolist()}…): their outputs are constant; the multipliers "
+            "stay exact, but a converter that divides by them saturates its bias"
+        )
+    for term in terms:
+        if term.origin is None or term.ops[-1].weights is None:
+            continue
+        num_bits = term.origin.weight_steps.bit_length()
+        lowest = -(2 ** (num_bits - 1))
+        flipped = (factor < 0) & (least_weights(term.ops[-1]) == lowest)
+        if flipped.any():
+            notes.append(
+                f"{name}: gamma is negative in {int(flipped.sum())} channels whose weights reach "
+                f"{lowest}: the multipliers carry the sign, exactly; a converter that negates the "
+                f"weights needs {num_bits + 1} bits, or saturates"
+            )
+    return notes

@@ -1,7 +1,7 @@
 """Time and memory that an import costs: ``python -m benchmarks.startup [--runs 15]``.
 
-Each import runs in a fresh interpreter; the candidates take turns, and the medians are printed
-with their ratio to ``import numpy``.
+Each import runs in a fresh interpreter, away from this folder, so that the installed packages are
+measured; the candidates take turns, and the medians are printed with their ratio to ``import numpy``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 
 MODULES = ["numpy", "qmath", "tensorflow", "tensorflow_model_optimization"]
 PROBE = """
@@ -28,7 +29,7 @@ def measure(module: str) -> tuple[float, float]:
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_USE_LEGACY_KERAS": "1"}
     run = subprocess.run(
         [sys.executable, "-c", PROBE.format(module=module)],
-        capture_output=True, text=True, check=True, env=environment,
+        capture_output=True, text=True, check=True, env=environment, cwd=tempfile.gettempdir(),
     )  # fmt: skip
     seconds, kibibytes = map(float, run.stdout.split())
     return seconds * 1e3, kibibytes / 1024

@@ -1,7 +1,7 @@
 """Time and memory that an import costs: ``python -m benchmarks.startup [--runs 15]``.
 
-Each import runs in a fresh interpreter, away from this folder, so that the installed packages are
-measured; the candidates take turns, and the medians are printed with their ratio to ``import numpy``.
+Each import runs in a fresh interpreter, away from this folder, so that installed packages are
+measured. The candidates take turns; the medians are printed with their ratio to ``import numpy``.
 """
 
 from __future__ import annotations

@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import FileFormatError
+from qmath.integer.api import program_of
 from qmath.integer.program import Program
+from qmath.quantizers import Quantizer
 
-__all__ = ["chosen_inputs", "read_arrays", "shapes"]
+__all__ = ["read_arrays", "read_program_and_inputs"]
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -37,12 +39,20 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         ) from error
 
 
-def shapes(arrays: Mapping[str, NDArray[Any]]) -> dict[str, tuple[int, ...]]:
-    """Return the arrays' shapes without the batch, for a model that leaves its inputs' open."""
-    return {name: x.shape[1:] for name, x in arrays.items()}
+def read_program_and_inputs(
+    model: Path, data: Path, quantizers: Mapping[str, Quantizer], **options: bool
+) -> tuple[Program, dict[str, NDArray[Any]]]:
+    """Return the program of a model and its data, whose shapes the model may leave open.
+
+    `options` are those of `qmath.integer.api.program_of`.
+    """
+    arrays = read_arrays(data)
+    shapes = {name: x.shape[1:] for name, x in arrays.items()}
+    program = program_of(model, quantizers=quantizers, input_shapes=shapes, **options)
+    return program, _chosen_inputs(data, arrays, program)
 
 
-def chosen_inputs(
+def _chosen_inputs(
     path: Path, arrays: dict[str, NDArray[Any]], program: Program
 ) -> dict[str, NDArray[Any]]:
     """Return the data of each input: by its name, or the one array of its shape.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from qmath.cli.settings import (
     PROFILE,
     PROFILES_HELP,
+    given,
     model_options,
     profile_options,
     read_settings,
@@ -66,24 +67,16 @@ def diff(
     the greatest distance from the rounding tie, in steps; what the float32 arithmetic of a trained
     model may be off, in steps. Exit status 1 if a layer differs by more than that explains.
     """
-    from qmath.cli.data import chosen_inputs, read_arrays, shapes
+    from qmath.cli.data import read_arrays, read_program_and_inputs
     from qmath.integer.api import diff as compare
-    from qmath.integer.api import program_of
     from qmath.integer.registry import PROFILES
 
     if len(profiles) + (against is not None) > 2:
         raise click.UsageError("two runs can be compared: give --profile twice, or with --against")
     other = against or (profiles[1] if len(profiles) == 2 else "exact")
-    arrays = read_arrays(data)
-    program = program_of(
-        model,
-        quantizers=read_settings(options, settings),
-        force=force,
-        input_shapes=shapes(arrays),
-    )
-    inputs = chosen_inputs(data, arrays, program)
-    given = {"multiplier_bits": multiplier_bits, "rounding": rounding}
-    chosen: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    quantizers = read_settings(options, settings)
+    program, inputs = read_program_and_inputs(model, data, quantizers, force=force)
+    chosen = given(multiplier_bits=multiplier_bits, rounding=rounding)
     with advancing("comparing …", len(next(iter(inputs.values())))) as progress:
         comparison = compare(
             program,

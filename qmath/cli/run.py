@@ -11,6 +11,7 @@ import click
 from qmath.cli.settings import (
     PROFILE,
     PROFILES_HELP,
+    given,
     model_options,
     profile_options,
     read_settings,
@@ -67,24 +68,18 @@ def run(
     """
     import numpy as np
 
-    from qmath.cli.data import chosen_inputs, read_arrays, shapes
+    from qmath.cli.data import read_program_and_inputs
     from qmath.exports.atomic import check_output, replacing
-    from qmath.integer.api import constants, program_of
+    from qmath.integer.api import constants
     from qmath.integer.api import run as run_model
 
     if output is not None:
         check_output(output, overwrite=overwrite, sources=(model, data, settings))
-    arrays = read_arrays(data)
-    program = program_of(
-        model,
-        quantizers=read_settings(options, settings),
-        force=force,
-        require_integer=require_integer,
-        input_shapes=shapes(arrays),
+    quantizers = read_settings(options, settings)
+    program, inputs = read_program_and_inputs(
+        model, data, quantizers, force=force, require_integer=require_integer
     )
-    inputs = chosen_inputs(data, arrays, program)
-    given = {"multiplier_bits": multiplier_bits, "rounding": rounding}
-    chosen: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+    chosen = given(multiplier_bits=multiplier_bits, rounding=rounding)
     with advancing("running …", len(next(iter(inputs.values())))) as progress:
         result = run_model(
             program, inputs, profile=profile, progress=progress,

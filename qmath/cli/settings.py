@@ -14,7 +14,7 @@ from qmath import quantizers
 from qmath.errors import QmathError
 from qmath.quantizers import Quantizer
 
-__all__ = ["PROFILE", "PROFILES_HELP", "model_options", "profile_options", "read_settings"]
+__all__ = ["PROFILE", "PROFILES_HELP", "given", "model_options", "profile_options", "read_settings"]
 
 _CLASSES: dict[str, type[Quantizer]] = {
     name: getattr(quantizers, name) for name in quantizers.__all__ if name != "Quantizer"
@@ -70,6 +70,11 @@ def profile_options(function: _Function) -> _Function:
     for option in reversed(options):
         function = option(function)
     return function
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given: a profile refuses those that it does not have."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def read_settings(options: Iterable[str], settings: Path | None) -> dict[str, Quantizer]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qmath.affine import smallest_dtype
 from qmath.errors import QmathError
 from qmath.integer.profiles import Profile, unrounded
 from qmath.integer.program import FloatStep, Grid, Program, QuantizedStep, Requantize
@@ -310,7 +311,6 @@ def integers_of_dump(program: Program, dump: Mapping[str, Array]) -> dict[str, A
                 f"{step.name}: the dump's values are not multiples of the scale "
                 f"{grid.scale:.9g}; was it made from this model?"
             )
-        integers[step.name] = (relative + grid.zero_point).astype(
-            np.uint8 if grid.num_bits <= 8 else np.uint16
-        )
+        dtype = smallest_dtype(grid.num_bits, signed=False)
+        integers[step.name] = (relative + grid.zero_point).astype(dtype)
     return integers

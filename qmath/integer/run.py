@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qmath.affine import smallest_dtype
 from qmath.errors import QmathError
 from qmath.integer import functions
 from qmath.integer.bounds import exact_dtype, interval
@@ -233,5 +234,5 @@ def _accumulators(step: Step) -> list[Accumulator]:
 
 
 def _unsigned(value: Array, grid: Grid) -> Array:
-    dtype = np.uint8 if grid.num_bits <= 8 else np.uint16
+    dtype = smallest_dtype(grid.num_bits, signed=False)
     return np.asarray((value + np.float32(grid.zero_point)).astype(dtype))

@@ -111,10 +111,11 @@ class _Lowering:
 
     def counts(self, island: Island) -> bool:
         """Whether a step runs and is not a function, or a part of one, that the model ends with."""
+        made = [step for step in self.steps if step.name == island.step]
         readers = [step for step in self.steps if island.step in sources(step)]
-        is_read = island.step in {step.name for step in self.steps}
-        functions_only = all(isinstance(step, FloatStep) and step.is_function for step in readers)
-        return is_read and not (island.is_function and functions_only)
+        return bool(made) and not all(
+            isinstance(step, FloatStep) and step.is_function for step in (*made, *readers)
+        )
 
     def finish(self, name: str) -> str:
         """Return the step of an output."""
@@ -423,7 +424,7 @@ class _Lowering:
         if remedy or not follows:  # else the step that it follows is the one to quantize
             feeds = "input, the output" if len(values) == 1 else "inputs, the outputs"
             remedy = remedy or f"quantize its {feeds} of {', '.join(node.inputs)}"
-            self.islands.append(Island(node.name, name, remedy, is_function))
+            self.islands.append(Island(node.name, name, remedy))
         self.steps.append(FloatStep(name, tuple(sources), apply, tuple(shape), is_function))
         return Floats(name, tuple(shape))
 

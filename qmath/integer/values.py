@@ -53,4 +53,3 @@ class Island:
     layer: str
     step: str
     remedy: str
-    is_function: bool

@@ -17,7 +17,22 @@ from qmath.quantizers.base import Quantizer, State, one_per_channel
 from qmath.quantizers.ranged import LastValueQuantizer
 
 
-class Default8BitConvWeightsQuantizer(LastValueQuantizer):
+class _ConvWeightsQuantizer(LastValueQuantizer):
+    """One range for each index of the kernel's last axis, whose length must be known."""
+
+    def _state_shape(self, tensor_shape: Sequence[int | None] | None) -> tuple[int, ...]:
+        return one_per_channel(tensor_shape)
+
+
+class _ConvTransposeWeightsQuantizer(LastValueQuantizer):
+    """For kernels of rank 4 only."""
+
+    def __call__(self, inputs: ArrayLike, training: bool, weights: State) -> Float32Array:
+        """Fake-quantize a kernel of rank 4, see `LastValueQuantizer`."""
+        return super().__call__(_rank_4(inputs), training, weights)
+
+
+class Default8BitConvWeightsQuantizer(_ConvWeightsQuantizer):
     """8 bits, per axis, symmetric, narrow: the default scheme for convolution kernels.
 
     Notes
@@ -35,11 +50,8 @@ class Default8BitConvWeightsQuantizer(LastValueQuantizer):
         """Return the quantizer, if `config` holds the settings it has."""
         return _checked(cls(), config)
 
-    def _state_shape(self, tensor_shape: Sequence[int | None] | None) -> tuple[int, ...]:
-        return one_per_channel(tensor_shape)
 
-
-class Default8BitConvTransposeWeightsQuantizer(LastValueQuantizer):
+class Default8BitConvTransposeWeightsQuantizer(_ConvTransposeWeightsQuantizer):
     """8 bits, per tensor, symmetric, narrow: the default scheme for ``Conv2DTranspose`` kernels.
 
     Notes
@@ -56,12 +68,8 @@ class Default8BitConvTransposeWeightsQuantizer(LastValueQuantizer):
         """Return the quantizer, if `config` holds the settings it has."""
         return _checked(cls(), config)
 
-    def __call__(self, inputs: ArrayLike, training: bool, weights: State) -> Float32Array:
-        """Fake-quantize a kernel of rank 4, see `LastValueQuantizer`."""
-        return super().__call__(_rank_4(inputs), training, weights)
 
-
-class DefaultNBitConvWeightsQuantizer(LastValueQuantizer):
+class DefaultNBitConvWeightsQuantizer(_ConvWeightsQuantizer):
     """As `Default8BitConvWeightsQuantizer`, of any width: the n-bit scheme.
 
     Parameters
@@ -81,11 +89,8 @@ class DefaultNBitConvWeightsQuantizer(LastValueQuantizer):
         """Return the quantizer of this width, if `config` holds the settings it has."""
         return _checked(cls(config["num_bits"]), config)
 
-    def _state_shape(self, tensor_shape: Sequence[int | None] | None) -> tuple[int, ...]:
-        return one_per_channel(tensor_shape)
 
-
-class DefaultNBitConvTransposeWeightsQuantizer(LastValueQuantizer):
+class DefaultNBitConvTransposeWeightsQuantizer(_ConvTransposeWeightsQuantizer):
     """As `Default8BitConvTransposeWeightsQuantizer`, of any width: the n-bit scheme.
 
     Parameters
@@ -104,10 +109,6 @@ class DefaultNBitConvTransposeWeightsQuantizer(LastValueQuantizer):
     def from_config(cls, config: Mapping[str, Any]) -> Quantizer:
         """Return the quantizer of this width, if `config` holds the settings it has."""
         return _checked(cls(config["num_bits"]), config)
-
-    def __call__(self, inputs: ArrayLike, training: bool, weights: State) -> Float32Array:
-        """Fake-quantize a kernel of rank 4, see `LastValueQuantizer`."""
-        return super().__call__(_rank_4(inputs), training, weights)
 
 
 def _checked(quantizer: Quantizer, config: Mapping[str, Any]) -> Quantizer:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath import affine, exact, manifest
 from qmath.errors import MissingSettingsError, QmathError
+from qmath.integer.deployment import deploy
 from qmath.missing import ask_for_settings
 from qmath.types import Float32Array, QatModel, QatTensor, QuantizedTensor
+
+if TYPE_CHECKING:
+    from qmath.integer.program import Program
 
 __all__ = ["Bundle", "FloatTensor", "QuantizedRange", "quantize_model"]
 
@@ -67,29 +71,70 @@ Record = QuantizedTensor | QuantizedRange | FloatTensor
 
 
 @dataclass(frozen=True, eq=False)
+class _Weight:
+    """A weight that is quantized when it is asked for, and its axes' orders."""
+
+    tensor: QatTensor
+    source: str | None
+    target: str | None
+
+    def quantize(self) -> QuantizedTensor:
+        return _integers(self.tensor, self.source, self.target)[0]
+
+
+class _Records(Mapping[str, Record]):
+    """The records by name; memory holds one weight's integers at a time."""
+
+    def __init__(self, records: Mapping[str, _Weight | QuantizedRange | FloatTensor]) -> None:
+        self._records = records
+
+    def __getitem__(self, name: str) -> Record:
+        record = self._records[name]
+        return record.quantize() if isinstance(record, _Weight) else record
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+
+@dataclass(frozen=True, eq=False)
 class Bundle:
     """All that an export holds.
 
     Attributes
     ----------
     tensors : mapping of str to QuantizedTensor, QuantizedRange or FloatTensor
-        By name, in the model's order. Ranges whose settings are unknown are in the manifest only.
-        Along an axis that is not the last, `scale` and `zero_point` have shape ``(C, 1, …)``, so
-        that the formula of reconstruction holds as it is written.
+        By name, in the model's order; a weight is quantized anew each time it is asked for, so
+        that memory is bounded by the largest. Ranges whose settings are unknown are in the
+        manifest only. Along an axis that is not the last, `scale` and `zero_point` have shape
+        ``(C, 1, …)``, so that the formula of reconstruction holds as it is written.
     manifest : dict
         JSON values only, as ``manifest.schema.json`` in this package describes them.
     model : QatModel
         What the bundle was made from.
+    program : Program or None
+        The integer model; ``None`` where the model has none, which a note explains.
+    constants : mapping of str to ndarray
+        Of the program, as `qmath.integer.describe.arrays` names them.
+    vectors : mapping of str to ndarray
+        Golden test vectors: ``vectors/<input>`` floats, ``vectors/<step>`` the integers, unsigned,
+        or floats, that the profile ``integer`` makes of them.
     """
 
     tensors: Mapping[str, Record]
     manifest: dict[str, Any]
     model: QatModel
+    program: Program | None = None
+    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    vectors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def arrays(self) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Yield every array under its key, floats read one tensor at a time.
+        """Yield every array under its key, made or read one tensor at a time.
 
-        The keys are ``<tensor>``, ``<tensor>.scale`` and ``<tensor>.zero_point``.
+        The keys are ``<tensor>``, ``<tensor>.scale`` and ``<tensor>.zero_point``, and those of
+        `constants` and `vectors`.
         """
         for name, record in self.tensors.items():
             if isinstance(record, FloatTensor):
@@ -99,9 +144,18 @@ class Bundle:
                 yield name, record.values
             yield f"{name}.scale", record.scale
             yield f"{name}.zero_point", record.zero_point
+        yield from self.constants.items()
+        yield from self.vectors.items()
 
 
-def quantize_model(model: QatModel, *, strict: bool = False, layouts: Sequence[str] = ()) -> Bundle:
+def quantize_model(
+    model: QatModel,
+    *,
+    strict: bool = False,
+    layouts: Sequence[str] = (),
+    vectors: int = 0,
+    multiplier_bits: int = 31,
+) -> Bundle:
     """Quantize all of a model: stored values to their stored ranges.
 
     Parameters
@@ -114,19 +168,25 @@ def quantize_model(model: QatModel, *, strict: bool = False, layouts: Sequence[s
         Axis orders to export in, such as ``"OHWI"``: each applies to every tensor whose own
         layout has the same letters (``HWIO`` of Conv2D, ``HWOI`` of Conv2DTranspose; there are
         ``HWIM`` of DepthwiseConv2D, ``IO`` of Dense, ``WIO`` of Conv1D).
+    vectors : int
+        How many golden test vectors to make, with every layer's integers.
+    multiplier_bits : int
+        Width of the integer model's multipliers, 8 to 31.
 
     Returns
     -------
     Bundle
         Signed integers of every quantized weight; unsigned scale and zero point of every
-        activation, output and input; the other floats as they are; the manifest.
+        activation, output and input; the other floats as they are; the integer model with its
+        constants and test vectors, if there is one; the manifest.
 
     Raises
     ------
     MissingSettingsError
         The settings of a weight are in no file: all such weights are listed at once.
     QmathError
-        A layout matches nothing; names collide; a tensor or range determines no integers.
+        A layout matches nothing; names collide; a tensor or range determines no integers; a number
+        is out of range.
 
     Examples
     --------
@@ -145,7 +205,7 @@ def quantize_model(model: QatModel, *, strict: bool = False, layouts: Sequence[s
         raise MissingSettingsError(ask_for_settings(model, unknown if strict else {"weight"}))
     notes = [*model.notes, *([ask_for_settings(model, unknown)] if unknown else [])]
     orders = _orders(model, layouts)
-    records: dict[str, Record] = {}
+    records: dict[str, _Weight | QuantizedRange | FloatTensor] = {}
     entries: dict[str, Any] = {}
     for name, tensor in model.tensors.items():
         source, target = orders[name]
@@ -153,19 +213,28 @@ def quantize_model(model: QatModel, *, strict: bool = False, layouts: Sequence[s
         if tensor.role != "float":
             entry |= manifest.settings(tensor)
         if tensor.role == "float" and tensor.values is not None:
-            records[name] = FloatTensor(
-                tensor.values, _axes(source, target, len(np.shape(tensor.values)))
-            )
+            record = FloatTensor(tensor.values, _axes(source, target, len(np.shape(tensor.values))))
+            records[name] = record
+            entry |= _describe(record, source, target)
         elif tensor.role == "weight":
-            records[name], counts = _integers(tensor, source, target)
-            entry |= counts
+            records[name] = _Weight(tensor, source, target)
+            integers, counts = _integers(tensor, source, target)
+            entry |= counts | _describe(integers, source, target)
         elif tensor.spec.is_complete:
-            records[name] = quantized_range(tensor)
-        if name in records:
-            entry |= _describe(records[name], source, target)
+            records[name] = known = quantized_range(tensor)
+            entry |= _describe(known, source, target)
         entries[name] = entry
-    _check_keys(records)
-    return Bundle(records, manifest.build(model, entries, notes), model)
+    deployed = deploy(model, vectors, multiplier_bits)
+    _check_keys(records, (*deployed.constants, *deployed.vectors))
+    options = {"layouts": list(layouts), "vectors": vectors, "multiplier_bits": multiplier_bits}
+    return Bundle(
+        _Records(records),
+        manifest.build(model, entries, deployed.description, options, [*notes, *deployed.notes]),
+        model,
+        deployed.program,
+        deployed.constants,
+        deployed.vectors,
+    )
 
 
 def _orders(model: QatModel, layouts: Sequence[str]) -> dict[str, tuple[str | None, str | None]]:
@@ -251,9 +320,11 @@ def quantized_range(tensor: QatTensor) -> QuantizedRange:
     return QuantizedRange(scale, zero_point, bits, narrow, signed=False)
 
 
-def _check_keys(records: Mapping[str, Record]) -> None:
+def _check_keys(
+    records: Mapping[str, _Weight | QuantizedRange | FloatTensor], others: Iterable[str]
+) -> None:
     """Raise where two arrays would have one name, or one that no file can hold."""
-    owners = {"manifest": "the manifest"}
+    owners = {"manifest": "the manifest", **dict.fromkeys(others, "the integer model")}
     for name, record in records.items():
         parts = [""] if not isinstance(record, QuantizedRange) else []
         parts += [".scale", ".zero_point"] if not isinstance(record, FloatTensor) else []

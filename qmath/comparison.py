@@ -3,8 +3,8 @@
 Scale and zero point are computed anew, each integer is decided by exact rational arithmetic
 (`qmath.exact`), and where that is a near-tie, by the identity
 ``(q - zero_point) * scale == fake_quant(x)`` in float32. Axis orders and layer configs are worked
-out here a second time. Of the manifest, only the notes, the source's file name and qmath's version
-are not compared.
+out here a second time. The integer model is lowered again from the model. Of the manifest, only the
+notes, the source's file name and qmath's version are not compared.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from qmath import exact, fake_quant
 from qmath.errors import FileFormatError, QmathError
+from qmath.integer.deployment import Deployment
 from qmath.types import Float32Array, Node, QatModel, QatTensor
 
 __all__ = ["SAME_OPTIONS", "USER", "Comparison", "object_in"]
@@ -71,8 +72,10 @@ class Comparison:
                     f"{what}: {', '.join(sorted(names))} {word}; {SAME_OPTIONS}"
                 )
 
-    def compare_model(self, model: QatModel, manifest: dict[str, Any], arrays: Arrays) -> None:
-        """Compare everything."""
+    def compare_model(
+        self, model: QatModel, manifest: dict[str, Any], arrays: Arrays, deployed: Deployment
+    ) -> None:
+        """Compare everything; `deployed` is the integer model lowered again."""
         self.classes = {n.layer: n.class_name for n in (model.graph.nodes if model.graph else ())}
         self.expect("reconstruction", manifest.get("reconstruction"), _FORMULA)
         self.expect("format_version", manifest.get("format_version"), 1)
@@ -85,12 +88,36 @@ class Comparison:
         entries = object_in(manifest, "tensors", self.name)
         self.expect_names("tensors in the manifest", entries, model.tensors)
         keys = [key for tensor in model.tensors.values() for key in _keys(tensor)]
-        self.expect_names("arrays", arrays, keys)
+        constants = {**deployed.constants, **deployed.vectors}
+        self.expect_names("arrays", arrays, [*keys, *constants])
         for name, tensor in model.tensors.items():
             if name in entries and all(key in arrays for key in _keys(tensor)):
                 self.tensors += 1
                 self.compare_tensor(tensor, object_in(entries, name, self.name), arrays)
         self.compare_graph(model, manifest)
+        for key, expected in constants.items():
+            if key in arrays and self.expect(
+                f"shape of {key}", arrays[key].shape, expected.shape, SAME_OPTIONS
+            ):
+                self.compare_floats(key, arrays[key], expected)
+        self.compare_program(manifest.get("program"), deployed.description)
+
+    def compare_program(self, found: Any, expected: dict[str, Any] | None) -> None:
+        """Compare the integer model's description, step by step."""
+        if not isinstance(found, dict) or expected is None:
+            self.expect("program", found, expected)
+            return
+        steps = found.get("steps")
+        for step, other in zip(
+            steps if isinstance(steps, list) else (), expected["steps"], strict=False
+        ):
+            self.expect(f"step {other['name']} of the program", step, other, SAME_OPTIONS)
+        for key in sorted(found.keys() | expected.keys()):
+            if key == "steps":
+                count = len(steps) if isinstance(steps, list) else None
+                self.expect("number of steps of the program", count, len(expected["steps"]))
+            else:
+                self.expect(f"{key} of the program", found.get(key), expected.get(key))
 
     def compare_graph(self, model: QatModel, manifest: dict[str, Any]) -> None:
         """Compare the layer list with the graph."""

@@ -59,7 +59,13 @@ def bit_patterns(array: Float32Array) -> list[str]:
     return [f"0x{pattern:08x}" for pattern in np.ravel(array).astype(np.float32).view(np.uint32)]
 
 
-def build(model: QatModel, entries: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+def build(
+    model: QatModel,
+    entries: dict[str, Any],
+    program: dict[str, Any] | None,
+    options: dict[str, Any],
+    notes: list[str],
+) -> dict[str, Any]:
     """Return the manifest of a model's export.
 
     Parameters
@@ -68,6 +74,10 @@ def build(model: QatModel, entries: dict[str, Any], notes: list[str]) -> dict[st
         The source.
     entries : dict
         What there is to say of each tensor.
+    program : dict or None
+        The integer model, if there is one.
+    options : dict
+        How the bundle was made.
     notes : list of str
         For the reader.
     """
@@ -95,6 +105,8 @@ def build(model: QatModel, entries: dict[str, Any], notes: list[str]) -> dict[st
         "layers": layers,
         "inputs": list(graph.inputs) if graph else [],
         "outputs": list(graph.outputs) if graph else [],
+        "program": program,
+        "options": options,
         "notes": notes,
     }
 

@@ -1,7 +1,9 @@
-"""An independent check of an exported file against the model.
+"""An independent check of an exported file or folder against the model.
 
-Nothing here, and nothing in `qmath.comparison`, calls the code that makes what is exported: both
-share only the reader of the model, the reader of the file, and TensorFlow's arithmetic.
+For the weights' integers, scales and settings, nothing here, and nothing in `qmath.comparison`,
+calls the code that makes what is exported: both share only the reader of the model, the reader of
+the file, and TensorFlow's arithmetic. The integer model is lowered again, and the files of a folder
+are rendered again, and compared byte by byte.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import numpy as np
 from qmath._source import as_model
 from qmath.comparison import SAME_OPTIONS, USER, Comparison, object_in
 from qmath.errors import FileFormatError, MissingSettingsError
+from qmath.integer.deployment import Deployment, deploy
 from qmath.types import Float32Array, QatModel
 
 if TYPE_CHECKING:
@@ -85,9 +88,9 @@ def verify(
     model : path or QatModel
         What was exported.
     output : path
-        The exported file.
+        The exported file or folder.
     quantizers, format, force
-        As they were given to `qmath.export`.
+        As they were given to `qmath.export`; a folder tells its format itself.
 
     Returns
     -------
@@ -114,18 +117,12 @@ def verify(
     >>> qmath.verify("reference/samples/question.h5", "model.npz").ok  # doctest: +SKIP
     True
     """
-    from qmath.exports import exporter
-
     source = as_model(model, quantizers, force=force)
     path = Path(output)
-    reader = exporter(path, format)
     check = Comparison(path.name)
     try:
-        with open(path, "rb") as file:
-            manifest, arrays = reader.read(file)
-            entries = object_in(manifest, "tensors", path.name)
-            source, assumed = _with_told_settings(source, entries, path.name)
-            check.compare_model(source, manifest, arrays)
+        compare = _compare_folder if path.is_dir() else _compare_file
+        assumed = compare(check, source, path, format)
     except OSError as error:
         raise FileFormatError(f"cannot read {path}: {error.strerror or error}") from error
     return Verification(
@@ -138,14 +135,70 @@ def verify(
     )
 
 
+def _compare_file(
+    check: Comparison, model: QatModel, path: Path, format: str | None
+) -> tuple[str, ...]:
+    from qmath.exports import FolderExporter, exporter
+
+    name, module = exporter(path, format)
+    if isinstance(module, FolderExporter):
+        raise FileFormatError(f"{path} is a file, and the format {name!r} is a folder of files")
+    with open(path, "rb") as file:
+        manifest, arrays = module.read(file)
+        model, assumed = _with_told_settings(model, manifest, path.name)
+        options = _options(manifest, path.name)
+        deployed = deploy(model, options["vectors"], options["multiplier_bits"])
+        check.compare_model(model, manifest, arrays, deployed)
+    return assumed
+
+
+def _compare_folder(
+    check: Comparison, model: QatModel, path: Path, format: str | None
+) -> tuple[str, ...]:
+    from qmath.bundle import quantize_model
+    from qmath.exports import FolderExporter, check_options, exporter, folder
+
+    manifest = folder.read_manifest(path)
+    name, module = exporter(path, format or str(manifest["export"].get("format")))
+    if not isinstance(module, FolderExporter):
+        raise FileFormatError(f"{path} is a folder, and the format {name!r} is one file")
+    model, assumed = _with_told_settings(model, manifest, path.name)
+    given = manifest["export"]["options"]
+    check_options(name, module, given)
+    bundle = quantize_model(model, **_options(manifest, path.name))
+    deployed = Deployment(
+        bundle.program, bundle.manifest["program"], bundle.constants, bundle.vectors
+    )
+    check.compare_model(model, manifest, dict(bundle.arrays()), deployed)
+    check.differences += folder.differences(
+        path, name, bundle, module.render(bundle, **given), given
+    )
+    return assumed
+
+
+def _options(manifest: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return how an export was made, as `qmath.quantize_model` takes it."""
+    options = object_in(manifest, "options", name)
+    layouts = options.get("layouts")
+    if (
+        set(options) != {"layouts", "vectors", "multiplier_bits"}
+        or not isinstance(layouts, list)
+        or not all(isinstance(layout, str) for layout in layouts)
+        or any(type(options[key]) is not int for key in ("vectors", "multiplier_bits"))
+    ):
+        raise FileFormatError(f"{name}: the manifest's options are damaged; export again")
+    return options
+
+
 def _with_told_settings(
-    model: QatModel, entries: dict[str, Any], name: str
+    model: QatModel, manifest: dict[str, Any], name: str
 ) -> tuple[QatModel, tuple[str, ...]]:
     """Complete what the model leaves open with what the user told the export, as its file says.
 
     Nothing else can be asked for these settings; whether scales and integers follow from them is
     still checked.
     """
+    entries = object_in(manifest, "tensors", name)
     tensors, assumed = dict(model.tensors), []
     for tensor in model.tensors.values():
         entry = entries.get(tensor.name)

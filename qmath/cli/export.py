@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -31,10 +31,35 @@ Examples:
     "--output",
     type=click.Path(path_type=Path),
     required=True,
-    metavar="OUT.npz",
-    help="The file to write.",
+    metavar="OUT",
+    help="The file to write, or the folder where the format has several files.",
 )
-@click.option("--format", "format_", help="The format, where the suffix of OUT does not say it.")
+@click.option(
+    "--format",
+    "format_",
+    help="The format, where the suffix of OUT does not say it; a wrong one lists all there are.",
+)
+@click.option(
+    "--option",
+    "format_options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An option of the format, such as packing=nibbles. Repeatable.",
+)
+@click.option(
+    "--vectors",
+    type=int,
+    metavar="N",
+    help="Add N golden inputs, and every layer's integers for them.",
+)
+@click.option(
+    "--multiplier-bits",
+    type=int,
+    default=31,
+    show_default=True,
+    metavar="8…31",
+    help="Width of the integer model's multipliers.",
+)
 @click.option(
     "--layout",
     "layouts",
@@ -54,6 +79,9 @@ def export(
     force: bool,
     output: Path,
     format_: str | None,
+    format_options: tuple[str, ...],
+    vectors: int | None,
+    multiplier_bits: int,
     layouts: tuple[str, ...],
     strict: bool,
     overwrite: bool,
@@ -61,7 +89,8 @@ def export(
     """Write the integers of MODEL, with scales, zero points and a manifest, to OUT.
 
     Weights are integers, signed; activations have a scale and an unsigned zero point; biases and
-    other floats are kept as they are.
+    other floats are kept as they are. Where all of MODEL runs in integers, its steps and their
+    multipliers, addends, shifts and clamps are written, too.
     """
     from qmath.exports import export as export_model
 
@@ -72,14 +101,27 @@ def export(
             quantizers=read_settings(options, settings),
             format=format_,
             layouts=layouts,
+            vectors=vectors,
+            multiplier_bits=multiplier_bits,
             strict=strict,
             overwrite=overwrite,
             force=force,
+            **dict(map(_option, format_options)),
         )
     out = console()
     out.print(f"{printable(str(output))}: {_summary(bundle)}")
     for note in bundle.manifest["notes"]:
         out.print(f"note: {printable(note)}")
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """Return name and value: true, false, a whole number, or the text."""
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not equals or not name.isidentifier():
+        raise click.UsageError(f"--option {text!r}: expected NAME=VALUE")
+    if value in ("true", "false"):
+        return name, value == "true"
+    return name, int(value) if value.lstrip("-").isdecimal() else value
 
 
 def _summary(bundle: Bundle) -> str:
@@ -92,5 +134,6 @@ def _summary(bundle: Bundle) -> str:
     return (
         f"{count(len(weights), 'quantized weight')}{f' ({widths} bits)' if widths else ''}, "
         f"scale and zero point of {known} of {count(ranges, 'activation')}, "
-        f"{count(floats, 'float tensor')}"
+        f"{count(floats, 'float tensor')}, "
+        + ("the integer model" if bundle.program else "no integer model")
     )

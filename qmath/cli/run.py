@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from qmath.integer.profiles import FixedPoint
-    from qmath.integer.program import Program
 
 __all__ = ["run"]
 
@@ -72,6 +71,8 @@ def run(
     from qmath.exports.atomic import check_output, replacing
     from qmath.integer.api import constants
     from qmath.integer.api import run as run_model
+    from qmath.integer.describe import arrays as arrays_of
+    from qmath.integer.program import sources
 
     if output is not None:
         check_output(output, overwrite=overwrite, sources=(model, data, settings))
@@ -97,8 +98,10 @@ def run(
         out.print(f"note: {printable(note)}")
     if output is not None:
         arrays = {f"output/{name}": values for name, values in result.outputs.items()}
+        arrays |= arrays_of(program, fixed) if fixed else {}
+        arrays |= {f"{name}.sources": np.array(sources(program.step(name))) for name in fixed}
         with replacing(output, overwrite=overwrite) as file:
-            np.savez(file, **arrays, **result.integers, **_arrays(program, fixed))  # type: ignore[arg-type]
+            np.savez(file, **arrays, **result.integers)  # type: ignore[arg-type]
         out.print(f"{printable(str(output))}: {count(len(result.integers), 'quantized tensor')}")
 
 
@@ -122,28 +125,3 @@ def _table(fixed: Mapping[str, tuple[FixedPoint, ...]]) -> Table:
             f"{first.error:.1e}",
         )
     return table
-
-
-def _arrays(program: Program, fixed: Mapping[str, tuple[FixedPoint, ...]]) -> dict[str, Any]:
-    """Return the constants as arrays by name."""
-    import numpy as np
-
-    from qmath.integer.profiles import clamps
-    from qmath.integer.program import Requantize
-
-    arrays: dict[str, Any] = {}
-    for name, sides in fixed.items():
-        step = program.step(name)
-        if not isinstance(step, Requantize):
-            continue
-        for side, constants in zip(("", ".negative"), sides, strict=False):
-            for i, multiplier in enumerate(constants.multipliers):
-                term = f".{i}" if len(constants.multipliers) > 1 else ""
-                arrays[f"{name}{side}.multiplier{term}"] = multiplier
-                arrays[f"{name}.accumulator_bits{term}"] = constants.accumulator_bits[i]
-            arrays[f"{name}{side}.addend"] = constants.addend
-            arrays[f"{name}{side}.shift"] = constants.shift
-        arrays[f"{name}.sources"] = np.array([term.source for term in step.value.terms])
-        for end, limit in zip(("low", "high"), clamps(step), strict=True):
-            arrays[f"{name}.{end}"] = limit.astype(np.int32)
-    return arrays

@@ -1,36 +1,51 @@
 """Where a `qmath.bundle.Bundle` goes: one small module for each format.
 
-A format is a module with ``write(bundle, file, **options)``, which writes to an open binary file,
-deterministically, and ``read(file)``, which returns what `qmath.verify` checks.
+A format of one file is a module with ``write(bundle, file, **options)``, which writes to an open
+binary file, deterministically, and ``read(file)``, which returns what `qmath.verify` checks. A
+format of several files is a module with ``render(bundle, **options)``, which yields the name and
+the bytes of each; `qmath.verify` renders again and compares. A package of yours adds a format by
+an entry point of the group ``qmath.exports``: its name is the format's, its value such a module.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
 from qmath._source import as_model
 from qmath.bundle import Bundle, quantize_model
-from qmath.errors import OutputError
-from qmath.exports.atomic import check_output, replacing
+from qmath.errors import OutputError, QmathError
+from qmath.exports import folder
+from qmath.exports.atomic import check_output, replacing, replacing_folder
 from qmath.types import QatModel
 
 if TYPE_CHECKING:
     from qmath.quantizers import Quantizer
 
-__all__ = ["FORMATS", "Exporter", "export", "exporter"]
+__all__ = [
+    "FORMATS",
+    "FileExporter",
+    "FolderExporter",
+    "check_options",
+    "export",
+    "exporter",
+    "formats",
+]
 
-# File name suffix, which is also the format's name, to module.
+# A format's name, which is also the suffix of its files, to its module.
 FORMATS: dict[str, str] = {"npz": "qmath.exports.npz"}
+_GROUP = "qmath.exports"
 
 
-class Exporter(Protocol):
-    """What a format's module offers."""
+class FileExporter(Protocol):
+    """What the module of a format of one file offers."""
 
     def write(self, bundle: Bundle, file: BinaryIO, **options: Any) -> None:
         """Write `bundle` to `file`."""
@@ -39,8 +54,36 @@ class Exporter(Protocol):
         """Return the manifest of what `write` wrote, and its arrays, read one by one."""
 
 
-def exporter(output: str | os.PathLike[str], format: str | None = None) -> Exporter:
-    """Return the module that writes `format`, or what the suffix of `output` says.
+@runtime_checkable
+class FolderExporter(Protocol):
+    """What the module of a format of several files offers."""
+
+    def render(self, bundle: Bundle, **options: Any) -> Iterator[tuple[str, bytes]]:
+        """Yield name and content of each file; ``manifest.json`` is written by qmath."""
+
+
+def formats() -> dict[str, str]:
+    """Return the name and the module of every format, those of other packages included.
+
+    Raises
+    ------
+    OutputError
+        Another package's format has the name of one of qmath's.
+    """
+    found = dict(FORMATS)
+    for point in metadata.entry_points(group=_GROUP):
+        if found.setdefault(point.name, point.value) != point.value:
+            raise OutputError(
+                f"the format {point.name!r} is both {found[point.name]} and {point.value}; "
+                "uninstall one of the packages"
+            )
+    return found
+
+
+def exporter(
+    output: str | os.PathLike[str], format: str | None = None
+) -> tuple[str, FileExporter | FolderExporter]:
+    """Return the name and the module of `format`, or of what the suffix of `output` says.
 
     Raises
     ------
@@ -48,11 +91,11 @@ def exporter(output: str | os.PathLike[str], format: str | None = None) -> Expor
         There is no such format.
     """
     key = (format if format is not None else Path(output).suffix[1:]).lower()
-    if key not in FORMATS:
-        known = ", ".join(FORMATS)
+    known = formats()
+    if key not in known:
         what = f"format {format!r}" if format is not None else f"{output}: the suffix {'.' + key!r}"
-        raise OutputError(f"{what} is not one that qmath writes; use one of: {known}")
-    return cast("Exporter", importlib.import_module(FORMATS[key]))
+        raise OutputError(f"{what} is not one that qmath writes; use one of: {', '.join(known)}")
+    return key, importlib.import_module(known[key])
 
 
 def export(
@@ -62,30 +105,41 @@ def export(
     quantizers: Mapping[str, Quantizer] | None = None,
     format: str | None = None,
     layouts: Sequence[str] = (),
+    vectors: int | None = None,
+    multiplier_bits: int = 31,
     strict: bool = False,
     overwrite: bool = False,
     force: bool = False,
+    **options: Any,
 ) -> Bundle:
-    """Write the integers of a model to a file.
+    """Write the integers of a model, or the whole integer model, to a file or folder.
 
     Parameters
     ----------
     model : path or QatModel
         What `qmath.load` reads, or what it or `qmath.from_keras` returned.
     output : path
-        The file to write. It appears when it is complete, under this name, or not at all.
+        The file to write, or the folder where the format has several files. It appears when it is
+        complete, under this name, or not at all.
     quantizers : mapping, optional
         Settings that are in no file, as for `qmath.load`.
     format : str, optional
-        Default: by the suffix of `output`. There is ``"npz"``.
+        Default: by the suffix of `output`. `formats` lists them.
     layouts : sequence of str
         Axis orders, see `qmath.quantize_model`.
+    vectors : int, optional
+        How many golden test vectors to write, with every layer's integers. Default: as many as
+        the format runs by itself, mostly none.
+    multiplier_bits : int
+        Width of the integer model's multipliers, 8 to 31.
     strict : bool
         Refuse a model in which the settings of an activation are unknown.
     overwrite : bool
-        Replace `output` if it exists.
+        Replace `output` if it exists; a folder only if qmath wrote all that is in it.
     force : bool
         Let `quantizers` win where the file says something else.
+    **options
+        Of the format: the arguments of its module's ``write`` or ``render``.
 
     Returns
     -------
@@ -95,9 +149,11 @@ def export(
     Raises
     ------
     QmathError
-        See `qmath.load` and `qmath.quantize_model`; nothing is written.
+        See `qmath.load` and `qmath.quantize_model`; test vectors are asked of a model that does
+        not run in integers. Nothing is written.
     OutputError
-        The output cannot be written; what was there before is untouched.
+        The output cannot be written, and what was there before is untouched; the format does not
+        exist, or has no such option.
 
     Examples
     --------
@@ -109,12 +165,41 @@ def export(
     dtype('int8')
     """
     target = Path(output)
-    module = exporter(target, format)
+    name, module = exporter(target, format)
+    check_options(name, module, options)
     sources = () if isinstance(model, QatModel) else (model,)
-    check_output(target, overwrite=overwrite, sources=sources)
-    bundle = quantize_model(
-        as_model(model, quantizers, force=force), strict=strict, layouts=layouts
+    check_output(
+        target, overwrite=overwrite, sources=sources, is_folder=isinstance(module, FolderExporter)
     )
-    with replacing(target, overwrite=overwrite) as file:
-        module.write(bundle, file)
+    bundle = quantize_model(
+        as_model(model, quantizers, force=force),
+        strict=strict,
+        layouts=layouts,
+        vectors=getattr(module, "VECTORS", 0) if vectors is None else vectors,
+        multiplier_bits=multiplier_bits,
+    )
+    if vectors and bundle.program is None:
+        raise QmathError(
+            f"test vectors need an integer model, and there is none; notes: "
+            f"{'; '.join(bundle.manifest['notes']) or 'the file holds no layers'}"
+        )
+    if isinstance(module, FolderExporter):
+        with replacing_folder(target, overwrite=overwrite) as place:
+            folder.write(place, name, bundle, module.render(bundle, **options), options)
+    else:
+        with replacing(target, overwrite=overwrite) as file:
+            module.write(bundle, file, **options)
     return bundle
+
+
+def check_options(
+    name: str, module: FileExporter | FolderExporter, options: Mapping[str, Any]
+) -> None:
+    """Raise unless a format has every one of the options."""
+    function = module.render if isinstance(module, FolderExporter) else module.write
+    parameters = list(inspect.signature(function).parameters.values())
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    for option in options:
+        if option not in known:
+            has = f"its options are: {', '.join(known)}" if known else "it has none"
+            raise OutputError(f"the format {name!r} has no option {option!r}; {has}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import tokenize
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
@@ -25,7 +26,10 @@ __all__ = ["read", "write"]
 
 MANIFEST = "manifest"
 # What zipfile and numpy raise on damaged files.
-_DAMAGE = (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, RuntimeError)
+_DAMAGE = (
+    zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, RuntimeError,
+    SyntaxError, tokenize.TokenError,
+)  # fmt: skip
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip archive can hold
 
 

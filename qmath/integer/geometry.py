@@ -151,8 +151,9 @@ def move(node: Node, shape: Shape) -> Linear:
     factors = _listed(config["size"])
     if name == "UpSampling1D":
         return Linear(
-            "upsample", lambda x, _=None: x.repeat(factors[0], 1), (shape[0] * factors[0], shape[1])
-        )
+            "upsample", lambda x, _=None: x.repeat(factors[0], 1),
+            (shape[0] * factors[0], shape[1]), attributes={"size": factors},
+        )  # fmt: skip
     out = (shape[0] * factors[0], shape[1] * factors[1], shape[2])
     return Linear(
         "upsample", lambda x, _=None: ops.upsample(x, factors), out, attributes={"size": factors}

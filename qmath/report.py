@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Report", "Row", "Verdict", "inspect"]
 
+_MOST_BARS = 256
+
 
 @dataclass(frozen=True)
 class Row:
@@ -54,6 +56,11 @@ class Row:
         One per channel, as exported: weights signed, the rest unsigned.
     integers_used, integers_available : int or None
         Distinct integers among a weight's values, and how many the width offers.
+    lowest : int or None
+        The lowest integer that the width offers a weight.
+    histogram : tuple of int or None
+        How many of a weight's values have each integer, from `lowest` on; from 9 bits on, each
+        number is that of a few neighbouring integers, equally many, so that there are at most 256.
     elements, clipped, near_ties : int or None
         A weight's elements, those outside the nudged range, and those so close to a rounding tie
         that other kernels could differ.
@@ -76,6 +83,8 @@ class Row:
     zero_point: tuple[int, ...] | None = None
     integers_used: int | None = None
     integers_available: int | None = None
+    lowest: int | None = None
+    histogram: tuple[int, ...] | None = None
     elements: int | None = None
     clipped: int | None = None
     near_ties: int | None = None
@@ -234,10 +243,17 @@ def _weight(model: QatModel, row: Row, tensor: QatTensor) -> tuple[Row, list[Adv
     quantized = dataclasses.replace(tensor, values=floats).quantize()
     counts = bundle.count(tensor, floats, quantized)
     row = _ready(row, quantized.scale, quantized.zero_point)
+    lowest = quantized.narrow_range - 2 ** (quantized.num_bits - 1)
+    available = 2**quantized.num_bits - quantized.narrow_range
+    occurrences = np.bincount(quantized.values.ravel().astype(np.int64) - lowest, None, available)
+    width = -(-available // _MOST_BARS)
+    bars = np.add.reduceat(occurrences, np.arange(0, available, width))
     row = dataclasses.replace(
         row,
-        integers_used=int(np.unique(quantized.values).size),
-        integers_available=2**quantized.num_bits - quantized.narrow_range,
+        integers_used=int(np.count_nonzero(occurrences)),
+        integers_available=available,
+        lowest=lowest,
+        histogram=tuple(bars.tolist()),
         elements=floats.size,
         clipped=counts["clipped"],
         near_ties=counts["near_ties"],

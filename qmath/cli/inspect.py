@@ -27,12 +27,26 @@ _UNBOUNDED = 10_000
 
 @click.command(
     short_help="Say what a model holds and what is missing.",
-    epilog="\b\nExample:\n  qmath inspect model.h5",
+    epilog="\b\nExamples:\n  qmath inspect model.h5\n  qmath inspect model.h5 --html report.html",
 )
 @model_options
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(path_type=Path),
+    metavar="PAGE.html",
+    help="Write the report as a page of its own, with histograms and the channels' ranges.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace PAGE if it exists.")
 def inspect(
-    model: Path, options: tuple[str, ...], settings: Path | None, force: bool, as_json: bool
+    model: Path,
+    options: tuple[str, ...],
+    settings: Path | None,
+    force: bool,
+    as_json: bool,
+    page: Path | None,
+    overwrite: bool,
 ) -> None:
     """Say what a quantization-aware trained MODEL holds, what is missing, and what looks wrong.
 
@@ -41,10 +55,17 @@ def inspect(
     values outside the range; values so close to a rounding tie that other kernels could differ;
     signal-to-quantization-noise ratio.
     """
+    from qmath.exports.atomic import check_output, replacing
+    from qmath.page import render
     from qmath.report import inspect as report_on
 
+    if page is not None:
+        check_output(page, overwrite=overwrite, sources=(model, settings))
     with working("reading …"):
         report = report_on(model, read_settings(options, settings), force=force)
+    if page is not None:
+        with replacing(page, overwrite=overwrite) as file:
+            file.write(render(report).encode())
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=2, allow_nan=False))
     else:
@@ -80,14 +101,16 @@ def _tables(rows: list[Row], out: Console) -> list[Table]:
     """Return one table, or two where a terminal is too narrow for it."""
     from rich.measure import Measurement
 
-    cells = [_cells(row) for row in rows]
+    from qmath.cells import cells
+
+    found = [cells(row) for row in rows]
     # Names come first: they are broken only where they would fill more than half the line.
     name = min(max(len(row.tensor) for row in rows), out.width // 2)
-    whole = _table(cells, {**_SETTINGS, **_VALUES}, name)
+    whole = _table(found, {**_SETTINGS, **_VALUES}, name)
     unbounded = out.options.update(max_width=_UNBOUNDED)
     if Measurement.get(out, unbounded, whole).maximum <= out.width:
         return [whole]
-    return [_table(cells, _SETTINGS, name), _table(cells, {"tensor": 0, **_VALUES}, name)]
+    return [_table(found, _SETTINGS, name), _table(found, {"tensor": 0, **_VALUES}, name)]
 
 
 def _table(rows: list[dict[str, str]], titles: dict[str, int], name: int) -> Table:
@@ -105,38 +128,3 @@ def _table(rows: list[dict[str, str]], titles: dict[str, int], name: int) -> Tab
     for row in rows:
         table.add_row(*(printable(row[title]) for title in titles))
     return table
-
-
-def _cells(row: Row) -> dict[str, str]:
-    """Return a row's cells by title; of several channels, the extremes."""
-    used = f"{row.integers_used}/{row.integers_available}" if row.integers_used is not None else ""
-    clipped = "" if row.clipped is None or not row.elements else f"{row.clipped / row.elements:.1%}"
-    return {
-        "tensor": row.tensor,
-        "shape": "x".join(map(str, row.shape)) if row.shape is not None else "",
-        "role": row.role,
-        "bits": str(row.num_bits) if row.num_bits is not None else "?",
-        "scheme": row.scheme,
-        "learnt from": row.evidence.get("num_bits", "unknown"),
-        "range": _range(row),
-        "zero point": _extremes(row.zero_point),
-        "used": used,
-        "clipped": clipped,
-        "near ties": str(row.near_ties) if row.near_ties is not None else "",
-        "SQNR dB": f"{row.sqnr_db:.1f}" if row.sqnr_db is not None else "",
-    }
-
-
-def _range(row: Row) -> str:
-    ends = [[end for end in side or () if end is not None] for side in (row.min, row.max)]
-    if not all(ends):
-        return "not finite"
-    channels = f" ({len(ends[0])} channels)" if len(ends[0]) > 1 else ""
-    return f"{min(ends[0]):.4g} … {max(ends[1]):.4g}{channels}"
-
-
-def _extremes(values: tuple[int, ...] | None) -> str:
-    if not values:
-        return ""
-    low, high = min(values), max(values)
-    return str(low) if low == high else f"{low} … {high}"

@@ -272,3 +272,14 @@ def test_version_and_bare_command():
 )
 def test_wrong_usage_is_one_line(args):
     assert re.search(r"see qmath.* --help$", fails(*args))
+
+
+def test_inspect_writes_a_page(tmp_path):
+    page = tmp_path / "report.html"
+    result = run("inspect", QUESTION, "--html", page)
+    assert result.exit_code == 0
+    assert "weights 2/2 ready" in result.stdout
+    assert "weights 2/2 ready" in page.read_text(encoding="utf-8")
+    assert "--overwrite" in fails("inspect", QUESTION, "--html", page)
+    assert run("inspect", QUESTION, "--html", page, "--overwrite").exit_code == 0
+    assert "is an input itself" in fails("inspect", QUESTION, "--html", QUESTION, "--overwrite")

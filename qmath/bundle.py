@@ -77,9 +77,13 @@ class _Weight:
     tensor: QatTensor
     source: str | None
     target: str | None
+    signed: bool
 
     def quantize(self) -> QuantizedTensor:
-        return _integers(self.tensor, self.source, self.target)[0]
+        return self.quantize_and_count()[0]
+
+    def quantize_and_count(self) -> tuple[QuantizedTensor, dict[str, int]]:
+        return _integers(self.tensor, self.source, self.target, self.signed)
 
 
 class _Records(Mapping[str, Record]):
@@ -153,6 +157,7 @@ def quantize_model(
     *,
     strict: bool = False,
     layouts: Sequence[str] = (),
+    signed: bool = True,
     vectors: int = 0,
     multiplier_bits: int = 31,
 ) -> Bundle:
@@ -168,6 +173,8 @@ def quantize_model(
         Axis orders to export in, such as ``"OHWI"``: each applies to every tensor whose own
         layout has the same letters (``HWIO`` of Conv2D, ``HWOI`` of Conv2DTranspose; there are
         ``HWIM`` of DepthwiseConv2D, ``IO`` of Dense, ``WIO`` of Conv1D).
+    signed : bool
+        Two's complement integers of the weights, or TensorFlow's unsigned count.
     vectors : int
         How many golden test vectors to make, with every layer's integers.
     multiplier_bits : int
@@ -176,7 +183,7 @@ def quantize_model(
     Returns
     -------
     Bundle
-        Signed integers of every quantized weight; unsigned scale and zero point of every
+        Integers of every quantized weight; unsigned scale and zero point of every
         activation, output and input; the other floats as they are; the integer model with its
         constants and test vectors, if there is one; the manifest.
 
@@ -217,8 +224,8 @@ def quantize_model(
             records[name] = record
             entry |= _describe(record, source, target)
         elif tensor.role == "weight":
-            records[name] = _Weight(tensor, source, target)
-            integers, counts = _integers(tensor, source, target)
+            records[name] = weight = _Weight(tensor, source, target, signed)
+            integers, counts = weight.quantize_and_count()
             entry |= counts | _describe(integers, source, target)
         elif tensor.spec.is_complete:
             records[name] = known = quantized_range(tensor)
@@ -226,7 +233,12 @@ def quantize_model(
         entries[name] = entry
     deployed = deploy(model, vectors, multiplier_bits)
     _check_keys(records, (*deployed.constants, *deployed.vectors))
-    options = {"layouts": list(layouts), "vectors": vectors, "multiplier_bits": multiplier_bits}
+    options = {
+        "layouts": list(layouts),
+        "signed": signed,
+        "vectors": vectors,
+        "multiplier_bits": multiplier_bits,
+    }
     return Bundle(
         _Records(records),
         manifest.build(model, entries, deployed.description, options, [*notes, *deployed.notes]),
@@ -274,11 +286,11 @@ def _axes(source: str | None, target: str | None, rank: int) -> tuple[int, ...]:
 
 
 def _integers(
-    tensor: QatTensor, source: str | None, target: str | None
+    tensor: QatTensor, source: str | None, target: str | None, signed: bool
 ) -> tuple[QuantizedTensor, dict[str, int]]:
     """Quantize a weight, count what is worth knowing about it, and reorder its axes."""
     floats = np.asarray(tensor.values, np.float32)
-    quantized = dataclasses.replace(tensor, values=floats).quantize()
+    quantized = dataclasses.replace(tensor, values=floats).quantize(signed=signed)
     counts = count(tensor, floats, quantized)
     axes = _axes(source, target, floats.ndim)
     values = np.ascontiguousarray(quantized.values.transpose(axes)).reshape(

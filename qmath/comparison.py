@@ -47,6 +47,7 @@ class Comparison:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.signed = True
         self.classes: dict[str, str] = {}
         self.tensors = self.elements = self.near_ties = self.differing = 0
         self.differences: list[str] = []
@@ -76,6 +77,7 @@ class Comparison:
         self, model: QatModel, manifest: dict[str, Any], arrays: Arrays, deployed: Deployment
     ) -> None:
         """Compare everything; `deployed` is the integer model lowered again."""
+        self.signed = object_in(manifest, "options", self.name).get("signed") is not False
         self.classes = {n.layer: n.class_name for n in (model.graph.nodes if model.graph else ())}
         self.expect("reconstruction", manifest.get("reconstruction"), _FORMULA)
         self.expect("format_version", manifest.get("format_version"), 1)
@@ -147,9 +149,10 @@ class Comparison:
         else:
             expected |= _settings(tensor)
         if tensor.role != "float" and tensor.spec.is_complete:
-            scale, zero_point = _scale_and_zero_point(tensor)
+            scale, counted = _scale_and_zero_point(tensor)
+            zero_point = counted - self.offset(tensor)
             expected |= {
-                "signed": tensor.role == "weight",
+                "signed": self.signed and tensor.role == "weight",
                 "scale_bits": _patterns(scale),
                 "zero_point": zero_point.ravel().tolist(),
             }
@@ -220,21 +223,27 @@ class Comparison:
             a, b = a.view(bits), b.view(bits)
         self.note(name, np.reshape(a != b, expected.shape), found, expected)
 
+    def offset(self, tensor: QatTensor) -> int:
+        """Return what is subtracted from TensorFlow's unsigned count of a tensor's integers."""
+        signed = self.signed and tensor.role == "weight"
+        return 1 << (_known(tensor).num_bits - 1) if signed else 0
+
     def compare_integers(self, tensor: QatTensor, held: NDArray[Any]) -> dict[str, int]:
         """Compare a weight's integers; return the counts its manifest entry should have."""
         low, high, bits, narrow = _known(tensor)
         x = np.asarray(tensor.values, np.float32)
         self.elements += x.size
-        self.expect(f"dtype of {tensor.name}", str(held.dtype), "int8" if bits <= 8 else "int16")
+        dtype = f"{'' if self.signed else 'u'}int{8 if bits <= 8 else 16}"
+        self.expect(f"dtype of {tensor.name}", str(held.dtype), dtype)
         if np.isnan(x).any():
             self.differences.append(
                 f"{tensor.name}: the model holds NaN, which no integer stands for"
             )
             return {}
-        scale, zero_point = _scale_and_zero_point(tensor)
-        half = 1 << (bits - 1)
+        scale, counted = _scale_and_zero_point(tensor)
+        zero_point = counted - self.offset(tensor)
         integers, near = exact.relative_integers(
-            x, low, high, bits, narrow_range=narrow, zero_point=zero_point + half
+            x, low, high, bits, narrow_range=narrow, zero_point=counted
         )
         expected = integers + zero_point
         index = np.nonzero(near)
@@ -249,8 +258,8 @@ class Comparison:
         self.near_ties += index[0].size
         self.note(tensor.name, held != expected, held, expected, x)
         first, last = exact.limits(bits, narrow)
-        outside = (x < (first - half - zero_point).astype(np.float32) * scale) | (
-            x > (last - half - zero_point).astype(np.float32) * scale
+        outside = (x < (first - counted).astype(np.float32) * scale) | (
+            x > (last - counted).astype(np.float32) * scale
         )
         return {"clipped": int(np.count_nonzero(outside)), "near_ties": index[0].size}
 
@@ -330,7 +339,7 @@ def _patterns(array: Float32Array) -> list[str]:
 def _scale_and_zero_point(tensor: QatTensor) -> tuple[Float32Array, NDArray[np.int32]]:
     """Compute scale and zero point in float32, as TensorFlow's ``Nudge``; check the latter exactly.
 
-    The exact zero point counts, except where float32 rounding may decide a tie.
+    The exact zero point holds, except where float32 rounding may decide a tie. It counts from 0.
     """
     low, high, bits, narrow = _known(tensor)
     first, last = exact.limits(bits, narrow)
@@ -341,10 +350,7 @@ def _scale_and_zero_point(tensor: QatTensor) -> tuple[Float32Array, NDArray[np.i
         estimate = np.clip(np.float32(first) - low / scale, first, last)
         rounded = np.floor(estimate.astype(np.float64) + 0.5)
     zero, near = exact.zero_points(low, high, bits, narrow_range=narrow)
-    zero_point = np.where(near, rounded, zero).astype(np.int32)
-    if tensor.role == "weight":
-        zero_point = zero_point - np.int32(1 << (bits - 1))
-    return scale, np.asarray(zero_point)
+    return scale, np.asarray(np.where(near, rounded, zero), np.int32)
 
 
 def _fake_quant(tensor: QatTensor, x: Float32Array, channel: Any) -> Float32Array:

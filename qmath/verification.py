@@ -181,7 +181,8 @@ def _options(manifest: dict[str, Any], name: str) -> dict[str, Any]:
     options = object_in(manifest, "options", name)
     layouts = options.get("layouts")
     if (
-        set(options) != {"layouts", "vectors", "multiplier_bits"}
+        set(options) != {"layouts", "signed", "vectors", "multiplier_bits"}
+        or type(options["signed"]) is not bool
         or not isinstance(layouts, list)
         or not all(isinstance(layout, str) for layout in layouts)
         or any(type(options[key]) is not int for key in ("vectors", "multiplier_bits"))

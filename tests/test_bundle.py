@@ -24,6 +24,18 @@ def test_every_weight_has_the_integers_of_its_tensor():
             np.testing.assert_array_equal(record.dequantize(), alone.dequantize())
 
 
+def test_weights_can_count_from_zero():
+    plain, unsigned = quantize_model(model()), quantize_model(model(), signed=False)
+    for name, tensor in model().tensors.items():
+        if tensor.role == "weight":
+            a, b = plain.tensors[name], unsigned.tensors[name]
+            assert b.values.dtype.kind == "u"
+            half = 2 ** (a.num_bits - 1)
+            np.testing.assert_array_equal(b.values, a.values.astype(np.int32) + half)
+            np.testing.assert_array_equal(b.dequantize(), a.dequantize())
+            assert unsigned.manifest["tensors"][name]["signed"] is False
+
+
 def test_activations_have_an_unsigned_zero_point():
     record = quantize_model(model()).tensors["dw/post_activation"]
     assert isinstance(record, QuantizedRange)
@@ -177,11 +189,11 @@ def test_empty_model_has_a_manifest():
     assert quantize_model(QatModel({})).manifest["tensors"] == {}
 
 
-@pytest.mark.parametrize("layouts", [(), ("OHWI", "OI")])
-def test_manifest_fits_the_schema(layouts):
+@pytest.mark.parametrize(("layouts", "signed"), [((), True), (("OHWI", "OI"), False)])
+def test_manifest_fits_the_schema(layouts, signed):
     schema = json.loads((resources.files("qmath") / "manifest.schema.json").read_text())
     changes = {"dw/post_activation": unknown("dw/post_activation")}
-    bundle = quantize_model(model(**changes), layouts=layouts)
+    bundle = quantize_model(model(**changes), layouts=layouts, signed=signed)
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
     validator.validate(json.loads(json.dumps(bundle.manifest, allow_nan=False)))

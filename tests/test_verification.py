@@ -28,9 +28,10 @@ def tampered(path, change):
                 np.lib.format.write_array(member, array)
 
 
+@pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("layouts", [(), ("OHWI", "OI", "MHWI")])
-def test_an_export_is_as_the_model_says(tmp_path, layouts):
-    export(model(), tmp_path / "out.npz", layouts=layouts)
+def test_an_export_is_as_the_model_says(tmp_path, layouts, signed):
+    export(model(), tmp_path / "out.npz", layouts=layouts, signed=signed)
     result = verify(model(), tmp_path / "out.npz")
     assert result.ok, result.differences
     assert result.tensors == 11
@@ -419,7 +420,7 @@ def test_ties_of_every_width(tmp_path, num_bits, op):
             values, low, high = values[:, None], low[None], high[None]
         tensors[f"t{i}"] = QatTensor(f"t{i}", "weight", values, low, high, spec)
     source = QatModel(tensors)
-    export(source, tmp_path / "out.npz")
+    export(source, tmp_path / "out.npz", signed=not narrow)
     result = verify(source, tmp_path / "out.npz")
     assert result.ok, result.differences
     assert result.near_ties > 300

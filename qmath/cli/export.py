@@ -47,6 +47,9 @@ Examples:
     help="An option of the format, such as packing=nibbles. Repeatable.",
 )
 @click.option(
+    "--unsigned", is_flag=True, help="Count the weights' integers from 0, as TensorFlow does."
+)
+@click.option(
     "--vectors",
     type=int,
     metavar="N",
@@ -80,6 +83,7 @@ def export(
     output: Path,
     format_: str | None,
     format_options: tuple[str, ...],
+    unsigned: bool,
     vectors: int | None,
     multiplier_bits: int,
     layouts: tuple[str, ...],
@@ -88,9 +92,9 @@ def export(
 ) -> None:
     """Write the integers of MODEL, with scales, zero points and a manifest, to OUT.
 
-    Weights are integers, signed; activations have a scale and an unsigned zero point; biases and
-    other floats are kept as they are. Where all of MODEL runs in integers, its steps and their
-    multipliers, addends, shifts and clamps are written, too.
+    Weights are integers, signed unless --unsigned; activations have a scale and an unsigned zero
+    point; biases and other floats are kept as they are. Where MODEL runs in integers, its steps
+    and their multipliers, addends, shifts and clamps are written, too.
     """
     from qmath.exports import export as export_model
 
@@ -101,6 +105,7 @@ def export(
             quantizers=read_settings(options, settings),
             format=format_,
             layouts=layouts,
+            signed=not unsigned,
             vectors=vectors,
             multiplier_bits=multiplier_bits,
             strict=strict,

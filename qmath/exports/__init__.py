@@ -105,6 +105,7 @@ def export(
     quantizers: Mapping[str, Quantizer] | None = None,
     format: str | None = None,
     layouts: Sequence[str] = (),
+    signed: bool = True,
     vectors: int | None = None,
     multiplier_bits: int = 31,
     strict: bool = False,
@@ -127,6 +128,8 @@ def export(
         Default: by the suffix of `output`. `formats` lists them.
     layouts : sequence of str
         Axis orders, see `qmath.quantize_model`.
+    signed : bool
+        Two's complement integers of the weights, or TensorFlow's unsigned count.
     vectors : int, optional
         How many golden test vectors to write, with every layer's integers. Default: as many as
         the format runs by itself, mostly none.
@@ -175,6 +178,7 @@ def export(
         as_model(model, quantizers, force=force),
         strict=strict,
         layouts=layouts,
+        signed=signed,
         vectors=getattr(module, "VECTORS", 0) if vectors is None else vectors,
         multiplier_bits=multiplier_bits,
     )

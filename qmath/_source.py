@@ -18,14 +18,16 @@ def as_model(
     quantizers: Mapping[str, Quantizer] | None,
     *,
     force: bool = False,
+    architecture: str | os.PathLike[str] | None = None,
 ) -> QatModel:
-    """Return `model`, loaded with `quantizers` if it is a path."""
+    """Return `model`, loaded with `quantizers` and `architecture` if it is a path."""
     if isinstance(model, QatModel):
-        if quantizers:
+        if quantizers or architecture is not None:
             raise QmathError(
-                "quantizers apply to a file: give its path, or pass them to qmath.load"
+                "quantizers and architecture apply to a file: give its path, or pass them to "
+                "qmath.load"
             )
         return model
     from qmath.checkpoints.load import load  # needs the extra that reads files
 
-    return load(model, quantizers, force=force)
+    return load(model, quantizers, force=force, architecture=architecture)

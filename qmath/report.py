@@ -128,8 +128,6 @@ class Report:
     ----------
     source : str
         The file, or the class of a live model.
-    sha256 : str or None
-        Of the file.
     verdict : Verdict
         The short answer.
     rows : tuple of Row
@@ -141,7 +139,6 @@ class Report:
     """
 
     source: str
-    sha256: str | None
     verdict: Verdict
     rows: tuple[Row, ...]
     warnings: tuple[Advice, ...]
@@ -196,9 +193,7 @@ def inspect(
         len(activations),
         flow.integer_only,
     )
-    return Report(
-        source.source, source.sha256, verdict, tuple(rows), tuple(warnings), tuple(source.notes)
-    )
+    return Report(source.source, verdict, tuple(rows), tuple(warnings), tuple(source.notes))
 
 
 def _row(model: QatModel, tensor: QatTensor) -> tuple[Row, list[Advice]]:

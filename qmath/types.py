@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import MissingSettingsError, QmathError
+
+if TYPE_CHECKING:
+    from qmath.source_files import SourceFiles
 
 __all__ = ["Graph", "Hint", "Node", "QatModel", "QatTensor", "QuantSpec", "QuantizedTensor", "Role"]
 
@@ -246,12 +249,17 @@ class QatModel:
         What the reader wants the user to know.
     source : str
         The file that was read, or the class of the live model.
-    sha256 : str or None
-        Of the file's bytes.
+    files : SourceFiles or None
+        Everything that was read; ``None`` for a live model.
     """
 
     tensors: Mapping[str, QatTensor]
     graph: Graph | None = None
     notes: tuple[str, ...] = ()
     source: str = ""
-    sha256: str | None = None
+    files: SourceFiles | None = None
+
+    @property
+    def sha256(self) -> str | None:
+        """The digest of `files`, which are read for it when it is first asked for."""
+        return self.files.sha256 if self.files else None

@@ -14,11 +14,27 @@ __all__ = ["Architecture", "read_architecture"]
 
 @dataclass(frozen=True)
 class Architecture:
-    """The layers of a model, their graph if it can be told, and what to tell the user."""
+    """What a model's config says.
+
+    Attributes
+    ----------
+    layers : tuple of LayerFacts
+        All layers, those of nested models under their path.
+    graph : Graph or None
+        ``None`` if it cannot be told.
+    notes : tuple of str
+        For the user.
+    config : JSON value
+        The config itself: ``{"class_name": …, "config": …}``.
+    source : str
+        The file, if it is another than that of the weights.
+    """
 
     layers: tuple[LayerFacts, ...] = ()
     graph: Graph | None = None
     notes: tuple[str, ...] = ()
+    config: Any = None
+    source: str = ""
 
 
 def read_architecture(model_config: Any) -> Architecture:
@@ -48,4 +64,4 @@ def read_architecture(model_config: Any) -> Architecture:
         for entry in layer_entries(model_config)
     ):
         found.append(notes.ANNOTATED_ONLY)
-    return Architecture(layers, graph, tuple(found))
+    return Architecture(layers, graph, tuple(found), model_config)

@@ -1,7 +1,8 @@
 """Variables as Keras names them → weights with their ranges, activations, and float tensors.
 
 Inside one TFMOT wrapper, ``kernel_min`` and ``kernel_max`` belong to the variable whose last name
-is ``kernel``. What cannot be paired surely is an error.
+is ``kernel``. What cannot be paired surely is an error. Readers of files that pair by other means
+than names share what follows: `complete`, `check_unique` and `notes_on`.
 """
 
 from __future__ import annotations
@@ -31,9 +32,13 @@ __all__ = [
     "LEFTOVERS",
     "OWN_WEIGHTS",
     "STEP",
+    "Paired",
     "Variable",
+    "check_unique",
     "checked_range",
+    "complete",
     "fixed_tensor",
+    "notes_on",
     "own_name",
     "pair",
 ]
@@ -57,6 +62,25 @@ class Variable(NamedTuple):
 
     path: str
     values: Any
+
+
+class Paired(NamedTuple):
+    """A tensor of one layer with its range, if it has one.
+
+    Attributes
+    ----------
+    name : str
+        Within its layer: ``kernel``, ``lstm_cell/kernel``, ``post_activation``, ``output``.
+    values : array-like or None
+        Of a weight; ``None`` for an activation.
+    low, high : array-like or None
+        The stored range.
+    """
+
+    name: str
+    values: Any = None
+    low: Any = None
+    high: Any = None
 
 
 def pair(
@@ -91,7 +115,7 @@ def pair(
     for layer in layers:
         by_top.setdefault(layer.top, []).append(layer)
     for top, variables in groups:
-        _check_unique((variable.path for variable in variables), f"{where}: {top}")
+        check_unique((variable.path for variable in variables), f"{where}: {top}")
         own = by_top.get(top, [])
         if all(layer.kind == "plain" for layer in own):
             own = _from_names(top, variables) or own or [LayerFacts(top, top, top, "")]
@@ -104,9 +128,9 @@ def pair(
             if len(kept) < len(members):
                 left_over.append(layer.path)
             found += _pair_layer(layer, kept, where)
-    _check_unique((item.name for item in found), where)
+    check_unique((item.name for item in found), where)
     told = [notes.leftovers(left_over)] if left_over else []
-    return found, told + _notes(found, seen)
+    return found, told + notes_on(found, seen)
 
 
 def own_name(layer: LayerFacts, path: str) -> tuple[str, bool]:
@@ -181,6 +205,43 @@ def fixed_tensor(
     return Found(
         f"{layer.path}/{name}", role, layer, name, min=low, max=high, is_stored=False, facts=facts
     )
+
+
+def complete(layer: LayerFacts, members: Sequence[Paired], where: str) -> list[Found]:
+    """Return the tensors of one wrapper or ``QuantizeLayer``, whose variables are paired already.
+
+    Parameters
+    ----------
+    layer : LayerFacts
+        The layer.
+    members : sequence of Paired
+        Its tensors in the order in which Keras saves them, without `STEP` and `LEFTOVERS`.
+    where : str
+        The file, for error messages.
+
+    Returns
+    -------
+    list of Found
+        The same, with those of fixed quantizers, which keep no variables.
+
+    Raises
+    ------
+    FileFormatError
+        A range is impossible, or one that the layer's config demands is missing.
+    """
+    found: list[Found] = []
+    for member in members:
+        weight = member.name.rpartition("/")[2]
+        item = Found(f"{layer.path}/{member.name}", "float", layer, weight, member.values)
+        if member.low is not None:
+            low, high = checked_range(item.name, member.low, member.high, member.values, where)
+            role: Role = "weight"
+            if member.values is None:
+                is_input = layer.kind == "quantize_layer"
+                role = "input" if is_input else _RANGE_ROLES[member.name]
+            item = replace(item, role=role, min=low, max=high)
+        found.append(item)
+    return found + _unstored(layer, found, where)
 
 
 def _assign(
@@ -270,26 +331,21 @@ def _pair_layer(layer: LayerFacts, variables: Sequence[Variable], where: str) ->
             weights.setdefault(name.rpartition("/")[2], []).append(variable)
             order.append(variable)
     _check_partners(layer, ranges, weights, where)
-    found: list[Found] = []
+    members: list[Paired] = []
     for entry in order:
         if isinstance(entry, Variable):
-            item = _float(layer, entry)
-            ends = ranges.get(item.weight)
-            role: Role = "weight"
-        else:
-            if entry in weights:
-                continue
+            name = own_name(layer, entry.path)[0]
+            member = Paired(name, entry.values)
+            ends = ranges.get(name.rpartition("/")[2])
+        elif entry not in weights:
+            member = Paired(entry if entry in _RANGE_ROLES else "output")
             ends = ranges[entry]
-            role = _RANGE_ROLES.get(entry, "input")
-            weight = entry if role != "input" else "output"
-            item = Found(f"{layer.path}/{weight}", role, layer, weight)
+        else:
+            continue
         if ends is not None:
-            low, high = checked_range(
-                item.name, ends["_min"].values, ends["_max"].values, item.values, where
-            )
-            item = replace(item, role=role, min=low, max=high)
-        found.append(item)
-    return found + _unstored(layer, ranges, where)
+            member = member._replace(low=ends["_min"].values, high=ends["_max"].values)
+        members.append(member)
+    return complete(layer, members, where)
 
 
 def _check_partners(
@@ -316,21 +372,23 @@ def _check_partners(
             )
 
 
-def _unstored(layer: LayerFacts, ranges: Mapping[str, Any], where: str) -> list[Found]:
+def _unstored(layer: LayerFacts, found: Sequence[Found], where: str) -> list[Found]:
     """Return the tensors of fixed quantizers; raise if a range that must be stored is not."""
     fixed = fixed_quantizer(layer)
+    ranged = {item.weight for item in found if item.role not in ("float", "weight")}
     if layer.kind == "quantize_layer":
         settings = layer_quantizer(layer)
         keeps_range = settings is not None and settings.kind not in (None, "NoQuantizer")
-        missing = ["output"] if keeps_range and not ranges else []
+        missing = ["output"] if keeps_range and not ranged else []
         roles: Mapping[str, Role] = {"output": "input"}
     else:
         weights, others = expected_ranges(layer)
-        missing = [name for name in others if name not in ranges]
+        missing = [name for name in others if name not in ranged]
         roles = _RANGE_ROLES
         # Counted, as a custom layer's variables may be named unlike its attributes.
-        if len(set(ranges) - set(_RANGE_ROLES)) < len(weights):
-            lacking = [name for name in weights if name not in ranges]
+        present = [item.weight for item in found if item.role == "weight"]
+        if len(present) < len(weights):
+            lacking = [name for name in weights if name not in present]
             raise _missing_range(f"{where}: {layer.path}/{(lacking or weights)[0]}")
     if fixed is not None:
         return [fixed_tensor(layer, name, roles[name], fixed) for name in missing]
@@ -346,7 +404,8 @@ def _missing_range(place: str) -> FileFormatError:
     )
 
 
-def _check_unique(names: Iterable[str], where: str) -> None:
+def check_unique(names: Iterable[str], where: str) -> None:
+    """Raise `FileFormatError` if two tensors have one name."""
     seen: set[str] = set()
     for name in names:
         if name in seen:
@@ -357,8 +416,16 @@ def _check_unique(names: Iterable[str], where: str) -> None:
         seen.add(name)
 
 
-def _notes(found: Sequence[Found], layers: Sequence[LayerFacts]) -> list[str]:
-    """Tell what a custom config may have quantized without leaving a trace."""
+def notes_on(found: Sequence[Found], layers: Sequence[LayerFacts]) -> list[str]:
+    """Return what to tell the user of what was found, and of what left no trace.
+
+    Parameters
+    ----------
+    found : sequence of Found
+        All tensors of a model.
+    layers : sequence of LayerFacts
+        All layers that hold variables.
+    """
     told = []
     if not any(item.role != "float" for item in found):
         told.append(notes.NOTHING_QUANTIZED)

@@ -466,48 +466,6 @@ def test_every_truncation_is_noticed(path: Path) -> None:
 # Other kinds of file.
 
 
-def zip_file(path: Path) -> None:
-    path.write_bytes(b"PK\x03\x04" + bytes(100))
-
-
-def text_file(path: Path) -> None:
-    path.write_text("hello\n" * 100)
-
-
-def empty_file(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def index_file(path: Path) -> None:
-    path.write_bytes(bytes(100) + b"\x57\xfb\x80\x8b\x24\x75\x47\xdb")
-
-
-def tflite(path: Path) -> None:
-    path.write_bytes(b"\x1c\0\0\0TFL3" + bytes(100))
-
-
-def directory(path: Path) -> None:
-    path.mkdir()
-
-
-def saved_model(path: Path) -> None:
-    path.mkdir()
-    (path / "saved_model.pb").touch()
-
-
-def checkpoint(path: Path) -> None:
-    path.mkdir()
-    (path / "ckpt.index").touch()
-
-
-def prefix(path: Path) -> None:
-    path.with_name(path.name + ".index").touch()
-
-
-def absent(path: Path) -> None:
-    del path
-
-
 def hdf5_with(**content: Any) -> Callable[[Path], None]:
     def make(path: Path) -> None:
         with h5py.File(path, "w") as file:
@@ -523,16 +481,6 @@ def hdf5_with(**content: Any) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("make", "kind"),
     [
-        (zip_file, "zip"),
-        (text_file, "not an HDF5"),
-        (empty_file, "empty"),
-        (index_file, "index of a TensorFlow checkpoint"),
-        (tflite, "TFLite"),
-        (directory, "a directory"),
-        (saved_model, "SavedModel"),
-        (checkpoint, "directory with a TensorFlow checkpoint"),
-        (prefix, "prefix of a TensorFlow checkpoint"),
-        (absent, "no such file"),
         (hdf5_with(), "no Keras model"),
         (hdf5_with(layers=None), r"weights\.h5"),
         (hdf5_with(_layer_checkpoint_dependencies=None), r"weights\.h5"),

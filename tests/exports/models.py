@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def model(**changes: QatTensor | None) -> QatModel:
         graph(),
         notes=("a note",),
         source="/somewhere/hand made.h5",
-        sha256="0" * 64,
+        files=SimpleNamespace(sha256="0" * 64),
     )
 
 

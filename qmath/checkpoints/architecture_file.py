@@ -1,0 +1,47 @@
+"""The architecture of a model from a file of its own, for weights that were saved without it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qmath.checkpoints.architecture import Architecture, read_architecture
+from qmath.containers.bounded_json import parse_json
+from qmath.containers.hdf5 import MAGIC, Hdf5File
+from qmath.errors import FileFormatError
+
+__all__ = ["read_architecture_file"]
+
+# The config of a network of ten thousand layers takes some 20 MB.
+_MAX_BYTES = 1 << 27
+
+
+def read_architecture_file(path: str) -> Architecture:
+    """Return the architecture that a whole model or a JSON file holds.
+
+    Parameters
+    ----------
+    path : str
+        A whole ``.h5`` model, or JSON, as ``model.to_json()`` returns it.
+
+    Raises
+    ------
+    FileFormatError
+        The file holds no architecture.
+    """
+    try:
+        with open(path, "rb") as file:
+            head = file.read(len(MAGIC))
+            text = head + (file.read(_MAX_BYTES) if head != MAGIC else b"")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FileFormatError(f"{path}: the architecture cannot be read ({reason})") from None
+    if head == MAGIC:
+        with Hdf5File(path) as opened:
+            text = opened.text("", "model_config").encode()
+    architecture = read_architecture(parse_json(text, f"{path}: the architecture"))
+    if not architecture.layers:
+        raise FileFormatError(
+            f"{path}: it holds no layers, so it is no architecture that Keras wrote; save that of "
+            "the model with open('config.json', 'w').write(model.to_json())"
+        )
+    return replace(architecture, source=path)

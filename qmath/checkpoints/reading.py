@@ -1,0 +1,99 @@
+"""A path → what its file holds: the one place that knows every reader.
+
+A reader is a module of this package with
+
+    def read(path: str, architecture: Architecture | None) -> Reading
+
+`path` is what the user gave, of the kind that `sniff` names; `architecture` is what the user gave
+beside it, for files that hold none. A reader that needs none refuses it (`refuse_architecture`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Protocol
+
+from qmath.checkpoints.architecture import Architecture
+from qmath.checkpoints.facts import Found
+from qmath.checkpoints.sniff import Kind, sniff
+from qmath.errors import FileFormatError, QmathError
+from qmath.source_files import SourceFiles
+
+__all__ = ["Reading", "read_model", "refuse_architecture"]
+
+# By kind; imported when such a file is met, as each needs libraries of its own.
+_READERS: Mapping[Kind, str] = {
+    "hdf5": "qmath.checkpoints.keras_h5",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a file holds, before anything is known of the quantizers.
+
+    Attributes
+    ----------
+    found : tuple of Found
+        All tensors in the model's order, named as everywhere: ``<layer path>/<weight>``. What the
+        file proves (a graph's fake-quant ops) is in `Found.facts`.
+    architecture : Architecture
+        Layers and graph, empty if unknown.
+    files : SourceFiles
+        The files that were read.
+    notes : tuple of str
+        For the user, besides those of the architecture.
+    """
+
+    found: tuple[Found, ...]
+    architecture: Architecture
+    files: SourceFiles
+    notes: tuple[str, ...] = ()
+
+
+class Reader(Protocol):
+    """A module that reads one kind of file."""
+
+    def read(self, path: str, architecture: Architecture | None) -> Reading:
+        """Read the file."""
+
+
+def read_model(path: str, architecture: str | None = None) -> Reading:
+    """Read a file of any kind, told apart by content.
+
+    All bytes of untrusted files are read in here, except the values of lazy tensors.
+
+    Parameters
+    ----------
+    path : str
+        As `sniff` takes it.
+    architecture : str, optional
+        Path of the file that holds the model's architecture.
+
+    Raises
+    ------
+    FileFormatError
+        The file is damaged, hostile, or of a kind that is not read.
+    """
+    kind = sniff(path)
+    if kind not in _READERS:
+        raise FileFormatError(
+            f"{path}: this is a {kind}; this version of qmath reads whole models in HDF5: save it "
+            "with model.save('model.h5')"
+        )
+    beside = None
+    if architecture is not None:
+        from qmath.checkpoints.architecture_file import read_architecture_file
+
+        beside = read_architecture_file(architecture)
+    reader: Reader = import_module(_READERS[kind])
+    return reader.read(path, beside)
+
+
+def refuse_architecture(path: str, architecture: Architecture | None) -> None:
+    """Raise if an architecture was given for a file that holds its own."""
+    if architecture is not None:
+        raise QmathError(
+            f"{path} holds its own architecture; leave {architecture.source or 'the other'} out"
+        )

@@ -85,8 +85,7 @@ def _verdict(report: Report) -> str:
         f'<li class="{marks[good][0]}"><b aria-hidden="true">{marks[good][1]}</b> {text}</li>'
         for good, text in facts
     )
-    digest = f'<p class="digest">sha256 {_text(report.sha256)}</p>' if report.sha256 else ""
-    return f'<ul class="verdict">{items}</ul>{digest}'
+    return f'<ul class="verdict">{items}</ul>'
 
 
 def _warnings(report: Report) -> Iterator[str]:

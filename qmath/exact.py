@@ -33,6 +33,7 @@ The zero point is ``quant_min - min / S`` rounded half away from zero and clippe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -47,6 +48,7 @@ _SMALLEST_NORMAL = 2.0**-126
 # clipped quotient, at most 2**16, is off by less than 2**16 * 2.1 * 2**-53 < 2**-35.
 _FILTER = 2.0**-35
 _CHUNK = 1 << 18  # elements: a few MiB of float64 at a time
+_BLOCK = 1 << 15  # elements that stay in the cache
 
 
 class RelativeIntegers(NamedTuple):
@@ -107,7 +109,7 @@ def relative_integers(
     below = np.reshape(np.asarray(zero_point, np.float64) - first, -1)
     span = np.reshape(high - low, -1)
     with np.errstate(divide="ignore"):
-        tolerance = 7 * 2.0 ** (num_bits - 24) + 2 * _SMALLEST_NORMAL * count / span
+        tolerance = _tolerance(num_bits, count, span)
     alive = span > 0
     rows = x.reshape(-1, low.size)
     integers = np.empty(rows.shape, np.int32)
@@ -141,14 +143,64 @@ def near_ties(
 ) -> NDArray[np.bool_]:
     """Return where `values` are near-ties; parameters as for `relative_integers`.
 
+    Notes
+    -----
+    Few elements are, and float32 tells which may be: ``a = x * L / D`` in float32 is off by
+    ``2 * 2**-24 * abs(a)``, less than ``2**(num_bits - 22)`` steps where `x` is not clipped, and a
+    clipped one is no tie. Only what comes that much closer to a half-integer is decided exactly.
+
     Examples
     --------
     >>> near_ties([0.0625, 0.07], -1.0, 0.875, 4, narrow_range=False, zero_point=8)
     array([ True, False])
     """
-    return relative_integers(
-        values, min, max, num_bits, narrow_range=narrow_range, zero_point=zero_point
+    x = np.asarray(values, np.float32)
+    low, high, zero = (np.asarray(part) for part in (min, max, zero_point))
+    span = np.reshape(_flushed(high) - _flushed(low), -1)
+    first, last = limits(num_bits, narrow_range)
+    with np.errstate(divide="ignore", over="ignore"):
+        inverse = np.where(span > 0, (last - first) / span, 0).astype(np.float32)
+    tolerance = _tolerance(num_bits, last - first, span[span > 0])
+    if not np.isfinite(inverse).all() or (tolerance > 0.25).any():
+        return relative_integers(
+            x, min, max, num_bits, narrow_range=narrow_range, zero_point=zero_point
+        ).near_tie
+    nearest = np.float32(0.5 - tolerance.max(initial=0) - 2.0 ** (num_bits - 22))
+    rows = x.reshape(-1, low.size)
+    candidates = np.concatenate([np.empty(0, np.int64), *_near(rows, inverse, nearest)])
+    near = np.zeros(x.size, np.bool_)
+    if not candidates.size:
+        return near.reshape(x.shape)
+    row, column = np.divmod(candidates, low.size)
+    # Each with the range of its channel, as a channel of its own.
+    a, b, z = (part.reshape(-1)[column] for part in (low, high, zero))
+    found = relative_integers(
+        rows[row, column], a, b, num_bits, narrow_range=narrow_range, zero_point=z
     ).near_tie
+    near[candidates[found]] = True
+    return near.reshape(x.shape)
+
+
+def _near(
+    rows: NDArray[np.float32], inverse: NDArray[np.float32], nearest: np.float32
+) -> Iterator[NDArray[np.int64]]:
+    """Yield the flat indices of the elements at least `nearest` steps from an integer."""
+    height = -(-_BLOCK // inverse.size)
+    steps, part = np.empty((2, height, inverse.size), np.float32)
+    for start in range(0, len(rows), height):
+        lines = rows[start : start + height]
+        steps, part = steps[: len(lines)], part[: len(lines)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.multiply(lines, inverse, out=steps)
+            np.rint(steps, out=part)
+            np.subtract(steps, part, out=steps)
+            np.abs(steps, out=steps)
+            yield np.flatnonzero(steps >= nearest) + start * inverse.size
+
+
+def _tolerance(num_bits: int, count: int, span: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how near a half-integer a near-tie is at most, in integer steps: see the module."""
+    return np.asarray(7 * 2.0 ** (num_bits - 24) + 2 * _SMALLEST_NORMAL * count / span)
 
 
 def zero_points(min: ArrayLike, max: ArrayLike, num_bits: int, *, narrow_range: bool) -> ZeroPoints:

@@ -101,3 +101,31 @@ def test_arrays_larger_than_a_chunk():
     )
     np.testing.assert_array_equal(whole.integers[:, 1], found.integers)
     np.testing.assert_array_equal(whole.near_tie[:, 0], found.near_tie)
+
+
+@given(cases(per_channel=True), st.booleans())
+def test_the_quick_way_to_near_ties_is_the_exact_one(case, per_axis):
+    low, high, num_bits, narrow_range = case.range
+    assume(np.isfinite(low).all() and np.isfinite(high).all() and (low <= high).all())
+    x = np.where(np.isnan(case.inputs), np.float32(0), case.inputs)
+    if not per_axis:
+        x, low, high = x[:, 0], low[0, ...], high[0, ...]
+    zero, _ = exact.zero_points(low, high, num_bits, narrow_range=narrow_range)
+    settings = {"narrow_range": narrow_range, "zero_point": zero}
+    expected = exact.relative_integers(x, low, high, num_bits, **settings).near_tie
+    np.testing.assert_array_equal(exact.near_ties(x, low, high, num_bits, **settings), expected)
+
+
+@pytest.mark.parametrize("num_bits", range(2, 17))
+def test_every_near_tie_near_every_half_integer_is_found(num_bits):
+    rng = np.random.default_rng(num_bits)
+    low, high = np.float32(-0.7), np.float32(1.9)
+    zero, _ = exact.zero_points(low, high, num_bits, narrow_range=False)
+    half = rng.integers(0, 2**num_bits - 1, 500) + 0.5 - float(zero)
+    centre = np.float32(half * (float(high) - float(low)) / (2**num_bits - 1))
+    offset = np.arange(-40, 41, dtype=np.int32)
+    x = (centre.view(np.int32)[:, None] + offset).view(np.float32)
+    settings = {"narrow_range": False, "zero_point": zero}
+    expected = exact.relative_integers(x, low, high, num_bits, **settings).near_tie
+    assert expected.any()
+    np.testing.assert_array_equal(exact.near_ties(x, low, high, num_bits, **settings), expected)

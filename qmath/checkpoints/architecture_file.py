@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qmath.checkpoints.architecture import Architecture, read_architecture
-from qmath.containers.bounded_json import parse_json
+from qmath.containers.bounded_json import MAX_BYTES, parse_json
 from qmath.containers.hdf5 import MAGIC, Hdf5File
+from qmath.containers.keras_zip import KerasZip
 from qmath.errors import FileFormatError
 
 __all__ = ["read_architecture_file"]
 
-# The config of a network of ten thousand layers takes some 20 MB.
-_MAX_BYTES = 1 << 27
+_ZIP = b"PK\x03\x04"
 
 
 def read_architecture_file(path: str) -> Architecture:
@@ -21,7 +21,7 @@ def read_architecture_file(path: str) -> Architecture:
     Parameters
     ----------
     path : str
-        A whole ``.h5`` model, or JSON, as ``model.to_json()`` returns it.
+        A ``.keras`` file, a whole ``.h5`` model, or JSON, as ``model.to_json()`` returns it.
 
     Raises
     ------
@@ -31,13 +31,15 @@ def read_architecture_file(path: str) -> Architecture:
     try:
         with open(path, "rb") as file:
             head = file.read(len(MAGIC))
-            text = head + (file.read(_MAX_BYTES) if head != MAGIC else b"")
+            text = head + file.read(MAX_BYTES if head != MAGIC and head[:4] != _ZIP else 0)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise FileFormatError(f"{path}: the architecture cannot be read ({reason})") from None
     if head == MAGIC:
         with Hdf5File(path) as opened:
             text = opened.text("", "model_config").encode()
+    elif head[:4] == _ZIP:
+        text = KerasZip(path).read("config.json", MAX_BYTES)
     architecture = read_architecture(parse_json(text, f"{path}: the architecture"))
     if not architecture.layers:
         raise FileFormatError(

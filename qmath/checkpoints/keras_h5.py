@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from qmath.checkpoints import notes as words
 from qmath.checkpoints.architecture import Architecture, read_architecture
+from qmath.checkpoints.keras_v3 import is_v3, read_variables
 from qmath.checkpoints.pairing import OWN_WEIGHTS, Variable, pair
 from qmath.checkpoints.reading import Reading, refuse_architecture
 from qmath.containers.bounded_json import parse_json
@@ -14,63 +16,75 @@ from qmath.source_files import SourceFiles
 
 __all__ = ["read"]
 
-_SUPPORTED = "this version of qmath reads whole models in HDF5: save it with model.save('model.h5')"
+_CONFIG = "model_config"
+_LAYERS = "layer_names"
 _WEIGHTS = "model_weights"
 
 
 def read(path: str, architecture: Architecture | None) -> Reading:
-    """Read a whole model, as ``model.save("model.h5")`` writes it.
+    """Read a whole model, weights by name, or weights of the newer format.
 
     Parameters
     ----------
     path : str
-        The file.
+        What ``model.save("model.h5")``, ``model.save_weights("weights.h5")`` or
+        ``model.save_weights("model.weights.h5")`` wrote.
     architecture : Architecture or None
-        Not needed.
+        Of a model whose weights alone are saved. Those of the newer format cannot be read without;
+        weights by name can, but lack what only a config says.
 
     Raises
     ------
     FileFormatError
         The file is damaged, hostile, or holds something else.
+    QmathError
+        An architecture is needed, or given for a file that holds its own.
     """
-    files = SourceFiles([path])
+    files = SourceFiles([path, architecture.source] if architecture else [path])
     with Hdf5File(path) as file:
-        _check_whole_model(file)
-        refuse_architecture(path, architecture)
-        config = parse_json(file.text("", "model_config"), f"{path}: model_config")
-        known = read_architecture(config)
-        found, notes = pair(_variables(file), known.layers, path)
+        known = architecture or Architecture(notes=(words.NO_ARCHITECTURE,))
+        if file.has_attribute("", _CONFIG):
+            refuse_architecture(path, architecture)
+            if not file.has(_WEIGHTS):
+                raise FileFormatError(
+                    f"{path}: this HDF5 file holds a model's architecture without its weights; "
+                    "save both with model.save('model.h5')"
+                )
+            known = read_architecture(parse_json(file.text("", _CONFIG), f"{path}: {_CONFIG}"))
+            found, notes = pair(_variables(file, _WEIGHTS), known.layers, path)
+        elif file.names("", _LAYERS) is not None:
+            found, notes = pair(_variables(file, ""), known.layers, path)
+        elif is_v3(file):
+            if architecture is None:
+                raise FileFormatError(
+                    f"{path}: this format holds no names; give the file that holds the model's "
+                    "architecture: --architecture MODEL.keras, config.json or MODEL.h5 "
+                    "(architecture= in Python)"
+                )
+            found, notes = read_variables(file, architecture)
+        else:
+            raise FileFormatError(
+                f"{path}: this HDF5 file holds no Keras model; save one with model.save('model.h5')"
+            )
     return Reading(tuple(found), known, files, tuple(notes))
 
 
-def _check_whole_model(file: Hdf5File) -> None:
-    if file.has_attribute("", "model_config") and file.has(_WEIGHTS):
-        return
-    kind = "holds no Keras model"
-    if file.has_attribute("", "model_config"):
-        kind = "holds a model's architecture without its weights"
-    elif file.has_attribute("", "layer_names"):
-        kind = "holds a model's weights without its architecture (save_weights)"
-    elif file.has("layers") or file.has("_layer_checkpoint_dependencies"):
-        kind = "holds the weights of a .keras file (.weights.h5), which have no names"
-    raise FileFormatError(f"{file.path}: this HDF5 file {kind}; {_SUPPORTED}")
-
-
-def _variables(file: Hdf5File) -> Iterator[tuple[str, list[Variable]]]:
+def _variables(file: Hdf5File, group: str) -> Iterator[tuple[str, list[Variable]]]:
     """Yield the variables of each layer, as the attributes list them."""
-    layers = _listed(file, _WEIGHTS, "layer_names")
+    layers = _listed(file, group, _LAYERS)
     if len(set(layers)) < len(layers):
         raise FileFormatError(
             f"{file.path}: it lists a layer twice; the file was edited, save the model again"
         )
-    own = [OWN_WEIGHTS] if file.has(f"{_WEIGHTS}/{OWN_WEIGHTS}") else []
+    prefix = f"{group}/" if group else ""
+    own = [OWN_WEIGHTS] if file.has(prefix + OWN_WEIGHTS) else []
     for layer in layers + own:
-        group = f"{_WEIGHTS}/{layer}"
+        place = prefix + layer
         yield (
             layer,
             [
-                Variable(name.removesuffix(":0"), file.array(f"{group}/{name}"))
-                for name in _listed(file, group, "weight_names")
+                Variable(name.removesuffix(":0"), file.array(f"{place}/{name}"))
+                for name in _listed(file, place, "weight_names")
             ],
         )
 

@@ -23,7 +23,7 @@ from qmath.checkpoints.pairing import (
     STEP,
     checked_range,
     fixed_tensor,
-    own_name,
+    own_names,
 )
 from qmath.checkpoints.user import settings_of
 from qmath.containers.bounded_json import parse_json
@@ -114,8 +114,9 @@ class _Reader:
             if isinstance(state, Mapping)
             for variable in state.values()
         }
-        for variable in _variables(layer):
-            name = own_name(facts, variable.name.partition(":")[0])[0]
+        variables = _variables(layer)
+        paths = [variable.name.partition(":")[0] for variable in variables]
+        for variable, (name, _) in zip(variables, own_names(facts, paths), strict=True):
             leaf = name.rpartition("/")[2]
             if id(variable) in starts:
                 self._add_range(facts, *starts[id(variable)])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 __all__ = [
     "ANNOTATED_ONLY",
     "NOTHING_QUANTIZED",
+    "NO_ARCHITECTURE",
     "fixed_bits",
     "fixed_unplaced",
     "forced",
@@ -15,12 +16,17 @@ __all__ = [
     "no_graph",
     "no_ranges",
     "overridden_call",
+    "unnamed",
     "unreadable_quantizer",
 ]
 
 ANNOTATED_ONLY = (
     "The model is annotated for quantization and not quantized: quantize_apply was "
     "not called before it was trained, so annotated layers are float."
+)
+NO_ARCHITECTURE = (
+    "The file holds weights without the model's architecture: no layers, and none of the settings "
+    "that configs hold. Name a file that has it with --architecture (architecture= in Python)."
 )
 NOTHING_QUANTIZED = (
     "Nothing in this model is quantized: it holds no range that TFMOT's training "
@@ -81,6 +87,14 @@ def forced(tensor: str, field: str, winner: str, others: str) -> str:
 def overridden_call(tensor: str, quantizer: str, base: str) -> str:
     """Say that a live quantizer computes in its own way."""
     return f"{tensor}: {quantizer} overrides what {base} computes; qmath computes as {base} does."
+
+
+def unnamed(layers: Sequence[str]) -> str:
+    """Say that no file holds the names of some float variables."""
+    return (
+        f"This format holds no names of variables, and Keras does not define those of "
+        f"{', '.join(layers)}: they are numbered."
+    )
 
 
 def unreadable_quantizer(tensor: str, quantizer: str) -> str:

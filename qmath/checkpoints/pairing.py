@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from qmath.checkpoints import notes
 from qmath.checkpoints.facts import Fact, Found, QuantizerSettings
 from qmath.checkpoints.keras_config import LayerFacts
+from qmath.checkpoints.keras_variables import uncounted
 from qmath.checkpoints.quantize_configs import (
     config_chain,
     expected_ranges,
@@ -39,7 +40,7 @@ __all__ = [
     "complete",
     "fixed_tensor",
     "notes_on",
-    "own_name",
+    "own_names",
     "pair",
 ]
 
@@ -122,7 +123,7 @@ def pair(
         for layer, members in _assign(top, own, variables, where):
             seen.append(layer)
             if layer.kind == "plain":
-                found += [_float(layer, variable) for variable in members]
+                found += _floats(layer, members)
                 continue
             kept = [v for v in members if v.path.rpartition("/")[2] not in LEFTOVERS]
             if len(kept) < len(members):
@@ -133,17 +134,20 @@ def pair(
     return found, told + notes_on(found, seen)
 
 
-def own_name(layer: LayerFacts, path: str) -> tuple[str, bool]:
-    """Return a variable's name within its layer, and whether the wrapper itself may own it.
+def own_names(layer: LayerFacts, paths: Sequence[str]) -> list[tuple[str, bool]]:
+    """Return the names of a layer's variables within it, and whether the wrapper may own each.
 
-    The scope before it is the wrapper's name, the inner layer's, or none: that depends on whether
+    The scope before a name is the wrapper's, the inner layer's, or none: that depends on whether
     the model was built, loaded, or made from a config.
     """
-    *scopes, _ = parts = path.split("/")
-    for i, scope in enumerate(scopes):
-        if scope in (layer.saved_name, layer.inner_name):
-            return "/".join(parts[i + 1 :]), scope == layer.saved_name
-    return path, True
+    names, may_own = [], []
+    for path in paths:
+        *scopes, _ = parts = path.split("/")
+        known = (layer.saved_name, layer.inner_name)
+        at = next((i for i, scope in enumerate(scopes) if scope in known), None)
+        names.append(path if at is None else "/".join(parts[at + 1 :]))
+        may_own.append(at is None or scopes[at] == layer.saved_name)
+    return list(zip(uncounted(names), may_own, strict=True))
 
 
 def checked_range(
@@ -308,50 +312,51 @@ def _from_names(top: str, variables: Sequence[Variable]) -> list[LayerFacts]:
     return layers
 
 
-def _float(layer: LayerFacts, variable: Variable) -> Found:
-    name = own_name(layer, variable.path)[0]
-    return Found(f"{layer.path}/{name}", "float", layer, name.rpartition("/")[2], variable.values)
+def _floats(layer: LayerFacts, variables: Sequence[Variable]) -> list[Found]:
+    names = own_names(layer, [variable.path for variable in variables])
+    return [
+        Found(f"{layer.path}/{name}", "float", layer, name.rpartition("/")[2], variable.values)
+        for (name, _), variable in zip(names, variables, strict=True)
+    ]
 
 
 def _pair_layer(layer: LayerFacts, variables: Sequence[Variable], where: str) -> list[Found]:
     """Return the tensors of one wrapper or ``QuantizeLayer``."""
-    ranges: dict[str, dict[str, Variable]] = {}
-    weights: dict[str, list[Variable]] = {}
-    order: list[Variable | str] = []
-    for variable in variables:
-        name, may_be_own = own_name(layer, variable.path)
+    ranges: dict[str, dict[str, Any]] = {}
+    weights: dict[str, list[str]] = {}
+    order: list[Paired | str] = []
+    names = own_names(layer, [variable.path for variable in variables])
+    for (name, may_be_own), variable in zip(names, variables, strict=True):
         stem, end = name[:-4], name[-4:]
         if name == STEP:
             continue
         if may_be_own and stem and "/" not in stem and end in ("_min", "_max"):
             if stem not in ranges:
                 order.append(stem)
-            ranges.setdefault(stem, {})[end] = variable
+            ranges.setdefault(stem, {})[end] = variable.values
         else:
-            weights.setdefault(name.rpartition("/")[2], []).append(variable)
-            order.append(variable)
+            weights.setdefault(name.rpartition("/")[2], []).append(name)
+            order.append(Paired(name, variable.values))
     _check_partners(layer, ranges, weights, where)
     members: list[Paired] = []
     for entry in order:
-        if isinstance(entry, Variable):
-            name = own_name(layer, entry.path)[0]
-            member = Paired(name, entry.values)
-            ends = ranges.get(name.rpartition("/")[2])
+        if isinstance(entry, Paired):
+            member, stem = entry, entry.name.rpartition("/")[2]
         elif entry not in weights:
-            member = Paired(entry if entry in _RANGE_ROLES else "output")
-            ends = ranges[entry]
+            member, stem = Paired(entry if entry in _RANGE_ROLES else "output"), entry
         else:
             continue
-        if ends is not None:
-            member = member._replace(low=ends["_min"].values, high=ends["_max"].values)
+        if stem in ranges:
+            ends = ranges[stem]
+            member = member._replace(low=ends["_min"], high=ends["_max"])
         members.append(member)
     return complete(layer, members, where)
 
 
 def _check_partners(
     layer: LayerFacts,
-    ranges: Mapping[str, Mapping[str, Variable]],
-    weights: Mapping[str, Sequence[Variable]],
+    ranges: Mapping[str, Mapping[str, Any]],
+    weights: Mapping[str, Sequence[str]],
     where: str,
 ) -> None:
     """Raise unless every range is complete and belongs to exactly one thing."""

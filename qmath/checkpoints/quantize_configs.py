@@ -17,6 +17,7 @@ from qmath.errors import FileFormatError
 
 __all__ = [
     "Expected",
+    "activation_ranges",
     "ambiguous_bits",
     "class_names",
     "config_chain",
@@ -154,6 +155,16 @@ def expected_ranges(layer: LayerFacts) -> Expected:
     if config.get("quantize_output") is True:
         others.append("output")
     return Expected(tuple(map(str, weights)), tuple(others))
+
+
+def activation_ranges(layer: LayerFacts) -> tuple[str, ...]:
+    """Return which ranges the quantized activations that a layer's config shows have."""
+    found: list[str] = []
+    for value in layer.config.values():
+        read = Serialized.read(value)
+        if read is not None and bare_name(read.class_name) == "QuantizeAwareActivation":
+            found += _ACTIVATIONS.get(_activation_name(value), ())
+    return tuple(found)
 
 
 def layer_quantizer(layer: LayerFacts) -> QuantizerSettings | None:

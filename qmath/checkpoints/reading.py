@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
 
+from qmath.checkpoints.agreement import check_agreement
 from qmath.checkpoints.architecture import Architecture
 from qmath.checkpoints.facts import Found
 from qmath.checkpoints.sniff import Kind, sniff
@@ -26,6 +27,7 @@ __all__ = ["Reading", "read_model", "refuse_architecture"]
 # By kind; imported when such a file is met, as each needs libraries of its own.
 _READERS: Mapping[Kind, str] = {
     "hdf5": "qmath.checkpoints.keras_h5",
+    "keras_zip": "qmath.checkpoints.keras_archive",
 }
 
 
@@ -88,7 +90,10 @@ def read_model(path: str, architecture: str | None = None) -> Reading:
 
         beside = read_architecture_file(architecture)
     reader: Reader = import_module(_READERS[kind])
-    return reader.read(path, beside)
+    reading = reader.read(path, beside)
+    if beside is not None:
+        check_agreement(reading.found, beside, path)
+    return reading
 
 
 def refuse_architecture(path: str, architecture: Architecture | None) -> None:

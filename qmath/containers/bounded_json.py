@@ -7,8 +7,10 @@ from typing import Any
 
 from qmath.errors import FileFormatError
 
-__all__ = ["parse_json"]
+__all__ = ["MAX_BYTES", "parse_json"]
 
+# The config of a network of ten thousand layers takes some 20 MB.
+MAX_BYTES = 1 << 27
 # Keras nests about five levels a submodel; what reads the result may recurse.
 MAX_DEPTH = 200
 MAX_DIGITS = 400

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -25,6 +25,24 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 _FILTERS = frozenset({1, 2, 3})
 # Trained weights hardly shrink; pruned ones by 10 or 20.
 _MAX_RATIO = 64
+# Hard links can form circles.
+_MAX_DEPTH = 32
+_MAX_OBJECTS = 1_000_000
+
+
+class Section(Protocol):
+    """A part of a file that is an HDF5 file itself, such as a member of an archive."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in messages."""
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+
+    def open(self) -> BinaryIO:
+        """Open it, for reading."""
 
 
 class LazyArray:
@@ -73,6 +91,8 @@ class Hdf5File:
     ----------
     path : str
         The file.
+    section : Section, optional
+        The part of it to read, by default all.
 
     Raises
     ------
@@ -82,13 +102,15 @@ class Hdf5File:
         On entering: h5py is not installed.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str, section: Section | None = None) -> None:
+        self.path = f"{path}: {section.name}" if section else path
         self._absolute = os.path.abspath(path)
+        self._section = section
         self._stamp: tuple[int, int] | None = None
         self._size = 0
         self._h5py: Any = None  # like the root, only while the file is open
         self._root: Any = None
+        self._opened: BinaryIO | None = None
 
     def __enter__(self) -> Hdf5File:
         try:
@@ -106,12 +128,17 @@ class Hdf5File:
                     f"{self.path}: the file has changed since it was loaded; load it again"
                 )
             self._stamp, self._size = stamp, status.st_size
-            self._h5py, self._root = h5py, h5py.File(self._absolute, "r")
+            if self._section is not None:
+                self._size = self._section.size
+                self._opened = self._section.open()
+            self._h5py, self._root = h5py, h5py.File(self._opened or self._absolute, "r")
         return self
 
     def __exit__(self, *_: object) -> None:
         self._root.close()
-        self._h5py = self._root = None
+        if self._opened is not None:
+            self._opened.close()
+        self._h5py = self._root = self._opened = None
 
     def has(self, path: str) -> bool:
         """Tell whether a group or dataset is there, reached by hard links alone."""
@@ -160,6 +187,48 @@ class Hdf5File:
                 )
         return parts
 
+    def children(self, group: str) -> list[str]:
+        """Return the names in a group (``""`` is the root), in HDF5's own order.
+
+        Raises
+        ------
+        FileFormatError
+            There is no such group.
+        """
+        with _as_format_error(f"{self.path}: {group}"):
+            return [str(name) for name in self._group(group)]
+
+    def datasets(self, group: str) -> list[str]:
+        """Return the paths of all datasets below a group, reached by hard links alone.
+
+        Raises
+        ------
+        FileFormatError
+            There is no such group, or something below it is a link to elsewhere or a circle.
+        """
+        found: list[str] = []
+        seen, level = 0, [(group, self._group(group))]
+        for _ in range(_MAX_DEPTH):
+            below: list[tuple[str, Any]] = []
+            for place, node in level:
+                for name in self.children(place):
+                    path = f"{place}/{name}" if place else name
+                    child = self._step(node, name, path)
+                    seen += 1
+                    if isinstance(child, self._h5py.Group):
+                        below.append((path, child))
+                    else:
+                        found.append(path)
+            level = below
+            if not level or seen > _MAX_OBJECTS:
+                break
+        if level:
+            raise FileFormatError(
+                f"{self.path}: {group or '/'} nests deeper or holds more than any model; the file "
+                "is damaged or hostile"
+            )
+        return found
+
     def array(self, path: str) -> LazyArray:
         """Return a dataset, its elements unread.
 
@@ -202,20 +271,26 @@ class Hdf5File:
     def _find(self, path: str) -> Any:
         """Walk one link at a time, as h5py's own lookup would follow links out of the file."""
         node: Any = self._root
-        with _as_format_error(f"{self.path}: {path}"):
-            for part in path.split("/") if path else ():
-                name = part.encode()
-                if part in ("", ".") or not isinstance(node, self._h5py.Group):
-                    return None
-                if not node.id.links.exists(name):
-                    return None
-                if node.id.links.get_info(name).type != self._h5py.h5l.TYPE_HARD:
-                    raise FileFormatError(
-                        f"{self.path}: {path} is a link to elsewhere, which "
-                        f"Keras never writes; qmath does not follow it"
-                    )
-                node = node[part]
+        for part in path.split("/") if path else ():
+            node = self._step(node, part, path)
+            if node is None:
+                return None
         return node
+
+    def _step(self, node: Any, name: str, path: str) -> Any:
+        """Return a group's child, or ``None`` if there is none."""
+        with _as_format_error(f"{self.path}: {path}"):
+            if name in ("", ".") or not isinstance(node, self._h5py.Group):
+                return None
+            encoded = name.encode()
+            if not node.id.links.exists(encoded):
+                return None
+            if node.id.links.get_info(encoded).type != self._h5py.h5l.TYPE_HARD:
+                raise FileFormatError(
+                    f"{self.path}: {path} is a link to elsewhere, which "
+                    f"Keras never writes; qmath does not follow it"
+                )
+            return node[name]
 
     def _group(self, path: str) -> Any:
         node = self._find(path)

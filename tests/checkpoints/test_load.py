@@ -482,9 +482,9 @@ def hdf5_with(**content: Any) -> Callable[[Path], None]:
     ("make", "kind"),
     [
         (hdf5_with(), "no Keras model"),
-        (hdf5_with(layers=None), r"weights\.h5"),
-        (hdf5_with(_layer_checkpoint_dependencies=None), r"weights\.h5"),
-        (hdf5_with(layer_names=["a"]), "without its architecture"),
+        (hdf5_with(layers=None), "--architecture"),
+        (hdf5_with(_layer_checkpoint_dependencies=None), "--architecture"),
+        (hdf5_with(layer_names=["a"]), "'a' is missing"),
         (hdf5_with(model_config="{}"), "without its weights"),
     ],
 )

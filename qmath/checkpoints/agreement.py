@@ -1,0 +1,60 @@
+"""Whether weights belong to an architecture that comes from another file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qmath.checkpoints.architecture import Architecture
+from qmath.checkpoints.facts import Found
+from qmath.checkpoints.keras_config import bare_name
+from qmath.checkpoints.keras_variables import slots_of
+from qmath.checkpoints.pairing import OWN_WEIGHTS
+from qmath.errors import FileFormatError
+
+__all__ = ["check_agreement"]
+
+
+def check_agreement(found: Sequence[Found], architecture: Architecture, path: str) -> None:
+    """Raise unless a model's layers have exactly the variables that its architecture asks for.
+
+    Parameters
+    ----------
+    found : sequence of Found
+        All tensors of the file.
+    architecture : Architecture
+        From another file, its `source`.
+    path : str
+        The file.
+
+    Raises
+    ------
+    FileFormatError
+        A layer or variable is in one file alone, or has another shape; the message names both.
+    """
+    shapes = {item.name: np.shape(item.values) for item in found if item.values is not None}
+    paths = {layer.path for layer in architecture.layers}
+    for item in found:
+        if item.layer.path not in paths and item.layer.top != OWN_WEIGHTS:
+            raise _disagree(path, architecture, f"{item.name} belongs to no layer of the latter")
+    for layer in architecture.layers:
+        for slot in slots_of(bare_name(layer.class_name), layer.config) or ():
+            name = f"{layer.path}/{slot.name}"
+            if slot.name and name not in shapes:
+                raise _disagree(path, architecture, f"the former lacks {name}")
+            if slot.name and not slot.fits(shapes[name]):
+                wanted = ", ".join("any" if n is None else str(n) for n in slot.shape or ())
+                raise _disagree(
+                    path,
+                    architecture,
+                    f"{name} has the shape {shapes[name]}, and {layer.class_name} of that "
+                    f"config one of ({wanted})",
+                )
+
+
+def _disagree(path: str, architecture: Architecture, how: str) -> FileFormatError:
+    return FileFormatError(
+        f"{path} does not hold the weights of the architecture in {architecture.source}: {how}; "
+        "give the architecture of the model that was saved"
+    )

@@ -1,0 +1,41 @@
+"""A ``.keras`` file → a `Reading`."""
+
+from __future__ import annotations
+
+from qmath.checkpoints.architecture import Architecture, read_architecture
+from qmath.checkpoints.keras_v3 import read_variables
+from qmath.checkpoints.reading import Reading, refuse_architecture
+from qmath.containers.bounded_json import MAX_BYTES, parse_json
+from qmath.containers.hdf5 import Hdf5File
+from qmath.containers.keras_zip import KerasZip
+from qmath.source_files import SourceFiles
+
+__all__ = ["read"]
+
+_CONFIG = "config.json"
+_WEIGHTS = "model.weights.h5"
+
+
+def read(path: str, architecture: Architecture | None) -> Reading:
+    """Read a model, as ``model.save("model.keras")`` writes it.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    architecture : Architecture or None
+        Not needed.
+
+    Raises
+    ------
+    FileFormatError
+        The file is damaged, hostile, or holds something else.
+    """
+    files = SourceFiles([path])
+    archive = KerasZip(path)
+    config = parse_json(archive.read(_CONFIG, MAX_BYTES), f"{path}: {_CONFIG}")
+    refuse_architecture(path, architecture)
+    known = read_architecture(config)
+    with Hdf5File(path, archive.section(_WEIGHTS)) as file:
+        found, notes = read_variables(file, known)
+    return Reading(tuple(found), known, files, tuple(notes))

@@ -4,7 +4,9 @@ TFMOT's wrapper holds weights of the inner layer, ``optimizer_step``, and both e
 The weights are the inner layer's trainable ones and then, again, those that are quantized (layout
 A); or the latter alone, if the inner layer was frozen or not yet built (layout B). What is not
 quantized is stored with the inner layer as well. Ranges follow in the order of
-`QuantizeWrapperV2.build`: those of the weights, of the activations, of the output.
+`QuantizeWrapperV2.build`: those of the weights, of the activations, of the output. What
+cluster-preserving training leaves behind precedes its weight: two floats, and with the ranges an
+array of integers.
 
 Positions are turned into names only if there is exactly one way to do so. What this format cannot
 show is a quantizer without variables (`FixedQuantizer`) on a weight whose layer has a quantized
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, permutations, product
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,7 +28,7 @@ from qmath.checkpoints.quantize_configs import activation_ranges, expected_range
 from qmath.containers.hdf5 import LazyArray
 from qmath.errors import FileFormatError
 
-__all__ = ["Variables", "name_variables"]
+__all__ = ["Named", "Variables", "name_variables"]
 
 # The variables of a layer by the group that holds them, relative to the layer's: "", "layer/cell".
 Variables = Mapping[str, Sequence[LazyArray]]
@@ -35,7 +38,14 @@ _REMEDY = "save the model as .h5 or as a SavedModel, which hold the names"
 _MAX_WAYS = 10_000
 
 
-def name_variables(layer: LayerFacts, variables: Variables, where: str) -> list[Paired]:
+class Named(NamedTuple):
+    """The tensors of a layer, and whether training leftovers were left out."""
+
+    members: list[Paired]
+    has_leftovers: bool = False
+
+
+def name_variables(layer: LayerFacts, variables: Variables, where: str) -> Named:
     """Return the tensors of one layer.
 
     Parameters
@@ -54,12 +64,12 @@ def name_variables(layer: LayerFacts, variables: Variables, where: str) -> list[
     """
     place = f"{where}: {layer.path}"
     if layer.kind == "quantize_layer":
-        return _name_range(variables, place)
+        return Named(_name_range(variables, place))
     slots = slots_of(bare_name(layer.class_name), layer.config)
     if layer.kind == "wrapper":
         return _name_wrapped(layer, slots, variables, place)
     if slots is None or any(not slot.name for slot in slots):
-        return _number(variables, place)
+        return Named(_number(variables, place))
     named: list[Paired] = []
     for group, members in _by_group(slots).items():
         values = variables.get(group, ())
@@ -68,7 +78,7 @@ def name_variables(layer: LayerFacts, variables: Variables, where: str) -> list[
         named += [Paired(slot.name, value) for slot, value in zip(members, values, strict=True)]
     rest = {group: values for group, values in variables.items() if group not in _by_group(slots)}
     order = {slot.name: i for i, slot in enumerate(slots)}
-    return sorted(named, key=lambda item: order[item.name]) + _number(rest, place)
+    return Named(sorted(named, key=lambda item: order[item.name]) + _number(rest, place))
 
 
 def _name_range(variables: Variables, place: str) -> list[Paired]:
@@ -85,8 +95,15 @@ def _name_range(variables: Variables, place: str) -> list[Paired]:
 
 def _name_wrapped(
     layer: LayerFacts, slots: Sequence[Slot] | None, variables: Variables, place: str
-) -> list[Paired]:
-    weights, ends = _around_step(list(variables.get("", ())), place)
+) -> Named:
+    weights, after = _around_step(list(variables.get("", ())), place)
+    ends: list[LazyArray] = []
+    clustered: set[int] = set()  # which of the quantized weights
+    for value in after:
+        if value.dtype.kind == "i":
+            clustered.add(len(ends) // 2)
+        else:
+            ends.append(value)
     inner = {
         group[len(_WRAPPED) :].strip("/"): list(values)
         for group, values in variables.items()
@@ -102,14 +119,16 @@ def _name_wrapped(
                 f"Keras's layers, so that those of its weights are unknown; {_REMEDY}"
             )
         slots = ()
-    quantized, floats = _assign(layer, slots, weights, inner, place)
-    return _attach_ranges(layer, slots, quantized, floats, ends, place)
+    quantized, floats = _assign(layer, slots, weights, clustered, inner, place)
+    members = _attach_ranges(layer, slots, quantized, floats, ends, place)
+    return Named(members, bool(clustered))
 
 
 def _assign(
     layer: LayerFacts,
     slots: Sequence[Slot],
     weights: list[LazyArray],
+    clustered: set[int],
     inner: Mapping[str, list[LazyArray]],
     place: str,
 ) -> tuple[dict[Slot, LazyArray], dict[Slot, LazyArray]]:
@@ -120,11 +139,15 @@ def _assign(
     """
     trainable = [slot for slot in slots if slot.trainable]
     count = len(slots) - sum(map(len, inner.values()))
-    if count < 0 or len(weights) not in (count, count + len(trainable)):
+    spare = len(weights) - count - 2 * len(clustered)
+    if count < 0 or spare not in (0, len(trainable)):
         raise _mismatch(layer, slots, weights, place)
-    has_all = len(weights) > count
-    everything = dict(zip(trainable, weights, strict=False)) if has_all else {}
-    again = weights[len(everything) :]
+    everything = dict(zip(trainable, weights[:spare], strict=False))
+    again = weights[spare:]
+    for i in sorted(clustered):
+        del again[i : i + 2]
+    if len(again) != count:
+        raise _mismatch(layer, slots, weights, place)
     ways = []
     for floats in _ways_to_keep(slots, inner, place):
         left = [slot for slot in slots if slot not in floats]
@@ -132,7 +155,7 @@ def _assign(
             continue
         for order in _orders(layer, left):
             if all(
-                _fits(slot, value) and (not has_all or _same(everything.get(slot), value))
+                _fits(slot, value) and (not everything or _same(everything.get(slot), value))
                 for slot, value in zip(order, again, strict=True)
             ):
                 ways.append((dict(zip(order, again, strict=True)), floats))

@@ -54,15 +54,19 @@ def read_variables(file: Hdf5File, architecture: Architecture) -> tuple[list[Fou
     found: list[Found] = []
     layers: list[LayerFacts] = []
     unnamed: list[str] = []
+    left_over: list[str] = []
     for layer, group in find_groups(file, architecture):
         variables = _variables(file, group)
         named = name_variables(layer, variables, where)
         layers.append(layer)
-        found += complete(layer, named, where)
-        if any(item.name.rpartition("/")[2].isdigit() for item in named):
+        found += complete(layer, named.members, where)
+        if named.has_leftovers:
+            left_over.append(layer.path)
+        if any(item.name.rpartition("/")[2].isdigit() for item in named.members):
             unnamed.append(layer.path)
     check_unique((item.name for item in found), where)
     told = [notes.unnamed(unnamed)] if unnamed else []
+    told += [notes.leftovers(left_over)] if left_over else []
     return found, told + notes_on(found, layers)
 
 

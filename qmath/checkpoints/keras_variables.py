@@ -232,9 +232,9 @@ def _convolutional_cell(config: Config) -> Iterator[Slot]:
     yield from _bias(config, (width,))
 
 
-def _recurrent(cell_class: str) -> Callable[[Config], Iterator[Slot]]:
+def _recurrent(cell_class: str, scope: str) -> Callable[[Config], Iterator[Slot]]:
     def make(config: Config) -> Iterator[Slot]:
-        yield from _inside("cell", snake_case(cell_class), cell_class, config)
+        yield from _inside("cell", scope, cell_class, config)
 
     return make
 
@@ -292,9 +292,9 @@ def _own_name(layer: Serialized) -> str:
 _LAYERS: Mapping[str, Callable[[Config], Iterator[Slot]]] = {
     "BatchNormalization": _batch_normalization,
     "Bidirectional": _bidirectional,
-    "ConvLSTM1D": _recurrent("ConvLSTMCell"),
-    "ConvLSTM2D": _recurrent("ConvLSTMCell"),
-    "ConvLSTM3D": _recurrent("ConvLSTMCell"),
+    "ConvLSTM1D": _recurrent("ConvLSTMCell", ""),
+    "ConvLSTM2D": _recurrent("ConvLSTMCell", ""),
+    "ConvLSTM3D": _recurrent("ConvLSTMCell", ""),
     "ConvLSTMCell": _convolutional_cell,
     "Conv1D": _convolution(1),
     "Conv1DTranspose": _convolution(1, transposed=True),
@@ -307,10 +307,10 @@ _LAYERS: Mapping[str, Callable[[Config], Iterator[Slot]]] = {
     "DepthwiseConv2D": _depthwise(2),
     "EinsumDense": _einsum_dense,
     "Embedding": _embedding,
-    "GRU": _recurrent("GRUCell"),
+    "GRU": _recurrent("GRUCell", "gru_cell"),
     "GRUCell": _cell(3),
     "GroupNormalization": _affine,
-    "LSTM": _recurrent("LSTMCell"),
+    "LSTM": _recurrent("LSTMCell", "lstm_cell"),
     "LSTMCell": _cell(4),
     "LayerNormalization": _affine,
     "LocallyConnected1D": _locally_connected,
@@ -321,7 +321,7 @@ _LAYERS: Mapping[str, Callable[[Config], Iterator[Slot]]] = {
     "RNN": _rnn,
     "SeparableConv1D": _separable(1),
     "SeparableConv2D": _separable(2),
-    "SimpleRNN": _recurrent("SimpleRNNCell"),
+    "SimpleRNN": _recurrent("SimpleRNNCell", "simple_rnn_cell"),
     "SimpleRNNCell": _cell(1),
     "StackedRNNCells": _stacked_cells,
     "SyncBatchNormalization": _batch_normalization,

@@ -7,7 +7,7 @@ than names share what follows: `complete`, `check_unique` and `notes_on`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -44,6 +44,7 @@ __all__ = [
     "pair",
 ]
 
+_MAX_NAME_PARTS = 16
 STEP = "optimizer_step"
 # Keras's name for the variables that a model holds itself, outside its layers.
 OWN_WEIGHTS = "top_level_model_weights"
@@ -141,13 +142,27 @@ def own_names(layer: LayerFacts, paths: Sequence[str]) -> list[tuple[str, bool]]
     the model was built, loaded, or made from a config.
     """
     names, may_own = [], []
+    known = (layer.saved_name, layer.inner_name)
     for path in paths:
-        *scopes, _ = parts = path.split("/")
-        known = (layer.saved_name, layer.inner_name)
-        at = next((i for i, scope in enumerate(scopes) if scope in known), None)
-        names.append(path if at is None else "/".join(parts[at + 1 :]))
-        may_own.append(at is None or scopes[at] == layer.saved_name)
+        scope, name = _split(path, known)
+        names.append(name)
+        may_own.append(scope in (None, layer.saved_name))
     return list(zip(uncounted(names), may_own, strict=True))
+
+
+def _split(path: str, layers: Collection[str]) -> tuple[str | None, str]:
+    """Return the first of these layers among a variable's scopes, and what follows it.
+
+    A layer's name may hold slashes.
+    """
+    parts = path.split("/")
+    longest = min(max((name.count("/") for name in layers), default=0) + 1, _MAX_NAME_PARTS)
+    for start in range(len(parts) - 1):
+        for end in range(min(start + longest, len(parts) - 1), start, -1):
+            scope = "/".join(parts[start:end])
+            if scope in layers:
+                return scope, "/".join(parts[end:])
+    return None, path
 
 
 def checked_range(
@@ -260,18 +275,13 @@ def _assign(
     for i, layer in enumerate(layers):
         by_saved.setdefault(layer.saved_name, []).append(i)
         by_inner.setdefault(layer.inner_name, []).append(i)
+    names = by_saved.keys() | by_inner.keys()
     members: list[list[Variable]] = [[] for _ in layers]
     others: list[Variable] = []
     for variable in variables:
-        *scopes, leaf = variable.path.split("/")
-        owners = next(
-            (
-                by_saved.get(scope) or by_inner[scope]
-                for scope in scopes
-                if scope in by_saved or scope in by_inner
-            ),
-            [],
-        )
+        scope, rest = _split(variable.path, names)
+        leaf = rest.rpartition("/")[2]
+        owners = [] if scope is None else by_saved.get(scope) or by_inner[scope]
         if any_quantized and (
             len(owners) > 1 or (not owners and leaf.endswith(("_min", "_max", STEP)))
         ):
@@ -295,7 +305,7 @@ def _from_names(top: str, variables: Sequence[Variable]) -> list[LayerFacts]:
         scope, _, leaf = variable.path.rpartition("/")
         if leaf != STEP:
             continue
-        saved = scope.rpartition("/")[2] or top
+        saved = top if f"/{scope}".endswith(f"/{top}") else scope.rpartition("/")[2] or top
         is_layer = f"{saved}_min" in leaves
         prefix = "" if saved == top else f"{top}/"
         inner = saved if is_layer else saved.removeprefix("quant_")

@@ -25,9 +25,6 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 _FILTERS = frozenset({1, 2, 3})
 # Trained weights hardly shrink; pruned ones by 10 or 20.
 _MAX_RATIO = 64
-# Hard links can form circles.
-_MAX_DEPTH = 32
-_MAX_OBJECTS = 1_000_000
 
 
 class Section(Protocol):
@@ -204,29 +201,29 @@ class Hdf5File:
         Raises
         ------
         FileFormatError
-            There is no such group, or something below it is a link to elsewhere or a circle.
+            There is no such group; below it is a link to elsewhere, or one group twice, as where
+            links form a circle.
         """
         found: list[str] = []
-        seen, level = 0, [(group, self._group(group))]
-        for _ in range(_MAX_DEPTH):
-            below: list[tuple[str, Any]] = []
-            for place, node in level:
-                for name in self.children(place):
-                    path = f"{place}/{name}" if place else name
-                    child = self._step(node, name, path)
-                    seen += 1
-                    if isinstance(child, self._h5py.Group):
-                        below.append((path, child))
-                    else:
-                        found.append(path)
-            level = below
-            if not level or seen > _MAX_OBJECTS:
-                break
-        if level:
-            raise FileFormatError(
-                f"{self.path}: {group or '/'} nests deeper or holds more than any model; the file "
-                "is damaged or hostile"
-            )
+        met: set[int] = set()
+        waiting = [(group, self._group(group))]
+        while waiting:
+            place, node = waiting.pop()
+            with _as_format_error(f"{self.path}: {place}"):
+                address = self._h5py.h5o.get_info(node.id).addr
+            if address in met:
+                raise FileFormatError(
+                    f"{self.path}: {place} is a group that the file holds elsewhere as well, which "
+                    "Keras never writes; the file is damaged or hostile"
+                )
+            met.add(address)
+            for name in self.children(place):
+                path = f"{place}/{name}" if place else name
+                child = self._step(node, name, path)
+                if isinstance(child, self._h5py.Group):
+                    waiting.append((path, child))
+                elif child is not None:
+                    found.append(path)
         return found
 
     def array(self, path: str) -> LazyArray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,7 +103,7 @@ def write(path: Path, config: Any, groups: Mapping[str, Mapping[str, Any]]) -> P
         weights = file.create_group("model_weights")
         weights.attrs["layer_names"] = list(groups)
         for layer, variables in groups.items():
-            group = weights.create_group(layer)
+            group = weights.require_group(layer)
             group.attrs["weight_names"] = list(variables)
             for name, values in variables.items():
                 group.create_dataset(name, data=values)
@@ -122,3 +124,25 @@ def one_layer(
     return write(
         path, sequential(wrapped("d", config, config_class, **inner)), {"quant_d": merged | step()}
     )
+
+
+def write_v3(path: Path, groups: Mapping[str, Any], config: Any = None) -> Path:
+    """Write variables by position, as Keras's newer format does; with a config, as a ``.keras``.
+
+    `groups` maps the group of a layer, or of one inside it, to its variables.
+    """
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file.create_group("vars")
+        for place, variables in groups.items():
+            group = file.create_group(f"{place}/vars")
+            for i, values in enumerate(variables):
+                group[str(i)] = values
+    if config is None:
+        path.write_bytes(content.getvalue())
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("metadata.json", "{}")
+            archive.writestr("config.json", json.dumps(config))
+            archive.writestr("model.weights.h5", content.getvalue())
+    return path

@@ -7,6 +7,7 @@ import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -290,3 +291,36 @@ def test_json() -> None:
     assert parse_json(json.dumps(value), "file") == value
     assert parse_json(json.dumps(value).encode(), "file") == value
     assert parse_json("[" * (MAX_DEPTH - 1) + "]" * (MAX_DEPTH - 1), "file")
+
+
+def test_what_is_below_a_group(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        file["a/b/c"] = file["a/d"] = file["e"] = np.zeros(2)
+        file.create_group("a/empty")
+    with Hdf5File(str(path)) as file:
+        assert file.children("") == ["a", "e"]
+        assert file.children("a") == ["b", "d", "empty"]
+        assert sorted(file.datasets("")) == ["a/b/c", "a/d", "e"]
+        assert file.datasets("a/b") == ["a/b/c"]
+        assert file.datasets("a/empty") == []
+        for missing in ("x", "e"):
+            with pytest.raises(FileFormatError, match="is missing"):
+                file.datasets(missing)
+
+
+@pytest.mark.parametrize("link", [h5py.SoftLink("/a"), h5py.ExternalLink("other.h5", "/")])
+def test_links_below_a_group(path: Path, link: Any) -> None:
+    with h5py.File(path, "w") as file:
+        file["a/b"] = np.zeros(2)
+        file["a/link"] = link
+    with Hdf5File(str(path)) as opened, pytest.raises(FileFormatError, match="link to elsewhere"):
+        opened.datasets("")
+
+
+def test_circles_end(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        group = file.create_group("a")
+        for i in range(1000):
+            group[f"again{i}"] = group
+    with Hdf5File(str(path)) as opened, pytest.raises(FileFormatError, match="elsewhere as well"):
+        opened.datasets("")

@@ -156,6 +156,28 @@ def test_names_do_not_depend_on_how_the_file_came_about(path: Path) -> None:
         assert list(load(path).tensors) == expected == ["d/kernel", "d/output"]
 
 
+def test_names_with_slashes(path: Path) -> None:
+    config = sequential(wrapped("block/d"), wrapped("block"), nested(wrapped("a/d"), name="m"))
+    groups = {f"quant_{layer}": kernel(layer=layer) | step(layer) for layer in ("block/d", "block")}
+    model = load(write(path, config, groups | {"m": kernel(layer="a/d") | step("a/d")}))
+    assert {name: tensor.role for name, tensor in model.tensors.items()} == dict.fromkeys(
+        ["block/d/kernel", "block/kernel", "m/a/d/kernel"], "weight"
+    )
+
+
+def test_cells_are_not_counted(path: Path) -> None:
+    """Keras counts the cells of a session, so that one model has several names for one."""
+    for names, shown in (
+        (["lstm_cell"], ["lstm_cell"]),
+        (["lstm_cell_7"], ["lstm_cell"]),
+        (["cell", "cell_1"], ["cell", "cell_1"]),
+        (["forward/gru_cell_3", "backward/gru_cell_4"], ["forward/gru_cell", "backward/gru_cell"]),
+    ):
+        variables = {f"l/{name}/kernel:0": np.ones((2, 2), np.float32) for name in names}
+        model = load(write(path, sequential(entry("Mine", "l")), {"l": variables}))
+        assert list(model.tensors) == [f"l/{name}/kernel" for name in shown]
+
+
 def test_wrapper_without_a_prefix(path: Path) -> None:
     config = wrapped("d")
     config["name"] = config["config"]["name"] = "d"
@@ -308,6 +330,58 @@ def test_a_model_without_quantization(path: Path) -> None:
     )
     assert {tensor.role for tensor in model.tensors.values()} == {"float"}
     assert any("Nothing in this model is quantized" in note for note in model.notes)
+
+
+def weights_only(path: Path, groups: dict[str, Any]) -> Path:
+    """Write what ``save_weights("weights.h5")`` does."""
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = list(groups)
+        for layer, variables in groups.items():
+            group = file.create_group(layer)
+            group.attrs["weight_names"] = list(variables)
+            for name, values in variables.items():
+                group[name] = values
+    return path
+
+
+def test_weights_by_name(path: Path) -> None:
+    weights_only(path, {"x": {}, "quant_d": kernel() | step()})
+    alone = load(path)
+    assert alone.tensors["d/kernel"].spec.num_bits == 4
+    assert alone.graph is None
+    assert any("--architecture" in note for note in alone.notes)
+    config = sequential(wrapped("d", {"weight_bits": 4}, units=4, use_bias=False))
+    whole = write(path.with_name("whole.h5"), config, {"quant_d": kernel() | step()})
+    both = load(path, architecture=whole)
+    assert both.tensors["d/kernel"].evidence["num_bits"] == "config"
+    assert both.graph == load(whole).graph is not None
+    assert not both.notes
+    assert both.sha256 not in (alone.sha256, load(whole).sha256)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (sequential(wrapped("e")), "d/kernel belongs to no layer"),
+        (sequential(wrapped("d", use_bias=False), entry("Dense", "e")), "lacks e/kernel"),
+        (sequential(wrapped("d", units=4)), "lacks d/bias"),
+        (sequential(wrapped("d", units=5, use_bias=False)), r"shape \(3, 4\), and .* \(any, 5\)"),
+    ],
+)
+def test_weights_by_name_of_another_model(path: Path, config: Any, words: str) -> None:
+    weights_only(path, {"quant_d": kernel() | step()})
+    beside = path.with_name("config.json")
+    beside.write_text(json.dumps(config))
+    with pytest.raises(FileFormatError, match=words) as caught:
+        load(path, architecture=beside)
+    assert str(path) in str(caught.value)
+    assert str(beside) in str(caught.value)
+
+
+def test_an_architecture_too_many(path: Path) -> None:
+    one_layer(path)
+    with pytest.raises(QmathError, match="holds its own architecture"):
+        load(path, architecture=path)
 
 
 def test_old_attributes(path: Path) -> None:

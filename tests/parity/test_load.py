@@ -21,7 +21,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.experimental i
 from qmath.checkpoints.keras_model import from_keras
 from qmath.checkpoints.load import load
 from qmath.errors import FileFormatError, QmathError
-from qmath.types import QatModel
+from qmath.types import QatModel, QatTensor
 from tests.helpers import assert_same_bits
 
 assert os.environ["TF_USE_LEGACY_KERAS"]
@@ -253,20 +253,36 @@ def save(model: Any, path: Path) -> QatModel:
     return load(path)
 
 
+def save_otherwise(model: Any, folder: Path) -> dict[str, QatModel]:
+    """Save a model in the other containers of Keras, and load each."""
+    whole, weights, by_name = (folder / f"other.{end}" for end in ("keras", "weights.h5", "h5"))
+    model.save(whole)
+    model.save_weights(weights)
+    model.save_weights(by_name)
+    return {
+        "keras": load(whole),
+        "weights.h5": load(weights, architecture=whole),
+        "weights by name": load(by_name, architecture=whole),
+    }
+
+
 def assert_same_tensors(loaded: QatModel, live: QatModel) -> None:
     assert list(loaded.tensors) == list(live.tensors)
     assert loaded.graph == live.graph is not None
     for name, tensor in loaded.tensors.items():
-        other = live.tensors[name]
-        assert tensor.role == other.role, name
-        for mine, theirs in (
-            (tensor.values, other.values),
-            (tensor.min, other.min),
-            (tensor.max, other.max),
-        ):
-            assert (mine is None) == (theirs is None), name
-            if mine is not None:
-                assert_same_bits(np.asarray(mine), np.asarray(theirs), name)
+        assert_same_tensor(tensor, live.tensors[name])
+
+
+def assert_same_tensor(tensor: QatTensor, other: QatTensor) -> None:
+    assert tensor.role == other.role, tensor.name
+    for mine, theirs in (
+        (tensor.values, other.values),
+        (tensor.min, other.min),
+        (tensor.max, other.max),
+    ):
+        assert (mine is None) == (theirs is None), tensor.name
+        if mine is not None:
+            assert_same_bits(np.asarray(mine), np.asarray(theirs), tensor.name)
 
 
 def assert_spec_agrees(loaded: QatModel, live: QatModel) -> None:
@@ -291,6 +307,12 @@ def test_file_and_live_model_agree(name: str, tmp_path: Path) -> None:
     live = from_keras(model)
     assert_same_tensors(loaded, live)
     assert_spec_agrees(loaded, live)
+    for container, other in save_otherwise(model, tmp_path).items():
+        assert list(other.tensors) == list(loaded.tensors), container
+        for key, tensor in other.tensors.items():
+            assert_same_tensor(tensor, loaded.tensors[key])
+            assert tensor.spec == loaded.tensors[key].spec, (container, key)
+            assert tensor.evidence == loaded.tensors[key].evidence, (container, key)
     weights = {key: t for key, t in loaded.tensors.items() if t.role == "weight"}
     assert weights
     seen = 0

@@ -142,27 +142,17 @@ def own_names(layer: LayerFacts, paths: Sequence[str]) -> list[tuple[str, bool]]
     the model was built, loaded, or made from a config.
     """
     names, may_own = [], []
-    known = (layer.saved_name, layer.inner_name)
     for path in paths:
-        scope, name = _split(path, known)
-        names.append(name)
-        may_own.append(scope in (None, layer.saved_name))
+        # A layer's name may hold slashes itself.
+        starts = [
+            (start, scope)
+            for scope in (layer.saved_name, layer.inner_name)
+            if (start := f"/{path}".find(f"/{scope}/")) >= 0
+        ]
+        start, scope = min(starts, default=(-1, layer.saved_name))
+        names.append(path[start + len(scope) + 1 :] if starts else path)
+        may_own.append(scope == layer.saved_name)
     return list(zip(uncounted(names), may_own, strict=True))
-
-
-def _split(path: str, layers: Collection[str]) -> tuple[str | None, str]:
-    """Return the first of these layers among a variable's scopes, and what follows it.
-
-    A layer's name may hold slashes.
-    """
-    parts = path.split("/")
-    longest = min(max((name.count("/") for name in layers), default=0) + 1, _MAX_NAME_PARTS)
-    for start in range(len(parts) - 1):
-        for end in range(min(start + longest, len(parts) - 1), start, -1):
-            scope = "/".join(parts[start:end])
-            if scope in layers:
-                return scope, "/".join(parts[end:])
-    return None, path
 
 
 def checked_range(
@@ -276,11 +266,11 @@ def _assign(
         by_saved.setdefault(layer.saved_name, []).append(i)
         by_inner.setdefault(layer.inner_name, []).append(i)
     names = by_saved.keys() | by_inner.keys()
+    longest = min(max((name.count("/") for name in names), default=0) + 1, _MAX_NAME_PARTS)
     members: list[list[Variable]] = [[] for _ in layers]
     others: list[Variable] = []
     for variable in variables:
-        scope, rest = _split(variable.path, names)
-        leaf = rest.rpartition("/")[2]
+        scope, leaf = _first_scope(variable.path, names, longest), variable.path.rpartition("/")[2]
         owners = [] if scope is None else by_saved.get(scope) or by_inner[scope]
         if any_quantized and (
             len(owners) > 1 or (not owners and leaf.endswith(("_min", "_max", STEP)))
@@ -292,6 +282,16 @@ def _assign(
         (members[owners[0]] if len(owners) == 1 else others).append(variable)
     assigned = list(zip(layers, members, strict=True))
     return assigned + ([(LayerFacts(top, top, top, ""), others)] if others else [])
+
+
+def _first_scope(path: str, layers: Collection[str], longest: int) -> str | None:
+    """Return the first of these layers, of names of `longest` parts, among a variable's scopes."""
+    parts = path.split("/")
+    for start in range(len(parts) - 1):
+        for end in range(min(start + longest, len(parts) - 1), start, -1):
+            if (scope := "/".join(parts[start:end])) in layers:
+                return scope
+    return None
 
 
 def _from_names(top: str, variables: Sequence[Variable]) -> list[LayerFacts]:

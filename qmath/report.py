@@ -154,6 +154,7 @@ def inspect(
     quantizers: Mapping[str, Quantizer] | None = None,
     *,
     force: bool = False,
+    architecture: str | os.PathLike[str] | None = None,
 ) -> Report:
     """Say what a model holds, what is missing, and what looks wrong.
 
@@ -165,6 +166,8 @@ def inspect(
         Settings that are in no file, as for `qmath.load`.
     force : bool
         Let `quantizers` win where the file says something else.
+    architecture : path, optional
+        The file that holds the model's architecture, as for `qmath.load`.
 
     Returns
     -------
@@ -176,7 +179,7 @@ def inspect(
     >>> print(qmath.inspect("reference/samples/question.h5").verdict)  # doctest: +SKIP
     weights 2/2 ready, activations 1/3 ready, integer-only: no
     """
-    source = as_model(model, quantizers, force=force)
+    source = as_model(model, quantizers, force=force, architecture=architecture)
     rows, warnings = [], []
     for tensor in source.tensors.values():
         row, found = _row(source, tensor)

@@ -80,6 +80,7 @@ def verify(
     quantizers: Mapping[str, Quantizer] | None = None,
     format: str | None = None,
     force: bool = False,
+    architecture: str | os.PathLike[str] | None = None,
 ) -> Verification:
     """Check an exported file against the model it was made from.
 
@@ -89,7 +90,7 @@ def verify(
         What was exported.
     output : path
         The exported file or folder.
-    quantizers, format, force
+    quantizers, format, force, architecture
         As they were given to `qmath.export`; a folder tells its format itself.
 
     Returns
@@ -117,7 +118,7 @@ def verify(
     >>> qmath.verify("reference/samples/question.h5", "model.npz").ok  # doctest: +SKIP
     True
     """
-    source = as_model(model, quantizers, force=force)
+    source = as_model(model, quantizers, force=force, architecture=architecture)
     path = Path(output)
     check = Comparison(path.name)
     try:

@@ -34,10 +34,16 @@ def check_agreement(found: Sequence[Found], architecture: Architecture, path: st
         A layer or variable is in one file alone, or has another shape; the message names both.
     """
     shapes = {item.name: np.shape(item.values) for item in found if item.values is not None}
-    paths = {layer.path for layer in architecture.layers}
+    kinds = {layer.path: layer.kind for layer in architecture.layers}
     for item in found:
-        if item.layer.path not in paths and item.layer.top != OWN_WEIGHTS:
+        kind = kinds.get(item.layer.path)
+        if kind is None and item.layer.top != OWN_WEIGHTS:
             raise _disagree(path, architecture, f"{item.name} belongs to no layer of the latter")
+        if kind not in (None, item.layer.kind):
+            where = "former" if kind == "plain" else "latter"
+            raise _disagree(
+                path, architecture, f"TFMOT quantizes {item.layer.path} in the {where} alone"
+            )
     for layer in architecture.layers:
         for slot in slots_of(bare_name(layer.class_name), layer.config) or ():
             name = f"{layer.path}/{slot.name}"

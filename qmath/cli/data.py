@@ -40,7 +40,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def read_program_and_inputs(
-    model: Path, data: Path, quantizers: Mapping[str, Quantizer], **options: bool
+    model: Path, data: Path, quantizers: Mapping[str, Quantizer], **options: Any
 ) -> tuple[Program, dict[str, NDArray[Any]]]:
     """Return the program of a model and its data, whose shapes the model may leave open.
 

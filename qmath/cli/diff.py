@@ -54,6 +54,7 @@ def diff(
     options: tuple[str, ...],
     settings: Path | None,
     force: bool,
+    architecture: Path | None,
     data: Path,
     profiles: tuple[str, ...],
     multiplier_bits: int | None,
@@ -75,7 +76,9 @@ def diff(
         raise click.UsageError("two runs can be compared: give --profile twice, or with --against")
     other = against or (profiles[1] if len(profiles) == 2 else "exact")
     quantizers = read_settings(options, settings)
-    program, inputs = read_program_and_inputs(model, data, quantizers, force=force)
+    program, inputs = read_program_and_inputs(
+        model, data, quantizers, force=force, architecture=architecture
+    )
     chosen = given(multiplier_bits=multiplier_bits, rounding=rounding)
     with advancing("comparing …", len(next(iter(inputs.values())))) as progress:
         comparison = compare(

@@ -80,6 +80,7 @@ def export(
     options: tuple[str, ...],
     settings: Path | None,
     force: bool,
+    architecture: Path | None,
     output: Path,
     format_: str | None,
     format_options: tuple[str, ...],
@@ -111,6 +112,7 @@ def export(
             strict=strict,
             overwrite=overwrite,
             force=force,
+            architecture=architecture,
             **dict(map(_option, format_options)),
         )
     out = console()

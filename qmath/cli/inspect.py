@@ -44,6 +44,7 @@ def inspect(
     options: tuple[str, ...],
     settings: Path | None,
     force: bool,
+    architecture: Path | None,
     as_json: bool,
     page: Path | None,
     overwrite: bool,
@@ -60,9 +61,11 @@ def inspect(
     from qmath.report import inspect as report_on
 
     if page is not None:
-        check_output(page, overwrite=overwrite, sources=(model, settings))
+        check_output(page, overwrite=overwrite, sources=(model, settings, architecture))
     with working("reading …"):
-        report = report_on(model, read_settings(options, settings), force=force)
+        report = report_on(
+            model, read_settings(options, settings), force=force, architecture=architecture
+        )
     if page is not None:
         with replacing(page, overwrite=overwrite) as file:
             file.write(render(report).encode())

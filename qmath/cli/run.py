@@ -48,6 +48,7 @@ def run(
     options: tuple[str, ...],
     settings: Path | None,
     force: bool,
+    architecture: Path | None,
     data: Path,
     profile: str,
     multiplier_bits: int | None,
@@ -75,10 +76,15 @@ def run(
     from qmath.integer.program import sources
 
     if output is not None:
-        check_output(output, overwrite=overwrite, sources=(model, data, settings))
+        check_output(output, overwrite=overwrite, sources=(model, data, settings, architecture))
     quantizers = read_settings(options, settings)
     program, inputs = read_program_and_inputs(
-        model, data, quantizers, force=force, require_integer=require_integer
+        model,
+        data,
+        quantizers,
+        force=force,
+        architecture=architecture,
+        require_integer=require_integer,
     )
     chosen = given(multiplier_bits=multiplier_bits, rounding=rounding)
     with advancing("running …", len(next(iter(inputs.values())))) as progress:

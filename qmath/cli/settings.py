@@ -53,6 +53,13 @@ def model_options(function: _Function) -> _Function:
             is_flag=True,
             help="Let --quantizer and --settings win where the model says something else.",
         ),
+        click.option(
+            "--architecture",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="A .keras or .h5 model, or a config.json, that holds the layers' names and "
+            "configs, for a MODEL of weights alone.",
+        ),
     )
     for option in reversed(options):
         function = option(function)

@@ -26,6 +26,7 @@ def verify(
     options: tuple[str, ...],
     settings: Path | None,
     force: bool,
+    architecture: Path | None,
     output: Path,
     format_: str | None,
 ) -> int:
@@ -38,7 +39,12 @@ def verify(
 
     with working("comparing …"):
         result = check(
-            model, output, quantizers=read_settings(options, settings), format=format_, force=force
+            model,
+            output,
+            quantizers=read_settings(options, settings),
+            format=format_,
+            force=force,
+            architecture=architecture,
         )
     out = console()
     counts = (

@@ -111,6 +111,7 @@ def export(
     strict: bool = False,
     overwrite: bool = False,
     force: bool = False,
+    architecture: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Bundle:
     """Write the integers of a model, or the whole integer model, to a file or folder.
@@ -141,6 +142,8 @@ def export(
         Replace `output` if it exists; a folder only if qmath wrote all that is in it.
     force : bool
         Let `quantizers` win where the file says something else.
+    architecture : path, optional
+        The file that holds the model's architecture, as for `qmath.load`.
     **options
         Of the format: the arguments of its module's ``write`` or ``render``.
 
@@ -170,12 +173,12 @@ def export(
     target = Path(output)
     name, module = exporter(target, format)
     check_options(name, module, options)
-    sources = () if isinstance(model, QatModel) else (model,)
+    sources = () if isinstance(model, QatModel) else (model, architecture)
     check_output(
         target, overwrite=overwrite, sources=sources, is_folder=isinstance(module, FolderExporter)
     )
     bundle = quantize_model(
-        as_model(model, quantizers, force=force),
+        as_model(model, quantizers, force=force, architecture=architecture),
         strict=strict,
         layouts=layouts,
         signed=signed,

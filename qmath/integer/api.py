@@ -54,6 +54,7 @@ def program_of(
     *,
     quantizers: Mapping[str, Quantizer] | None = None,
     force: bool = False,
+    architecture: str | os.PathLike[str] | None = None,
     require_integer: bool = False,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Program:
@@ -61,7 +62,7 @@ def program_of(
 
     Parameters
     ----------
-    model, quantizers, force
+    model, quantizers, force, architecture
         As for `qmath.export`; a program is returned as it is.
     require_integer : bool
         Raise if a layer has to run in float32, naming each and what would have to be quantized.
@@ -81,7 +82,9 @@ def program_of(
     if isinstance(model, Program):
         program = model
     else:
-        program = lower(as_model(model, quantizers, force=force), input_shapes)
+        program = lower(
+            as_model(model, quantizers, force=force, architecture=architecture), input_shapes
+        )
     if require_integer and program.islands:
         islands = "; ".join(f"{name}: {remedy}" for name, remedy in program.islands.items())
         raise QmathError(f"these layers run in float32: {islands}")
@@ -125,6 +128,7 @@ def run(
     profile: str = "integer",
     quantizers: Mapping[str, Quantizer] | None = None,
     force: bool = False,
+    architecture: str | os.PathLike[str] | None = None,
     require_integer: bool = False,
     progress: Callable[[int], object] | None = None,
     **options: Any,
@@ -139,7 +143,7 @@ def run(
         Float data, ``(N, …)``, for the one input, or for each by its name.
     profile : str
         ``"exact"``, ``"integer"``, ``"tflite"`` or ``"xnnpack"``.
-    quantizers, force, require_integer
+    quantizers, force, architecture, require_integer
         As for `program_of`.
     progress : callable, optional
         Called with the number of examples done since the last call.
@@ -169,6 +173,7 @@ def run(
         model,
         quantizers=quantizers,
         force=force,
+        architecture=architecture,
         require_integer=require_integer,
         input_shapes=_shapes(inputs),
     )
@@ -197,6 +202,7 @@ def diff(
     against: str | Mapping[str, ArrayLike] = "exact",
     quantizers: Mapping[str, Quantizer] | None = None,
     force: bool = False,
+    architecture: str | os.PathLike[str] | None = None,
     progress: Callable[[int], object] | None = None,
     **options: Any,
 ) -> Comparison:
@@ -204,7 +210,7 @@ def diff(
 
     Parameters
     ----------
-    model, inputs, profile, quantizers, force, progress, **options
+    model, inputs, profile, quantizers, force, architecture, progress, **options
         As for `run`.
     against : str or mapping of str to array-like
         A second profile, or fake-quantized float32 tensors by name, as
@@ -229,7 +235,13 @@ def diff(
     >>> sum(layer.teacher_forced for layer in comparison.layers)
     0
     """
-    program = program_of(model, quantizers=quantizers, force=force, input_shapes=_shapes(inputs))
+    program = program_of(
+        model,
+        quantizers=quantizers,
+        force=force,
+        architecture=architecture,
+        input_shapes=_shapes(inputs),
+    )
     reference = (
         profile_named(against)
         if isinstance(against, str)

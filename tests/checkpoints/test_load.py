@@ -363,6 +363,7 @@ def test_weights_by_name(path: Path) -> None:
     ("config", "words"),
     [
         (sequential(wrapped("e")), "d/kernel belongs to no layer"),
+        (sequential(entry("Dense", "d")), "quantizes d in the former alone"),
         (sequential(wrapped("d", use_bias=False), entry("Dense", "e")), "lacks e/kernel"),
         (sequential(wrapped("d", units=4)), "lacks d/bias"),
         (sequential(wrapped("d", units=5, use_bias=False)), r"shape \(3, 4\), and .* \(any, 5\)"),

@@ -223,6 +223,8 @@ def quantize_model(
             record = FloatTensor(tensor.values, _axes(source, target, len(np.shape(tensor.values))))
             records[name] = record
             entry |= _describe(record, source, target)
+            if tensor.stored is not None:
+                entry["stored"] = dataclasses.asdict(tensor.stored)
         elif tensor.role == "weight":
             records[name] = weight = _Weight(tensor, source, target, signed)
             integers, counts = weight.quantize_and_count()
@@ -257,6 +259,8 @@ def _orders(model: QatModel, layouts: Sequence[str]) -> dict[str, tuple[str | No
     for name, tensor in model.tensors.items():
         layer, _, weight = name.rpartition("/")
         source = _KERNEL_LAYOUTS.get(classes.get(layer, "")) if weight in _KERNELS else None
+        if tensor.stored is not None:  # its scale would have to be reordered with it
+            source = None
         if source is None or tensor.values is None or len(np.shape(tensor.values)) != len(source):
             orders[name] = None, None
             continue

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -145,7 +146,7 @@ class Comparison:
         """Compare one tensor's arrays and its entry in the manifest."""
         expected: dict[str, Any] = {"role": tensor.role, "num_bits": tensor.spec.num_bits}
         if tensor.role == "float":
-            expected["num_bits"] = None
+            expected |= {"num_bits": None, "stored": tensor.stored and asdict(tensor.stored)}
         else:
             expected |= _settings(tensor)
         if tensor.role != "float" and tensor.spec.is_complete:
@@ -190,7 +191,7 @@ class Comparison:
         name = tensor.name
         shape = np.shape(tensor.values)  # type: ignore[arg-type]
         layer, _, weight = name.rpartition("/")
-        kernel = weight in ("kernel", "depthwise_kernel")
+        kernel = weight in ("kernel", "depthwise_kernel") and tensor.stored is None
         source = _AXES.get(self.classes.get(layer, "")) if kernel else None
         if source is not None and len(source) != len(shape):
             source = None

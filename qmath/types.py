@@ -14,7 +14,17 @@ from qmath.errors import MissingSettingsError, QmathError
 if TYPE_CHECKING:
     from qmath.source_files import SourceFiles
 
-__all__ = ["Graph", "Hint", "Node", "QatModel", "QatTensor", "QuantSpec", "QuantizedTensor", "Role"]
+__all__ = [
+    "Graph",
+    "Hint",
+    "Node",
+    "QatModel",
+    "QatTensor",
+    "QuantSpec",
+    "QuantizedTensor",
+    "Role",
+    "StoredIntegers",
+]
 
 Role = Literal["weight", "activation", "output", "input", "float"]
 Float32Array = NDArray[np.float32]
@@ -118,6 +128,26 @@ class Hint(NamedTuple):
         return f"Pass the settings of your training script: {self.option} ({self.why})"
 
 
+@dataclass(frozen=True)
+class StoredIntegers:
+    """What a tensor's values mean if they are integers that Keras 3 itself quantized.
+
+    Attributes
+    ----------
+    num_bits : int
+        Width of the integers, which are signed.
+    scale : str
+        Name of the tensor that divides them: unlike everywhere else, the real values are
+        `reconstruction`.
+    reconstruction : str
+        In NumPy, where ``values`` are the integers and ``scale`` that tensor.
+    """
+
+    num_bits: int
+    scale: str
+    reconstruction: str = "values.astype(np.float32) / scale"
+
+
 @dataclass(frozen=True, eq=False)
 class QatTensor:
     """A float tensor, or the range of one, as a model holds it.
@@ -128,7 +158,7 @@ class QatTensor:
         ``<layer path>/<weight>``, without ``:0`` and without the wrapper's ``quant_``.
     role : {"weight", "activation", "output", "input", "float"}
         A quantized weight; a quantized activation inside a layer; a layer's quantized output;
-        the quantized model input; or a tensor that training left float.
+        the quantized model input; or a tensor that training left as it was.
     values : array-like or None
         The stored floats (lazy: `shape`, `dtype` and ``__array__``); ``None`` where only a range
         is stored, as for activations.
@@ -140,6 +170,9 @@ class QatTensor:
         For each known field of `spec`, where it was learnt.
     hint : Hint or None
         What to tell a user who has to supply the settings.
+    stored : StoredIntegers or None
+        Set where `values` are integers of Keras 3's own quantization, which TFMOT had no part in;
+        the role is ``"float"``, as of all that is exported unchanged.
     """
 
     name: str
@@ -150,6 +183,7 @@ class QatTensor:
     spec: QuantSpec = field(default_factory=QuantSpec)
     evidence: Mapping[str, str] = field(default_factory=dict)
     hint: Hint | None = None
+    stored: StoredIntegers | None = None
 
     def quantize(self, *, signed: bool | None = None) -> QuantizedTensor:
         """Return the integers that training saw: stored range, stored values.

@@ -74,7 +74,14 @@ def settle(
                     continue
                 item = replace(item, role="float", min=None, max=None)
         tensors[item.name] = QatTensor(
-            item.name, item.role, item.values, item.min, item.max, spec, evidence
+            item.name,
+            item.role,
+            item.values,
+            item.min,
+            item.max,
+            spec,
+            evidence,
+            stored=item.stored,
         )
     return with_hints(tensors, found), told
 

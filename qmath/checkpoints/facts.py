@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath.checkpoints.keras_config import LayerFacts
-from qmath.types import Role
+from qmath.types import Role, StoredIntegers
 
 __all__ = ["KINDS", "SOURCES", "Fact", "Found", "QuantizerSettings", "is_width", "quantizer_facts"]
 
@@ -67,6 +67,8 @@ class Found:
         The variable's own name, or ``post_activation`` and the like.
     is_stored : bool
         Whether variables hold the range, instead of the arguments of a `FixedQuantizer`.
+    stored : StoredIntegers or None
+        As in `QatTensor`.
     facts : tuple of Fact
         What is known beyond doubt; if any, no config and no ratio is asked.
     """
@@ -79,6 +81,7 @@ class Found:
     min: NDArray[np.float32] | None = None
     max: NDArray[np.float32] | None = None
     is_stored: bool = True
+    stored: StoredIntegers | None = None
     facts: tuple[Fact, ...] = ()
 
 

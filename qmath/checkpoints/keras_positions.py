@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qmath.checkpoints.keras_config import LayerFacts, bare_name
+from qmath.checkpoints.keras_quantized import name_quantized, quantization_mode
 from qmath.checkpoints.keras_variables import Slot, slots_of
 from qmath.checkpoints.pairing import Paired
 from qmath.checkpoints.quantize_configs import activation_ranges, expected_ranges, fixed_quantizer
@@ -66,6 +67,11 @@ def name_variables(layer: LayerFacts, variables: Variables, where: str) -> Named
     if layer.kind == "quantize_layer":
         return Named(_name_range(variables, place))
     slots = slots_of(bare_name(layer.class_name), layer.config)
+    mode = quantization_mode(layer)
+    if mode is not None and layer.kind == "plain" and variables:
+        if set(variables) - {""}:
+            raise FileFormatError(f"{place}: it holds more than a {layer.class_name} does")
+        return Named(name_quantized(layer, mode, variables[""], place))
     if layer.kind == "wrapper":
         return _name_wrapped(layer, slots, variables, place)
     if slots is None or any(not slot.name for slot in slots):
@@ -90,7 +96,7 @@ def _name_range(variables: Variables, place: str) -> list[Paired]:
             f"{place}: a QuantizeLayer holds one range or none, and this one "
             f"{_shapes(own)}; the file was edited, or its quantizer is not one of TFMOT's"
         )
-    return [Paired("output", None, *before)] if before else []
+    return [Paired("output", None, before[0], before[1])] if before else []
 
 
 def _name_wrapped(
@@ -211,6 +217,11 @@ def _attach_ranges(
     pairs = list(zip(ends[::2], ends[1::2], strict=False))
     others = [] if fixed_quantizer(layer) else list(activation_ranges(layer))
     spare = len(pairs) - len(quantized) - len(others)
+    if len(set(others)) < len(others):
+        raise FileFormatError(
+            f"{place}: two of its activations are quantized, {' and '.join(others)}, and qmath "
+            "has no names to tell them apart"
+        )
     if len(ends) % 2 or spare not in (0, 1):
         raise FileFormatError(
             f"{place}: it holds {len(ends)} ends of ranges for {len(quantized)} quantized weights "
@@ -221,7 +232,7 @@ def _attach_ranges(
         others.append("output")
     ranges = dict(zip([*quantized, *others], pairs, strict=True))
     named = [
-        Paired(slot.name, quantized.get(slot, floats.get(slot)), *ranges.get(slot, ()))
+        Paired(slot.name, quantized.get(slot, floats.get(slot)), *ranges.get(slot, (None, None)))
         for slot in slots
     ]
     return named + [Paired(name, None, *ranges[name]) for name in others]

@@ -29,7 +29,9 @@ def load(
     Parameters
     ----------
     path : str or path-like
-        A whole model in HDF5, as ``model.save("model.h5")`` writes it.
+        What Keras saves, told apart by content: ``.keras``, a whole ``.h5``, or weights alone,
+        with names (``save_weights("w.h5")``) or without (``save_weights("w.weights.h5")``, which
+        needs `architecture`).
     quantizers : mapping of str to quantizer, optional
         Settings that the file does not hold, in the words of the training script: by
         ``QuantizeConfig`` class (``"MyConfig.weights"``, ``"MyConfig.activation"``,
@@ -37,8 +39,8 @@ def load(
     force : bool, optional
         Let `quantizers` win where they contradict the file.
     architecture : str or path-like, optional
-        A file that holds the model's architecture, for weights that were saved without it: a whole
-        model, or JSON as ``model.to_json()`` returns it.
+        A file that holds the model's architecture, for weights that were saved without it: a
+        ``.keras`` or ``.h5`` model, or JSON as ``model.to_json()`` returns it.
 
     Returns
     -------
@@ -48,7 +50,8 @@ def load(
     Raises
     ------
     FileFormatError
-        The file is damaged, hostile, or of another kind.
+        The file is damaged, hostile, or of another kind; weights and architecture do not belong
+        together; or the file does not show surely which variable is which.
     ContradictionError
         `quantizers` and the file, or two parts of the file, disagree.
     QmathError

@@ -16,6 +16,7 @@ __all__ = [
     "no_graph",
     "no_ranges",
     "overridden_call",
+    "stored_integers",
     "unnamed",
     "unreadable_quantizer",
 ]
@@ -87,6 +88,14 @@ def forced(tensor: str, field: str, winner: str, others: str) -> str:
 def overridden_call(tensor: str, quantizer: str, base: str) -> str:
     """Say that a live quantizer computes in its own way."""
     return f"{tensor}: {quantizer} overrides what {base} computes; qmath computes as {base} does."
+
+
+def stored_integers(tensors: Sequence[str]) -> str:
+    """Say that Keras quantized a model itself, in its own convention."""
+    return (
+        f"Keras itself quantized {', '.join(tensors)}: the integers and scales are given as they "
+        f"are, and the real values are integers / scale."
+    )
 
 
 def unnamed(layers: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ from qmath.checkpoints.quantize_configs import (
     stores_fixed,
 )
 from qmath.errors import FileFormatError
-from qmath.types import Role
+from qmath.types import Role, StoredIntegers
 
 __all__ = [
     "LEFTOVERS",
@@ -77,12 +77,15 @@ class Paired(NamedTuple):
         Of a weight; ``None`` for an activation.
     low, high : array-like or None
         The stored range.
+    stored : StoredIntegers or None
+        As in `QatTensor`.
     """
 
     name: str
     values: Any = None
     low: Any = None
     high: Any = None
+    stored: StoredIntegers | None = None
 
 
 def pair(
@@ -241,7 +244,14 @@ def complete(layer: LayerFacts, members: Sequence[Paired], where: str) -> list[F
     found: list[Found] = []
     for member in members:
         weight = member.name.rpartition("/")[2]
-        item = Found(f"{layer.path}/{member.name}", "float", layer, weight, member.values)
+        item = Found(
+            f"{layer.path}/{member.name}",
+            "float",
+            layer,
+            weight,
+            member.values,
+            stored=member.stored,
+        )
         if member.low is not None:
             low, high = checked_range(item.name, member.low, member.high, member.values, where)
             role: Role = "weight"
@@ -442,7 +452,10 @@ def notes_on(found: Sequence[Found], layers: Sequence[LayerFacts]) -> list[str]:
         All layers that hold variables.
     """
     told = []
-    if not any(item.role != "float" for item in found):
+    by_keras = [item.name for item in found if item.stored]
+    if by_keras:
+        told.append(notes.stored_integers(by_keras))
+    elif not any(item.role != "float" for item in found):
         told.append(notes.NOTHING_QUANTIZED)
     bare: dict[str, list[str]] = {}
     traced = {item.layer.path for item in found if item.role != "float"}

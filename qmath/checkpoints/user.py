@@ -125,7 +125,7 @@ def _matches(key: str, found: Sequence[Found], is_fixed: bool) -> list[str]:
     ]
     names = names or [
         item.name
-        for item in (found if is_fixed else quantized)
+        for item in ([i for i in found if not i.stored] if is_fixed else quantized)
         if item.name == key or fnmatchcase(item.name, key)
     ]
     if names:

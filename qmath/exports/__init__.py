@@ -177,8 +177,15 @@ def export(
     check_output(
         target, overwrite=overwrite, sources=sources, is_folder=isinstance(module, FolderExporter)
     )
+    loaded = as_model(model, quantizers, force=force, architecture=architecture)
+    by_keras = [tensor.name for tensor in loaded.tensors.values() if tensor.stored]
+    if by_keras and not getattr(module, "STORED_INTEGERS", False):
+        raise OutputError(
+            f"Keras itself quantized {', '.join(by_keras)}, in a convention that the format "
+            f"{name!r} does not state (the real values are integers / scale); export to npz"
+        )
     bundle = quantize_model(
-        as_model(model, quantizers, force=force, architecture=architecture),
+        loaded,
         strict=strict,
         layouts=layouts,
         signed=signed,

@@ -25,6 +25,7 @@ from qmath.errors import FileFormatError, QmathError
 __all__ = ["read", "write"]
 
 MANIFEST = "manifest"
+STORED_INTEGERS = True  # the manifest states the convention of each tensor
 # What zipfile and numpy raise on damaged files.
 _DAMAGE = (
     zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, RuntimeError,

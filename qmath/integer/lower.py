@@ -74,6 +74,12 @@ def lower(model: QatModel, input_shapes: Mapping[str, Shape] | None = None) -> P
         raise QmathError(
             f"{model.source}: the file holds no layers, only tensors, so there is nothing to run"
         )
+    stored = [t.name for t in model.tensors.values() if t.stored]
+    if stored:
+        raise QmathError(
+            f"{model.source}: Keras itself quantized {', '.join(stored)}, which qmath passes on "
+            "and does not run"
+        )
     unknown = {
         t.role for t in model.tensors.values() if t.role != "float" and not t.spec.is_complete
     }

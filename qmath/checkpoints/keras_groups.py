@@ -88,12 +88,13 @@ class _Walk:
         for entry, place in zip(entries, self._places(entries, group), strict=True):
             signature = _signature(entry)
             if place is _MET_BEFORE:
-                if len(self.met[signature]) > 1:
+                met = self.met.get(signature, [])
+                if len(met) > 1:
                     raise FileFormatError(
                         f"{self.where}: {prefix}{layer_name(entry)} is one of several layers of "
                         "that name, and the file does not show which; give them different names"
                     )
-                place = self.met[signature][0]
+                place = met[0] if met else None
             elif place is not None:
                 self.met.setdefault(signature, []).append(place)
             if not is_model(entry):

@@ -38,7 +38,7 @@ class _Unpacked:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self.packed.dtype
+        return np.dtype(np.int8)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:

@@ -91,4 +91,9 @@ def _name_other(path: str, head: bytes) -> str:
         return "an empty file"
     if head[4:8] == b"TFL3":
         return "a TFLite model"
+    if head.lstrip().startswith(b"{"):
+        return (
+            "JSON, such as an architecture, which belongs to weights in another file (give it "
+            "with --architecture), or the index of weights that Keras 3 cut in pieces"
+        )
     return "no file that Keras or TensorFlow wrote, whatever its name says"

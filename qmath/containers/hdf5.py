@@ -128,14 +128,23 @@ class Hdf5File:
             if self._section is not None:
                 self._size = self._section.size
                 self._opened = self._section.open()
-            self._h5py, self._root = h5py, h5py.File(self._opened or self._absolute, "r")
+            try:
+                self._root = h5py.File(self._opened or self._absolute, "r")
+            except BaseException:
+                self._close_section()
+                raise
+            self._h5py = h5py
         return self
 
     def __exit__(self, *_: object) -> None:
         self._root.close()
+        self._close_section()
+        self._h5py = self._root = None
+
+    def _close_section(self) -> None:
         if self._opened is not None:
             self._opened.close()
-        self._h5py = self._root = self._opened = None
+        self._opened = None
 
     def has(self, path: str) -> bool:
         """Tell whether a group or dataset is there, reached by hard links alone."""

@@ -187,6 +187,14 @@ def test_subclassed_models(path: Path) -> None:
         load(write_v3(path, {"body/dense": [KERNEL, BIAS]}, config))
 
 
+def test_lambda_layers_are_not_run(path: Path) -> None:
+    code = {"class_name": "__lambda__", "config": {"value": "4wEAAAAAAAAA"}}
+    model = load(write_v3(path, {}, sequential(entry("Lambda", "l", function=code))))
+    assert any("Lambda" in note for note in model.notes)
+    assert model.graph is not None
+    assert all("4wEAAAAAAAAA" not in str(node) for node in model.graph.nodes)
+
+
 def test_model_inputs(path: Path) -> None:
     config = sequential(entry("QuantizeLayer", "q", quantizer=quantizer("MovingAverageQuantizer")))
     group = "layers/quantize_layer"
@@ -259,6 +267,12 @@ def test_models_that_are_stored_where_they_were_met_first(path: Path) -> None:
     groups = groups_of("sequential/layers/sequential/layers/dense", "dense")
     write_v3(path, groups | {"layers/sequential_1": []}, config)
     assert biases(path) == {"m/s/d": 0, "s/d": 0, "c": 1, "n/s/d": 0}
+
+
+def test_layers_without_variables_are_stored_nowhere(path: Path) -> None:
+    twice = [entry("InputLayer", "x"), entry("InputLayer", "x")]
+    write_v3(path, groups_of("dense"), sequential(*twice, dense("d")))
+    assert biases(path) == {"d": 0}
 
 
 def test_equal_names_are_not_the_same_layer(path: Path) -> None:

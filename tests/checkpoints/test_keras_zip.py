@@ -112,6 +112,14 @@ def test_data_outside_the_archive(path: str, tmp_path: Path) -> None:
             file.datasets("")
 
 
+def test_an_archive_is_closed_when_it_holds_no_hdf5(path: str) -> None:
+    section = KerasZip(write(Path(path), {WEIGHTS: b"no HDF5"})).section(WEIGHTS)
+    file = Hdf5File(path, section)
+    with pytest.raises(FileFormatError, match="HDF5 cannot read"), file:
+        pass
+    assert file._opened is None
+
+
 def test_compression_is_refused(path: str) -> None:
     write(Path(path), {"config.json": bytes(1 << 20)}, zipfile.ZIP_DEFLATED)
     with pytest.raises(FileFormatError, match="zip -0 -r"):

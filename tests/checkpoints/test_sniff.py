@@ -76,6 +76,7 @@ def test_kinds(path: Path, make: Callable[[Path], Path], kind: str) -> None:
         (holding(b"hello\n" * 100), "no file that Keras"),
         (holding(b""), "empty"),
         (holding(b"PK"), "no file that Keras"),
+        (holding(b'{"class_name": "Functional"}'), "such as an architecture"),
         (holding(b"\x1c\0\0\0TFL3" + bytes(100)), "TFLite"),
         (directory(), "neither a SavedModel nor a checkpoint"),
         (directory("saved_model.pbtxt"), "text form"),

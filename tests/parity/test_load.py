@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
@@ -370,6 +371,17 @@ def test_a_file_that_keras_failed_to_write(tmp_path: Path) -> None:
         model.save(tmp_path / "model.h5")
     with pytest.raises(FileFormatError):
         load(tmp_path / "model.h5")
+
+
+def test_long_lists_of_names_are_split(tmp_path: Path) -> None:
+    """Keras cuts attributes of more than 64 kB into ``layer_names0``, ``layer_names1``, …"""
+    model = chain(*(layers.ReLU(name=f"{'long' * 20}_{i}") for i in range(250)))
+    loaded = save(model, tmp_path / "model.h5")
+    with h5py.File(tmp_path / "model.h5") as file:
+        assert "layer_names" not in file["model_weights"].attrs
+        assert "layer_names1" in file["model_weights"].attrs
+    assert loaded.graph is not None
+    assert len(loaded.graph.nodes) == 251
 
 
 def test_subclassed_models_and_their_own_variables() -> None:

@@ -375,7 +375,7 @@ def test_a_file_that_keras_failed_to_write(tmp_path: Path) -> None:
 
 def test_long_lists_of_names_are_split(tmp_path: Path) -> None:
     """Keras cuts attributes of more than 64 kB into ``layer_names0``, ``layer_names1``, …"""
-    model = chain(*(layers.ReLU(name=f"{'long' * 20}_{i}") for i in range(250)))
+    model = chain(*(layers.ReLU(name=f"{'long' * 80}_{i}") for i in range(250)))
     loaded = save(model, tmp_path / "model.h5")
     with h5py.File(tmp_path / "model.h5") as file:
         assert "layer_names" not in file["model_weights"].attrs

@@ -8,9 +8,10 @@ quantized is stored with the inner layer as well. Ranges follow in the order of
 cluster-preserving training leaves behind precedes its weight: two floats, and with the ranges an
 array of integers.
 
-Positions are turned into names only if there is exactly one way to do so. What this format cannot
-show is a quantizer without variables (`FixedQuantizer`) on a weight whose layer has a quantized
-output: both would go unnoticed only together, with as many ranges as expected.
+Positions are turned into names only if there is exactly one way to do so. One thing this format
+cannot show: if a config of the user's own gives a weight a quantizer without variables
+(`FixedQuantizer`) and quantizes the output as well, there are as many ranges as if neither were so,
+and the output's counts as the weight's.
 """
 
 from __future__ import annotations

@@ -13,11 +13,12 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
+from qmath.containers.lazy_array import LazyArray
 from qmath.errors import FileFormatError, MissingExtraError, QmathError
 
-__all__ = ["MAGIC", "Hdf5File", "LazyArray"]
+__all__ = ["MAGIC", "Hdf5File"]
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -40,43 +41,6 @@ class Section(Protocol):
 
     def open(self) -> BinaryIO:
         """Open it, for reading."""
-
-
-class LazyArray:
-    """An array in a file: shape and dtype now, the elements when ``np.asarray`` asks for them.
-
-    The file is open only while it is read, so that it can be written again meanwhile; then
-    reading from it is an error.
-
-    Attributes
-    ----------
-    shape : tuple of int
-    dtype : numpy.dtype
-        In native byte order, whatever the file's.
-    nbytes : int
-    """
-
-    def __init__(
-        self, file: Hdf5File, path: str, shape: tuple[int, ...], dtype: np.dtype[Any]
-    ) -> None:
-        self._file = file
-        self._path = path
-        self.shape = shape
-        self.dtype = dtype.newbyteorder("=")
-        self.nbytes: int = math.prod(shape) * dtype.itemsize
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        if copy is False:
-            raise ValueError(f"{self._path}: reading from a file always copies")
-        return self._file.read(self._path).astype(
-            self.dtype if dtype is None else dtype, copy=False
-        )
-
-    def __repr__(self) -> str:
-        return (
-            f"LazyArray({self._file.path!r}, {self._path!r}, shape={self.shape}, "
-            f"dtype={self.dtype})"
-        )
 
 
 class Hdf5File:

@@ -1,0 +1,57 @@
+"""Arrays that stay in their file until they are asked for."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+__all__ = ["ArrayFile", "LazyArray"]
+
+
+class ArrayFile(Protocol):
+    """What holds arrays, each under a path of its own."""
+
+    path: str
+
+    def read(self, path: str) -> NDArray[Any]:
+        """Return the elements of the array at `path`."""
+
+
+class LazyArray:
+    """An array in a file: shape and dtype now, the elements when ``np.asarray`` asks for them.
+
+    The file is open only while it is read, so that it can be written again meanwhile; then
+    reading from it is an error.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : numpy.dtype
+        In native byte order, whatever the file's.
+    nbytes : int
+    """
+
+    def __init__(
+        self, file: ArrayFile, path: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+    ) -> None:
+        self._file = file
+        self._path = path
+        self.shape = shape
+        self.dtype = dtype.newbyteorder("=")
+        self.nbytes: int = math.prod(shape) * dtype.itemsize
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError(f"{self._path}: reading from a file always copies")
+        return self._file.read(self._path).astype(
+            self.dtype if dtype is None else dtype, copy=False
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"LazyArray({self._file.path!r}, {self._path!r}, shape={self.shape}, "
+            f"dtype={self.dtype})"
+        )

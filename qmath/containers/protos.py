@@ -13,7 +13,7 @@ from typing import Any
 
 from qmath.errors import FileFormatError, MissingExtraError
 
-__all__ = ["MESSAGES", "parse"]
+__all__ = ["MESSAGES", "parse", "parse_text"]
 
 # TensorFlow's name (nested ones after a dot; Keras's own after "keras.") → {number: field}, in
 # the words of a .proto file, with "in X" for a member of "oneof X". Enumerations are int32, which
@@ -39,6 +39,13 @@ MESSAGES: Mapping[str, Mapping[int, str]] = {
     "TensorSliceProto": {1: "repeated TensorSliceProto.Extent extent"},
     "TensorSliceProto.Extent": {1: "int64 start", 2: "int64 length in has_length_hack"},
     "VersionDef": {1: "int32 producer", 2: "int32 min_consumer", 3: "repeated int32 bad_consumers"},
+    # checkpoint_state.proto, in text form in the file "checkpoint"
+    "CheckpointState": {
+        1: "string model_checkpoint_path",
+        2: "repeated string all_model_checkpoint_paths",
+        3: "repeated double all_model_checkpoint_timestamps",
+        4: "double last_preserved_timestamp",
+    },
     # trackable_object_graph.proto
     "TrackableObjectGraph": {1: "repeated TrackableObjectGraph.TrackableObject nodes"},
     "TrackableObjectGraph.TrackableObject": {
@@ -209,22 +216,52 @@ def parse(message: str, data: bytes, where: str) -> Any:
     >>> parse("TensorShapeProto", b"\x12\x02\x08\x03", "an example").dim[0].size
     3
     """
+    types = _types_for(where)
     try:
-        types = _types()
+        return types[message].FromString(data)
+    # protobuf's DecodeError is no ValueError; its pure-Python parser also raises others.
+    except Exception as error:
+        raise _damage(message, error, where) from None
+
+
+def parse_text(message: str, text: str, where: str) -> Any:
+    """Return the message that a text in protobuf's text format holds.
+
+    Parameters, errors
+    ------------------
+    As `parse`; undeclared fields are an error.
+
+    Examples
+    --------
+    >>> parse_text("SavedConstant", 'operation: "x"', "an example").operation
+    'x'
+    """
+    types = _types_for(where)
+    from google.protobuf import text_format
+
+    try:
+        return text_format.Parse(text, types[message]())
+    except Exception as error:
+        raise _damage(message, error, where) from None
+
+
+def _types_for(where: str) -> dict[str, Any]:
+    try:
+        return _types()
     except ImportError:
         raise MissingExtraError(
             f"{where}: reading it needs protobuf; install it with "
             f"pip install 'qmath-tfmot[checkpoints]'"
         ) from None
-    try:
-        return types[message].FromString(data)
-    # protobuf's DecodeError is no ValueError; its pure-Python parser also raises others.
-    except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise FileFormatError(
-            f"{where}: this is no {message.rpartition('.')[2]} that TensorFlow wrote ({reason}); "
-            f"the file is damaged, copy it or save the model again"
-        ) from None
+
+
+def _damage(message: str, error: Exception, where: str) -> FileFormatError:
+    said = "".join(c for c in " ".join(str(error).split()) if c.isprintable())
+    reason = said[:200] or type(error).__name__
+    return FileFormatError(
+        f"{where}: this is no {message.rpartition('.')[2]} that TensorFlow wrote ({reason}); "
+        f"the file is damaged, copy it or save the model again"
+    )
 
 
 @cache

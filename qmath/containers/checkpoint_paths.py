@@ -1,0 +1,70 @@
+"""Where a TensorFlow checkpoint is: any path that means one → its prefix."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from qmath.containers.protos import parse_text
+from qmath.errors import FileFormatError
+
+__all__ = ["checkpoint_prefix"]
+
+_FILE = re.compile(r"(?P<prefix>.+)\.(?:index|data-\d{5}-of-\d{5})", re.DOTALL)
+_STATE = "checkpoint"
+_MAX_STATE_BYTES = 1 << 20
+
+
+def checkpoint_prefix(path: str) -> str:
+    """Return the prefix that the files of a checkpoint share.
+
+    Parameters
+    ----------
+    path : str
+        The prefix itself, one of the files, or the directory they lie in. Of several checkpoints
+        in a directory, its file ``checkpoint`` tells which is meant.
+
+    Raises
+    ------
+    FileFormatError
+        There is no checkpoint, or it is not certain which of several is meant.
+    """
+    if match := _FILE.fullmatch(path):
+        return match["prefix"]
+    if os.path.isfile(path):
+        raise FileFormatError(
+            f"{path}: this is a checkpoint in the single file of TensorFlow 1 (V1), or an index "
+            f"that lost its suffix .index; qmath reads what tf.train.Checkpoint saves"
+        )
+    if not os.path.isdir(path):
+        return path
+    try:
+        entries = os.listdir(path)
+    except OSError as error:
+        raise FileFormatError(f"{path}: it cannot be read ({error.strerror})") from None
+    names = sorted(entry.removesuffix(".index") for entry in entries if entry.endswith(".index"))
+    state = os.path.join(path, _STATE)
+    chosen = _latest(state) if os.path.isfile(state) else None
+    if chosen is None and len(names) == 1:
+        chosen = names[0]
+    if chosen is None or chosen not in names:
+        why = "holds several checkpoints" if names else "holds no checkpoint"
+        if chosen is not None:
+            why = f"lacks {chosen!r}, which its file {_STATE!r} names"
+        choices = ", ".join(repr(os.path.join(path, name)) for name in names) or "none"
+        raise FileFormatError(f"{path}: this directory {why}; name one of those there: {choices}")
+    return os.path.join(path, chosen)
+
+
+def _latest(path: str) -> str | None:
+    """Return the name of the checkpoint that the text file names, without its directory.
+
+    The directory is that of the machine which trained, or an attacker's choice.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(_MAX_STATE_BYTES)
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileFormatError(f"{path}: it cannot be read ({error})") from None
+    state = parse_text("CheckpointState", text, path)
+    return re.split(r"[/\\]", state.model_checkpoint_path)[-1] or None

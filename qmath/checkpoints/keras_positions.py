@@ -27,7 +27,7 @@ from qmath.checkpoints.keras_quantized import name_quantized, quantization_mode
 from qmath.checkpoints.keras_variables import Slot, slots_of
 from qmath.checkpoints.pairing import Paired
 from qmath.checkpoints.quantize_configs import activation_ranges, expected_ranges, fixed_quantizer
-from qmath.containers.hdf5 import LazyArray
+from qmath.containers.lazy_array import LazyArray
 from qmath.errors import FileFormatError
 
 __all__ = ["Named", "Variables", "name_variables"]

@@ -9,7 +9,8 @@ from qmath.checkpoints.keras_config import LayerFacts, is_model
 from qmath.checkpoints.keras_groups import CONTAINERS, find_groups
 from qmath.checkpoints.keras_positions import name_variables
 from qmath.checkpoints.pairing import check_unique, complete, notes_on
-from qmath.containers.hdf5 import Hdf5File, LazyArray
+from qmath.containers.hdf5 import Hdf5File
+from qmath.containers.lazy_array import LazyArray
 from qmath.errors import FileFormatError
 
 __all__ = ["is_v3", "read_variables"]

@@ -28,6 +28,7 @@ __all__ = ["Reading", "read_model", "refuse_architecture"]
 _READERS: Mapping[Kind, str] = {
     "hdf5": "qmath.checkpoints.keras_h5",
     "keras_zip": "qmath.checkpoints.keras_archive",
+    "tf_checkpoint": "qmath.checkpoints.tf_checkpoint",
 }
 
 

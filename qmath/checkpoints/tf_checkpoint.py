@@ -1,0 +1,255 @@
+"""TensorFlow checkpoints → a `Reading`: weights and ranges are paired by the object graph.
+
+TFMOT's wrapper keeps, for each weight it quantizes, the weight and its range side by side, so that
+nothing depends on names; only the ranges of activations are known by theirs. The names of tensors
+are those of the variables, from which the names of layers follow. Where a variable was made without
+the scope of its layer, as in a model made from a config, the way to it stands for its name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from qmath.checkpoints import notes
+from qmath.checkpoints.architecture import Architecture
+from qmath.checkpoints.keras_config import LayerFacts
+from qmath.checkpoints.object_graph import ObjectGraph, read_object_graph
+from qmath.checkpoints.pairing import (
+    LEFTOVERS,
+    OWN_WEIGHTS,
+    STEP,
+    Paired,
+    check_unique,
+    complete,
+    notes_on,
+)
+from qmath.checkpoints.reading import Reading
+from qmath.checkpoints.tracked_layers import TrackedLayer, track_layers
+from qmath.containers.checkpoint_paths import checkpoint_prefix
+from qmath.containers.lazy_array import LazyArray
+from qmath.containers.tensor_bundle import TensorBundle
+from qmath.errors import FileFormatError
+from qmath.source_files import SourceFiles
+
+__all__ = ["read"]
+
+_ACTIVATIONS = ("pre_activation", "post_activation", "output")
+_ENDS = ("_min", "_max")
+_STATE = ("min_var", "max_var")
+_NO_CONFIG = "a checkpoint holds no config; a file given with architecture= (--architecture) would"
+
+_Ends = tuple[int, int]
+
+
+def read(path: str, architecture: Architecture | None) -> Reading:
+    """Read a checkpoint, as ``save_weights("ckpt")`` and ``tf.train.Checkpoint`` write it.
+
+    Parameters
+    ----------
+    path : str
+        Its prefix, one of its files, or its directory.
+    architecture : Architecture or None
+        Of the Sequential or Functional model: the checkpoint itself holds neither the settings of
+        quantizers nor the names of nested models.
+
+    Raises
+    ------
+    FileFormatError
+        The checkpoint is damaged, hostile, or of TensorFlow 1; or `architecture` is of another
+        model.
+    MissingExtraError
+        protobuf or google-crc32c is not installed.
+
+    Notes
+    -----
+    Mirrors what ``QuantizeWrapperV2.build`` and ``QuantizeLayer.build`` of
+    ``tensorflow_model_optimization/python/core/quantization/keras`` track. The state of optimizers
+    and metrics is left out.
+    """
+    bundle = TensorBundle(checkpoint_prefix(path))
+    graph = read_object_graph(bundle)
+    where = bundle.path
+    if architecture is not None and architecture.source:
+        where += f", with the architecture of {architecture.source}"
+    tracked = track_layers(graph, architecture.config if architecture else None, where)
+    pairing = _Pairing(bundle, graph, where, _call_scope(graph, tracked))
+    layers = _named([pairing.layer(layer) for layer in tracked])
+    found = [item for facts, members in layers for item in complete(facts, members, where)]
+    check_unique((item.name for item in found), where)
+    told = [notes.leftovers(pairing.left_over)] if pairing.left_over else []
+    if architecture is None:
+        architecture = Architecture(notes=(notes.no_graph(_NO_CONFIG),))
+    told += notes_on(found, [facts for facts, _ in layers])
+    files = SourceFiles([bundle.index, *bundle.shards])
+    return Reading(tuple(found), architecture, files, tuple(told))
+
+
+class _Layer(NamedTuple):
+    """A layer with its tensors, before it is sure that their names are unique."""
+
+    facts: LayerFacts
+    members: list[Paired]
+    trail: str  # the path to it, should its name not be unique
+
+
+def _named(layers: Sequence[_Layer]) -> list[tuple[LayerFacts, list[Paired]]]:
+    """Return layers by paths that are unique: for those with a tensor that is not, the way there."""
+    counts = Counter(f"{facts.path}/{m.name}" for facts, members, _ in layers for m in members)
+    return [
+        (
+            replace(facts, path=trail)
+            if any(counts[f"{facts.path}/{m.name}"] > 1 for m in members)
+            else facts,
+            members,
+        )
+        for facts, members, trail in layers
+    ]
+
+
+class _Pairing:
+    """Pairs the variables of layers, one after the other."""
+
+    def __init__(self, bundle: TensorBundle, graph: ObjectGraph, where: str, scope: str) -> None:
+        self._bundle = bundle
+        self._graph = graph
+        self._where = where
+        self._scope = f"{scope}/" if scope else ""
+        self.left_over: list[str] = []
+
+    def layer(self, layer: TrackedLayer) -> _Layer:
+        """Return the name and the tensors of a layer."""
+        own = self._graph.variables(layer.node)
+        scope = _common_scope(
+            [self._name(node) for node in ([own[STEP]] if STEP in own else own.values())]
+        )
+        trail = f"{layer.prefix}{layer.trail or OWN_WEIGHTS}"
+        inner = scope.removeprefix("quant_") if layer.kind == "wrapper" else scope
+        facts = layer.facts
+        scopes = [scope, inner]
+        if facts is None:
+            path = f"{layer.prefix}{inner}" if inner else trail
+            facts = LayerFacts(path, scope, "", "", {"name": inner}, layer.kind)
+        elif layer.kind == "plain":
+            scopes = [facts.saved_name, scope.partition("/")[0]]
+        if layer.kind == "wrapper":
+            members = self._wrapper(layer.node, own, scopes, facts.path)
+        elif layer.kind == "quantize_layer":
+            ends = self._ends(f"{facts.path}/output", layer.node, "quantizer_vars")
+            members = [Paired("output", None, *map(self._array, ends))] if ends else []
+        else:
+            members = self._tensors({node: name for name, node in own.items()}, {}, scopes)
+        return _Layer(facts, members, trail)
+
+    def _wrapper(
+        self, wrapper: int, own: Mapping[str, int], scopes: Sequence[str], path: str
+    ) -> list[Paired]:
+        """Return the tensors of TFMOT's wrapper, whose own variables are its ranges."""
+        variables = self._graph.variables_below(self._graph.nodes[wrapper].children["layer"])
+        ranges: dict[int, _Ends] = {}
+        for number, item in self._items(wrapper, "_weight_vars"):
+            weight = self._graph.child(item, "0")
+            ends = self._ends(f"{path}/_weight_vars/{number}", item, "2")
+            if weight is None or not self._graph.nodes[weight].is_variable:
+                if ends:
+                    raise self._unowned(f"{path}/_weight_vars/{number}")
+                continue
+            variables.setdefault(weight, f"_weight_vars/{number}")
+            if ends:
+                ranges[weight] = ends
+        output = self._ends(f"{path}/output", wrapper, "_output_quantizer_vars")
+        used = {node for ends in (*ranges.values(), output or ()) for node in ends}
+        others: dict[str, dict[str, int]] = {}
+        for name, node in own.items():
+            if node in used or node in variables or name == STEP:
+                continue
+            if name in LEFTOVERS:
+                self.left_over += [path] if path not in self.left_over else []
+            elif name[-4:] in _ENDS:
+                others.setdefault(name[:-4], {})[name[-4:]] = node
+            else:
+                variables[node] = name
+        found = self._tensors(variables, ranges, scopes)
+        for name, sides in others.items():
+            if name not in _ACTIVATIONS or len(sides) < 2:
+                raise self._unowned(f"{path}/{name}")
+            found.append(Paired(name, None, *(self._array(sides[end]) for end in _ENDS)))
+        return found + ([Paired("output", None, *map(self._array, output))] if output else [])
+
+    def _tensors(
+        self, variables: Mapping[int, str], ranges: Mapping[int, _Ends], scopes: Sequence[str]
+    ) -> list[Paired]:
+        """Return variables by their names within the layer; by the way there if two are alike."""
+        names = {node: _within(self._name(node), scopes) for node in variables}
+        counts = Counter(names.values())
+        return [
+            Paired(
+                names[node] if names[node] and counts[names[node]] == 1 else trail,
+                self._array(node),
+                *map(self._array, ranges.get(node, ())),
+            )
+            for node, trail in variables.items()
+        ]
+
+    def _items(self, node: int, name: str) -> list[tuple[str, int]]:
+        """Return what a list holds, in order."""
+        holder = self._graph.child(node, name)
+        items = self._graph.nodes[holder].children.items() if holder is not None else ()
+        return sorted(
+            (item for item in items if item[0].isdecimal()), key=lambda item: int(item[0])
+        )
+
+    def _ends(self, place: str, node: int, *path: str) -> _Ends | None:
+        """Return the variables of a range, ``None`` if there is none."""
+        holder = self._graph.child(node, *path)
+        ends = [] if holder is None else [self._graph.child(holder, end) for end in _STATE]
+        kept = tuple(end for end in ends if end is not None and self._graph.nodes[end].is_variable)
+        if len(kept) == 1:
+            raise self._unowned(place)
+        return (kept[0], kept[1]) if kept else None
+
+    def _unowned(self, place: str) -> FileFormatError:
+        return FileFormatError(
+            f"{self._where}: {place} has a range without its other end, or without a tensor that "
+            f"it could belong to; the file was edited, or its QuantizeConfig is one that qmath "
+            f"cannot read"
+        )
+
+    def _name(self, node: int) -> str:
+        return self._graph.nodes[node].name.removeprefix(self._scope)
+
+    def _array(self, node: int) -> LazyArray:
+        return self._bundle.array(self._graph.nodes[node].key)
+
+
+def _call_scope(graph: ObjectGraph, layers: Sequence[TrackedLayer]) -> str:
+    """Return the name that a subclassed model puts before those of its layers, ``""`` if none."""
+    if any(layer.is_numbered and not layer.prefix for layer in layers):
+        return ""
+    names = [
+        graph.nodes[node].name.split("/")
+        for layer in layers
+        if not layer.is_numbered
+        for node in graph.variables(layer.node).values()
+    ]
+    first = {parts[0] for parts in names if len(parts) > 2}
+    is_shared = len(first) == 1 and all(len(parts) > 2 for parts in names)
+    return first.pop() if is_shared else ""
+
+
+def _common_scope(names: Sequence[str]) -> str:
+    """Return the scopes that all variables have in common."""
+    scopes = [name.split("/")[:-1] for name in names]
+    shared = [parts[0] for parts in zip(*scopes, strict=False) if len(set(parts)) == 1]
+    return "/".join(shared)
+
+
+def _within(name: str, scopes: Sequence[str]) -> str:
+    """Return a variable's name within its layer: after that of the layer, which may hold slashes."""
+    for scope in scopes:
+        _, found, rest = f"/{name}".partition(f"/{scope}/")
+        if scope and found:
+            return rest
+    return name

@@ -15,6 +15,7 @@ __all__ = [
     "leftovers",
     "no_graph",
     "no_ranges",
+    "numbered",
     "overridden_call",
     "stored_integers",
     "unnamed",
@@ -83,6 +84,14 @@ def fixed_unplaced(config: str) -> str:
 def forced(tensor: str, field: str, winner: str, others: str) -> str:
     """Say that a contradiction was overridden."""
     return f"{tensor}: {field} forced to what {winner}, against {others}."
+
+
+def numbered(layers: Sequence[str]) -> str:
+    """Say that a file holds numbers in place of some names."""
+    return (
+        f"The file does not hold the names of {', '.join(layers)}, only their places among the "
+        f"model's layers."
+    )
 
 
 def overridden_call(tensor: str, quantizer: str, base: str) -> str:

@@ -8,6 +8,7 @@ the scope of its layer, as in a model made from a config, the way to it stands f
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from typing import NamedTuple
 from qmath.checkpoints import notes
 from qmath.checkpoints.architecture import Architecture
 from qmath.checkpoints.keras_config import LayerFacts
+from qmath.checkpoints.keras_variables import uncounted
 from qmath.checkpoints.object_graph import ObjectGraph, read_object_graph
 from qmath.checkpoints.pairing import (
     LEFTOVERS,
@@ -39,7 +41,7 @@ __all__ = ["read"]
 _ACTIVATIONS = ("pre_activation", "post_activation", "output")
 _ENDS = ("_min", "_max")
 _STATE = ("min_var", "max_var")
-_NO_CONFIG = "a checkpoint holds no config; a file given with architecture= (--architecture) would"
+_NUMBER = re.compile(r"(?<![^/])layer-\d+(?![^/])")
 
 _Ends = tuple[int, int]
 
@@ -77,14 +79,16 @@ def read(path: str, architecture: Architecture | None) -> Reading:
     tracked = track_layers(graph, architecture.config if architecture else None, where)
     pairing = _Pairing(bundle, graph, where, _call_scope(graph, tracked))
     layers = _named([pairing.layer(layer) for layer in tracked])
-    found = [item for facts, members in layers for item in complete(facts, members, where)]
+    found = [item for layer in layers for item in complete(layer.facts, layer.members, where)]
     check_unique((item.name for item in found), where)
     told = [notes.leftovers(pairing.left_over)] if pairing.left_over else []
-    if architecture is None:
-        architecture = Architecture(notes=(notes.no_graph(_NO_CONFIG),))
-    told += notes_on(found, [facts for facts, _ in layers])
-    files = SourceFiles([bundle.index, *bundle.shards])
-    return Reading(tuple(found), architecture, files, tuple(told))
+    told += _numbered(layers) if architecture is None else []
+    told += notes_on(found, [layer.facts for layer in layers])
+    files = SourceFiles(
+        [bundle.index, *bundle.shards, *([architecture.source] if architecture else [])]
+    )
+    known = architecture or Architecture(notes=(notes.NO_ARCHITECTURE,))
+    return Reading(tuple(found), known, files, tuple(told))
 
 
 class _Layer(NamedTuple):
@@ -95,18 +99,44 @@ class _Layer(NamedTuple):
     trail: str  # the path to it, should its name not be unique
 
 
-def _named(layers: Sequence[_Layer]) -> list[tuple[LayerFacts, list[Paired]]]:
-    """Return layers by paths that are unique: for those with a tensor that is not, the way there."""
-    counts = Counter(f"{facts.path}/{m.name}" for facts, members, _ in layers for m in members)
+def _named(layers: Sequence[_Layer]) -> list[_Layer]:
+    """Return layers whose tensors have unique names.
+
+    Parts of a plain layer, such as the cells of an RNN, are put together; what then has the name of
+    another tensor is named by the way to it.
+    """
+    whole: dict[str, _Layer] = {}
+    for number, layer in enumerate(layers):
+        key = f"{layer.facts.path}" if layer.facts.kind == "plain" else f"{number}:"
+        before = whole.get(key, layer._replace(members=[]))
+        names = {member.name for member in before.members}
+        if any(member.name in names for member in layer.members):
+            key, before = f"{number}:", layer._replace(members=[])
+        whole[key] = before._replace(members=[*before.members, *layer.members])
+    named = [layer._replace(members=_uncounted(layer.members)) for layer in whole.values()]
+    counts = Counter(name for layer in named for name in _names(layer))
     return [
-        (
-            replace(facts, path=trail)
-            if any(counts[f"{facts.path}/{m.name}"] > 1 for m in members)
-            else facts,
-            members,
-        )
-        for facts, members, trail in layers
+        layer._replace(facts=replace(layer.facts, path=layer.trail))
+        if any(counts[name] > 1 for name in _names(layer))
+        else layer
+        for layer in named
     ]
+
+
+def _numbered(layers: Sequence[_Layer]) -> list[str]:
+    """Return a note on the layers and nested models for whose names their numbers stand."""
+    paths = (layer.facts.path for layer in layers)
+    found = dict.fromkeys(path[: part.end()] for path in paths for part in _NUMBER.finditer(path))
+    return [notes.numbered(list(found))] if found else []
+
+
+def _names(layer: _Layer) -> list[str]:
+    return [f"{layer.facts.path}/{member.name}" for member in layer.members]
+
+
+def _uncounted(members: Sequence[Paired]) -> list[Paired]:
+    names = uncounted([member.name for member in members])
+    return [member._replace(name=name) for member, name in zip(members, names, strict=True)]
 
 
 class _Pairing:
@@ -126,14 +156,14 @@ class _Pairing:
             [self._name(node) for node in ([own[STEP]] if STEP in own else own.values())]
         )
         trail = f"{layer.prefix}{layer.trail or OWN_WEIGHTS}"
+        if layer.kind == "plain":
+            scope = scope.partition("/")[0]  # what follows is of parts of the layer
         inner = scope.removeprefix("quant_") if layer.kind == "wrapper" else scope
         facts = layer.facts
-        scopes = [scope, inner]
         if facts is None:
             path = f"{layer.prefix}{inner}" if inner else trail
             facts = LayerFacts(path, scope, "", "", {"name": inner}, layer.kind)
-        elif layer.kind == "plain":
-            scopes = [facts.saved_name, scope.partition("/")[0]]
+        scopes = [facts.saved_name, facts.inner_name, scope, inner]
         if layer.kind == "wrapper":
             members = self._wrapper(layer.node, own, scopes, facts.path)
         elif layer.kind == "quantize_layer":
@@ -247,7 +277,7 @@ def _common_scope(names: Sequence[str]) -> str:
 
 
 def _within(name: str, scopes: Sequence[str]) -> str:
-    """Return a variable's name within its layer: after that of the layer, which may hold slashes."""
+    """Return a variable's name within its layer: after the layer's, which may hold slashes."""
     for scope in scopes:
         _, found, rest = f"/{name}".partition(f"/{scope}/")
         if scope and found:

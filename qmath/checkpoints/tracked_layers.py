@@ -90,9 +90,9 @@ def _top(graph: ObjectGraph) -> int:
     """Return the model itself, if what was saved is a ``tf.train.Checkpoint`` around it."""
     if graph.nodes[0].is_functional:
         return 0
-    others = [child for child in graph.parts(0).values() if child != 0]
-    is_sole = len(others) == 1 and graph.nodes[others[0]].is_functional
-    return others[0] if is_sole else 0
+    parts = [child for child in graph.parts(0).values() if child != 0]
+    is_around = len(parts) == 1 and (graph.nodes[parts[0]].is_functional or not graph.variables(0))
+    return parts[0] if is_around else 0
 
 
 @dataclass(frozen=True)

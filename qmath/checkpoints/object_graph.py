@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ _KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "VARIABLE_VALUE"
 # What Keras and TensorFlow attach besides a model: bookkeeping, metrics, random numbers.
 _BESIDES = frozenset({"keras_api", "_random_generator", "save_counter"})
+# A network of ten thousand layers takes some ten million.
+_BUDGET = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -59,16 +61,50 @@ class Trackable:
         )
 
 
-@dataclass(frozen=True)
 class ObjectGraph:
-    """The objects of a checkpoint; the first is the one that was saved. Circles are ordinary."""
+    """The objects of a checkpoint by number; 0 is the one that was saved. Circles are ordinary.
 
-    nodes: tuple[Trackable, ...]
+    Objects are looked at when they are asked for. All walks together have one budget, of steps and
+    of the letters of the paths they took.
+
+    Parameters
+    ----------
+    nodes : sequence of messages
+        Of ``TrackableObjectGraph``.
+    where : str
+        The file, for error messages.
+    """
+
+    def __init__(self, nodes: Sequence[Any], where: str) -> None:
+        self._nodes = nodes
+        self._where = where
+        self._seen: dict[int, Trackable] = {}
+        self._budget = _BUDGET
+
+    def __getitem__(self, number: int) -> Trackable:
+        if number not in self._seen:
+            self._seen[number] = self._trackable(number)
+        return self._seen[number]
+
+    def spend(self, path: str) -> None:
+        """Account for a step of a walk.
+
+        Raises
+        ------
+        FileFormatError
+            There were more than any network needs.
+        """
+        self._budget -= 1 + len(path)
+        if self._budget < 0:
+            raise FileFormatError(
+                f"{self._where}: its objects branch more than any network's; the file is damaged "
+                f"or hostile"
+            )
 
     def child(self, node: int, *path: str) -> int | None:
         """Return the object that a path of attributes leads to, ``None`` if there is none."""
         for name in path:
-            found = self.nodes[node].children.get(name)
+            found = self[node].children.get(name)
             if found is None:
                 return None
             node = found
@@ -78,18 +114,16 @@ class ObjectGraph:
         """Return the variables of the model that an object holds itself."""
         return {
             name: child
-            for name, child in self.nodes[node].children.items()
-            if self.nodes[child].is_variable and name not in _BESIDES
+            for name, child in self[node].children.items()
+            if self[child].is_variable and name not in _BESIDES
         }
 
     def parts(self, node: int) -> dict[str, int]:
         """Return the objects below one that may hold variables of the model."""
         return {
             name: child
-            for name, child in self.nodes[node].children.items()
-            if self.nodes[child].children
-            and name not in _BESIDES
-            and not self.nodes[child].is_training_state
+            for name, child in self[node].children.items()
+            if self[child].children and name not in _BESIDES and not self[child].is_training_state
         }
 
     def variables_below(self, node: int) -> dict[int, str]:
@@ -99,11 +133,29 @@ class ObjectGraph:
         while stack:
             at, trail = stack.pop()
             for name, child in self.variables(at).items():
+                self.spend(trail)
                 found.setdefault(child, f"{trail}{name}")
-            below = [(child, f"{trail}{name}/") for name, child in self.parts(at).items()]
-            stack += reversed([step for step in below if step[0] not in seen])
-            seen.update(child for child, _ in below)
+            below = [(name, child) for name, child in self.parts(at).items() if child not in seen]
+            for name, child in reversed(below):
+                self.spend(trail)
+                seen.add(child)
+                stack.append((child, f"{trail}{name}/"))
         return found
+
+    def _trackable(self, number: int) -> Trackable:
+        if not 0 <= number < len(self._nodes):
+            raise FileFormatError(
+                f"{self._where}: an object refers to one that is not there; the file is damaged"
+            )
+        node = self._nodes[number]
+        children = {child.local_name: child.node_id for child in node.children}
+        values = [value for value in node.attributes if value.name == _VALUE]
+        name, key = (values[0].full_name, values[0].checkpoint_key) if values else ("", "")
+        if not all(text.isprintable() for text in (name, key, *children)):
+            raise FileFormatError(
+                f"{self._where}: an object has no name that can be shown; the file is damaged"
+            )
+        return Trackable(children, name, key, bool(node.slot_variables))
 
 
 def read_object_graph(bundle: TensorBundle) -> ObjectGraph:
@@ -121,19 +173,4 @@ def read_object_graph(bundle: TensorBundle) -> ObjectGraph:
             f"(tf.compat.v1.train.Saver, partitioned variables and all), which qmath does not "
             f"read; save the model again with tf.train.Checkpoint"
         )
-    graph = parse("TrackableObjectGraph", bundle.string(_KEY), where)
-    nodes = tuple(_trackable(node, len(graph.nodes), where) for node in graph.nodes)
-    if not nodes:
-        raise FileFormatError(f"{where}: it holds no objects; the file is damaged")
-    return ObjectGraph(nodes)
-
-
-def _trackable(node: Any, count: int, where: str) -> Trackable:
-    children = {child.local_name: child.node_id for child in node.children}
-    values = [value for value in node.attributes if value.name == _VALUE]
-    name, key = (values[0].full_name, values[0].checkpoint_key) if values else ("", "")
-    if not all(0 <= child < count for child in children.values()):
-        raise FileFormatError(f"{where}: an object refers to one that is not there; it is damaged")
-    if not all(text.isprintable() for text in (name, key, *children)):
-        raise FileFormatError(f"{where}: an object's name cannot be shown; it is damaged")
-    return Trackable(children, name, key, bool(node.slot_variables))
+    return ObjectGraph(parse("TrackableObjectGraph", bundle.string(_KEY), where).nodes, where)

@@ -9,9 +9,10 @@ the scope of its layer, as in a model made from a config, the way to it stands f
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import NamedTuple
 
 from qmath.checkpoints import notes
@@ -41,6 +42,7 @@ __all__ = ["read"]
 _ACTIVATIONS = ("pre_activation", "post_activation", "output")
 _ENDS = ("_min", "_max")
 _STATE = ("min_var", "max_var")
+_INDEX = re.compile(r"[0-9]{1,9}")
 _NUMBER = re.compile(r"(?<![^/])layer-\d+(?![^/])")
 
 _Ends = tuple[int, int]
@@ -105,14 +107,16 @@ def _named(layers: Sequence[_Layer]) -> list[_Layer]:
     Parts of a plain layer, such as the cells of an RNN, are put together; what then has the name of
     another tensor is named by the way to it.
     """
-    whole: dict[str, _Layer] = {}
+    whole: dict[str | int, _Layer] = {}
+    taken: defaultdict[str, set[str]] = defaultdict(set)
     for number, layer in enumerate(layers):
-        key = f"{layer.facts.path}" if layer.facts.kind == "plain" else f"{number}:"
-        before = whole.get(key, layer._replace(members=[]))
-        names = {member.name for member in before.members}
-        if any(member.name in names for member in layer.members):
-            key, before = f"{number}:", layer._replace(members=[])
-        whole[key] = before._replace(members=[*before.members, *layer.members])
+        path, names = layer.facts.path, {member.name for member in layer.members}
+        is_part = layer.facts.kind == "plain" and names.isdisjoint(taken[path])
+        if is_part and path in whole:
+            whole[path].members.extend(layer.members)
+        else:
+            whole[path if is_part else number] = layer
+        taken[path] |= names if is_part else set()
     named = [layer._replace(members=_uncounted(layer.members)) for layer in whole.values()]
     counts = Counter(name for layer in named for name in _names(layer))
     return [
@@ -177,12 +181,12 @@ class _Pairing:
         self, wrapper: int, own: Mapping[str, int], scopes: Sequence[str], path: str
     ) -> list[Paired]:
         """Return the tensors of TFMOT's wrapper, whose own variables are its ranges."""
-        variables = self._graph.variables_below(self._graph.nodes[wrapper].children["layer"])
+        variables = self._graph.variables_below(self._graph[wrapper].children["layer"])
         ranges: dict[int, _Ends] = {}
         for number, item in self._items(wrapper, "_weight_vars"):
             weight = self._graph.child(item, "0")
             ends = self._ends(f"{path}/_weight_vars/{number}", item, "2")
-            if weight is None or not self._graph.nodes[weight].is_variable:
+            if weight is None or not self._graph[weight].is_variable:
                 if ends:
                     raise self._unowned(f"{path}/_weight_vars/{number}")
                 continue
@@ -226,16 +230,15 @@ class _Pairing:
     def _items(self, node: int, name: str) -> list[tuple[str, int]]:
         """Return what a list holds, in order."""
         holder = self._graph.child(node, name)
-        items = self._graph.nodes[holder].children.items() if holder is not None else ()
-        return sorted(
-            (item for item in items if item[0].isdecimal()), key=lambda item: int(item[0])
-        )
+        items = self._graph[holder].children.items() if holder is not None else ()
+        numbered = [item for item in items if _INDEX.fullmatch(item[0])]
+        return sorted(numbered, key=lambda item: int(item[0]))
 
     def _ends(self, place: str, node: int, *path: str) -> _Ends | None:
         """Return the variables of a range, ``None`` if there is none."""
         holder = self._graph.child(node, *path)
         ends = [] if holder is None else [self._graph.child(holder, end) for end in _STATE]
-        kept = tuple(end for end in ends if end is not None and self._graph.nodes[end].is_variable)
+        kept = tuple(end for end in ends if end is not None and self._graph[end].is_variable)
         if len(kept) == 1:
             raise self._unowned(place)
         return (kept[0], kept[1]) if kept else None
@@ -248,10 +251,10 @@ class _Pairing:
         )
 
     def _name(self, node: int) -> str:
-        return self._graph.nodes[node].name.removeprefix(self._scope)
+        return self._graph[node].name.removeprefix(self._scope)
 
     def _array(self, node: int) -> LazyArray:
-        return self._bundle.array(self._graph.nodes[node].key)
+        return self._bundle.array(self._graph[node].key)
 
 
 def _call_scope(graph: ObjectGraph, layers: Sequence[TrackedLayer]) -> str:
@@ -259,7 +262,7 @@ def _call_scope(graph: ObjectGraph, layers: Sequence[TrackedLayer]) -> str:
     if any(layer.is_numbered and not layer.prefix for layer in layers):
         return ""
     names = [
-        graph.nodes[node].name.split("/")
+        graph[node].name.split("/")
         for layer in layers
         if not layer.is_numbered
         for node in graph.variables(layer.node).values()
@@ -272,8 +275,8 @@ def _call_scope(graph: ObjectGraph, layers: Sequence[TrackedLayer]) -> str:
 def _common_scope(names: Sequence[str]) -> str:
     """Return the scopes that all variables have in common."""
     scopes = [name.split("/")[:-1] for name in names]
-    shared = [parts[0] for parts in zip(*scopes, strict=False) if len(set(parts)) == 1]
-    return "/".join(shared)
+    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*scopes, strict=False))
+    return "/".join(parts[0] for parts in shared)
 
 
 def _within(name: str, scopes: Sequence[str]) -> str:

@@ -27,9 +27,6 @@ __all__ = ["TrackedLayer", "track_layers"]
 
 Kind = Literal["wrapper", "quantize_layer", "plain"]
 
-# Steps and letters of paths; a network of ten thousand layers takes some million.
-_BUDGET = 1 << 26
-
 
 @dataclass(frozen=True)
 class TrackedLayer:
@@ -75,10 +72,10 @@ def track_layers(graph: ObjectGraph, config: Any, where: str) -> list[TrackedLay
     Raises
     ------
     FileFormatError
-        The config is of another model, or no network is as large as the graph claims to be.
+        The config is of another model, or the graph is damaged.
     """
     top = _top(graph)
-    if config is not None and not (is_model(config) and graph.nodes[top].is_functional):
+    if config is not None and not (is_model(config) and graph[top].is_functional):
         raise FileFormatError(
             f"{where}: an architecture can be matched to the checkpoint of a Sequential or "
             f"Functional model, which this is not; leave the architecture out"
@@ -88,10 +85,10 @@ def track_layers(graph: ObjectGraph, config: Any, where: str) -> list[TrackedLay
 
 def _top(graph: ObjectGraph) -> int:
     """Return the model itself, if what was saved is a ``tf.train.Checkpoint`` around it."""
-    if graph.nodes[0].is_functional:
+    if graph[0].is_functional:
         return 0
     parts = [child for child in graph.parts(0).values() if child != 0]
-    is_around = len(parts) == 1 and (graph.nodes[parts[0]].is_functional or not graph.variables(0))
+    is_around = len(parts) == 1 and (graph[parts[0]].is_functional or not graph.variables(0))
     return parts[0] if is_around else 0
 
 
@@ -112,7 +109,6 @@ class _Walk:
     def __init__(self, graph: ObjectGraph, where: str) -> None:
         self._graph = graph
         self._where = where
-        self._budget = _BUDGET
 
     def layers(self, top: int, config: Any) -> Iterator[TrackedLayer]:
         """Yield layers depth first, without recursion."""
@@ -120,17 +116,11 @@ class _Walk:
         stack = [_Visit(top, entry=config)]
         while stack:
             visit = stack.pop()
-            self._budget -= 1 + len(visit.prefix) + len(visit.trail)
-            if self._budget < 0:
-                raise FileFormatError(
-                    f"{self._where}: its object graph branches more than any network's; the file "
-                    f"is damaged or hostile"
-                )
-            object_ = self._graph.nodes[visit.node]
+            self._graph.spend(visit.prefix + visit.trail)
             if (visit.node, visit.prefix) in seen:
                 continue
             seen.add((visit.node, visit.prefix))
-            if object_.is_functional:
+            if self._graph[visit.node].is_functional:
                 stack += reversed(self._inside_model(visit))
                 continue
             kind = self._kind(visit.node)
@@ -158,7 +148,7 @@ class _Walk:
 
     def _inside_model(self, visit: _Visit) -> list[_Visit]:
         """Return what a numbered model holds: its layers, and what else a subclass attached."""
-        children = self._graph.nodes[visit.node].children
+        children = self._graph[visit.node].children
         prefix = f"{visit.prefix}{visit.trail}/" if visit.trail else visit.prefix
         top = visit.top
         if visit.entry is not None and visit.trail:
@@ -195,7 +185,7 @@ class _Walk:
         return entries
 
     def _kind(self, node: int) -> Kind:
-        children = self._graph.nodes[node].children
+        children = self._graph[node].children
         if {"_weight_vars", "layer"} <= children.keys():
             return "wrapper"
         if "quantizer_vars" in children or set(children) == {STEP}:

@@ -10,7 +10,7 @@ from qmath.errors import FileFormatError
 
 __all__ = ["checkpoint_prefix"]
 
-_FILE = re.compile(r"(?P<prefix>.+)\.(?:index|data-\d{5}-of-\d{5})", re.DOTALL)
+_INDEX = ".index"
 _STATE = "checkpoint"
 _MAX_STATE_BYTES = 1 << 20
 
@@ -21,17 +21,17 @@ def checkpoint_prefix(path: str) -> str:
     Parameters
     ----------
     path : str
-        The prefix itself, one of the files, or the directory they lie in. Of several checkpoints
-        in a directory, its file ``checkpoint`` tells which is meant.
+        The prefix itself, the index, or the directory they lie in. Of several checkpoints in a
+        directory, its file ``checkpoint`` tells which is meant.
 
     Raises
     ------
     FileFormatError
         There is no checkpoint, or it is not certain which of several is meant.
     """
-    if match := _FILE.fullmatch(path):
-        return match["prefix"]
     if os.path.isfile(path):
+        if path.endswith(_INDEX):
+            return path.removesuffix(_INDEX)
         raise FileFormatError(
             f"{path}: this is a checkpoint in the single file of TensorFlow 1 (V1), or an index "
             f"that lost its suffix .index; qmath reads what tf.train.Checkpoint saves"
@@ -42,7 +42,7 @@ def checkpoint_prefix(path: str) -> str:
         entries = os.listdir(path)
     except OSError as error:
         raise FileFormatError(f"{path}: it cannot be read ({error.strerror})") from None
-    names = sorted(entry.removesuffix(".index") for entry in entries if entry.endswith(".index"))
+    names = sorted(entry.removesuffix(_INDEX) for entry in entries if entry.endswith(_INDEX))
     state = os.path.join(path, _STATE)
     chosen = _latest(state) if os.path.isfile(state) else None
     if chosen is None and len(names) == 1:

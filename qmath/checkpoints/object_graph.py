@@ -127,7 +127,10 @@ class ObjectGraph:
         }
 
     def variables_below(self, node: int) -> dict[int, str]:
-        """Return all variables below an object, each with the attributes that lead to it."""
+        """Return all variables below an object, each with the attributes that lead to it.
+
+        Models are not entered: a layer may know the one it belongs to.
+        """
         found: dict[int, str] = {}
         seen, stack = {node}, [(node, "")]
         while stack:
@@ -135,11 +138,13 @@ class ObjectGraph:
             for name, child in self.variables(at).items():
                 self.spend(trail)
                 found.setdefault(child, f"{trail}{name}")
-            below = [(name, child) for name, child in self.parts(at).items() if child not in seen]
-            for name, child in reversed(below):
+            below = []
+            for name, child in self.parts(at).items():
                 self.spend(trail)
-                seen.add(child)
-                stack.append((child, f"{trail}{name}/"))
+                if child not in seen and not self[child].is_functional:
+                    seen.add(child)
+                    below.append((child, f"{trail}{name}/"))
+            stack += reversed(below)
         return found
 
     def _trackable(self, number: int) -> Trackable:

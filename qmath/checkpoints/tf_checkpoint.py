@@ -162,7 +162,7 @@ class _Pairing:
         trail = f"{layer.prefix}{layer.trail or OWN_WEIGHTS}"
         if layer.kind == "plain":
             scope = scope.partition("/")[0]  # what follows is of parts of the layer
-        inner = scope.removeprefix("quant_") if layer.kind == "wrapper" else scope
+        inner = _unquantized(scope) if layer.kind == "wrapper" else scope
         facts = layer.facts
         if facts is None:
             path = f"{layer.prefix}{inner}" if inner else trail
@@ -264,7 +264,7 @@ def _call_scope(graph: ObjectGraph, layers: Sequence[TrackedLayer]) -> str:
     names = [
         graph[node].name.split("/")
         for layer in layers
-        if not layer.is_numbered
+        if layer.trail and not layer.is_numbered
         for node in graph.variables(layer.node).values()
     ]
     first = {parts[0] for parts in names if len(parts) > 2}
@@ -277,6 +277,14 @@ def _common_scope(names: Sequence[str]) -> str:
     scopes = [name.split("/")[:-1] for name in names]
     shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*scopes, strict=False))
     return "/".join(parts[0] for parts in shared)
+
+
+def _unquantized(scope: str) -> str:
+    """Return the scope of a wrapped layer, from that of TFMOT's wrapper."""
+    if scope.startswith("quant_"):
+        return scope.removeprefix("quant_")
+    outer, slash, own = scope.rpartition("/")
+    return outer + slash + own.removeprefix("quant_")
 
 
 def _within(name: str, scopes: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ __all__ = ["checkpoint_prefix"]
 
 _INDEX = ".index"
 _STATE = "checkpoint"
-_MAX_STATE_BYTES = 1 << 20
+_MAX_STATE_BYTES = 1 << 18
 
 
 def checkpoint_prefix(path: str) -> str:

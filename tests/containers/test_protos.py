@@ -87,7 +87,7 @@ def test_damage_is_one_error(data: bytes) -> None:
 
 
 def test_without_protobuf(monkeypatch: pytest.MonkeyPatch) -> None:
-    protos._types.cache_clear()
+    monkeypatch.setattr(protos, "_types", protos._types.__wrapped__)  # without its cache
     monkeypatch.setitem(sys.modules, "google.protobuf", None)
     with pytest.raises(MissingExtraError, match=r"qmath-tfmot\[checkpoints\]"):
         protos.parse("NodeDef", NODE, "file.pb")

@@ -166,7 +166,7 @@ class TensorBundle:
                 part = self._elements(key, piece, stored)
                 values[piece.box] = part.reshape(is_filled[piece.box].shape)
         if data_type == _BFLOAT16:
-            return (values.astype(np.uint32) << 16).view(np.float32)
+            return np.asarray(values.astype(np.uint32) << 16).view(np.float32)
         return values.astype(stored.newbyteorder("="), copy=False)
 
     def string(self, key: str) -> bytes:

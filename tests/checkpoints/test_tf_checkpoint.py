@@ -116,6 +116,19 @@ def test_the_digest_is_that_of_index_and_shards(tmp_path: Path) -> None:
         np.asarray(copy.tensors["conv1/kernel"].values)
 
 
+def test_loading_reads_only_the_graph_and_the_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    read = TensorBundle._bytes
+    monkeypatch.setattr(
+        TensorBundle, "_bytes", lambda *args: sizes.append(args[1].size) or read(*args)
+    )
+    loaded = qmath.load(GOLDEN / "question")
+    ranges = [end for tensor in loaded.tensors.values() for end in (tensor.min, tensor.max)]
+    assert sorted(sizes) == [4] * sum(end is not None for end in ranges) + sizes[:1]
+    np.asarray(loaded.tensors["conv1/kernel"].values)
+    assert sizes[-1] == loaded.tensors["conv1/kernel"].values.nbytes
+
+
 def test_roles_and_ranges(prefix: Path) -> None:
     layer = wrapper(**span("pre_activation", low=-2.0), **span("post_activation", high=7.0))
     low, high = Var("quant_d/output_min", -3.0), Var("quant_d/output_max", 4.0)

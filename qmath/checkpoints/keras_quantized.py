@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from qmath.checkpoints.keras_config import LayerFacts, Serialized, bare_name
 from qmath.checkpoints.pairing import Paired
-from qmath.containers.hdf5 import LazyArray
+from qmath.containers.lazy_array import LazyArray
 from qmath.errors import FileFormatError, QmathError
 from qmath.packing import unpack
 from qmath.types import StoredIntegers

@@ -31,7 +31,7 @@ def load(
     path : str or path-like
         What Keras saves, told apart by content: ``.keras``, a whole ``.h5``, or weights alone,
         with names (``save_weights("w.h5")``) or without (``save_weights("w.weights.h5")``, which
-        needs `architecture`).
+        needs `architecture`); or a TensorFlow checkpoint: its prefix, index or directory.
     quantizers : mapping of str to quantizer, optional
         Settings that the file does not hold, in the words of the training script: by
         ``QuantizeConfig`` class (``"MyConfig.weights"``, ``"MyConfig.activation"``,
@@ -57,7 +57,7 @@ def load(
     QmathError
         A key of `quantizers` matches nothing, or two that differ match one tensor.
     MissingExtraError
-        h5py is not installed.
+        What reads this kind of file (h5py, protobuf, google-crc32c) is not installed.
 
     Notes
     -----

@@ -52,6 +52,8 @@ def sniff(path: str) -> Kind:
             file.seek(0, os.SEEK_END)
             file.seek(max(file.tell() - len(TABLE), 0))
             tail = file.read(len(TABLE))
+    except FileFormatError:
+        raise
     except FileNotFoundError:
         if os.path.exists(f"{path}.index"):
             return "tf_checkpoint"

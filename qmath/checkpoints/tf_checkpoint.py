@@ -172,7 +172,7 @@ class _Pairing:
             members = self._wrapper(layer.node, own, scopes, facts.path)
         elif layer.kind == "quantize_layer":
             ends = self._ends(f"{facts.path}/output", layer.node, "quantizer_vars")
-            members = [Paired("output", None, *map(self._array, ends))] if ends else []
+            members = [Paired("output", None, *self._arrays(ends))] if ends else []
         else:
             members = self._tensors({node: name for name, node in own.items()}, {}, scopes)
         return _Layer(facts, members, trail)
@@ -209,8 +209,9 @@ class _Pairing:
         for name, sides in others.items():
             if name not in _ACTIVATIONS or len(sides) < 2:
                 raise self._unowned(f"{path}/{name}")
-            found.append(Paired(name, None, *(self._array(sides[end]) for end in _ENDS)))
-        return found + ([Paired("output", None, *map(self._array, output))] if output else [])
+            low, high = (sides[end] for end in _ENDS)
+            found.append(Paired(name, None, *self._arrays((low, high))))
+        return found + ([Paired("output", None, *self._arrays(output))] if output else [])
 
     def _tensors(
         self, variables: Mapping[int, str], ranges: Mapping[int, _Ends], scopes: Sequence[str]
@@ -222,7 +223,7 @@ class _Pairing:
             Paired(
                 names[node] if names[node] and counts[names[node]] == 1 else trail,
                 self._array(node),
-                *map(self._array, ranges.get(node, ())),
+                *self._arrays(ranges.get(node)),
             )
             for node, trail in variables.items()
         ]
@@ -252,6 +253,9 @@ class _Pairing:
 
     def _name(self, node: int) -> str:
         return self._graph[node].name.removeprefix(self._scope)
+
+    def _arrays(self, ends: _Ends | None) -> tuple[LazyArray, LazyArray] | tuple[None, None]:
+        return (self._array(ends[0]), self._array(ends[1])) if ends else (None, None)
 
     def _array(self, node: int) -> LazyArray:
         return self._bundle.array(self._graph[node].key)

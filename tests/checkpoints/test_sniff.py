@@ -90,3 +90,4 @@ def test_others_are_named(path: Path, make: Callable[[Path], Path], words: str) 
     with pytest.raises(FileFormatError, match=words) as caught:
         sniff(made)
     assert re.search(re.escape(path.name), str(caught.value))
+    assert ("is no path" in str(caught.value)) == (words == "no path")

@@ -224,11 +224,11 @@ class Comparison:
             a, b = a.view(bits), b.view(bits)
         self.note(name, np.reshape(a != b, expected.shape), found, expected)
 
-    def offset(self, tensor: QatTensor) -> np.int32:
+    def offset(self, tensor: QatTensor) -> NDArray[np.int32]:
         """Return what is subtracted from TensorFlow's unsigned count of a tensor's integers."""
         signed = self.signed and tensor.role == "weight"
-        # An int of Python's would make NumPy 1's differences int64.
-        return np.int32(1 << (_known(tensor).num_bits - 1) if signed else 0)
+        # An array, as an int of Python's would make NumPy 1's differences int64.
+        return np.asarray(1 << (_known(tensor).num_bits - 1) if signed else 0, np.int32)
 
     def compare_integers(self, tensor: QatTensor, held: NDArray[Any]) -> dict[str, int]:
         """Compare a weight's integers; return the counts its manifest entry should have."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath import affine, exact, manifest
+from qmath._progress import Progress, ticking
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.integer.deployment import deploy
 from qmath.missing import ask_for_settings
@@ -160,6 +161,7 @@ def quantize_model(
     signed: bool = True,
     vectors: int = 0,
     multiplier_bits: int = 31,
+    progress: Progress | None = None,
 ) -> Bundle:
     """Quantize all of a model: stored values to their stored ranges.
 
@@ -179,6 +181,8 @@ def quantize_model(
         How many golden test vectors to make, with every layer's integers.
     multiplier_bits : int
         Width of the integer model's multipliers, 8 to 31.
+    progress : callable, optional
+        Called with how many tensors are done, and of how many.
 
     Returns
     -------
@@ -214,7 +218,7 @@ def quantize_model(
     orders = _orders(model, layouts)
     records: dict[str, _Weight | QuantizedRange | FloatTensor] = {}
     entries: dict[str, Any] = {}
-    for name, tensor in model.tensors.items():
+    for name, tensor in ticking(model.tensors.items(), progress):
         source, target = orders[name]
         entry: dict[str, Any] = {"role": tensor.role, "num_bits": None}
         if tensor.role != "float":

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath import exact, fake_quant
+from qmath._progress import Progress, ticking
 from qmath.errors import FileFormatError, QmathError
 from qmath.integer.deployment import Deployment
 from qmath.types import Float32Array, Node, QatModel, QatTensor
@@ -75,7 +76,12 @@ class Comparison:
                 )
 
     def compare_model(
-        self, model: QatModel, manifest: dict[str, Any], arrays: Arrays, deployed: Deployment
+        self,
+        model: QatModel,
+        manifest: dict[str, Any],
+        arrays: Arrays,
+        deployed: Deployment,
+        progress: Progress | None = None,
     ) -> None:
         """Compare everything; `deployed` is the integer model lowered again."""
         self.signed = object_in(manifest, "options", self.name).get("signed") is not False
@@ -93,7 +99,7 @@ class Comparison:
         keys = [key for tensor in model.tensors.values() for key in _keys(tensor)]
         constants = {**deployed.constants, **deployed.vectors}
         self.expect_names("arrays", arrays, [*keys, *constants])
-        for name, tensor in model.tensors.items():
+        for name, tensor in ticking(model.tensors.items(), progress):
             if name in entries and all(key in arrays for key in _keys(tensor)):
                 self.tensors += 1
                 self.compare_tensor(tensor, object_in(entries, name, self.name), arrays)

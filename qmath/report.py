@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qmath import advice, bundle, dataflow
+from qmath._progress import Progress, ticking
 from qmath._source import as_model
 from qmath.advice import Advice
 from qmath.errors import QmathError
@@ -155,6 +156,7 @@ def inspect(
     *,
     force: bool = False,
     architecture: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
 ) -> Report:
     """Say what a model holds, what is missing, and what looks wrong.
 
@@ -168,6 +170,8 @@ def inspect(
         Let `quantizers` win where the file says something else.
     architecture : path, optional
         The file that holds the model's architecture, as for `qmath.load`.
+    progress : callable, optional
+        Called with how many tensors are done, and of how many.
 
     Returns
     -------
@@ -181,7 +185,7 @@ def inspect(
     """
     source = as_model(model, quantizers, force=force, architecture=architecture)
     rows, warnings = [], []
-    for tensor in source.tensors.values():
+    for tensor in ticking(source.tensors.values(), progress):
         row, found = _row(source, tensor)
         rows.append(row)
         warnings += found

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qmath._progress import Progress
 from qmath._source import as_model
 from qmath.comparison import SAME_OPTIONS, USER, Comparison, object_in
 from qmath.errors import FileFormatError, MissingSettingsError
@@ -81,6 +82,7 @@ def verify(
     format: str | None = None,
     force: bool = False,
     architecture: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
 ) -> Verification:
     """Check an exported file against the model it was made from.
 
@@ -92,6 +94,8 @@ def verify(
         The exported file or folder.
     quantizers, format, force, architecture
         As they were given to `qmath.export`; a folder tells its format itself.
+    progress : callable, optional
+        Called with how many tensors are compared, and of how many.
 
     Returns
     -------
@@ -123,7 +127,7 @@ def verify(
     check = Comparison(path.name)
     try:
         compare = _compare_folder if path.is_dir() else _compare_file
-        assumed = compare(check, source, path, format)
+        assumed = compare(check, source, path, format, progress)
     except OSError as error:
         raise FileFormatError(f"cannot read {path}: {error.strerror or error}") from error
     return Verification(
@@ -137,7 +141,7 @@ def verify(
 
 
 def _compare_file(
-    check: Comparison, model: QatModel, path: Path, format: str | None
+    check: Comparison, model: QatModel, path: Path, format: str | None, progress: Progress | None
 ) -> tuple[str, ...]:
     from qmath.exports import FolderExporter, exporter
 
@@ -149,12 +153,12 @@ def _compare_file(
         model, assumed = _with_told_settings(model, manifest, path.name)
         options = _options(manifest, path.name)
         deployed = deploy(model, options["vectors"], options["multiplier_bits"])
-        check.compare_model(model, manifest, arrays, deployed)
+        check.compare_model(model, manifest, arrays, deployed, progress)
     return assumed
 
 
 def _compare_folder(
-    check: Comparison, model: QatModel, path: Path, format: str | None
+    check: Comparison, model: QatModel, path: Path, format: str | None, progress: Progress | None
 ) -> tuple[str, ...]:
     from qmath.bundle import quantize_model
     from qmath.exports import FolderExporter, check_options, exporter, folder
@@ -170,7 +174,7 @@ def _compare_folder(
     deployed = Deployment(
         bundle.program, bundle.manifest["program"], bundle.constants, bundle.vectors
     )
-    check.compare_model(model, manifest, dict(bundle.arrays()), deployed)
+    check.compare_model(model, manifest, dict(bundle.arrays()), deployed, progress)
     check.differences += folder.differences(
         path, name, bundle, module.render(bundle, **given), given
     )

@@ -80,7 +80,7 @@ def diff(
         model, data, quantizers, force=force, architecture=architecture
     )
     chosen = given(multiplier_bits=multiplier_bits, rounding=rounding)
-    with advancing("comparing …", len(next(iter(inputs.values())))) as progress:
+    with advancing("comparing …", "comparing …") as progress:
         comparison = compare(
             program,
             inputs,

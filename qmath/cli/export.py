@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qmath.cli.settings import model_options, read_settings
-from qmath.cli.text import console, count, printable, working
+from qmath.cli.text import advancing, console, count, printable
 
 if TYPE_CHECKING:
     from qmath.bundle import Bundle
@@ -99,7 +99,7 @@ def export(
     """
     from qmath.exports import export as export_model
 
-    with working("quantizing …"):
+    with advancing("reading …", "quantizing …", "writing …") as progress:
         bundle = export_model(
             model,
             output,
@@ -113,6 +113,7 @@ def export(
             overwrite=overwrite,
             force=force,
             architecture=architecture,
+            progress=progress,
             **dict(map(_option, format_options)),
         )
     out = console()

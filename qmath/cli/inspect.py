@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from qmath.cli.settings import model_options, read_settings
-from qmath.cli.text import console, count, printable, working
+from qmath.cli.text import advancing, console, count, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,9 +62,13 @@ def inspect(
 
     if page is not None:
         check_output(page, overwrite=overwrite, sources=(model, settings, architecture))
-    with working("reading …"):
+    with advancing("reading …", "looking …") as progress:
         report = report_on(
-            model, read_settings(options, settings), force=force, architecture=architecture
+            model,
+            read_settings(options, settings),
+            force=force,
+            architecture=architecture,
+            progress=progress,
         )
     if page is not None:
         with replacing(page, overwrite=overwrite) as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,6 +71,7 @@ def run(
 
     from qmath.cli.data import read_program_and_inputs
     from qmath.exports.atomic import check_output, replacing
+    from qmath.exports.npz import write_arrays
     from qmath.integer.api import constants
     from qmath.integer.api import run as run_model
     from qmath.integer.describe import arrays as arrays_of
@@ -87,7 +89,7 @@ def run(
         require_integer=require_integer,
     )
     chosen = given(multiplier_bits=multiplier_bits, rounding=rounding)
-    with advancing("running …", len(next(iter(inputs.values())))) as progress:
+    with advancing("running …", "running …") as progress:
         result = run_model(
             program, inputs, profile=profile, progress=progress,
             **chosen,
@@ -107,7 +109,7 @@ def run(
         arrays |= arrays_of(program, fixed) if fixed else {}
         arrays |= {f"{name}.sources": np.array(sources(program.step(name))) for name in fixed}
         with replacing(output, overwrite=overwrite) as file:
-            np.savez(file, **arrays, **result.integers)  # type: ignore[arg-type]
+            write_arrays(file, chain(arrays.items(), result.integers.items()))
         out.print(f"{printable(str(output))}: {count(len(result.integers), 'quantized tensor')}")
 
 

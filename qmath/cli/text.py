@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from qmath._progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["advancing", "console", "count", "printable", "working"]
+__all__ = ["advancing", "console", "count", "printable"]
 
 _PIPED_WIDTH = 10_000  # nothing is wrapped or cut for a program that reads
 
@@ -25,27 +27,28 @@ def console() -> Console:
     return Console(markup=False, emoji=False, highlight=False, width=_PIPED_WIDTH)
 
 
-def working(what: str) -> AbstractContextManager[object]:
-    """Return a block during which a terminal shows that work is under way, and nothing else."""
-    if not sys.stderr.isatty():
-        return nullcontext()
-    from rich.console import Console
-
-    return Console(stderr=True, markup=False).status(what)
-
-
 @contextmanager
-def advancing(what: str, total: int) -> Iterator[Callable[[int], object]]:
-    """Yield what to call with each amount of work done; a terminal shows a progress bar."""
-    if not sys.stderr.isatty():
-        yield lambda _done: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
+def advancing(before: str, during: str, after: str = "") -> Iterator[Progress]:
+    """Yield what to call with how much is done, and of how much; a terminal shows a bar.
 
-    with Progress(console=Console(stderr=True, markup=False), transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda done: progress.advance(task, done)
+    Its words are `before` until that is known, then `during`, and `after` when all is done.
+    """
+    if not sys.stderr.isatty():
+        yield lambda _done, _total: None
+        return
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn())
+    console = Console(stderr=True, markup=False)
+    with bars.Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(before, total=None)
+
+        def show(done: int, total: int) -> None:
+            words = after if after and done == total else during
+            bar.update(task, description=words, completed=done, total=total)
+
+        yield show
 
 
 def printable(text: str) -> str:

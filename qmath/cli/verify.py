@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from qmath.cli.settings import model_options, read_settings
-from qmath.cli.text import console, count, printable, working
+from qmath.cli.text import advancing, console, count, printable
 
 __all__ = ["verify"]
 
@@ -37,7 +37,7 @@ def verify(
     """
     from qmath.verification import verify as check
 
-    with working("comparing …"):
+    with advancing("reading …", "comparing …") as progress:
         result = check(
             model,
             output,
@@ -45,6 +45,7 @@ def verify(
             format=format_,
             force=force,
             architecture=architecture,
+            progress=progress,
         )
     out = console()
     counts = (

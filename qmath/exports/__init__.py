@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
+from qmath._progress import Progress
 from qmath._source import as_model
 from qmath.bundle import Bundle, quantize_model
 from qmath.errors import OutputError, QmathError
@@ -112,6 +113,7 @@ def export(
     overwrite: bool = False,
     force: bool = False,
     architecture: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Bundle:
     """Write the integers of a model, or the whole integer model, to a file or folder.
@@ -144,6 +146,8 @@ def export(
         Let `quantizers` win where the file says something else.
     architecture : path, optional
         The file that holds the model's architecture, as for `qmath.load`.
+    progress : callable, optional
+        Called with how many tensors are quantized, and of how many; they are then written.
     **options
         Of the format: the arguments of its module's ``write`` or ``render``.
 
@@ -191,6 +195,7 @@ def export(
         signed=signed,
         vectors=getattr(module, "VECTORS", 0) if vectors is None else vectors,
         multiplier_bits=multiplier_bits,
+        progress=progress,
     )
     if vectors and bundle.program is None:
         raise QmathError(

@@ -12,7 +12,8 @@ import json
 import math
 import tokenize
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from qmath.bundle import Bundle
 from qmath.errors import FileFormatError, QmathError
 
-__all__ = ["read", "write"]
+__all__ = ["read", "write", "write_arrays"]
 
 MANIFEST = "manifest"
 STORED_INTEGERS = True  # the manifest states the convention of each tensor
@@ -37,10 +38,21 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip archive can hold
 def write(bundle: Bundle, file: BinaryIO) -> None:
     """Write `bundle` to an open file, one tensor in memory at a time."""
     manifest = json.dumps(bundle.manifest, indent=1, allow_nan=False).encode()
+    first = (MANIFEST, np.frombuffer(manifest, np.uint8))
+    write_arrays(file, chain([first], bundle.arrays()))
+
+
+def write_arrays(file: BinaryIO, arrays: Iterable[tuple[str, NDArray[Any]]]) -> None:
+    """Write named arrays to an open file; unlike `numpy.savez`, whatever their names are.
+
+    Raises
+    ------
+    QmathError
+        Two arrays cannot be told apart by their names.
+    """
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         names: set[str] = set()
-        _add(archive, MANIFEST, np.frombuffer(manifest, np.uint8), names)
-        for name, array in bundle.arrays():
+        for name, array in arrays:
             _add(archive, name, array, names)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qmath._progress import Progress
 from qmath._source import as_model
 from qmath.errors import QmathError
 from qmath.integer.bounds import interval
@@ -130,7 +131,7 @@ def run(
     force: bool = False,
     architecture: str | os.PathLike[str] | None = None,
     require_integer: bool = False,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Run:
     """Run a model in integers.
@@ -146,7 +147,7 @@ def run(
     quantizers, force, architecture, require_integer
         As for `program_of`.
     progress : callable, optional
-        Called with the number of examples done since the last call.
+        Called with how many examples are done, and of how many.
     **options
         Of the profile: ``multiplier_bits`` of ``"integer"``, ``rounding`` of ``"tflite"``.
 
@@ -179,12 +180,14 @@ def run(
     )
     executor = Executor(program, profile_named(profile, **options))
     parts: dict[str, list[Array]] = {step.name: [] for step in program.steps}
-    for batch in batches(executor.checked(_named(program, inputs))):
+    arrays, done = executor.checked(_named(program, inputs)), 0
+    for batch in batches(arrays):
         results = executor.run(batch)
         for name, value in results.items():
             parts[name].append(value)
         if progress:
-            progress(len(next(iter(batch.values()))))
+            done += len(next(iter(batch.values())))
+            progress(done, len(next(iter(arrays.values()))))
     tensors = {name: np.concatenate(values) for name, values in parts.items()}
     outputs = {}
     for name in program.outputs:
@@ -203,7 +206,7 @@ def diff(
     quantizers: Mapping[str, Quantizer] | None = None,
     force: bool = False,
     architecture: str | os.PathLike[str] | None = None,
-    progress: Callable[[int], object] | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> Comparison:
     """Compare a profile with another, or with what the trained model computed.

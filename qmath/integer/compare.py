@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qmath._progress import Progress
 from qmath.affine import smallest_dtype
 from qmath.errors import QmathError
 from qmath.integer.profiles import Profile, unrounded
@@ -118,7 +119,7 @@ def compare(
     inputs: Mapping[str, ArrayLike],
     profile: Profile,
     reference: Profile | Mapping[str, Array],
-    progress: Callable[[int], object] | None = None,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Compare a profile with another, or with integers that a trained model computed.
 
@@ -133,7 +134,7 @@ def compare(
         A second profile, or the unsigned integers of each quantized tensor, see
         `integers_of_dump`.
     progress : callable, optional
-        Called with the number of examples done since the last call.
+        Called with how many examples are done, and of how many.
 
     Returns
     -------
@@ -159,7 +160,7 @@ def compare(
         layers = [a.joined(b) for a, b in zip(layers, found, strict=True)] if layers else found
         start += count
         if progress:
-            progress(count)
+            progress(start, len(next(iter(arrays.values()))))
     return Comparison(tuple(layers))
 
 

@@ -105,3 +105,28 @@ def test_output_that_the_terminal_cannot_show():
     result = run("inspect", SAMPLE, env=environment)
     assert result.returncode == 0
     assert "integer-only: no" in result.stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are Unix's")
+def test_a_terminal_shows_progress_and_a_pipe_none(tmp_path):
+    import pty
+
+    leader, follower = pty.openpty()
+    out = str(tmp_path / "out.npz")
+    command = [sys.executable, "-c", MAIN, "export", SAMPLE, "-o", out]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=follower, env=environment
+    ) as process:
+        os.close(follower)
+        shown = b""
+        try:
+            while part := os.read(leader, 65536):
+                shown += part
+        except OSError:  # Linux's way to say that the other end is closed
+            pass
+        assert process.stdout.read().startswith(out.encode())
+    os.close(leader)
+    assert "writing …" in shown.decode()
+    quiet = run("verify", SAMPLE, out)
+    assert (quiet.returncode, quiet.stderr) == (0, "")

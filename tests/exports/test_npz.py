@@ -174,3 +174,11 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(run.stdout) < 100  # MiB; all tensors are 320
+
+
+def test_arrays_may_have_any_name(tmp_path):
+    arrays = {name: np.arange(3) for name in ("file", "args", "kwds", "a/b")}
+    with open(tmp_path / "a.npz", "wb") as file:
+        npz.write_arrays(file, arrays.items())
+    with np.load(tmp_path / "a.npz") as written:
+        assert set(written) == set(arrays)

@@ -135,6 +135,17 @@ class Bundle:
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     vectors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
+    def keys(self) -> Iterator[str]:
+        """Yield the keys of `arrays`, which are not made for it."""
+        for name, entry in self.manifest["tensors"].items():
+            if "dtype" in entry:
+                yield name
+            if "scale_bits" in entry:
+                yield f"{name}.scale"
+                yield f"{name}.zero_point"
+        yield from self.constants
+        yield from self.vectors
+
     def arrays(self) -> Iterator[tuple[str, NDArray[Any]]]:
         """Yield every array under its key, made or read one tensor at a time.
 

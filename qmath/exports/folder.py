@@ -11,6 +11,7 @@ from typing import Any
 from qmath.bundle import Bundle
 from qmath.containers.bounded_json import parse_json
 from qmath.errors import FileFormatError, OutputError
+from qmath.exports.identifiers import Identifiers
 
 __all__ = ["MANIFEST", "differences", "foreign_entry", "read_manifest", "write"]
 
@@ -55,9 +56,9 @@ def _with_manifest(
     for file_name, content in files:
         written[file_name] = {"size": len(content), "crc32": f"{zlib.crc32(content):08x}"}
         yield file_name, content
-    manifest = bundle.manifest | {
-        "export": {"format": name, "options": dict(options), "files": written}
-    }
+    names = {identifier: key for key, identifier in Identifiers(bundle.keys()).items()}
+    export = {"format": name, "options": dict(options), "files": written, "identifiers": names}
+    manifest = bundle.manifest | {"export": export}
     yield MANIFEST, json.dumps(manifest, indent=1, allow_nan=False).encode() + b"\n"
 
 
@@ -122,6 +123,8 @@ def differences(
             yield f"{file_name}: it cannot be read ({error.strerror or error})"
             continue
         if file_name == MANIFEST:  # of which notes and file names may differ: compared by itself
+            if read_manifest(place)["export"] != json.loads(content)["export"]:
+                yield f"{file_name}: what it says of the export differs"
             continue
         if found != content:
             at = next(

@@ -6,8 +6,9 @@ import subprocess
 import sys
 import textwrap
 import types
-from importlib import metadata
+from importlib import metadata, resources
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -46,6 +47,9 @@ def test_a_folder_holds_the_files_and_a_manifest(tmp_path):
     assert manifest["export"]["options"] == {"ending": "\r\n"}
     assert manifest["export"]["files"]["kernel.bin"]["size"] == 3 * 3 * 2 * 5
     assert manifest["tensors"].keys() == model().tensors.keys()
+    assert manifest["export"]["identifiers"]["conv_kernel_scale"] == "conv/kernel.scale"
+    schema = json.loads((resources.files("qmath") / "manifest.schema.json").read_text())
+    jsonschema.validate(manifest, schema)
 
 
 def test_equal_models_give_equal_bytes(tmp_path):
@@ -65,6 +69,13 @@ def test_verify_renders_again(tmp_path):
     assert len(result.differences) == 2
     assert "kernel.bin: it differs from byte 0 on" in result.differences[0]
     assert "more: unexpected" in result.differences[1]
+    manifest = json.loads((place / "manifest.json").read_text())
+    manifest["export"]["identifiers"]["conv_kernel"] = "up/kernel"
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    assert (
+        "manifest.json: what it says of the export differs"
+        in qmath.verify(model(), place).differences
+    )
     (place / "names.txt").unlink()
     assert any("names.txt" in line for line in qmath.verify(model(), place).differences)
 

@@ -16,7 +16,7 @@ MAX_DEPTH = 200
 MAX_DIGITS = 400
 
 
-def parse_json(text: str | bytes, where: str) -> Any:
+def parse_json(text: str | bytes, where: str, remedy: str = "save the model again") -> Any:
     """Return the value that a JSON text holds.
 
     Parameters
@@ -25,6 +25,8 @@ def parse_json(text: str | bytes, where: str) -> Any:
         UTF-8 if bytes.
     where : str
         File and place, for the error message.
+    remedy : str
+        What to do about a damaged file, for the error message.
 
     Raises
     ------
@@ -37,13 +39,12 @@ def parse_json(text: str | bytes, where: str) -> Any:
     except (ValueError, RecursionError) as error:
         reason = "it nests too deeply" if isinstance(error, RecursionError) else str(error)
         raise FileFormatError(
-            f"{where}: this is not JSON that Keras wrote ({reason}); the file is "
-            f"damaged, save the model again"
+            f"{where}: this is not JSON ({reason}); the file is damaged, {remedy}"
         ) from None
     if deep:
         raise FileFormatError(
-            f"{where}: the JSON nests deeper than {MAX_DEPTH} levels, which no "
-            f"Keras model does; the file is damaged or hostile"
+            f"{where}: the JSON nests deeper than {MAX_DEPTH} levels, which no model does; the "
+            f"file is damaged or hostile, {remedy}"
         )
     return value
 

@@ -41,7 +41,10 @@ __all__ = [
 ]
 
 # A format's name, which is also the suffix of its files, to its module.
-FORMATS: dict[str, str] = {"npz": "qmath.exports.npz"}
+FORMATS: dict[str, str] = {
+    "npz": "qmath.exports.npz",
+    "safetensors": "qmath.exports.safetensors",
+}
 _GROUP = "qmath.exports"
 
 

@@ -82,7 +82,7 @@ def read_manifest(place: Path) -> dict[str, Any]:
     if len(text) > _LIMIT:
         raise FileFormatError(f"{path} has more than {_LIMIT} bytes, so qmath did not write it")
     try:
-        manifest = parse_json(text.decode(), str(path))
+        manifest = parse_json(text.decode(), str(path), "export again")
     except UnicodeDecodeError:
         raise FileFormatError(f"{path} is damaged: it is no text; export again") from None
     export = manifest.get("export") if isinstance(manifest, dict) else None

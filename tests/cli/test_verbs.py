@@ -169,7 +169,7 @@ def test_existing_output_stays(tmp_path):
 def test_outputs_that_cannot_be(tmp_path):
     assert "is a directory" in fails("export", QUESTION, "-o", tmp_path, "--format", "npz")
     assert "does not exist" in fails("export", QUESTION, "-o", tmp_path / "no" / "out.npz")
-    assert "use one of: npz" in fails("export", QUESTION, "-o", tmp_path / "out.txt")
+    assert "use one of: npz, " in fails("export", QUESTION, "-o", tmp_path / "out.txt")
     assert list(tmp_path.iterdir()) == []
 
 

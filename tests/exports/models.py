@@ -90,3 +90,36 @@ def graph() -> Graph:
         node("dense", "Dense", "flatten", activation="softmax"),
     )  # fmt: skip
     return Graph(nodes, ("image",), ("dense",))
+
+
+WIDTHS = (2, 3, 4, 5, 7, 8, 10, 16)
+
+
+def every_width() -> QatModel:
+    """Return weights of every width, per tensor and per channel, of 90 elements each."""
+    rng = np.random.default_rng(3)
+    tensors = []
+    for num_bits in WIDTHS:
+        for kind, spec in (("tensor", DENSE), ("channel", CONV)):
+            values = rng.normal(size=(3, 3, 2, 5)).astype(np.float32)
+            name = f"{kind}{num_bits}/kernel"
+            tensors.append(weight(name, values, replace(spec, num_bits=num_bits)))
+    return QatModel({tensor.name: tensor for tensor in tensors})
+
+
+# What a layer may be called, and a file, C or Verilog can trip over.
+STRANGE_NAMES = (
+    "a/b", "a:b", "a_b", "A_B", "a b/c.d", "größe/日本", "2d/kernel", "while", "module", "CON",
+    "signed", "", "…", "x" * 300, "x" * 299 + "y", "a.scale/b",
+)  # fmt: skip
+
+
+def strange_names() -> QatModel:
+    """Return 5-bit weights of strange and colliding names, each with values of its own."""
+    rng = np.random.default_rng(4)
+    return QatModel(
+        {
+            name: weight(name, rng.normal(size=(3, 2)).astype(np.float32), DENSE)
+            for name in STRANGE_NAMES
+        }
+    )

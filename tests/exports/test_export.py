@@ -118,7 +118,7 @@ def test_a_link_is_followed(tmp_path):
 
 @pytest.mark.parametrize(("name", "format"), [("out.xyz", None), ("out", None), ("out.npz", "c")])
 def test_unknown_formats(tmp_path, name, format):
-    with pytest.raises(OutputError, match="use one of: npz"):
+    with pytest.raises(OutputError, match="use one of: npz, "):
         export(model(), tmp_path / name, format=format)
     assert listing(tmp_path) == []
 

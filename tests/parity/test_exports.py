@@ -1,0 +1,86 @@
+"""What the consumers of exported files read are TensorFlow's integers, at every width."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import qmath
+from tests.exports.models import WIDTHS, every_width
+from tests.helpers import assert_same_bits
+
+oracle = pytest.importorskip("reference.oracle")
+samples = pytest.importorskip("reference.samples")
+
+
+def tensorflows(tensor):
+    """Return what TensorFlow's fake quantization makes of a weight."""
+    spec = tensor.spec
+    function = (
+        oracle.fake_quant_with_min_max_vars_per_channel
+        if spec.per_axis
+        else oracle.fake_quant_with_min_max_vars
+    )
+    return function(
+        np.asarray(tensor.values), tensor.min, tensor.max, spec.num_bits, spec.narrow_range
+    )
+
+
+def assert_tensorflows_integers(model, arrays):
+    """Assert that integers, scales and zero points by key give TensorFlow's floats, every bit."""
+    weights = [tensor for tensor in model.tensors.values() if tensor.role == "weight"]
+    assert weights
+    for tensor in weights:
+        integers, scale, zero_point = (
+            arrays[tensor.name + part] for part in ("", ".scale", ".zero_point")
+        )
+        real = (integers.astype(np.int32) - zero_point).astype(np.float32) * scale
+        assert_same_bits(real, tensorflows(tensor), tensor.name)
+
+
+def test_every_width_is_compared():
+    specs = [tensor.spec for tensor in every_width().tensors.values()]
+    found = {(spec.num_bits, spec.per_axis) for spec in specs}
+    assert found == {(bits, per_axis) for bits in WIDTHS for per_axis in (True, False)}
+
+
+def bits_of(packed, entry):
+    """Read a stream whose lowest bit comes first, one value after the other."""
+    stream, width = int.from_bytes(packed.tobytes(), "little"), entry["num_bits"]
+    values = []
+    for i in range(int(np.prod(entry["shape"]))):
+        value = stream >> i * width & (1 << width) - 1
+        values.append(value - (1 << width) if entry["signed"] and value >> width - 1 else value)
+    return np.reshape(values, entry["shape"])
+
+
+def safetensors(path):
+    library = pytest.importorskip("safetensors")
+    with library.safe_open(path, "np") as file:
+        manifest, layouts = (json.loads(file.metadata()[key]) for key in ("qmath", "packing"))
+        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    for key in layouts:
+        arrays[key] = bits_of(arrays[key], manifest["tensors"][key])
+    return arrays
+
+
+READERS = {"safetensors": safetensors}
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("format", READERS)
+def test_every_width(tmp_path, format, signed):
+    path = tmp_path / "out"
+    qmath.export(every_width(), path, format=format, signed=signed)
+    assert_tensorflows_integers(every_width(), READERS[format](path))
+
+
+@pytest.mark.parametrize("name", ["default8", "integer4", "nbit4"])
+@pytest.mark.parametrize("format", READERS)
+def test_samples(tmp_path, format, name):
+    path = tmp_path / "out"
+    model = qmath.load(samples.SAMPLES / f"{name}.h5")
+    qmath.export(model, path, format=format)
+    assert_tensorflows_integers(model, READERS[format](path))

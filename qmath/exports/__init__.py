@@ -44,6 +44,7 @@ __all__ = [
 FORMATS: dict[str, str] = {
     "npz": "qmath.exports.npz",
     "safetensors": "qmath.exports.safetensors",
+    "bin": "qmath.exports.bin",
 }
 _GROUP = "qmath.exports"
 

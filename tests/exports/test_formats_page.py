@@ -33,3 +33,14 @@ def test_safetensors(tmp_path, page, make, signed, packing):
     assert arrays.keys() == {*bundle.keys()}
     for key, expected in bundle.arrays():
         np.testing.assert_array_equal(arrays[key], expected, strict=True)
+
+
+@pytest.mark.parametrize("packing", ["lsb", "msb", "none"])
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("make", [every_width, strange_names, model])
+def test_bin(tmp_path, page, make, signed, packing):
+    bundle = qmath.export(make(), tmp_path / "o.bin", signed=signed, packing=packing)
+    arrays = page["read_bin"](tmp_path / "o.bin")
+    assert list(arrays) == [*bundle.keys()]
+    for key, expected in bundle.arrays():
+        assert arrays[key] == expected.ravel().tolist()

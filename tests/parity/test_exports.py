@@ -66,7 +66,18 @@ def safetensors(path):
     return arrays
 
 
-READERS = {"safetensors": safetensors}
+def bin_(path):
+    index = json.loads((path / "arrays.json").read_text())
+    data = (path / "arrays.bin").read_bytes()
+    arrays = {}
+    for key, entry in index["arrays"].items():
+        dtype = np.uint8 if entry["packing"] else entry["dtype"]
+        array = np.frombuffer(data[entry["offset"] :][: entry["size"]], dtype)
+        arrays[key] = bits_of(array, entry) if entry["packing"] else array.reshape(entry["shape"])
+    return arrays
+
+
+READERS = {"safetensors": safetensors, "bin": bin_}
 
 
 @pytest.mark.parametrize("signed", [True, False])

@@ -19,15 +19,16 @@ def as_model(
     *,
     force: bool = False,
     architecture: str | os.PathLike[str] | None = None,
+    isolate: bool = False,
 ) -> QatModel:
     """Return `model`, loaded with `quantizers` and `architecture` if it is a path."""
     if isinstance(model, QatModel):
-        if quantizers or architecture is not None:
+        if quantizers or architecture is not None or isolate:
             raise QmathError(
-                "quantizers and architecture apply to a file: give its path, or pass them to "
-                "qmath.load"
+                "quantizers, architecture and isolate apply to a file: give its path, or pass them "
+                "to qmath.load"
             )
         return model
     from qmath.checkpoints.load import load  # needs the extra that reads files
 
-    return load(model, quantizers, force=force, architecture=architecture)
+    return load(model, quantizers, force=force, architecture=architecture, isolate=isolate)

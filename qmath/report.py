@@ -156,6 +156,7 @@ def inspect(
     *,
     force: bool = False,
     architecture: str | os.PathLike[str] | None = None,
+    isolate: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Say what a model holds, what is missing, and what looks wrong.
@@ -170,6 +171,8 @@ def inspect(
         Let `quantizers` win where the file says something else.
     architecture : path, optional
         The file that holds the model's architecture, as for `qmath.load`.
+    isolate : bool
+        Let another process read HDF5 files, as for `qmath.load`.
     progress : callable, optional
         Called with how many tensors are done, and of how many.
 
@@ -183,7 +186,7 @@ def inspect(
     >>> print(qmath.inspect("reference/samples/question.h5").verdict)  # doctest: +SKIP
     weights 2/2 ready, activations 1/3 ready, integer-only: no
     """
-    source = as_model(model, quantizers, force=force, architecture=architecture)
+    source = as_model(model, quantizers, force=force, architecture=architecture, isolate=isolate)
     rows, warnings = [], []
     for tensor in ticking(source.tensors.values(), progress):
         row, found = _row(source, tensor)

@@ -82,6 +82,7 @@ def verify(
     format: str | None = None,
     force: bool = False,
     architecture: str | os.PathLike[str] | None = None,
+    isolate: bool = False,
     progress: Progress | None = None,
 ) -> Verification:
     """Check an exported file against the model it was made from.
@@ -92,7 +93,7 @@ def verify(
         What was exported.
     output : path
         The exported file or folder.
-    quantizers, format, force, architecture
+    quantizers, format, force, architecture, isolate
         As they were given to `qmath.export`; a folder tells its format itself.
     progress : callable, optional
         Called with how many tensors are compared, and of how many.
@@ -122,7 +123,7 @@ def verify(
     >>> qmath.verify("reference/samples/question.h5", "model.npz").ok  # doctest: +SKIP
     True
     """
-    source = as_model(model, quantizers, force=force, architecture=architecture)
+    source = as_model(model, quantizers, force=force, architecture=architecture, isolate=isolate)
     path = Path(output)
     check = Comparison(path.name)
     try:

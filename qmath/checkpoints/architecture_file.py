@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from qmath.checkpoints.architecture import Architecture, read_architecture
 from qmath.containers.bounded_json import MAX_BYTES, parse_json
-from qmath.containers.hdf5 import MAGIC, Hdf5File
+from qmath.containers.hdf5 import MAGIC
+from qmath.containers.isolation import open_hdf5
 from qmath.containers.keras_zip import KerasZip
 from qmath.errors import FileFormatError
 
@@ -15,13 +16,15 @@ __all__ = ["read_architecture_file"]
 _ZIP = b"PK\x03\x04"
 
 
-def read_architecture_file(path: str) -> Architecture:
+def read_architecture_file(path: str, *, isolate: bool = False) -> Architecture:
     """Return the architecture that a whole model or a JSON file holds.
 
     Parameters
     ----------
     path : str
         A ``.keras`` file, a whole ``.h5`` model, or JSON, as ``model.to_json()`` returns it.
+    isolate : bool
+        Let another process read it, if it is HDF5.
 
     Raises
     ------
@@ -36,7 +39,7 @@ def read_architecture_file(path: str) -> Architecture:
         reason = getattr(error, "strerror", None) or error
         raise FileFormatError(f"{path}: the architecture cannot be read ({reason})") from None
     if head == MAGIC:
-        with Hdf5File(path) as opened:
+        with open_hdf5(path, isolate=isolate) as opened:
             text = opened.text("", "model_config").encode()
     elif head[:4] == _ZIP:
         text = KerasZip(path).read("config.json", MAX_BYTES)

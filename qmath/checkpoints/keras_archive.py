@@ -6,7 +6,7 @@ from qmath.checkpoints.architecture import Architecture, read_architecture
 from qmath.checkpoints.keras_v3 import read_variables
 from qmath.checkpoints.reading import Reading, refuse_architecture
 from qmath.containers.bounded_json import MAX_BYTES, parse_json
-from qmath.containers.hdf5 import Hdf5File
+from qmath.containers.isolation import open_hdf5
 from qmath.containers.keras_zip import KerasZip
 from qmath.source_files import SourceFiles
 
@@ -16,7 +16,7 @@ _CONFIG = "config.json"
 _WEIGHTS = "model.weights.h5"
 
 
-def read(path: str, architecture: Architecture | None) -> Reading:
+def read(path: str, architecture: Architecture | None, *, isolate: bool = False) -> Reading:
     """Read a model, as ``model.save("model.keras")`` writes it.
 
     Parameters
@@ -25,6 +25,8 @@ def read(path: str, architecture: Architecture | None) -> Reading:
         The file.
     architecture : Architecture or None
         Not needed.
+    isolate : bool
+        Let another process read it.
 
     Raises
     ------
@@ -36,6 +38,6 @@ def read(path: str, architecture: Architecture | None) -> Reading:
     config = parse_json(archive.read(_CONFIG, MAX_BYTES), f"{path}: {_CONFIG}")
     refuse_architecture(path, architecture)
     known = read_architecture(config)
-    with Hdf5File(path, archive.section(_WEIGHTS)) as file:
+    with open_hdf5(path, archive.section(_WEIGHTS), isolate=isolate) as file:
         found, notes = read_variables(file, known)
     return Reading(tuple(found), known, files, tuple(notes))

@@ -11,6 +11,7 @@ from qmath.checkpoints.pairing import OWN_WEIGHTS, Variable, pair
 from qmath.checkpoints.reading import Reading, refuse_architecture
 from qmath.containers.bounded_json import parse_json
 from qmath.containers.hdf5 import Hdf5File
+from qmath.containers.isolation import open_hdf5
 from qmath.errors import FileFormatError
 from qmath.source_files import SourceFiles
 
@@ -21,7 +22,7 @@ _LAYERS = "layer_names"
 _WEIGHTS = "model_weights"
 
 
-def read(path: str, architecture: Architecture | None) -> Reading:
+def read(path: str, architecture: Architecture | None, *, isolate: bool = False) -> Reading:
     """Read a whole model, weights by name, or weights of the newer format.
 
     Parameters
@@ -32,6 +33,8 @@ def read(path: str, architecture: Architecture | None) -> Reading:
     architecture : Architecture or None
         Of a model whose weights alone are saved. Those of the newer format cannot be read without;
         weights by name can, but lack what only a config says.
+    isolate : bool
+        Let another process read it.
 
     Raises
     ------
@@ -41,7 +44,7 @@ def read(path: str, architecture: Architecture | None) -> Reading:
         An architecture is needed, or given for a file that holds its own.
     """
     files = SourceFiles([path, architecture.source] if architecture else [path])
-    with Hdf5File(path) as file:
+    with open_hdf5(path, isolate=isolate) as file:
         known = architecture or Architecture(notes=(words.NO_ARCHITECTURE,))
         if file.has_attribute("", _CONFIG):
             refuse_architecture(path, architecture)

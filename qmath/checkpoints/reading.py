@@ -6,6 +6,7 @@ A reader is a module of this package with
 
 `path` is what the user gave, of the kind that `sniff` names; `architecture` is what the user gave
 beside it, for files that hold none. A reader that needs none refuses it (`refuse_architecture`).
+Those that need the HDF5 library take `isolate`, too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ _READERS: Mapping[Kind, str] = {
     "keras_zip": "qmath.checkpoints.keras_archive",
     "tf_checkpoint": "qmath.checkpoints.tf_checkpoint",
 }
+
+
+_BY_HDF5: frozenset[Kind] = frozenset({"hdf5", "keras_zip"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +62,11 @@ class Reading:
 class Reader(Protocol):
     """A module that reads one kind of file."""
 
-    def read(self, path: str, architecture: Architecture | None) -> Reading:
+    def read(self, path: str, architecture: Architecture | None, **options: bool) -> Reading:
         """Read the file."""
 
 
-def read_model(path: str, architecture: str | None = None) -> Reading:
+def read_model(path: str, architecture: str | None = None, *, isolate: bool = False) -> Reading:
     """Read a file of any kind, told apart by content.
 
     All bytes of untrusted files are read in here, except the values of lazy tensors.
@@ -73,6 +77,8 @@ def read_model(path: str, architecture: str | None = None) -> Reading:
         As `sniff` takes it.
     architecture : str, optional
         Path of the file that holds the model's architecture.
+    isolate : bool
+        Let another process read HDF5 files, whose library crashes or hangs on some damaged ones.
 
     Raises
     ------
@@ -89,9 +95,9 @@ def read_model(path: str, architecture: str | None = None) -> Reading:
     if architecture is not None:
         from qmath.checkpoints.architecture_file import read_architecture_file
 
-        beside = read_architecture_file(architecture)
+        beside = read_architecture_file(architecture, isolate=isolate)
     reader: Reader = import_module(_READERS[kind])
-    reading = reader.read(path, beside)
+    reading = reader.read(path, beside, **({"isolate": isolate} if kind in _BY_HDF5 else {}))
     if beside is not None:
         check_agreement(reading.found, beside, path)
     return reading

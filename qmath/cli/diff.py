@@ -55,6 +55,7 @@ def diff(
     settings: Path | None,
     force: bool,
     architecture: Path | None,
+    isolate: bool,
     data: Path,
     profiles: tuple[str, ...],
     multiplier_bits: int | None,
@@ -77,7 +78,7 @@ def diff(
     other = against or (profiles[1] if len(profiles) == 2 else "exact")
     quantizers = read_settings(options, settings)
     program, inputs = read_program_and_inputs(
-        model, data, quantizers, force=force, architecture=architecture
+        model, data, quantizers, force=force, architecture=architecture, isolate=isolate
     )
     chosen = given(multiplier_bits=multiplier_bits, rounding=rounding)
     with advancing("comparing …", "comparing …") as progress:

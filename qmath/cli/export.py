@@ -81,6 +81,7 @@ def export(
     settings: Path | None,
     force: bool,
     architecture: Path | None,
+    isolate: bool,
     output: Path,
     format_: str | None,
     format_options: tuple[str, ...],
@@ -113,6 +114,7 @@ def export(
             overwrite=overwrite,
             force=force,
             architecture=architecture,
+            isolate=isolate,
             progress=progress,
             **dict(map(_option, format_options)),
         )

@@ -45,6 +45,7 @@ def inspect(
     settings: Path | None,
     force: bool,
     architecture: Path | None,
+    isolate: bool,
     as_json: bool,
     page: Path | None,
     overwrite: bool,
@@ -68,6 +69,7 @@ def inspect(
             read_settings(options, settings),
             force=force,
             architecture=architecture,
+            isolate=isolate,
             progress=progress,
         )
     if page is not None:

@@ -50,6 +50,7 @@ def run(
     settings: Path | None,
     force: bool,
     architecture: Path | None,
+    isolate: bool,
     data: Path,
     profile: str,
     multiplier_bits: int | None,
@@ -86,6 +87,7 @@ def run(
         quantizers,
         force=force,
         architecture=architecture,
+        isolate=isolate,
         require_integer=require_integer,
     )
     chosen = given(multiplier_bits=multiplier_bits, rounding=rounding)

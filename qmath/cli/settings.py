@@ -60,6 +60,12 @@ def model_options(function: _Function) -> _Function:
             help="A .keras or .h5 model, or a config.json, that holds the layers' names and "
             "configs, for a MODEL of weights alone.",
         ),
+        click.option(
+            "--isolate",
+            is_flag=True,
+            help="Let another process read .h5 and .keras files, under limits of time and memory: "
+            "for files from strangers.",
+        ),
     )
     for option in reversed(options):
         function = option(function)

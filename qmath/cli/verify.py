@@ -27,6 +27,7 @@ def verify(
     settings: Path | None,
     force: bool,
     architecture: Path | None,
+    isolate: bool,
     output: Path,
     format_: str | None,
 ) -> int:
@@ -45,6 +46,7 @@ def verify(
             format=format_,
             force=force,
             architecture=architecture,
+            isolate=isolate,
             progress=progress,
         )
     out = console()

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from qmath.containers.lazy_array import LazyArray
 from qmath.errors import FileFormatError, MissingExtraError, QmathError
 
-__all__ = ["MAGIC", "Hdf5File"]
+__all__ = ["MAGIC", "MAX_RATIO", "Hdf5File"]
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 
 # Deflate, shuffle and checksum: what h5repack and h5py write. Others may load foreign plugins.
 _FILTERS = frozenset({1, 2, 3})
 # Trained weights hardly shrink; pruned ones by 10 or 20.
-_MAX_RATIO = 64
+MAX_RATIO = 64
 
 
 class Section(Protocol):
@@ -313,7 +313,7 @@ class Hdf5File:
         claimed = elements * dataset.dtype.itemsize
         if dataset.chunks is not None and elements:
             claimed = max(claimed, math.prod(dataset.chunks) * dataset.dtype.itemsize)
-            fits = claimed <= stored * (_MAX_RATIO if filters else 1)
+            fits = claimed <= stored * (MAX_RATIO if filters else 1)
         else:
             fits = claimed == stored or not elements
         if not fits or stored > self._size:

@@ -117,6 +117,7 @@ def export(
     overwrite: bool = False,
     force: bool = False,
     architecture: str | os.PathLike[str] | None = None,
+    isolate: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> Bundle:
@@ -150,6 +151,8 @@ def export(
         Let `quantizers` win where the file says something else.
     architecture : path, optional
         The file that holds the model's architecture, as for `qmath.load`.
+    isolate : bool
+        Let another process read HDF5 files, as for `qmath.load`.
     progress : callable, optional
         Called with how many tensors are quantized, and of how many; they are then written.
     **options
@@ -185,7 +188,7 @@ def export(
     check_output(
         target, overwrite=overwrite, sources=sources, is_folder=isinstance(module, FolderExporter)
     )
-    loaded = as_model(model, quantizers, force=force, architecture=architecture)
+    loaded = as_model(model, quantizers, force=force, architecture=architecture, isolate=isolate)
     by_keras = [tensor.name for tensor in loaded.tensors.values() if tensor.stored]
     if by_keras and not getattr(module, "STORED_INTEGERS", False):
         raise OutputError(

@@ -56,6 +56,7 @@ def program_of(
     quantizers: Mapping[str, Quantizer] | None = None,
     force: bool = False,
     architecture: str | os.PathLike[str] | None = None,
+    isolate: bool = False,
     require_integer: bool = False,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Program:
@@ -63,7 +64,7 @@ def program_of(
 
     Parameters
     ----------
-    model, quantizers, force, architecture
+    model, quantizers, force, architecture, isolate
         As for `qmath.export`; a program is returned as it is.
     require_integer : bool
         Raise if a layer has to run in float32, naming each and what would have to be quantized.
@@ -84,7 +85,8 @@ def program_of(
         program = model
     else:
         program = lower(
-            as_model(model, quantizers, force=force, architecture=architecture), input_shapes
+            as_model(model, quantizers, force=force, architecture=architecture, isolate=isolate),
+            input_shapes,
         )
     if require_integer and program.islands:
         islands = "; ".join(f"{name}: {remedy}" for name, remedy in program.islands.items())
@@ -130,6 +132,7 @@ def run(
     quantizers: Mapping[str, Quantizer] | None = None,
     force: bool = False,
     architecture: str | os.PathLike[str] | None = None,
+    isolate: bool = False,
     require_integer: bool = False,
     progress: Progress | None = None,
     **options: Any,
@@ -144,7 +147,7 @@ def run(
         Float data, ``(N, …)``, for the one input, or for each by its name.
     profile : str
         ``"exact"``, ``"integer"``, ``"tflite"`` or ``"xnnpack"``.
-    quantizers, force, architecture, require_integer
+    quantizers, force, architecture, isolate, require_integer
         As for `program_of`.
     progress : callable, optional
         Called with how many examples are done, and of how many.
@@ -175,6 +178,7 @@ def run(
         quantizers=quantizers,
         force=force,
         architecture=architecture,
+        isolate=isolate,
         require_integer=require_integer,
         input_shapes=_shapes(inputs),
     )
@@ -206,6 +210,7 @@ def diff(
     quantizers: Mapping[str, Quantizer] | None = None,
     force: bool = False,
     architecture: str | os.PathLike[str] | None = None,
+    isolate: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> Comparison:
@@ -213,7 +218,7 @@ def diff(
 
     Parameters
     ----------
-    model, inputs, profile, quantizers, force, architecture, progress, **options
+    model, inputs, profile, quantizers, force, architecture, isolate, progress, **options
         As for `run`.
     against : str or mapping of str to array-like
         A second profile, or fake-quantized float32 tensors by name, as
@@ -243,6 +248,7 @@ def diff(
         quantizers=quantizers,
         force=force,
         architecture=architecture,
+        isolate=isolate,
         input_shapes=_shapes(inputs),
     )
     reference = (

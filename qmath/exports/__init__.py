@@ -45,6 +45,7 @@ FORMATS: dict[str, str] = {
     "npz": "qmath.exports.npz",
     "safetensors": "qmath.exports.safetensors",
     "bin": "qmath.exports.bin",
+    "c": "qmath.exports.c",
 }
 _GROUP = "qmath.exports"
 

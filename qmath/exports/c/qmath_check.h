@@ -1,0 +1,132 @@
+/* The self-check of an export: checksums and samples. C99 and stdio.
+ *
+ * SPDX-License-Identifier: Apache-2.0
+ */
+#ifndef QMATH_CHECK_H
+#define QMATH_CHECK_H
+
+#include <stdio.h>
+#include <string.h>
+
+#include "qmath_integers.h"
+
+typedef struct {
+    size_t index;
+    int32_t integer;
+} qm_sample;
+
+/* CRC-32 as in zlib and PNG, of the bytes of 32-bit words, the lowest first; start with 0. */
+static inline uint32_t qm_crc32(uint32_t crc, uint32_t word)
+{
+    int bit;
+
+    crc = ~crc ^ word;
+    for (bit = 0; bit < 32; ++bit)
+        crc = crc >> 1 ^ (crc & 1 ? 0xedb88320u : 0);
+    return ~crc;
+}
+
+/* Print what differs, if it does; return how much does: 0 or 1. */
+static inline int qm_report(const char *name, const char *what, uint32_t found, uint32_t expected)
+{
+    if (found == expected)
+        return 0;
+    printf("%s: %s is %lu, expected %lu\n", name, what, (unsigned long)found,
+           (unsigned long)expected);
+    return 1;
+}
+
+static inline uint32_t qm_bits(float value)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+/* Unpack every integer. */
+static inline int qm_check_integers(const char *name, const qm_integers *a, uint32_t crc,
+                                    const qm_sample *samples, size_t count)
+{
+    uint32_t found = 0;
+    size_t i;
+    int failures = 0;
+
+    for (i = 0; i < count; ++i)
+        failures += qm_report(name, "an integer", (uint32_t)qm_integer(a, samples[i].index),
+                              (uint32_t)samples[i].integer);
+    for (i = 0; i < a->size; ++i)
+        found = qm_crc32(found, (uint32_t)qm_integer(a, i));
+    return failures + qm_report(name, "the checksum of the integers", found, crc);
+}
+
+/* The bits of values of 1, 2, 4 or 8 bytes, narrow ones widened: those of 8 bytes low word first. */
+static inline int qm_check_values(const char *name, const void *values, size_t size, size_t count,
+                                  uint32_t crc)
+{
+    const unsigned char *bytes = (const unsigned char *)values;
+    uint32_t found = 0;
+    size_t i;
+
+    for (i = 0; i < count; ++i, bytes += size) {
+        if (size == 1) {
+            found = qm_crc32(found, *bytes);
+        } else if (size == 2) {
+            uint16_t word;
+            memcpy(&word, bytes, 2);
+            found = qm_crc32(found, word);
+        } else if (size == 4) {
+            uint32_t word;
+            memcpy(&word, bytes, 4);
+            found = qm_crc32(found, word);
+        } else {
+            uint64_t word;
+            memcpy(&word, bytes, 8);
+            found = qm_crc32(found, (uint32_t)word);
+            found = qm_crc32(found, (uint32_t)(word >> 32));
+        }
+    }
+    return qm_report(name, "the checksum of the values", found, crc);
+}
+
+#ifdef QMATH_KERNELS_H
+
+/* A tensor of the integer model against the checksum of its unsigned integers. */
+static inline int qm_check_tensor(const char *name, const qm_int *found, size_t size,
+                                  int32_t zero_point, uint32_t crc)
+{
+    uint32_t sum = 0;
+    size_t i;
+
+    for (i = 0; i < size; ++i)
+        sum = qm_crc32(sum, (uint32_t)(found[i] + zero_point));
+    return qm_report(name, "the checksum", sum, crc);
+}
+
+/* The same against the integers themselves. */
+static inline int qm_check_output(const char *name, const qm_int *found, size_t size,
+                                  int32_t zero_point, const uint16_t *expected)
+{
+    size_t i;
+
+    for (i = 0; i < size; ++i)
+        if (found[i] + zero_point != expected[i]) {
+            printf("%s: element %lu is %ld, expected %u\n", name, (unsigned long)i,
+                   (long)(found[i] + zero_point), (unsigned)expected[i]);
+            return 1;
+        }
+    return 0;
+}
+
+/* Give a tensor the integers that somebody else computed. */
+static inline void qm_put(qm_int *tensor, size_t size, int32_t zero_point, const uint16_t *integers)
+{
+    size_t i;
+
+    for (i = 0; i < size; ++i)
+        tensor[i] = (qm_int)integers[i] - zero_point;
+}
+
+#endif
+
+#endif

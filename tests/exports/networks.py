@@ -1,0 +1,135 @@
+"""Networks made by hand, with random weights, of every operation that an integer model has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qmath import Graph, Node, QatModel, QatTensor, QuantSpec
+
+
+class Network:
+    """A model under construction; `add` returns the new node's name."""
+
+    def __init__(self, *shape: int, bits: int = 8, weight_bits: int = 8, seed: int = 0) -> None:
+        self.bits, self.weight_bits = bits, weight_bits
+        self.rng = np.random.default_rng(seed)
+        self.tensors: list[QatTensor] = []
+        self.nodes: list[Node] = []
+        self.add("InputLayer", batch_input_shape=[None, *shape])
+        self.add("QuantizeLayer", ends=(-1.0, 1.5))
+
+    def add(
+        self,
+        class_name: str,
+        *inputs: str,
+        kernel: tuple[int, ...] = (),
+        ends: tuple[float, float] | None = None,
+        per_axis: bool = True,
+        is_float: bool = False,
+        **config: Any,
+    ) -> str:
+        """Add a layer after `inputs`, or the last; with a kernel, with a quantized output."""
+        name = f"{class_name.lower()}{len(self.nodes)}"
+        inputs = inputs or tuple(node.name for node in self.nodes[-1:])
+        config = {"padding": "valid", "strides": (1, 1), **config} if kernel else config
+        self.nodes.append(Node(name, name, class_name, inputs, config, "MyConfig"))
+        if kernel:
+            weight = "depthwise_kernel" if class_name == "DepthwiseConv2D" else "kernel"
+            self.tensors.append(self._weight(f"{name}/{weight}", kernel, per_axis, is_float))
+            channels = kernel[2 if class_name == "Conv2DTranspose" else -1]
+            if class_name == "DepthwiseConv2D":
+                channels *= kernel[2]
+            bias = self.rng.normal(size=channels).astype(np.float32)
+            self.tensors.append(QatTensor(f"{name}/bias", "float", bias))
+        if ends is not None:
+            spec = QuantSpec("MovingAverageQuantizer", self.bits, False, False, False)
+            low, high = map(np.float32, ends)
+            self.tensors.append(QatTensor(f"{name}/output", "output", None, low, high, spec))
+        return name
+
+    def _weight(
+        self, name: str, shape: tuple[int, ...], per_axis: bool, is_float: bool
+    ) -> QatTensor:
+        values = self.rng.normal(size=shape).astype(np.float32)
+        if is_float:
+            return QatTensor(name, "float", values)
+        axes = tuple(range(len(shape) - 1)) if per_axis else None
+        spec = QuantSpec("LastValueQuantizer", self.weight_bits, per_axis, False, False)
+        low, high = np.float32(0.9) * values.min(axes), np.float32(0.95) * values.max(axes)
+        # Zero lies within, as after training.
+        low, high = np.minimum(low, np.float32(-0.01)), np.maximum(high, np.float32(0.01))
+        return QatTensor(name, "weight", values, low, high, spec)
+
+    def model(self, *outputs: str) -> QatModel:
+        outputs = outputs or (self.nodes[-1].name,)
+        graph = Graph(tuple(self.nodes), (self.nodes[0].name,), outputs)
+        return QatModel({t.name: t for t in self.tensors}, graph, source="net.h5")
+
+
+def images(**widths: int) -> QatModel:
+    """Return convolutions, pools, paddings, a leaky ReLU, a permutation, a dense layer."""
+    net = Network(7, 6, 3, **widths)
+    net.add("ZeroPadding2D", padding=((1, 0), (2, 1)))
+    net.add("Conv2D", kernel=(3, 2, 3, 4), dilation_rate=(2, 1), ends=(-6.0, 6.0))
+    net.add("MaxPooling2D", pool_size=(2, 2), strides=(1, 1), padding="same")
+    net.add("DepthwiseConv2D", kernel=(3, 3, 4, 2), strides=(2, 2), padding="same")
+    net.add("LeakyReLU", alpha=0.3, ends=(-2.0, 7.0))
+    net.add("Conv2DTranspose", kernel=(3, 3, 5, 8), strides=(2, 2), padding="same",
+            per_axis=False, activation="relu", ends=(0.0, 9.0))  # fmt: skip
+    net.add("AveragePooling2D", pool_size=(3, 3), strides=(2, 2), padding="same", ends=(0.0, 4.0))
+    net.add("Permute", dims=(3, 1, 2))
+    net.add("Reshape", target_shape=(5, -1))
+    net.add("UpSampling1D", size=2)
+    net.add("Dense", kernel=(8, 6), ends=(-5.0, 5.0))
+    net.add("Activation", activation="tanh", ends=(-1.0, 1.0))
+    net.add("Flatten")
+    net.add("Dense", kernel=(60, 3), per_axis=False, ends=(-4.0, 4.0))
+    return net.model()
+
+
+def branches(**widths: int) -> QatModel:
+    """Return sums, differences and concatenations, of rounded tensors and of unrounded ones."""
+    net = Network(6, 6, 4, **widths)
+    quantized = net.nodes[-1].name
+    one = net.add("Conv2D", quantized, kernel=(1, 1, 4, 4), padding="same")
+    two = net.add("Conv2D", quantized, kernel=(3, 3, 2, 4), padding="same")  # two groups
+    net.add("BatchNormalization", two, epsilon=1e-3)
+    for name, sign in (("gamma", -1), ("beta", 1), ("moving_mean", 1), ("moving_variance", 1)):
+        values = net.rng.uniform(0.5, 1.5, 4) * [1, sign, 1, 1]
+        net.tensors.append(QatTensor(f"{net.nodes[-1].name}/{name}", "float", np.float32(values)))
+    total = net.add("Add", one, net.nodes[-1].name)
+    total = net.add("ReLU", total, max_value=6.0, ends=(0.0, 6.0))
+    difference = net.add("Subtract", total, quantized)
+    difference = net.add("LeakyReLU", difference, alpha=0.2, ends=(-1.0, 6.0))
+    joined = net.add("Concatenate", total, one, difference, axis=-1, ends=(-4.0, 6.0))
+    below = net.add("Concatenate", joined, joined, axis=1, ends=(-4.0, 5.0))
+    up = net.add("UpSampling2D", below, size=(1, 2))
+    mean = net.add("GlobalAveragePooling2D", up, ends=(-1.0, 3.0))
+    most = net.add("GlobalMaxPooling2D", below)
+    return net.model(mean, most)
+
+
+def signals(**widths: int) -> QatModel:
+    """Return layers of one dimension."""
+    net = Network(12, 3, **widths)
+    net.add("Conv1D", kernel=(3, 3, 4), padding="causal", strides=(2,), activation="relu",
+            ends=(0.0, 5.0))  # fmt: skip
+    net.add("MaxPooling1D", pool_size=(2,), padding="same", strides=(1,))
+    net.add("ZeroPadding1D", padding=(1, 2))
+    net.add("AveragePooling1D", pool_size=(3,), strides=(1,), padding="same", ends=(0.0, 4.0))
+    net.add("Dense", kernel=(4, 5), ends=(-4.0, 4.0))
+    net.add("GlobalAveragePooling1D", ends=(-2.0, 2.0))
+    return net.model()
+
+
+def islands() -> QatModel:
+    """Return layers in integers with a float one between them, and a softmax at the end."""
+    net = Network(5, 5, 2)
+    net.add("Conv2D", kernel=(3, 3, 2, 4), ends=(-5.0, 5.0))
+    net.add("Conv2D", kernel=(2, 2, 4, 3), is_float=True, ends=(-9.0, 9.0))
+    net.add("Flatten")
+    net.add("Dense", kernel=(12, 3), ends=(-9.0, 9.0))
+    net.add("Softmax")
+    return net.model()

@@ -1,0 +1,266 @@
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import qmath
+from qmath import OutputError, QatModel, QatTensor, QuantSpec
+from qmath.bundle import quantize_model
+from qmath.exports import export
+from qmath.exports.c import render
+from qmath.exports.c.program import segments
+from qmath.exports.c.tensors import PACKINGS
+from qmath.integer.program import FloatStep
+from qmath.types import QuantizedTensor
+from tests.exports import networks
+from tests.exports.compiling import STRICT, compiled, needs_compiler, run
+from tests.exports.models import model
+
+WIDTHS = (2, 3, 4, 5, 7, 8, 10, 16)
+SAMPLES = "reference/samples"
+QUESTION = {"MyConfig.activation": qmath.quantizers.MovingAverageQuantizer(4, False, False, False)}
+NETWORKS = {
+    "images": networks.images(),
+    "images of 4 and 6 bits": networks.images(bits=6, weight_bits=4),
+    "images of 16 bits": networks.images(bits=16, weight_bits=16),
+    "branches": networks.branches(),
+    "branches of 3 bits": networks.branches(bits=3, weight_bits=3),
+    "signals": networks.signals(bits=8, weight_bits=5),
+    "islands": networks.islands(),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("options", [{}, {"packing": "lsb", "layouts": ["OHWI"], "signed": False}])
+def test_the_integer_model_compiles_and_gives_its_test_vectors(tmp_path, name, options):
+    if "layouts" in options and name.startswith("signals"):
+        options = {**options, "layouts": ["OWI"]}
+    place = tmp_path / "out"
+    bundle = export(NETWORKS[name], place, format="c", vectors=3, **options)
+    results = [
+        v for k, v in bundle.vectors.items() if k.startswith("vectors/") and v.dtype.kind == "u"
+    ]
+    assert all(np.unique(result).size > 2 for result in results)  # not saturated
+    status, output = run(compiled(place))
+    assert (status, output.split(":")[0]) == (0, "ok"), output
+    assert output.endswith(", 3 test vectors\n")
+    assert qmath.verify(NETWORKS[name], place).ok
+
+
+def test_these_networks_have_every_kind_of_step():
+    kinds = set()
+    for of in NETWORKS.values():
+        for step in quantize_model(of).manifest["program"]["steps"]:
+            kinds.add(step["kind"])
+            if "op" in step:
+                kinds.add(step["op"].get("kind", "pool_max"))
+            for term in step.get("terms", []):
+                kinds |= {op["kind"] for op in term["ops"]}
+    assert kinds == {
+        "quantize", "requantize", "move", "table", "float", "pool_max", "reshape", "permute", "pad",
+        "upsample", "conv2d", "depthwise_conv2d", "conv2d_transpose", "dense", "pool_sum",
+    }  # fmt: skip
+
+
+@needs_compiler
+@pytest.mark.parametrize("sample", ["default8", "nbit4", "question", "integer4"])
+def test_samples_check_themselves(tmp_path, sample):
+    pytest.importorskip("h5py")
+    place = tmp_path / "out"
+    told = QUESTION if sample == "question" else None
+    bundle = export(f"{SAMPLES}/{sample}.h5", place, format="c", quantizers=told)
+    status, output = run(compiled(place))
+    assert status == 0, output
+    assert output.startswith("ok")
+    assert ("2 test vectors" in output) == (bundle.program is not None)
+    assert qmath.verify(f"{SAMPLES}/{sample}.h5", place).ok
+
+
+@needs_compiler
+@pytest.mark.parametrize("options", [(), ("-xc++", "-std=c++11")])
+def test_headers_compile_by_themselves(tmp_path, options):
+    if options and not shutil.which("c++"):
+        pytest.skip("there is no C++ compiler")
+    export(NETWORKS["images"], tmp_path / "out", format="c")
+    flags = STRICT if not options else STRICT[1:]
+    for header in sorted((tmp_path / "out").glob("*.h")):
+        language = options or ("-xc",)
+        command = ["cc", *flags, *language, "-fsyntax-only", header]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert not done.returncode, done.stderr
+
+
+@needs_compiler
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_every_width_is_read_back(tmp_path, packing, signed):
+    rng = np.random.default_rng(1)
+    tensors = {}
+    for bits in WIDTHS:
+        for per_axis in (False, True):
+            name = f"w{bits}{'c' * per_axis}/kernel"
+            values = rng.normal(size=(3, 5, 7)).astype(np.float32)
+            low, high = (values.min((0, 1)), values.max((0, 1))) if per_axis else (-2.0, 1.7)
+            spec = QuantSpec("LastValueQuantizer", bits, per_axis, False, False)
+            ends = np.asarray(low, np.float32), np.asarray(high, np.float32)
+            tensors[name] = QatTensor(name, "weight", values, *ends, spec)
+    place = tmp_path / "out"
+    bundle = export(QatModel(tensors), place, format="c", packing=packing, signed=signed)
+    identifiers = json.loads((place / "manifest.json").read_text())["export"]["identifiers"]
+    symbols = {key: f"model_{identifier}" for identifier, key in identifiers.items()}
+    reader = tmp_path / "reader.c"
+    loops = "".join(
+        f"for (i = 0; i < 105; ++i) "
+        f'printf("%ld\\n", (long)qm_integer(&{symbols[name]}_integers, i));\n'
+        for name in tensors
+    )
+    reader.write_text(
+        '#include <stdio.h>\n#include "model.h"\n'
+        f"int main(void) {{ size_t i;\n{loops}return 0; }}\n"
+    )
+    status, output = run(compiled(place, reader, place / "model_data.c"))
+    assert status == 0
+    expected = [bundle.tensors[name].values.ravel() for name in tensors]
+    np.testing.assert_array_equal(np.array(output.split(), np.int64), np.concatenate(expected))
+    status, output = run(compiled(place))
+    assert (status, output.split(":")[0]) == (0, "ok"), output
+
+
+def test_packing_packs(tmp_path):
+    sizes = {}
+    for packing in ("bytes", "lsb"):
+        export(model(), tmp_path / packing, format="c", packing=packing)
+        header = (tmp_path / packing / "model.h").read_text()
+        sizes[packing] = header
+    assert "extern const int8_t model_conv_kernel[90];" in sizes["bytes"]
+    assert "extern const uint8_t model_conv_kernel[45];" in sizes["lsb"]
+    assert "#define MODEL_CONV_KERNEL_NUM_BITS 4" in sizes["lsb"]
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("model_conv2d3_kernel[72] = {\n    ", "model_conv2d3_kernel[72] = {\n    1 + ",
+         "conv2d3/kernel: an integer is"),
+        ("output_addend[4] = {\n    ", "output_addend[4] = {\n    1 + ", "addend: the checksum"),
+    ],
+)  # fmt: skip
+def test_the_self_check_finds_a_change(tmp_path, old, new, message):
+    place = tmp_path / "out"
+    export(NETWORKS["images"], place, format="c")
+    data = (place / "model_data.c").read_text()
+    assert old in data
+    (place / "model_data.c").write_text(data.replace(old, new, 1))
+    status, output = run(compiled(place))
+    assert status == 1
+    assert message in output
+    assert "ok" not in output
+
+
+@needs_compiler
+def test_the_test_vectors_find_another_model(tmp_path):
+    place = tmp_path / "out"
+    export(NETWORKS["images"], place, format="c")
+    program = (place / "model.c").read_text()
+    assert ".dilation = {2, 1}" in program
+    (place / "model.c").write_text(program.replace(".dilation = {2, 1}", ".dilation = {1, 1}", 1))
+    status, output = run(compiled(place))
+    assert status == 1
+    assert "conv2d3/output: the checksum is" in output
+
+
+@needs_compiler
+def test_any_name_and_any_float(tmp_path):
+    names = [
+        "a/b", "a:b", "a_b", "A_B", "größe/日本", "int", "1/2", "x*/y", "/*", "why??/", "q\"\\",
+        "main", "a/b/size", "a_b_integers",
+    ]  # fmt: skip
+    spec = QuantSpec("LastValueQuantizer", 5, False, False, False)
+    values = np.linspace(-1, 1, 9, dtype=np.float32)
+    tensors = {
+        name: QatTensor(name, "weight", values, np.float32(-1), np.float32(1), spec)
+        for name in names
+    }
+    special = [np.nan, -np.nan, np.inf, -np.inf, -0.0, 1e-45, 3.4028235e38, 1 / 3, 1.0, 1e20]
+    arrays = [np.array(special, dtype) for dtype in (np.float32, np.float64)]
+    arrays.append(np.array([0.1, -65504, 6e-8], np.float16))
+    arrays += [
+        np.array([np.iinfo(d).min, np.iinfo(d).max, 1], d)
+        for d in (np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64)
+    ]
+    arrays += [np.array([True, False]), np.zeros((0, 3), np.float32), np.float32(2.5)]
+    for i, array in enumerate(arrays):
+        tensors[f"f{i}"] = QatTensor(f"f{i}", "float", array)
+    place = tmp_path / "out"
+    export(QatModel(tensors), place, format="c", packing="msb", prefix="net")
+    status, output = run(compiled(place))
+    assert status == 0, output
+    identifiers = json.loads((place / "manifest.json").read_text())["export"]["identifiers"]
+    assert set(names) <= set(identifiers.values())
+    header = (place / "net.h").read_text()
+    assert all(f" net_{i}[" in header for i, key in identifiers.items() if key in names)
+
+
+def test_a_model_is_cut_where_it_is_float(tmp_path):
+    bundle = export(NETWORKS["islands"], tmp_path / "out", format="c")
+    assert [len(part) for part in segments(bundle.program)] == [2, 3]
+    header = (tmp_path / "out/model.h").read_text()
+    assert "void model_run_1(void);" in header
+    assert "void model_run_2(void);" in header
+    for step in bundle.program.steps:
+        if isinstance(step, FloatStep):
+            assert f"{step.name}, of " in header
+    assert "To have conv2d3 in integers: quantize its weights" in header
+
+
+def test_equal_models_give_equal_bytes():
+    files = [dict(render(quantize_model(networks.images(), vectors=1))) for _ in range(2)]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"packing": "lbs"}, "packing='lbs': use one of bytes, lsb"),
+        ({"packing": "nibbles"}, "'nibbles' is for 4 bits, and the weights have 8"),
+        ({"prefix": "a b"}, "prefix='a b': use letters"),
+        ({"prefix": "while"}, "no reserved word"),
+        ({"prefix": 3}, "prefix=3"),
+        ({"kernels": 1}, "kernels=1: use true or false"),
+    ],
+)
+def test_options_are_checked(tmp_path, options, message):
+    with pytest.raises(OutputError, match=message):
+        export(NETWORKS["images"], tmp_path / "out", format="c", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_axes_than_the_kernels_know(tmp_path):
+    net = networks.Network(2, 2, 2, 2, 2)
+    net.add("Permute", dims=(5, 4, 3, 2, 1))
+    with pytest.raises(OutputError, match=r"up to 4 axes.*kernels=false"):
+        export(net.model(), tmp_path / "out", format="c")
+    export(net.model(), tmp_path / "out", format="c", kernels=False)
+    assert not (tmp_path / "out/model.c").exists()
+
+
+def test_a_range_of_subnormals_is_refused(tmp_path):
+    net = networks.Network(2)
+    quantizer = next(t for t in net.tensors if t.name.endswith("/output"))
+    net.tensors = [replace(quantizer, min=np.float32(0), max=np.float32(255 * 2.0**-120))]
+    with pytest.raises(OutputError, match=r"subnormal.*kernels=false"):
+        export(net.model(), tmp_path / "out", format="c")
+
+
+def test_weights_hold_the_bundles_integers():
+    bundle = quantize_model(model())
+    assert any(isinstance(record, QuantizedTensor) for record in bundle.tensors.values())
+    text = dict(render(bundle, kernels=False))["model_data.c"].decode()
+    body = text.split("model_dense_kernel[48] = {")[1].split("}")[0]
+    found = [int(number) for number in body.replace(",", " ").split()]
+    assert found == bundle.tensors["dense/kernel"].values.ravel().tolist()

@@ -2,18 +2,19 @@
 
 For the weights' integers, scales and settings, nothing here, and nothing in `qmath.comparison`,
 calls the code that makes what is exported: both share only the reader of the model, the reader of
-the file, and TensorFlow's arithmetic. The integer model is lowered again, and the files of a folder
-are rendered again, and compared byte by byte.
+the file, and TensorFlow's arithmetic. The integer model is lowered again; a folder's files, and a
+file of a format without a reader, are rendered again and compared byte by byte.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -25,11 +26,13 @@ from qmath.integer.deployment import Deployment, deploy
 from qmath.types import Float32Array, QatModel
 
 if TYPE_CHECKING:
+    from qmath.bundle import Bundle
     from qmath.quantizers import Quantizer
 
 __all__ = ["Verification", "verify"]
 
 _FIXED = "FixedQuantizer"
+_BLOCK = 1 << 20
 # Settings that a user can tell, and what is one.
 _CHECKS: dict[str, Callable[[object], bool]] = {
     "quantizer": lambda value: isinstance(value, str),
@@ -144,11 +147,17 @@ def verify(
 def _compare_file(
     check: Comparison, model: QatModel, path: Path, format: str | None, progress: Progress | None
 ) -> tuple[str, ...]:
-    from qmath.exports import FolderExporter, exporter
+    from qmath.exports import FileExporter, FolderExporter, exporter
 
     name, module = exporter(path, format)
     if isinstance(module, FolderExporter):
         raise FileFormatError(f"{path} is a file, and the format {name!r} is a folder of files")
+    if not isinstance(module, FileExporter):
+        bundle = _compare_bundle(check, model, {}, None, progress)
+        with open(path, "rb") as file, tempfile.TemporaryFile() as expected:
+            module.write(bundle, expected)
+            check.differences += _differences(path.name, file, expected)
+        return ()
     with open(path, "rb") as file:
         manifest, arrays = module.read(file)
         model, assumed = _with_told_settings(model, manifest, path.name)
@@ -161,7 +170,6 @@ def _compare_file(
 def _compare_folder(
     check: Comparison, model: QatModel, path: Path, format: str | None, progress: Progress | None
 ) -> tuple[str, ...]:
-    from qmath.bundle import quantize_model
     from qmath.exports import FolderExporter, check_options, exporter, folder
 
     manifest = folder.read_manifest(path)
@@ -171,15 +179,47 @@ def _compare_folder(
     model, assumed = _with_told_settings(model, manifest, path.name)
     given = manifest["export"]["options"]
     check_options(name, module, given)
-    bundle = quantize_model(model, **_options(manifest, path.name))
-    deployed = Deployment(
-        bundle.program, bundle.manifest["program"], bundle.constants, bundle.vectors
-    )
-    check.compare_model(model, manifest, dict(bundle.arrays()), deployed, progress)
+    bundle = _compare_bundle(check, model, _options(manifest, path.name), manifest, progress)
     check.differences += folder.differences(
         path, name, bundle, module.render(bundle, **given), given
     )
     return assumed
+
+
+def _compare_bundle(
+    check: Comparison,
+    model: QatModel,
+    options: dict[str, Any],
+    manifest: dict[str, Any] | None,
+    progress: Progress | None,
+) -> Bundle:
+    """Compare what an export would hold now, and the manifest of the output if it has one."""
+    from qmath.bundle import quantize_model
+
+    bundle = quantize_model(model, **options)
+    deployed = Deployment(
+        bundle.program, bundle.manifest["program"], bundle.constants, bundle.vectors
+    )
+    arrays = dict(bundle.arrays())
+    check.compare_model(model, manifest or bundle.manifest, arrays, deployed, progress)
+    return bundle
+
+
+def _differences(name: str, found: BinaryIO, expected: BinaryIO) -> Iterator[str]:
+    """Yield in words where a file differs from what an export would write now."""
+    sizes = [file.seek(0, os.SEEK_END) for file in (found, expected)]
+    for file in (found, expected):
+        file.seek(0)
+    at = 0
+    while (a := found.read(_BLOCK)) == (b := expected.read(_BLOCK)) and a:
+        at += len(a)
+    if a != b:
+        pairs = enumerate(zip(a, b, strict=False))
+        at += next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
+        yield (
+            f"{name}: it differs from byte {at} on ({sizes[0]} bytes, and the model gives "
+            f"{sizes[1]})"
+        )
 
 
 def _options(manifest: dict[str, Any], name: str) -> dict[str, Any]:

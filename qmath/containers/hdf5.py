@@ -238,6 +238,41 @@ class Hdf5File:
         with _as_format_error(f"{self.path}: {path}"):
             return np.asarray(self._root[path][()])
 
+    @property
+    def source(self) -> str:
+        """The file's absolute path."""
+        return self._absolute
+
+    def place(self, path: str) -> tuple[int, str]:
+        """Return where in the file a dataset's elements begin, and their dtype in NumPy's letters.
+
+        The file is opened if it is not open.
+
+        Raises
+        ------
+        FileFormatError
+            As `read`; or they do not lie in the file plainly, but compressed or in an archive.
+        """
+        if self._root is None:
+            with self:
+                return self.place(path)
+        self.array(path)
+        where = f"{self.path}: {path}"
+        if self._section is not None:
+            raise FileFormatError(
+                f"{where} is part of an archive; save the model with model.save('model.h5')"
+            )
+        with _as_format_error(where):
+            dataset = self._root[path]
+            offset = dataset.id.get_offset()
+            layout = dataset.id.get_create_plist().get_layout()
+            if layout != self._h5py.h5d.CONTIGUOUS or offset is None:
+                raise FileFormatError(
+                    f"{where} is compressed, in chunks or empty; rewrite the file with: "
+                    "h5repack -f NONE -l CONTI MODEL.h5 PLAIN.h5"
+                )
+            return offset, dataset.dtype.str
+
     def _find(self, path: str) -> Any:
         """Walk one link at a time, as h5py's own lookup would follow links out of the file."""
         node: Any = self._root

@@ -139,6 +139,18 @@ class IsolatedHdf5File(Hdf5File):
                 raise self._failed()
             return values
 
+    def place(self, path: str) -> tuple[int, str]:
+        """As `Hdf5File.place`."""
+        with _LOCK:
+            if not self._started().is_watched:
+                with self:
+                    return self.place(path)
+            answer = self._ask("place", path)
+        match answer:
+            case [int(offset), dtype] if 0 <= offset <= self._size:
+                return offset, self._kind_in([(), dtype])[1].str
+        raise self._failed()
+
     def _started(self) -> _Child:
         """Return the child: a new one at first, and in a process forked from that of the first."""
         if self._child is None or self._child.owner != os.getpid():

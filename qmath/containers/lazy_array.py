@@ -28,6 +28,9 @@ class LazyArray:
 
     Attributes
     ----------
+    file : ArrayFile
+    path : str
+        Of the array, in the file.
     shape : tuple of int
     dtype : numpy.dtype
         In native byte order, whatever the file's.
@@ -37,21 +40,18 @@ class LazyArray:
     def __init__(
         self, file: ArrayFile, path: str, shape: tuple[int, ...], dtype: np.dtype[Any]
     ) -> None:
-        self._file = file
-        self._path = path
+        self.file = file
+        self.path = path
         self.shape = shape
         self.dtype = dtype.newbyteorder("=")
         self.nbytes: int = math.prod(shape) * dtype.itemsize
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
-            raise ValueError(f"{self._path}: reading from a file always copies")
-        return self._file.read(self._path).astype(
-            self.dtype if dtype is None else dtype, copy=False
-        )
+            raise ValueError(f"{self.path}: reading from a file always copies")
+        return self.file.read(self.path).astype(self.dtype if dtype is None else dtype, copy=False)
 
     def __repr__(self) -> str:
         return (
-            f"LazyArray({self._file.path!r}, {self._path!r}, shape={self.shape}, "
-            f"dtype={self.dtype})"
+            f"LazyArray({self.file.path!r}, {self.path!r}, shape={self.shape}, dtype={self.dtype})"
         )

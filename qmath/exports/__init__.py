@@ -1,7 +1,8 @@
 """Where a `qmath.bundle.Bundle` goes: one small module for each format.
 
 A format of one file is a module with ``write(bundle, file, **options)``, which writes to an open
-binary file, deterministically, and ``read(file)``, which returns what `qmath.verify` checks. A
+binary file, deterministically, and ``read(file)``, which returns what `qmath.verify` checks; one
+without ``read`` and without options is written again by `qmath.verify`, and compared. A
 format of several files is a module with ``render(bundle, **options)``, which yields the name and
 the bytes of each; `qmath.verify` renders again and compares. A package of yours adds a format by
 an entry point of the group ``qmath.exports``: its name is the format's, its value such a module.
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORMATS",
     "FileExporter",
+    "FileWriter",
     "FolderExporter",
     "check_options",
     "export",
@@ -46,15 +48,21 @@ FORMATS: dict[str, str] = {
     "safetensors": "qmath.exports.safetensors",
     "bin": "qmath.exports.bin",
     "c": "qmath.exports.c",
+    "h5": "qmath.exports.h5",
 }
 _GROUP = "qmath.exports"
 
 
-class FileExporter(Protocol):
+class FileWriter(Protocol):
     """What the module of a format of one file offers."""
 
     def write(self, bundle: Bundle, file: BinaryIO, **options: Any) -> None:
         """Write `bundle` to `file`."""
+
+
+@runtime_checkable
+class FileExporter(FileWriter, Protocol):
+    """The same of a format whose files say what they hold."""
 
     def read(self, file: BinaryIO) -> tuple[dict[str, Any], Mapping[str, NDArray[Any]]]:
         """Return the manifest of what `write` wrote, and its arrays, read one by one."""
@@ -88,7 +96,7 @@ def formats() -> dict[str, str]:
 
 def exporter(
     output: str | os.PathLike[str], format: str | None = None
-) -> tuple[str, FileExporter | FolderExporter]:
+) -> tuple[str, FileWriter | FolderExporter]:
     """Return the name and the module of `format`, or of what the suffix of `output` says.
 
     Raises
@@ -185,7 +193,7 @@ def export(
     target = Path(output)
     name, module = exporter(target, format)
     check_options(name, module, options)
-    sources = () if isinstance(model, QatModel) else (model, architecture)
+    sources = (model.source,) if isinstance(model, QatModel) else (model, architecture)
     check_output(
         target, overwrite=overwrite, sources=sources, is_folder=isinstance(module, FolderExporter)
     )
@@ -220,7 +228,7 @@ def export(
 
 
 def check_options(
-    name: str, module: FileExporter | FolderExporter, options: Mapping[str, Any]
+    name: str, module: FileWriter | FolderExporter, options: Mapping[str, Any]
 ) -> None:
     """Raise unless a format has every one of the options."""
     function = module.render if isinstance(module, FolderExporter) else module.write

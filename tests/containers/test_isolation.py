@@ -46,7 +46,7 @@ QUESTIONS: list[tuple[str, ...]] = [
     ("has_attribute", "", "absent"), ("has_attribute", "nothing", "text"), ("text", "", "text"),
     ("text", "", "names"), ("names", "", "names"), ("names", "", "none"), ("names", "", "absent"),
     ("children", ""), ("children", "scalar"), ("datasets", "group"), ("datasets", ""),
-    *((method, path) for method in ("array", "read") for path in (
+    *((method, path) for method in ("array", "read", "place") for path in (
         "group/>f4", "group/<f2", "group/i8", "group/u1", "group/?", "scalar", "empty", "link",
         "string", "group", "absent",
     )),
@@ -205,6 +205,11 @@ def test_whatever_the_other_process_does_is_an_error(
         ("array", '[[3], "O"]'),
         ("array", '[[1000000000], "<f4"]'),
         ("read", '[[3], "<f4"]'),
+        ("place", "null"),
+        ("place", '[-1, "<f4"]'),
+        ("place", '[1000000000, "<f4"]'),
+        ("place", '[1, "O"]'),
+        ("place", '["1", "<f4"]'),
     ],
 )
 def test_no_answer_is_believed(

@@ -95,3 +95,22 @@ def test_samples(tmp_path, format, name):
     model = qmath.load(samples.SAMPLES / f"{name}.h5")
     qmath.export(model, path, format=format)
     assert_tensorflows_integers(model, READERS[format](path))
+
+
+@pytest.mark.parametrize("name", ["question", "default8", "integer4", "nbit4"])
+def test_keras_loads_the_copy_of_its_file_and_predicts_the_same(tmp_path, monkeypatch, name):
+    original = samples.load(name)
+    images = np.load(samples.SAMPLES / "digits_test.npz")["images"]
+    model = qmath.load(samples.SAMPLES / f"{name}.h5")
+    qmath.export(model, tmp_path / f"{name}.h5")
+    monkeypatch.setattr(samples, "SAMPLES", tmp_path)
+    copy = samples.load(name)
+    assert_same_bits(copy(images).numpy(), original(images).numpy())
+    kernels = {
+        f"{wrapper.layer.name}/{wrapper._weight_name(weight.name)}": weight.numpy()
+        for wrapper in copy.layers
+        for weight, _, _ in getattr(wrapper, "_weight_vars", ())
+    }
+    assert len(kernels) == 3 - (name == "question")
+    for key, values in kernels.items():
+        assert_same_bits(values, tensorflows(model.tensors[key]), key)

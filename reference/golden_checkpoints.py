@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ import tensorflow_model_optimization as tfmot
 
 from reference.golden import GOLDEN
 from reference.samples import load
+from reference.zoo_models import WeightsConfig, last_value
 
 CHECKPOINTS = GOLDEN / "checkpoints"
 SEED = 7
@@ -33,36 +34,13 @@ keras = tf.keras
 Arrays = dict[str, np.ndarray]
 
 
-class TwoCellsConfig(tfmot.quantization.keras.QuantizeConfig):
+class TwoCellsConfig(WeightsConfig):
     """Quantize the kernels of both cells of a stacked RNN, whose variables have one name."""
 
-    def get_weights_and_quantizers(self, layer: Any) -> list[Any]:
-        """Pair each kernel with its quantizer."""
-        make = tfmot.quantization.keras.quantizers.LastValueQuantizer
-        return [
-            (cell.kernel, make(num_bits, per_axis=False, symmetric=True, narrow_range=False))
-            for cell, num_bits in zip(layer.cell.cells, (4, 7), strict=True)
-        ]
-
-    def get_activations_and_quantizers(self, layer: Any) -> list[Any]:  # noqa: ARG002
-        """Leave the activations float."""
-        return []
-
-    def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
-        """Put the fake-quantized kernels in the kernels' places."""
-        for cell, weight in zip(layer.cell.cells, quantize_weights, strict=True):
-            cell.kernel = weight
-
-    def set_quantize_activations(self, layer: Any, quantize_activations: list[Any]) -> None:
-        """Do nothing: there is none."""
-
-    def get_output_quantizers(self, layer: Any) -> list[Any]:  # noqa: ARG002
-        """Leave the output float."""
-        return []
-
-    def get_config(self) -> dict[str, Any]:
-        """Return nothing."""
-        return {}
+    weights: ClassVar = {
+        "cell.cells.0.kernel": last_value(4),
+        "cell.cells.1.kernel": last_value(7),
+    }
 
 
 def save(prefix: Path, tensors: dict[str, Any], slices: dict[str, str] | None = None) -> None:

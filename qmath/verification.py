@@ -3,7 +3,8 @@
 For the weights' integers, scales and settings, nothing here, and nothing in `qmath.comparison`,
 calls the code that makes what is exported: both share only the reader of the model, the reader of
 the file, and TensorFlow's arithmetic. The integer model is lowered again; a folder's files, and a
-file of a format without a reader, are rendered again and compared byte by byte.
+file of a format without a reader, are rendered again and compared byte by byte; a network is
+rendered again and compared part by part.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qmath._progress import Progress
 from qmath._source import as_model
@@ -147,7 +149,13 @@ def verify(
 def _compare_file(
     check: Comparison, model: QatModel, path: Path, format: str | None, progress: Progress | None
 ) -> tuple[str, ...]:
-    from qmath.exports import FileExporter, FolderExporter, exporter
+    from qmath.exports import (
+        FileExporter,
+        FolderExporter,
+        NetworkExporter,
+        check_options,
+        exporter,
+    )
 
     name, module = exporter(path, format)
     if isinstance(module, FolderExporter):
@@ -162,8 +170,14 @@ def _compare_file(
         manifest, arrays = module.read(file)
         model, assumed = _with_told_settings(model, manifest, path.name)
         options = _options(manifest, path.name)
-        deployed = deploy(model, options["vectors"], options["multiplier_bits"])
-        check.compare_model(model, manifest, arrays, deployed, progress)
+        if isinstance(module, NetworkExporter):
+            given = object_in(object_in(manifest, "export", path.name), "options", path.name)
+            check_options(name, module, given)
+            bundle = _compare_bundle(check, model, options, manifest, progress, arrays)
+            check.differences += module.differences(file, bundle, manifest, **given)
+        else:
+            deployed = deploy(model, options["vectors"], options["multiplier_bits"])
+            check.compare_model(model, manifest, arrays, deployed, progress)
     return assumed
 
 
@@ -192,15 +206,16 @@ def _compare_bundle(
     options: dict[str, Any],
     manifest: dict[str, Any] | None,
     progress: Progress | None,
+    held: Mapping[str, NDArray[Any]] | None = None,
 ) -> Bundle:
-    """Compare what an export would hold now, and the manifest of the output if it has one."""
+    """Compare what an export would hold now, and what the output holds: a manifest, some arrays."""
     from qmath.bundle import quantize_model
 
     bundle = quantize_model(model, **options)
     deployed = Deployment(
         bundle.program, bundle.manifest["program"], bundle.constants, bundle.vectors
     )
-    arrays = dict(bundle.arrays())
+    arrays = dict(bundle.arrays()) | dict(held or {})
     check.compare_model(model, manifest or bundle.manifest, arrays, deployed, progress)
     return bundle
 

@@ -1,11 +1,12 @@
 """Where a `qmath.bundle.Bundle` goes: one small module for each format.
 
 A format of one file is a module with ``write(bundle, file, **options)``, which writes to an open
-binary file, deterministically, and ``read(file)``, which returns what `qmath.verify` checks; one
-without ``read`` and without options is written again by `qmath.verify`, and compared. A
-format of several files is a module with ``render(bundle, **options)``, which yields the name and
-the bytes of each; `qmath.verify` renders again and compares. A package of yours adds a format by
-an entry point of the group ``qmath.exports``: its name is the format's, its value such a module.
+binary file, deterministically, and ``read(file)``, which returns what `qmath.verify` checks; with
+``differences(file, bundle, manifest, **options)`` where the file holds a network besides. One
+without ``read`` and without options is written again by `qmath.verify`, and compared. A format of
+several files is a module with ``render(bundle, **options)``, which yields the name and the bytes
+of each; `qmath.verify` renders again and compares. A package of yours adds a format by an entry
+point of the group ``qmath.exports``: its name is the format's, its value such a module.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
@@ -36,6 +37,7 @@ __all__ = [
     "FileExporter",
     "FileWriter",
     "FolderExporter",
+    "NetworkExporter",
     "check_options",
     "export",
     "exporter",
@@ -49,6 +51,7 @@ FORMATS: dict[str, str] = {
     "bin": "qmath.exports.bin",
     "c": "qmath.exports.c",
     "h5": "qmath.exports.h5",
+    "onnx": "qmath.exports.onnx",
 }
 _GROUP = "qmath.exports"
 
@@ -66,6 +69,20 @@ class FileExporter(FileWriter, Protocol):
 
     def read(self, file: BinaryIO) -> tuple[dict[str, Any], Mapping[str, NDArray[Any]]]:
         """Return the manifest of what `write` wrote, and its arrays, read one by one."""
+
+
+@runtime_checkable
+class NetworkExporter(FileExporter, Protocol):
+    """The same of a format whose files hold a network.
+
+    `read` returns the arrays that are parts of the network; in the manifest, ``export`` holds the
+    options of `write`.
+    """
+
+    def differences(
+        self, file: BinaryIO, bundle: Bundle, manifest: Mapping[str, Any], **options: Any
+    ) -> Iterable[str]:
+        """Yield in words where the network in `file` differs from the one that `write` writes."""
 
 
 @runtime_checkable

@@ -318,10 +318,9 @@ class _Lowering:
         apply, shape, attributes = geometry.max_pool(node, value.shape)
         if isinstance(value, Integers):
             fill = float(value.grid.limits[0])
+            move = {"kind": "pool_max", **attributes}
             self.steps.append(
-                MoveStep(
-                    node.name, value.name, partial(apply, fill=fill), value.grid, shape, attributes
-                )
+                MoveStep(node.name, value.name, partial(apply, fill=fill), value.grid, shape, move)
             )
             return Integers(node.name, value.grid, shape)
         return self.float_step(node, [value], partial(apply, fill=-np.inf), shape)

@@ -187,8 +187,8 @@ class _Writer:
     def _move(self, step: MoveStep, target: str, origin: str) -> str:
         before = self.shapes[step.source]
         attributes = dict(step.attributes)
-        kind = attributes.pop("kind", None)
-        if kind is None:
+        kind = attributes.pop("kind")
+        if kind == "pool_max":
             lowest = step.grid.limits[0]
             window = _window(before, step.shape, attributes)
             return f"    qm_pool_max({target}, {origin}, {window}, {lowest});"

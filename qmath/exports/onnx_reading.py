@@ -1,0 +1,133 @@
+"""What an ONNX file of qmath's holds, and where it differs from another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.errors import FileFormatError
+from qmath.exports.onnx_graph import restored
+from qmath.exports.onnx_library import array_of
+
+__all__ = ["arrays_of", "differing_parts"]
+
+Array = NDArray[Any]
+_LARGEST_AXIS, _MOST_AXES = 1 << 31, 8
+
+
+def arrays_of(
+    onnx: Any,
+    model: Any,
+    manifest: dict[str, Any],
+    file: BinaryIO,
+    integers: Callable[[Array, str], Array],
+) -> dict[str, Array]:
+    """Return the arrays of a bundle that a model's initializers hold, by key.
+
+    Parameters
+    ----------
+    onnx : module
+    model : ModelProto
+    manifest : dict
+    file : file
+        For messages.
+    integers : callable
+        ``integers(array, name)`` returns a quantized weight's integers, from what stands under its
+        name.
+
+    Raises
+    ------
+    FileFormatError
+        The manifest does not fit the initializers.
+    """
+    where = str(getattr(file, "name", "the file"))
+    initializers = {proto.name: proto for proto in model.graph.initializer}
+    entries = manifest.get("tensors")
+    if not isinstance(entries, dict) or len(initializers) != len(model.graph.initializer):
+        raise FileFormatError(f"{where}: tensors are missing or named twice; export again")
+    arrays: dict[str, Array] = {}
+    for name, entry in entries.items():
+        try:
+            for key in (name, f"{name}.scale", f"{name}.zero_point"):
+                if key in initializers:
+                    arrays[key] = array_of(onnx, initializers[key], where)
+            if name in arrays:
+                array = arrays[name]
+                if entry["role"] == "weight":
+                    array = integers(array, name).astype(_integer_type(entry), copy=False)
+                arrays[name] = _in_order(array, entry)
+            for key in (f"{name}.scale", f"{name}.zero_point"):
+                if key in arrays:
+                    arrays[key] = _along_axis(arrays[key], entry)
+            if f"{name}.zero_point" in arrays:
+                arrays[f"{name}.zero_point"] = arrays[f"{name}.zero_point"].astype(np.int32)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            if isinstance(error, FileFormatError):
+                raise
+            raise FileFormatError(
+                f"{where}: the tensor {name!r} does not fit its entry in the manifest ({error}); "
+                "export again"
+            ) from error
+    return arrays
+
+
+def _integer_type(entry: dict[str, Any]) -> np.dtype[Any]:
+    dtype: np.dtype[Any] = np.dtype(entry["dtype"])
+    if dtype.kind not in "iu":
+        raise ValueError(f"its dtype {dtype} is no integer's")
+    return dtype
+
+
+def _in_order(array: Array, entry: dict[str, Any]) -> Array:
+    """Return a tensor in the order of axes that the manifest tells."""
+    source, target, shape = entry["source_layout"], entry["layout"], tuple(entry["shape"])
+    if len(shape) > _MOST_AXES or not all(type(n) is int and 0 <= n < _LARGEST_AXIS for n in shape):
+        raise ValueError("its shape is damaged")
+    if source is None:
+        return restored(array, None, shape)
+    own = tuple(shape[target.index(letter)] for letter in source)
+    axes = [source.index(letter) for letter in target]
+    return np.ascontiguousarray(restored(array, source, own).transpose(axes))
+
+
+def _along_axis(array: Array, entry: dict[str, Any]) -> Array:
+    """Return scales or zero points as a bundle has them: along their axis of the tensor."""
+    axis = entry.get("axis")
+    if axis is None:
+        return array
+    shape = entry["shape"]
+    count = shape[axis]
+    if entry["source_layout"] == "HWIM":  # they are repeated for each input channel
+        if (array.reshape(-1, count) != array[:count]).any():
+            raise ValueError("its scales are not those of a depthwise kernel")
+        array = array[:count]
+    return array.reshape(-1, *(1,) * (len(shape) - 1 - axis))
+
+
+def differing_parts(found: Any, expected: Any) -> Iterator[str]:
+    """Yield in words where a model's graph differs from another's; metadata is left out."""
+    for field in ("initializer", "node", "input", "output"):
+        ours, theirs = (
+            {part.name: part for part in getattr(model.graph, field)} for model in (expected, found)
+        )
+        for name in [*ours, *(name for name in theirs if name not in ours)]:
+            if name not in theirs or name not in ours:
+                missing = "missing" if name not in theirs else "unexpected"
+                yield f"{field} {name} of the graph: {missing}"
+            elif ours[name] != theirs[name]:
+                yield f"{field} {name} of the graph: it differs from what the model gives"
+        if list(ours) != list(theirs) and ours.keys() == theirs.keys():
+            yield f"{field}s of the graph: their order differs"
+    rest = []
+    for model in (found, expected):
+        copy = type(model)()
+        copy.CopyFrom(model)
+        del copy.metadata_props[:]
+        for field in ("initializer", "node", "input", "output"):
+            copy.graph.ClearField(field)
+        rest.append(copy)
+    if rest[0] != rest[1]:
+        yield "the model's opset, functions or other settings differ from what qmath writes"

@@ -52,6 +52,7 @@ FORMATS: dict[str, str] = {
     "c": "qmath.exports.c",
     "h5": "qmath.exports.h5",
     "onnx": "qmath.exports.onnx",
+    "qonnx": "qmath.exports.qonnx",
 }
 _GROUP = "qmath.exports"
 

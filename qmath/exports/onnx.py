@@ -66,7 +66,7 @@ def read(file: BinaryIO) -> tuple[dict[str, Any], Mapping[str, NDArray[Any]]]:
     onnx = onnx_library.library(_FORMAT)
     model = onnx_library.load(onnx, file)
     manifest = onnx_library.manifest_of(model, file)
-    return manifest, arrays_of(onnx, model, manifest, file, lambda array, _: array)
+    return manifest, arrays_of(onnx, model, manifest, file, lambda name, held: held[name])
 
 
 def differences(

@@ -110,13 +110,14 @@ class GraphBuilder:
         inputs: Mapping[str, Shape],
         outputs: Mapping[str, Shape],
         opsets: Mapping[str, int],
+        batch: int | str,
     ) -> Any:
-        """Return the ``ModelProto``; the batch is open."""
+        """Return the ``ModelProto``."""
         helper = self.onnx.helper
         infos = (
             [
                 helper.make_tensor_value_info(
-                    key, self.onnx.TensorProto.FLOAT, ["N", *map(int, shape)]
+                    key, self.onnx.TensorProto.FLOAT, [batch, *map(int, shape)]
                 )
                 for key, shape in given.items()
             ]

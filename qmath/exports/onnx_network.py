@@ -108,8 +108,9 @@ def build(
     quantizers: Quantizers,
     opsets: dict[str, int],
     *,
-    fold: bool,
     name: str,
+    fold: bool = False,
+    batch: int | str = "N",
 ) -> Network:
     """Write a model's layers as an ONNX graph.
 
@@ -120,10 +121,12 @@ def build(
     quantizers : Quantizers
     opsets : dict of str to int
         Version of each domain.
-    fold : bool
-        Multiply the weights' scales by the batch normalizations that follow directly.
     name : str
         The format's.
+    fold : bool
+        Multiply the weights' scales by the batch normalizations that follow directly.
+    batch : int or str
+        How many examples the network takes; a name leaves it open.
     """
     graph = check_exportable(bundle, name)
     assert bundle.program is not None  # checked
@@ -145,7 +148,7 @@ def build(
         )
         shapes[output] = value.shape
     given = {inputs[key]: shape for key, shape in bundle.program.inputs.items()}
-    model = layers.builder.model("qmath", given, shapes, opsets)
+    model = layers.builder.model("qmath", given, shapes, opsets, batch)
     names = {"inputs": inputs, "outputs": outputs, "integers": layers.integers}
     return Network(model, names)
 
@@ -297,9 +300,9 @@ class _Layers:
         elif limit == np.inf:
             x = self.add("Relu", [x], node)
         if limit < np.inf:
-            low = "" if slope else self.builder.constant(f"{node.name}/Clip/min", np.float32(0))
-            high = self.builder.constant(f"{node.name}/Clip/max", np.float32(limit))
-            x = self.add("Clip", [x, low, high], node)
+            high = self.builder.constant(f"{node.name}/max", limit)
+            ends = [high] if slope else [self.builder.constant(f"{node.name}/min", 0), high]
+            x = self.add("Min" if slope else "Clip", [x, *ends], node)
         return x
 
     def summed(self, node: Node, inputs: list[Value]) -> Value:
@@ -367,8 +370,10 @@ class _Layers:
             name = self.builder.constant(f"{node.name}/pads", pads, "INT64")
             return self.add("Pad", [x, name], node, linear.shape)
         scales = self.builder.constant(f"{node.name}/scales", [1, 1, *attributes["size"]])
+        # Of no meaning here, but QONNX's tools want a name for it.
+        region = self.builder.constant(f"{node.name}/roi", np.zeros(0))
         return self.add(
-            "Resize", [x, "", scales], node, linear.shape, mode="nearest",
+            "Resize", [x, region, scales], node, linear.shape, mode="nearest",
             coordinate_transformation_mode="asymmetric", nearest_mode="floor",
         )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -23,7 +23,7 @@ def arrays_of(
     model: Any,
     manifest: dict[str, Any],
     file: BinaryIO,
-    integers: Callable[[Array, str], Array],
+    integers: Callable[[str, Mapping[str, Array]], Array | None],
 ) -> dict[str, Array]:
     """Return the arrays of a bundle that a model's initializers hold, by key.
 
@@ -35,8 +35,8 @@ def arrays_of(
     file : file
         For messages.
     integers : callable
-        ``integers(array, name)`` returns a quantized weight's integers, from what stands under its
-        name.
+        ``integers(name, held)`` returns a quantized weight's integers, if the initializers by name
+        tell them: those of the weight, its scale and zero point.
 
     Raises
     ------
@@ -50,23 +50,22 @@ def arrays_of(
         raise FileFormatError(f"{where}: tensors are missing or named twice; export again")
     arrays: dict[str, Array] = {}
     for name, entry in entries.items():
+        keys = (name, f"{name}.scale", f"{name}.zero_point")
+        held = {
+            key: array_of(onnx, initializers[key], where) for key in keys if key in initializers
+        }
         try:
-            for key in (name, f"{name}.scale", f"{name}.zero_point"):
-                if key in initializers:
-                    arrays[key] = array_of(onnx, initializers[key], where)
-            if name in arrays:
-                array = arrays[name]
-                if entry["role"] == "weight":
-                    array = integers(array, name).astype(_integer_type(entry), copy=False)
-                arrays[name] = _in_order(array, entry)
-            for key in (f"{name}.scale", f"{name}.zero_point"):
-                if key in arrays:
-                    arrays[key] = _along_axis(arrays[key], entry)
-            if f"{name}.zero_point" in arrays:
-                arrays[f"{name}.zero_point"] = arrays[f"{name}.zero_point"].astype(np.int32)
+            values = held.get(name)
+            if values is not None and entry["role"] == "weight":
+                values = integers(name, held)
+                values = None if values is None else _as_integers(values, entry["dtype"])
+            if values is not None:
+                arrays[name] = _in_order(values, entry)
+            if keys[1] in held:
+                arrays[keys[1]] = _along_axis(held[keys[1]], entry)
+            if keys[2] in held:
+                arrays[keys[2]] = _along_axis(_as_integers(held[keys[2]], "int32"), entry)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            if isinstance(error, FileFormatError):
-                raise
             raise FileFormatError(
                 f"{where}: the tensor {name!r} does not fit its entry in the manifest ({error}); "
                 "export again"
@@ -74,11 +73,14 @@ def arrays_of(
     return arrays
 
 
-def _integer_type(entry: dict[str, Any]) -> np.dtype[Any]:
-    dtype: np.dtype[Any] = np.dtype(entry["dtype"])
+def _as_integers(values: Array, name: str) -> Array:
+    dtype: np.dtype[Any] = np.dtype(name)
     if dtype.kind not in "iu":
         raise ValueError(f"its dtype {dtype} is no integer's")
-    return dtype
+    limits = np.iinfo(dtype)
+    if not ((values >= limits.min) & (values <= limits.max)).all():
+        raise ValueError(f"it holds what is no {dtype}")
+    return values.astype(dtype, copy=False)
 
 
 def _in_order(array: Array, entry: dict[str, Any]) -> Array:

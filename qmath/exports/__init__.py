@@ -53,6 +53,10 @@ FORMATS: dict[str, str] = {
     "h5": "qmath.exports.h5",
     "onnx": "qmath.exports.onnx",
     "qonnx": "qmath.exports.qonnx",
+    "mem": "qmath.exports.mem",
+    "hex": "qmath.exports.hex",
+    "coe": "qmath.exports.coe",
+    "mif": "qmath.exports.mif",
 }
 _GROUP = "qmath.exports"
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import qmath
+from tests.exports import memory_readers
 from tests.exports.models import WIDTHS, every_width
 from tests.helpers import assert_same_bits
 
@@ -77,11 +78,12 @@ def bin_(path):
     return arrays
 
 
-READERS = {"safetensors": safetensors, "bin": bin_}
+READERS = {"safetensors": safetensors, "bin": bin_, **memory_readers.READERS}
+ARRAYS = pytest.mark.parametrize("format", ["safetensors", "bin", *memory_readers.PARAMS])
 
 
 @pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("format", READERS)
+@ARRAYS
 def test_every_width(tmp_path, format, signed):
     path = tmp_path / "out"
     qmath.export(every_width(), path, format=format, signed=signed)
@@ -89,7 +91,7 @@ def test_every_width(tmp_path, format, signed):
 
 
 @pytest.mark.parametrize("name", ["default8", "integer4", "nbit4"])
-@pytest.mark.parametrize("format", READERS)
+@ARRAYS
 def test_samples(tmp_path, format, name):
     path = tmp_path / "out"
     model = qmath.load(samples.SAMPLES / f"{name}.h5")

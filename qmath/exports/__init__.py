@@ -50,6 +50,7 @@ FORMATS: dict[str, str] = {
     "safetensors": "qmath.exports.safetensors",
     "bin": "qmath.exports.bin",
     "c": "qmath.exports.c",
+    "cmsis-nn": "qmath.exports.cmsis_nn",
     "h5": "qmath.exports.h5",
     "onnx": "qmath.exports.onnx",
     "qonnx": "qmath.exports.qonnx",

@@ -12,8 +12,15 @@ from qmath import Graph, Node, QatModel, QatTensor, QuantSpec
 class Network:
     """A model under construction; `add` returns the new node's name."""
 
-    def __init__(self, *shape: int, bits: int = 8, weight_bits: int = 8, seed: int = 0) -> None:
-        self.bits, self.weight_bits = bits, weight_bits
+    def __init__(
+        self,
+        *shape: int,
+        bits: int = 8,
+        weight_bits: int = 8,
+        is_symmetric: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.bits, self.weight_bits, self.is_symmetric = bits, weight_bits, is_symmetric
         self.rng = np.random.default_rng(seed)
         self.tensors: list[QatTensor] = []
         self.nodes: list[Node] = []
@@ -56,8 +63,12 @@ class Network:
         if is_float:
             return QatTensor(name, "float", values)
         axes = tuple(range(len(shape) - 1)) if per_axis else None
-        spec = QuantSpec("LastValueQuantizer", self.weight_bits, per_axis, False, False)
+        symmetric = self.is_symmetric
+        spec = QuantSpec("LastValueQuantizer", self.weight_bits, per_axis, symmetric, symmetric)
         low, high = np.float32(0.9) * values.min(axes), np.float32(0.95) * values.max(axes)
+        if symmetric:
+            high = np.maximum(-low, high)
+            low = -high
         # Zero lies within, as after training.
         low, high = np.minimum(low, np.float32(-0.01)), np.maximum(high, np.float32(0.01))
         return QatTensor(name, "weight", values, low, high, spec)
@@ -133,3 +144,35 @@ def islands() -> QatModel:
     net.add("Dense", kernel=(12, 3), ends=(-9.0, 9.0))
     net.add("Softmax")
     return net.model()
+
+
+def layers(channels: int, *, weight_bits: int, bits: int = 8, seed: int = 0) -> QatModel:
+    """Return convolutions of many geometries side by side, and dense layers after one of them."""
+    net = Network(9, 8, channels, bits=bits, weight_bits=weight_bits, is_symmetric=True, seed=seed)
+    start, ends = net.nodes[-1].name, (-4.3, 5.1)
+    same: dict[str, Any] = {"padding": "same", "ends": ends}
+    conv, depthwise = "Conv2D", "DepthwiseConv2D"
+    outputs = [
+        net.add(conv, start, kernel=(3, 3, channels, 5), strides=(2, 1), **same),
+        net.add(conv, start, kernel=(1, 1, channels, 6), **same),
+        net.add(conv, start, kernel=(1, 1, channels, 3), strides=(2, 2), **same),
+        net.add(conv, start, kernel=(1, 3, channels, 4), per_axis=False, ends=ends),
+        net.add(conv, start, kernel=(2, 3, channels, 7), dilation_rate=(3, 2), **same),
+        net.add(depthwise, start, kernel=(3, 3, channels, 1), per_axis=False, **same),
+        net.add(depthwise, start, kernel=(3, 2, channels, 1), strides=(2, 2), ends=ends),
+        net.add(depthwise, start, kernel=(3, 3, channels, 2), **same),
+        net.add(depthwise, start, kernel=(2, 2, channels, 3), dilation_rate=(2, 2), ends=ends),
+        net.add(depthwise, start, kernel=(3, 3, channels, 1), dilation_rate=(2, 2), **same),
+    ]
+    if channels % 2 == 0:
+        outputs.append(net.add(conv, start, kernel=(3, 3, channels // 2, 4), **same))  # groups
+    net.add(
+        "ReLU", net.add(conv, start, kernel=(3, 3, channels, 3)), max_value=6.0, ends=(0.0, 6.0)
+    )
+    outputs.append(net.add("Dense", kernel=(3, 11), per_axis=False, ends=ends))  # of every pixel
+    flat = net.add("Flatten")
+    outputs.append(net.add("Dense", flat, kernel=(7 * 6 * 11, 5), ends=(-90.0, 95.0)))
+    outputs.append(
+        net.add("Dense", flat, kernel=(7 * 6 * 11, 5), per_axis=False, ends=(-91.0, 95.0))
+    )
+    return net.model(*outputs)

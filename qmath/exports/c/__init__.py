@@ -12,14 +12,14 @@ from qmath.errors import OutputError
 from qmath.exports.c import source
 from qmath.exports.c.check import check_source
 from qmath.exports.c.program import Model, add_program
-from qmath.exports.c.tensors import PACKINGS, Code, Names, add_tensors
-from qmath.exports.identifiers import Identifiers
+from qmath.exports.c.tensors import PACKINGS, Code, Names, add_tensors, check_prefix
 from qmath.integer.api import constants
 from qmath.integer.program import FloatStep, Program, QuantizeStep, sources
 
 __all__ = ["VECTORS", "render"]
 
 VECTORS = 2
+_REAL = "/* The real value of an integer, in float: (integer - zero_point) * scale. */"
 
 
 def render(
@@ -56,61 +56,44 @@ def render(
     if bundle.program is not None and kernels:
         fixed = constants(bundle.program, bundle.manifest["options"]["multiplier_bits"])
         model = add_program(code, bundle, fixed, names, views)
-    file = bundle.manifest["source"]["file"] or "a live model"
-    title = f"{source.comment(file)}, by qmath {bundle.manifest['qmath_version']}; do not edit. */"
+    title = source.title(bundle.manifest)
     yield "qmath_integers.h", source.template("qmath_integers.h")
     yield "qmath_check.h", source.template("qmath_check.h")
-    yield f"{prefix}.h", _header(code, bundle, model, prefix, title)
+    head = [f"/* The integers of {title}", _REAL, *_head(bundle, model)]
+    yield f"{prefix}.h", source.header(f"{prefix}.h", head, code.header)
     own = f'#include "{prefix}.h"'
     data = [f"/* The integers of {title}", "#include <math.h>\n", own, "", *code.data]
-    yield f"{prefix}_data.c", _text(data)
+    yield f"{prefix}_data.c", source.text(data)
     if model is not None:
         yield "qmath_kernels.h", source.template("qmath_kernels.h")
         functions = [f"/* The integer model of {title}", own, "", *model.declarations, ""]
-        yield f"{prefix}.c", _text([*functions, *model.functions])
+        yield f"{prefix}.c", source.text([*functions, *model.functions])
     yield (
         f"{prefix}_test.c",
-        _text([f"/* A check of {title}", own, *check_source(code, bundle, model)]),
+        source.text([f"/* A check of {title}", own, *check_source(code, bundle, model)]),
     )
 
 
 def _check(packing: str, prefix: str, kernels: bool) -> None:
     if packing not in PACKINGS:
         raise OutputError(f"packing={packing!r}: use one of {', '.join(PACKINGS)}")
-    if not isinstance(prefix, str) or Identifiers([prefix])[prefix] != prefix:
-        raise OutputError(
-            f"prefix={prefix!r}: use letters, digits and single underscores, beginning with a "
-            "letter; no reserved word"
-        )
+    check_prefix(prefix)
     if not isinstance(kernels, bool):
         raise OutputError(f"kernels={kernels!r}: use true or false")
 
 
-def _text(lines: list[str]) -> bytes:
-    return ("\n".join(lines).rstrip("\n") + "\n").encode("ascii")
-
-
-def _header(code: Code, bundle: Bundle, model: Model | None, prefix: str, title: str) -> bytes:
-    guard = f"{prefix.upper()}_H"
-    lines = [
-        f"/* The integers of {title}",
-        "/* The real value of an integer, in float: (integer - zero_point) * scale. */",
-        f"#ifndef {guard}",
-        f"#define {guard}",
-        "",
-    ]
+def _head(bundle: Bundle, model: Model | None) -> Iterator[str]:
+    """Yield what stands above the declarations."""
     if model is None:
-        lines.append('#include "qmath_integers.h"')
+        yield '#include "qmath_integers.h"'
         if bundle.program is None:
-            lines += [f"/* {source.comment(note)} */" for note in bundle.manifest["notes"]]
-    else:
-        assert bundle.program is not None
-        lines += ["#define QM_WIDE"] * model.is_wide
-        lines.append('#include "qmath_kernels.h"')
-        lines += [f"/* {source.comment(line)} */" for line in _usage(bundle.program, model)]
-    lines += ["", "#ifdef __cplusplus", 'extern "C" {', "#endif", *code.header, ""]
-    lines += ["#ifdef __cplusplus", "}", "#endif", "", "#endif"]
-    return _text(lines)
+            yield from map(source.comment, bundle.manifest["notes"])
+        return
+    assert bundle.program is not None
+    if model.is_wide:
+        yield "#define QM_WIDE"
+    yield '#include "qmath_kernels.h"'
+    yield from map(source.comment, _usage(bundle.program, model))
 
 
 def _usage(program: Program, model: Model) -> Iterator[str]:

@@ -42,7 +42,7 @@ def _vectors(bundle: Bundle, model: Model, count: int) -> tuple[list[str], list[
     for number, (name, shape) in enumerate(bundle.program.inputs.items()):
         inputs[name] = f"input_{number}"
         values = source.storable(bundle.vectors[f"vectors/{name}"], name)
-        tables.append(f"\n/* {source.comment(name)}: {source.comment(str(shape))} */")
+        tables.append(f"\n/* {source.plain(name)}: {source.plain(str(shape))} */")
         tables.append(source.array(inputs[name], values, "static "))
     number = 0
     for run, steps in model.runs:

@@ -136,7 +136,7 @@ class _Writer:
         shape = "x".join(map(str, step.shape)) or "a scalar"
         scale = source.literals(np.array(step.grid.scale, np.float32))[0]
         self.code.header += [
-            f"\n/* {source.comment(step.name)}: {shape}; real values are integers * {scale}. */",
+            f"\n/* {source.plain(step.name)}: {shape}; real values are integers * {scale}. */",
             f"#define {self.names.macro(f'{step.name}/SIZE')} {size}",
             f"extern qm_int {name}[{max(size, 1)}];",
         ]
@@ -144,7 +144,7 @@ class _Writer:
         if isinstance(step, QuantizeStep):
             setter = self.model.setters[step.name] = self.names.new(f"set/{step.name}")
             self.code.header.append(
-                f"void {setter}(const float *x); /* of {source.comment(step.source)} */"
+                f"void {setter}(const float *x); /* of {source.plain(step.source)} */"
             )
             self.model.functions.append(self._setter(step, setter, name, size))
 
@@ -172,7 +172,7 @@ class _Writer:
         if isinstance(step, QuantizeStep):
             return []
         target = self.model.buffers[step.name]
-        title = f"    /* {source.comment(step.name)} */"
+        title = f"    /* {source.plain(step.name)} */"
         if isinstance(step, Requantize):
             return [title, *self._requantize(step, target)]
         origin = self.model.buffers[step.source]
@@ -313,7 +313,7 @@ class _Writer:
             self.code.values(name, key, np.broadcast_to(array, shape or (1,)).astype(dtype))
             return name
 
-        self.code.header.append(f"\n/* {source.comment(step.name)}: its constants. */")
+        self.code.header.append(f"\n/* {source.plain(step.name)}: its constants. */")
         bits = max(int(b.max()) for b in sides[0].accumulator_bits)
         macro = self.names.macro(f"{step.name}/ACCUMULATOR_BITS")
         self.code.header.append(f"#define {macro} {bits}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -18,10 +18,14 @@ __all__ = [
     "checksum",
     "comment",
     "declaration",
+    "header",
     "literals",
+    "plain",
     "storable",
     "string",
     "template",
+    "text",
+    "title",
 ]
 
 _WIDTH = 100
@@ -90,10 +94,36 @@ def array(name: str, values: NDArray[Any], storage: str = "") -> str:
     return f"{storage}{declaration(name, values)} = {{\n   {body}\n}};\n"
 
 
-def comment(text: str) -> str:
+def plain(text: str) -> str:
     """Return text that a comment can hold: ASCII, and nothing that ends or nests it."""
-    plain = text.encode("ascii", "backslashreplace").decode().replace("\n", " ")
-    return plain.replace("*/", "* /").replace("/*", "/ *").replace("??", "? ?")
+    ascii = text.encode("ascii", "backslashreplace").decode().replace("\n", " ")
+    return ascii.replace("*/", "* /").replace("/*", "/ *").replace("??", "? ?")
+
+
+def comment(text: str) -> str:
+    """Return a comment."""
+    return f"/* {plain(text)} */"
+
+
+def title(manifest: Mapping[str, Any]) -> str:
+    """Return the end of a sentence, and of a comment, that says what a file was made from."""
+    file = plain(manifest["source"]["file"] or "a live model")
+    return f"{file}, by qmath {manifest['qmath_version']}; do not edit. */"
+
+
+def text(lines: Iterable[str]) -> bytes:
+    """Return the bytes of a file."""
+    return ("\n".join(lines).rstrip("\n") + "\n").encode("ascii")
+
+
+def header(name: str, head: Iterable[str], body: Iterable[str]) -> bytes:
+    """Return a header file: a guard, what stands above the declarations, and these."""
+    guard = name.upper().replace(".", "_")
+    return text([
+        f"#ifndef {guard}", f"#define {guard}", "", *head, "",
+        "#ifdef __cplusplus", 'extern "C" {', "#endif", *body, "",
+        "#ifdef __cplusplus", "}", "#endif", "", "#endif",
+    ])  # fmt: skip
 
 
 def string(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from qmath.exports.identifiers import Identifiers
 from qmath.packing import LAYOUTS, pack
 from qmath.types import QuantizedTensor
 
-__all__ = ["PACKINGS", "Code", "Names", "add_tensors"]
+__all__ = ["PACKINGS", "Code", "Integers", "Names", "add_integers", "add_tensors", "check_prefix"]
 
 BYTES = "bytes"
 PACKINGS = (BYTES, *LAYOUTS)
@@ -52,6 +52,15 @@ class Code:
         )
 
 
+class Integers(NamedTuple):
+    """Values, their width and sign; `as_int8` is for packed bytes that a function takes so."""
+
+    values: NDArray[Any]
+    num_bits: int
+    signed: bool
+    as_int8: bool = False
+
+
 class Names:
     """Names in C, all with one prefix, each unlike all others.
 
@@ -66,6 +75,9 @@ class Names:
         """Return the name of an array."""
         return f"{self._prefix}_{self._identifiers[key]}"
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._identifiers
+
     def new(self, wanted: str) -> str:
         """Return a further name."""
         return f"{self._prefix}_{self._identifiers.new(wanted)}"
@@ -73,6 +85,15 @@ class Names:
     def macro(self, wanted: str) -> str:
         """Return the name of a macro."""
         return self.new(wanted).upper()
+
+
+def check_prefix(prefix: object) -> None:
+    """Raise unless all names can begin so."""
+    if not isinstance(prefix, str) or Identifiers([prefix])[prefix] != prefix:
+        raise OutputError(
+            f"prefix={prefix!r}: use letters, digits and single underscores, beginning with a "
+            "letter; no reserved word"
+        )
 
 
 def add_tensors(code: Code, bundle: Bundle, names: Names, packing: str) -> dict[str, str]:
@@ -98,13 +119,14 @@ def add_tensors(code: Code, bundle: Bundle, names: Names, packing: str) -> dict[
     views = {}
     for key, record in bundle.tensors.items():
         entry = entries[key]
-        code.header.append(f"\n/* {source.comment(_title(key, record, entry))}. */")
+        code.header.append(f"\n/* {source.plain(_title(key, record, entry))}. */")
         if isinstance(record, FloatTensor):
             code.values(names[key], key, np.asarray(record))
             continue
         macros: dict[str, object] = {"NUM_BITS": record.num_bits, "SIGNED": int(record.signed)}
         if isinstance(record, QuantizedTensor):
-            views[key] = _add_integers(code, key, record, names, packing)
+            integers = Integers(record.values, record.num_bits, record.signed)
+            views[key] = add_integers(code, names, key, names[key], integers, packing)
             macros |= {
                 "SIZE": record.values.size,
                 "SHAPE": source.braces(record.values.shape),
@@ -129,9 +151,11 @@ def _title(key: str, record: Record, entry: dict[str, Any]) -> str:
     return f"{key}: {', '.join(words)}"
 
 
-def _add_integers(code: Code, key: str, record: QuantizedTensor, names: Names, packing: str) -> str:
-    """Add a weight's integers, and how they are packed; return the name of that."""
-    values, bits, name = record.values, record.num_bits, names[key]
+def add_integers(
+    code: Code, names: Names, key: str, name: str, record: Integers, packing: str
+) -> str:
+    """Add integers as the array `name`, and how they are packed; return the name of that."""
+    values, bits = record.values, record.num_bits
     view = names.new(f"{key}/integers")
     line = values.size
     if packing == BYTES or bits not in LAYOUTS[packing].widths:
@@ -139,6 +163,8 @@ def _add_integers(code: Code, key: str, record: QuantizedTensor, names: Names, p
     else:
         stored, kind, note = pack(values, bits, packing), _C_PACKING[packing], f"packed: {packing}"
         line = values.shape[-1] if LAYOUTS[packing].axis is not None and values.ndim else line
+        if record.as_int8:
+            stored = stored.view(np.int8)
     code.header.append(f"extern {source.declaration(name, stored)}; /* {note} */")
     code.header.append(f"extern const qm_integers {view};")
     code.data.append(source.array(name, stored))

@@ -1,0 +1,81 @@
+"""The ``cmsis-nn`` format: what CMSIS-NN's convolutions and dense layers take, and calls of them.
+
+``docs/code.md`` says what the files are for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qmath.bundle import Bundle
+from qmath.errors import OutputError
+from qmath.exports.c import source
+from qmath.exports.c.tensors import Code, Names, check_prefix
+from qmath.exports.cmsis_nn.calls import Writer
+from qmath.exports.cmsis_nn.layers import layers
+from qmath.exports.cmsis_nn.vectors import check_source
+
+__all__ = ["VECTORS", "render"]
+
+VECTORS = 1
+_ROUNDINGS = ("double", "single")
+
+
+def render(
+    bundle: Bundle, *, prefix: str = "model", rounding: str = "double"
+) -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the text of each source file.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        With an integer model.
+    prefix : str
+        What all names begin with: an identifier.
+    rounding : {"double", "single"}
+        What the test vectors expect: ``"single"`` is what a CMSIS-NN built with
+        ``CMSIS_NN_USE_SINGLE_ROUNDING`` computes.
+
+    Yields
+    ------
+    name : str
+    content : bytes
+
+    Raises
+    ------
+    OutputError
+        An option has another value; there is no integer model, or nothing in it is a layer of
+        CMSIS-NN.
+    """
+    check_prefix(prefix)
+    if rounding not in _ROUNDINGS:
+        raise OutputError(f"rounding={rounding!r}: use one of {', '.join(_ROUNDINGS)}")
+    if bundle.program is None:
+        notes = "; ".join(bundle.manifest["notes"]) or "the file holds no layers"
+        raise OutputError(f"CMSIS-NN needs an integer model, and there is none; notes: {notes}")
+    found, others = layers(bundle.program)
+    if not found:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in others.items())
+        raise OutputError(f"nothing in this model is a layer of CMSIS-NN: {reasons}")
+    code, names = Code(), Names(prefix, bundle)
+    writer = Writer(code, names)
+    for layer in found:
+        writer.add(layer)
+    title = source.title(bundle.manifest)
+    head = [
+        f"/* The layers that CMSIS-NN computes of {title}",
+        "/* Integers as TFLite stores them: signed, weights without a zero point. Dense layers are",
+        " * rounded twice, as CMSIS-NN does, where TFLite rounds once, from double. */",
+        *(source.comment(f"Not in here: {name}: {reason}") for name, reason in others.items()),
+        "",
+        '#include "qmath_integers.h"',
+    ]
+    yield "qmath_integers.h", source.template("qmath_integers.h")
+    yield "qmath_check.h", source.template("qmath_check.h")
+    yield f"{prefix}.h", source.header(f"{prefix}.h", head, code.header)
+    own = f'#include "{prefix}.h"'
+    yield f"{prefix}_data.c", source.text([f"/* The integers of {title}", own, "", *code.data])
+    calls = [f"/* Calls of CMSIS-NN for {title}", '#include "arm_nnfunctions.h"', "", own]
+    yield f"{prefix}_layers.h", source.header(f"{prefix}_layers.h", calls, writer.functions)
+    test = check_source(bundle, code, found, writer, prefix, rounding)
+    yield f"{prefix}_test.c", source.text([f"/* A check of {title}", own, *test])

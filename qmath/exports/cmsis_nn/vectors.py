@@ -1,0 +1,122 @@
+"""The self-check in C: the arrays, and, where CMSIS-NN is at hand, each layer by itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.bundle import Bundle
+from qmath.exports.c import source
+from qmath.exports.c.tensors import Code
+from qmath.exports.cmsis_nn.calls import Writer
+from qmath.exports.cmsis_nn.layers import CmsisNn, Layer
+from qmath.integer.profiles import Integer
+from qmath.integer.program import FloatStep, Requantize
+from qmath.integer.run import Executor
+
+__all__ = ["check_source", "expected"]
+
+Int8Array = NDArray[np.int8]
+
+
+def expected(
+    bundle: Bundle, layers: Sequence[Layer], rounding: str
+) -> tuple[dict[str, Int8Array], dict[str, Int8Array]]:
+    """Return what each layer reads, by source, and what it makes of that, by layer.
+
+    Every layer starts from the integers of the profile ``integer``, so that each is judged by
+    itself. All are signed, as TFLite stores them.
+    """
+    program = bundle.program
+    assert program is not None
+    profile, results = CmsisNn(rounding), {}  # type: ignore[arg-type]
+    computed = {layer.step for layer in layers}
+
+    def watch(step: Requantize, sums: list[NDArray[Any]]) -> None:
+        if step.name in computed:
+            relative = profile.requantize(step, sums, ())
+            results[step.name] = relative.astype(np.int32)
+
+    inputs = {name: bundle.vectors[f"vectors/{name}"] for name in program.inputs}
+    bits = bundle.manifest["options"]["multiplier_bits"]
+    Executor(program, Integer(bits)).run(inputs, watch=watch, keep=())
+    made = {}
+    for layer in layers:
+        region = (slice(None), *layer.region)
+        made[layer.name] = (results[layer.step][region] + layer.kernel.output.zero_point).astype(
+            np.int8
+        )
+    grids = {step.name: step.grid for step in program.steps if not isinstance(step, FloatStep)}
+    halves = {name: 2 ** (grid.num_bits - 1) for name, grid in grids.items()}
+    read = {
+        name: (bundle.vectors[f"vectors/{name}"].astype(np.int32) - halves[name]).astype(np.int8)
+        for name in dict.fromkeys(layer.source for layer in layers)
+    }
+    return read, made
+
+
+def check_source(
+    bundle: Bundle,
+    code: Code,
+    layers: Sequence[Layer],
+    writer: Writer,
+    prefix: str,
+    rounding: str,
+) -> Iterator[str]:
+    """Yield the lines of the test after its first include."""
+    vectors = bundle.manifest["options"]["vectors"]
+    yield '#include "qmath_check.h"\n'
+    yield from code.tables
+    if vectors:
+        yield "\n/* With QM_WITH_CMSIS_NN defined, the layers are checked, too. */"
+        yield "#ifdef QM_WITH_CMSIS_NN"
+        yield f'#include "{prefix}_layers.h"\n'
+        yield from _layer_check(bundle, layers, writer, vectors, rounding)
+        yield "#endif"
+    yield "\nint main(void)\n{\n    int failures = 0;\n"
+    yield from (f"    failures += {call};" for call in code.checks)
+    if vectors:
+        yield "#ifdef QM_WITH_CMSIS_NN\n    failures += check_layers();\n#endif"
+    yield "    if (failures)\n        return 1;"
+    yield f'    printf("ok: {len(code.checks)} arrays\\n");\n    return 0;\n}}'
+
+
+def _layer_check(
+    bundle: Bundle, layers: Sequence[Layer], writer: Writer, vectors: int, rounding: str
+) -> Iterator[str]:
+    """Yield inputs, expected outputs, and the function that runs the layers."""
+    read, made = expected(bundle, layers, rounding)
+    inputs = {name: f"input_{number}" for number, name in enumerate(read)}
+    for name, array in read.items():
+        yield source.comment(name)
+        yield source.array(inputs[name], array, "static ")
+    for number, layer in enumerate(layers):
+        sums = [source.checksum(vector) for vector in made[layer.name]]
+        yield f"static const uint32_t output_{number}[] = {source.braces(sums)};"
+    largest = max(math.prod(layer.out_shape) for layer in layers)
+    # A few columns of the input in 16 bits, and a sum for each output.
+    needs = [8 * (layer.weights[0].size + 64) + 4 * layer.out_shape[2] for layer in layers]
+    yield (
+        f"static int32_t buffer[{max(needs) // 4}];\n"
+        f"static int8_t output[{largest}];\n\n"
+        "static int check_layers(void)\n{\n"
+        "    const cmsis_nn_context ctx = {buffer, (int32_t)sizeof buffer};\n"
+        f"    int failures = 0, v;\n\n    for (v = 0; v < {vectors}; ++v) {{"
+    )
+    for number, layer in enumerate(layers):
+        name = source.string(layer.name)
+        run, made_size = writer.runs[layer.name], math.prod(layer.out_shape)
+        call = f"{run}(&ctx, {inputs[layer.source]} + v * {math.prod(layer.in_shape)}, output)"
+        check = f"qm_check_values({name}, output, 1, {made_size}, output_{number}[v])"
+        yield f"        if ({writer.sizes[layer.name]}() > ctx.size)"
+        yield f'            failures += qm_report({name}, "the buffer\'s size", 0, 1);'
+        yield f"        else if ({call})"
+        yield f'            failures += qm_report({name}, "the status", 1, 0);'
+        yield f"        else\n            failures += {check};"
+    yield "    }"
+    yield f'    printf("{len(layers)} layers, {vectors} vectors, {rounding} rounding\\n");'
+    yield "    return failures;\n}"

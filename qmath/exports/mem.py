@@ -6,12 +6,15 @@ from collections.abc import Iterator
 
 from qmath.bundle import Bundle
 from qmath.exports.memories import Memory, digits, files, table
+from qmath.exports.testbench import testbenches
 
 __all__ = ["content", "render"]
 
+VECTORS = 1  # without which there are no testbenches
+
 
 def render(bundle: Bundle, *, per_word: int = 1) -> Iterator[tuple[str, bytes]]:
-    """Yield a ``.mem`` file for every array, and ``memories.json``.
+    """Yield a ``.mem`` file for every array, ``memories.json``, and testbenches.
 
     Parameters
     ----------
@@ -19,7 +22,8 @@ def render(bundle: Bundle, *, per_word: int = 1) -> Iterator[tuple[str, bytes]]:
     per_word : int
         How many values of a weight are in a word, the first in the lowest bits.
     """
-    yield from files(bundle, ".mem", content, per_word)
+    listed = yield from files(bundle, ".mem", content, per_word)
+    yield from testbenches(bundle, listed)
 
 
 def content(memory: Memory) -> bytes:

@@ -7,7 +7,7 @@ Every array that has elements is one memory, its words in C order, written as he
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -154,8 +154,8 @@ def ascii_text(text: str) -> str:
 
 def files(
     bundle: Bundle, suffix: str, content: Callable[[Memory], bytes], per_word: int
-) -> Iterator[tuple[str, bytes]]:
-    """Yield a file for every memory, and ``memories.json``, which lists them.
+) -> Generator[tuple[str, bytes], None, dict[str, dict[str, Any]]]:
+    """Yield a file for every memory, and ``memories.json``, whose content is returned.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def files(
     per_word : int
         As of `memories`.
     """
-    listed: dict[str, Any] = {}
+    listed: dict[str, dict[str, Any]] = {}
     for memory in memories(bundle, per_word):
         name = memory.identifier + suffix
         yield name, content(memory)
@@ -181,3 +181,4 @@ def files(
             "layout": memory.layout,
         }
     yield "memories.json", json.dumps(listed, indent=1).encode() + b"\n"
+    return listed

@@ -43,6 +43,17 @@ def test_constants_and_vectors_are_memories_too(tmp_path, format):
     assert_read_back(bundle, tmp_path / "o", format)
 
 
+def test_hex_is_mem_under_another_suffix(tmp_path):
+    for format in ("mem", "hex"):
+        qmath.export(networks.images(), tmp_path / format, format=format, per_word=3)
+    names = [path.name for path in (tmp_path / "mem").glob("*.mem")]
+    assert len(names) == len(list((tmp_path / "hex").glob("*.hex"))) > 30
+    for name in names:
+        other = tmp_path / "hex" / name.replace(".mem", ".hex")
+        assert other.read_bytes() == (tmp_path / "mem" / name).read_bytes()
+    assert qmath.verify(networks.images(), tmp_path / "hex").ok
+
+
 def test_words_are_as_wide_as_said():
     for memory in memories(quantize_model(every_width()), per_word=3):
         entry = every_width().tensors.get(memory.key)

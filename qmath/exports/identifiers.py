@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 __all__ = ["Identifiers"]
 
-_LONGEST = 100  # a file system holds 255 bytes, with the suffixes
+_LONGEST = 80
+_LONGEST_DERIVED = 100  # a file system holds 255 bytes, with the suffixes
 # C to C23, C++ to C++20; Verilog and SystemVerilog (IEEE 1800-2017); names that file systems of
 # Windows reserve, and macros that compilers define.
 _RESERVED_WORDS = """
@@ -54,7 +55,7 @@ class Identifiers(Mapping[str, str]):
     """Identifiers by the names that they stand for, each unlike all others.
 
     An identifier has ASCII letters, digits and single underscores, begins with a letter, has at
-    most 100 characters, and is no reserved word of C, C++, Verilog or Windows. No two are equal
+    most 80 characters, and is no reserved word of C, C++, Verilog or Windows. No two are equal
     where case does not count, as in many file systems. The first of two names that would get the
     same has it, the others have a number after it.
 
@@ -80,7 +81,7 @@ class Identifiers(Mapping[str, str]):
         self._found: dict[str, str] = {}
         for name in names:
             if name not in self._found:
-                self._found[name] = self.new(name)
+                self._found[name] = self._new(name, _LONGEST)
 
     def __getitem__(self, name: str) -> str:
         return self._found[name]
@@ -92,13 +93,19 @@ class Identifiers(Mapping[str, str]):
         return len(self._found)
 
     def new(self, wanted: str) -> str:
-        """Return one more identifier, like `wanted` and unlike all others."""
-        plain = _plain(wanted)
+        """Return one more identifier, like `wanted` and unlike all others, of up to 100 characters.
+
+        There is room for an ending after the identifier of a name.
+        """
+        return self._new(wanted, _LONGEST_DERIVED)
+
+    def _new(self, wanted: str, longest: int) -> str:
+        plain = _plain(wanted)[:longest].rstrip("_")
         identifier, number = plain, 1
         while identifier.lower() in self._taken:
             number += 1
             ending = f"_{number}"
-            identifier = plain[: _LONGEST - len(ending)].rstrip("_") + ending
+            identifier = plain[: longest - len(ending)].rstrip("_") + ending
         self._taken.add(identifier.lower())
         return identifier
 
@@ -111,4 +118,4 @@ def _plain(text: str) -> str:
     plain = re.sub(r"[^A-Za-z0-9]+", "_", letters).strip("_")
     if not plain[:1].isalpha():
         plain = f"t_{plain}".rstrip("_")
-    return plain[:_LONGEST].rstrip("_")
+    return plain

@@ -15,11 +15,11 @@ from qmath.exports.c.program import segments
 from qmath.exports.c.tensors import PACKINGS
 from qmath.integer.program import FloatStep
 from qmath.types import QuantizedTensor
-from tests.exports import networks
+from tests.exports import c_reader, networks
 from tests.exports.compiling import STRICT, compiled, needs_compiler, run
-from tests.exports.models import model
+from tests.exports.models import every_width, model, strange_names
+from tests.helpers import assert_same_bits
 
-WIDTHS = (2, 3, 4, 5, 7, 8, 10, 16)
 SAMPLES = "reference/samples"
 QUESTION = {"MyConfig.activation": qmath.quantizers.MovingAverageQuantizer(4, False, False, False)}
 NETWORKS = {
@@ -98,36 +98,27 @@ def test_headers_compile_by_themselves(tmp_path, options):
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_every_width_is_read_back(tmp_path, packing, signed):
-    rng = np.random.default_rng(1)
-    tensors = {}
-    for bits in WIDTHS:
-        for per_axis in (False, True):
-            name = f"w{bits}{'c' * per_axis}/kernel"
-            values = rng.normal(size=(3, 5, 7)).astype(np.float32)
-            low, high = (values.min((0, 1)), values.max((0, 1))) if per_axis else (-2.0, 1.7)
-            spec = QuantSpec("LastValueQuantizer", bits, per_axis, False, False)
-            ends = np.asarray(low, np.float32), np.asarray(high, np.float32)
-            tensors[name] = QatTensor(name, "weight", values, *ends, spec)
     place = tmp_path / "out"
-    bundle = export(QatModel(tensors), place, format="c", packing=packing, signed=signed)
-    identifiers = json.loads((place / "manifest.json").read_text())["export"]["identifiers"]
-    symbols = {key: f"model_{identifier}" for identifier, key in identifiers.items()}
-    reader = tmp_path / "reader.c"
-    loops = "".join(
-        f"for (i = 0; i < 105; ++i) "
-        f'printf("%ld\\n", (long)qm_integer(&{symbols[name]}_integers, i));\n'
-        for name in tensors
-    )
-    reader.write_text(
-        '#include <stdio.h>\n#include "model.h"\n'
-        f"int main(void) {{ size_t i;\n{loops}return 0; }}\n"
-    )
-    status, output = run(compiled(place, reader, place / "model_data.c"))
-    assert status == 0
-    expected = [bundle.tensors[name].values.ravel() for name in tensors]
-    np.testing.assert_array_equal(np.array(output.split(), np.int64), np.concatenate(expected))
+    bundle = export(every_width(), place, format="c", packing=packing, signed=signed)
+    found = c_reader.read(place)
+    for name, record in bundle.tensors.items():
+        np.testing.assert_array_equal(found[name], record.values)
+        assert_same_bits(found[f"{name}.scale"], record.scale)
+        np.testing.assert_array_equal(found[f"{name}.zero_point"], record.zero_point)
     status, output = run(compiled(place))
     assert (status, output.split(":")[0]) == (0, "ok"), output
+
+
+@needs_compiler
+@pytest.mark.parametrize("layouts", [[], ["OHWI"], ["IWHO"]])
+def test_strange_names_and_axis_orders_are_read_back(tmp_path, layouts):
+    of = model() if layouts else strange_names()
+    bundle = export(of, tmp_path / "out", format="c", layouts=layouts, packing="words")
+    found = c_reader.read(tmp_path / "out")
+    for name, record in bundle.tensors.items():
+        if isinstance(record, QuantizedTensor):
+            np.testing.assert_array_equal(found[name], record.values)
+            assert_same_bits(found[f"{name}.scale"], record.scale)
 
 
 def test_packing_packs(tmp_path):

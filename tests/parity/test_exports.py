@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import qmath
-from tests.exports import memory_readers
+from tests.exports import c_reader, memory_readers
+from tests.exports.compiling import needs_compiler
 from tests.exports.models import WIDTHS, every_width
 from tests.helpers import assert_same_bits
 
@@ -78,8 +79,14 @@ def bin_(path):
     return arrays
 
 
-READERS = {"safetensors": safetensors, "bin": bin_, **memory_readers.READERS}
-ARRAYS = pytest.mark.parametrize("format", ["safetensors", "bin", *memory_readers.PARAMS])
+READERS = {
+    "safetensors": safetensors,
+    "bin": bin_,
+    "c": c_reader.read,
+    **memory_readers.READERS,
+}
+IN_C = pytest.param("c", marks=needs_compiler)
+ARRAYS = pytest.mark.parametrize("format", ["safetensors", "bin", IN_C, *memory_readers.PARAMS])
 
 
 @pytest.mark.parametrize("signed", [True, False])

@@ -137,7 +137,7 @@ class _Writer:
         scale = source.literals(np.array(step.grid.scale, np.float32))[0]
         self.code.header += [
             f"\n/* {source.plain(step.name)}: {shape}; real values are integers * {scale}. */",
-            f"#define {self.names.macro(f'{step.name}/SIZE')} {size}",
+            f"#define {self.names.macro(step.name, 'SIZE')} {size}",
             f"extern qm_int {name}[{max(size, 1)}];",
         ]
         self.model.declarations.append(f"qm_int {name}[{max(size, 1)}];")
@@ -315,7 +315,7 @@ class _Writer:
 
         self.code.header.append(f"\n/* {source.plain(step.name)}: its constants. */")
         bits = max(int(b.max()) for b in sides[0].accumulator_bits)
-        macro = self.names.macro(f"{step.name}/ACCUMULATOR_BITS")
+        macro = self.names.macro(step.name, "ACCUMULATOR_BITS")
         self.code.header.append(f"#define {macro} {bits}")
         scalings = []
         for side, fixed in zip(("", ".negative"), sides, strict=False):

@@ -82,9 +82,13 @@ class Names:
         """Return a further name."""
         return f"{self._prefix}_{self._identifiers.new(wanted)}"
 
-    def macro(self, wanted: str) -> str:
-        """Return the name of a macro."""
-        return self.new(wanted).upper()
+    def of(self, key: str, what: str) -> str:
+        """Return a further name that goes with that of an array, or with what else is called so."""
+        return self.new(f"{self._identifiers.get(key, key)}_{what}")
+
+    def macro(self, key: str, what: str) -> str:
+        """Return the name of a macro, as `of`."""
+        return self.of(key, what).upper()
 
 
 def check_prefix(prefix: object) -> None:
@@ -133,7 +137,7 @@ def add_tensors(code: Code, bundle: Bundle, names: Names, packing: str) -> dict[
                 "CHANNELS": record.scale.size,
             }
         for what, value in macros.items():
-            code.header.append(f"#define {names.macro(f'{key}/{what}')} {value}")
+            code.header.append(f"#define {names.macro(key, what)} {value}")
         _add_scale(code, key, record, names)
     return views
 
@@ -156,7 +160,7 @@ def add_integers(
 ) -> str:
     """Add integers as the array `name`, and how they are packed; return the name of that."""
     values, bits = record.values, record.num_bits
-    view = names.new(f"{key}/integers")
+    view = names.of(key, "integers")
     line = values.size
     if packing == BYTES or bits not in LAYOUTS[packing].widths:
         stored, kind, note = values, f"QM_INT{8 * values.itemsize}", "one to an element"
@@ -172,7 +176,7 @@ def add_integers(
         f"const qm_integers {view} = {{\n"
         f"    {name}, {values.size}, {max(line, 1)}, {kind}, {bits}, {int(record.signed)}\n}};\n"
     )
-    samples, count = names.new(f"{key}/samples"), min(_SAMPLES, values.size)
+    samples, count = names.of(key, "samples"), min(_SAMPLES, values.size)
     places = np.linspace(0, values.size - 1, count).astype(np.int64)
     pairs = [source.braces((int(i), int(values.reshape(-1)[i]))) for i in places] or ["{0, 0}"]
     code.tables.append(f"static const qm_sample {samples}[] = {source.braces(pairs)};")

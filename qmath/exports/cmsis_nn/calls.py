@@ -53,7 +53,7 @@ class Writer:
             "INPUT_SCALE": source.literals(np.asarray(source_grid.scale))[0],
             "OUTPUT_SCALE": source.literals(np.asarray(kernel.output.scale))[0],
         }
-        names = {what: self.names.macro(f"{layer.name}/{what}") for what in macros}
+        names = {what: self.names.macro(layer.name, what) for what in macros}
         for what, value in macros.items():
             self.code.header.append(f"#define {names[what]} {value}")
         weights = Integers(layer.weights, width, signed=True, as_int8=True)
@@ -77,7 +77,7 @@ class Writer:
         """Write the functions that call CMSIS-NN, and that ask it for the size of a buffer."""
         run = self.runs[layer.name] = self.names.new(f"run/{layer.name}")
         size = self.sizes[layer.name] = self.names.new(f"buffer_size/{layer.name}")
-        own = {part: self.names.new(f"{layer.name}/{part}") for part in ("params", *_DIMS)}
+        own = {part: self.names.of(layer.name, part) for part in ("params", *_DIMS)}
         multiplier, shift = names["multiplier"], names["shift"]
         pointers = f"(int32_t *){multiplier}, (int32_t *){shift}"  # which it does not write to
         if layer.kind != "fc":

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmath import affine, exact, manifest
 from qmath._progress import Progress, ticking
+from qmath.containers.lazy_array import LazyArray
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.integer.deployment import deploy
 from qmath.missing import ask_for_settings
@@ -54,17 +55,25 @@ class FloatTensor:
 
     Attributes
     ----------
+    name : str
     source : array-like
         The floats as the model holds them.
     axes : tuple of int
         The order of the source's axes.
     """
 
+    name: str
     source: ArrayLike
     axes: tuple[int, ...]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         array = np.asarray(self.source).transpose(self.axes)
+        is_damaged = array.dtype.kind == "f" and not np.isfinite(array).all()
+        if is_damaged and isinstance(self.source, LazyArray):  # others are the caller's
+            raise QmathError(
+                f"{self.name} holds values that are not finite: training diverged, or the file "
+                "is damaged; save the model again"
+            )
         return np.array(array, dtype) if copy else np.asarray(array, dtype)
 
 
@@ -235,7 +244,8 @@ def quantize_model(
         if tensor.role != "float":
             entry |= manifest.settings(tensor)
         if tensor.role == "float" and tensor.values is not None:
-            record = FloatTensor(tensor.values, _axes(source, target, len(np.shape(tensor.values))))
+            axes = _axes(source, target, len(np.shape(tensor.values)))
+            record = FloatTensor(name, tensor.values, axes)
             records[name] = record
             entry |= _describe(record, source, target)
             if tensor.stored is not None:

@@ -6,8 +6,16 @@ import jsonschema
 import numpy as np
 import pytest
 
-from qmath import MissingSettingsError, QatModel, QatTensor, QmathError, QuantizedTensor
+from qmath import (
+    MissingSettingsError,
+    QatModel,
+    QatTensor,
+    QmathError,
+    QuantizedTensor,
+    export,
+)
 from qmath.bundle import FloatTensor, QuantizedRange, quantize_model
+from qmath.containers.lazy_array import LazyArray
 from qmath.types import Hint
 from tests.exports.models import CONV, DENSE, UNKNOWN, model, ranged, unknown, weight
 
@@ -158,6 +166,20 @@ def test_nan_weights_are_refused():
     tensor = replace(weight("dense/kernel", values, DENSE), values=values * np.nan)
     with pytest.raises(QmathError, match=r"dense/kernel: .*NaN"):
         quantize_model(model(**{"dense/kernel": tensor}))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_floats_of_a_file_that_are_not_finite_are_refused(value, tmp_path):
+    class File:
+        path = "model.h5"
+
+        def read(self, path):  # noqa: ARG002
+            return np.array([0, value], np.float32)
+
+    bias = QatTensor("conv/bias", "float", LazyArray(File(), "bias", (2,), np.dtype(np.float32)))
+    with pytest.raises(QmathError, match="conv/bias holds values that are not finite"):
+        export(model(**{"conv/bias": bias}), tmp_path / "model.npz")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("spec", [UNKNOWN, DENSE])

@@ -19,7 +19,8 @@ import sys
 import threading
 import time
 import weakref
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -129,27 +130,34 @@ class IsolatedHdf5File(Hdf5File):
 
     def read(self, path: str) -> NDArray[Any]:
         """As `Hdf5File.read`."""
-        with _LOCK:
-            child = self._started()
-            if not child.is_watched:
-                with self:
-                    return self.read(path)
+        with self._watched():
             values = np.empty(*self._kind_in(self._ask("read", path)))
-            if not child.read_into(values.reshape(-1).view(np.uint8)):
+            if not self._started().read_into(values.reshape(-1).view(np.uint8)):
                 raise self._failed()
             return values
 
     def place(self, path: str) -> tuple[int, str]:
         """As `Hdf5File.place`."""
-        with _LOCK:
-            if not self._started().is_watched:
-                with self:
-                    return self.place(path)
+        with self._watched():
             answer = self._ask("place", path)
         match answer:
             case [int(offset), dtype] if 0 <= offset <= self._size:
                 return offset, self._kind_in([(), dtype])[1].str
         raise self._failed()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Limit the time of what opens the file by itself, if it is not open."""
+        with _LOCK:
+            child = self._started()
+            if child.is_watched:
+                yield
+                return
+            child.watch()
+            try:
+                yield
+            finally:
+                child.unwatch()
 
     def _started(self) -> _Child:
         """Return the child: a new one at first, and in a process forked from that of the first."""

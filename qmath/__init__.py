@@ -9,6 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from qmath._threads import get_num_threads, set_num_threads
 from qmath.affine import quantize
 from qmath.errors import (
     ContradictionError,
@@ -85,12 +86,14 @@ __all__ = [
     "fake_quant_with_min_max_vars_per_channel",
     "fake_quant_with_min_max_vars_per_channel_gradient",
     "from_keras",
+    "get_num_threads",
     "inspect",
     "load",
     "pack",
     "quantize",
     "quantize_model",
     "run",
+    "set_num_threads",
     "unpack",
     "verify",
 ]

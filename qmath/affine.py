@@ -2,57 +2,26 @@
 
 Notes
 -----
-TensorFlow nudges every range so that real zero is an integer: `nudge` mirrors ``Nudge`` in
-``tensorflow/core/kernels/fake_quant_ops_functor.h``. The integers are those behind
+TensorFlow nudges every range so that real zero is an integer. The integers are those behind
 TensorFlow's fake quantization, not a rounding of ``inputs / scale``: the two differ near ties.
 """
 
 from __future__ import annotations
 
 import operator
-from typing import Any, Literal, NamedTuple, SupportsIndex
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qmath._blocks import blocks
-from qmath._float32 import (
-    SMALLEST_NORMAL,
-    Float32Array,
-    as_float32,
-    flush,
-    maximum,
-    minimum,
-    rounded,
-)
+from qmath._blocks import each_block
+from qmath._float32 import SMALLEST_NORMAL, Float32Array, as_float32
+from qmath._nudge import Nudged, is_ordinary, range_of
+from qmath._steps import Steps, careful_steps
 from qmath.errors import QmathError
 from qmath.types import QuantizedTensor
 
 __all__ = ["quantize"]
-
-# From this scale on, whether a subnormal was flushed cannot be seen in any result: what a flush
-# changes is below 2**-126, less than 2**-26 of an integer step.
-_ORDINARY_SCALE = np.float32(2.0**-100)
-
-
-class Nudged(NamedTuple):
-    """A range after nudging: float32 arrays, all of shape ``()`` or ``(C,)``.
-
-    `zero_point` counts as TensorFlow does, from 0; `quant_zero` is the kernels' own second
-    estimate of ``zero_point - quant_min``, which their rounding subtracts.
-    """
-
-    scale: Float32Array
-    inverse: Float32Array
-    zero_point: Float32Array
-    min: Float32Array
-    max: Float32Array
-    quant_zero: Float32Array
-
-
-def quant_limits(num_bits: int, narrow_range: bool) -> tuple[int, int]:
-    """Return the lowest and highest integer, counted from 0 as TensorFlow does."""
-    return int(narrow_range), 2**num_bits - 1
 
 
 def check_num_bits(num_bits: SupportsIndex) -> int:
@@ -72,76 +41,6 @@ def check_flag(value: object, name: str) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise QmathError(f"{name} must be True or False, got {value!r}")
     return bool(value)
-
-
-def nudge(min: Float32Array, max: Float32Array, num_bits: int, narrow_range: bool) -> Nudged:
-    """Move ranges so that real zero is an integer, as TensorFlow's ``Nudge`` does.
-
-    Parameters
-    ----------
-    min, max : ndarray of float32
-        Range ends, shape ``()`` or ``(C,)``; any values.
-    num_bits : int
-        Width, 2 to 16.
-    narrow_range : bool
-        Whether the lowest integer is unused.
-
-    Returns
-    -------
-    Nudged
-        What the kernels compute, NaN and infinities included.
-    """
-    low, high = quant_limits(num_bits, narrow_range)
-    with np.errstate(all="ignore"):
-        low64 = flush(min).astype(np.float64)
-        span = rounded(flush(max).astype(np.float64) - low64).astype(np.float64)
-        scale = rounded(span / (high - low)).astype(np.float64)
-        inverse = rounded((high - low) / span).astype(np.float64)
-        estimate = rounded(low - rounded(low64 / scale).astype(np.float64)).astype(np.float64)
-        # std::round, half away from zero; NaN becomes 0 in the conversion to uint16.
-        zero = np.floor(np.clip(estimate, low, high) + 0.5)
-        zero = np.where(np.isnan(estimate), 0.0, zero)
-        nudged_min = rounded((low - zero) * scale)
-        nudged_max = rounded((high - zero) * scale)
-        product = rounded(-nudged_min.astype(np.float64) * inverse).astype(np.float64)
-        quant_zero = np.floor(rounded(product + 0.5))
-    constants = (scale, inverse, zero, nudged_min, nudged_max, quant_zero)
-    return Nudged(*(np.asarray(constant, np.float32) for constant in constants))
-
-
-def is_ordinary(nudged: Nudged) -> NDArray[np.bool_]:
-    """Whether plain float32 arithmetic gives TensorFlow's bits, flushed subnormals or not."""
-    return np.asarray(
-        np.isfinite(nudged.scale) & (nudged.scale >= _ORDINARY_SCALE)
-        & np.isfinite(nudged.inverse) & (nudged.inverse >= SMALLEST_NORMAL)
-    )  # fmt: skip
-
-
-def steps(x: Float32Array, nudged: Nudged, divide: bool, out: Float32Array) -> None:
-    """Write the integers relative to the zero point, as float32: plain arithmetic.
-
-    Order and kind of every operation are those of the kernels: ``FakeQuantWithMinMaxVars``
-    divides by the scale, ``…Args`` and ``…VarsPerChannel`` multiply by its inverse.
-    """
-    np.minimum(x, nudged.max, out=out)
-    np.maximum(out, nudged.min, out=out)
-    np.subtract(out, nudged.min, out=out)
-    if divide:
-        np.divide(out, nudged.scale, out=out)
-    else:
-        np.multiply(out, nudged.inverse, out=out)
-    np.subtract(out, nudged.quant_zero, out=out)
-    np.add(out, np.float32(0.5), out=out)
-    np.floor(out, out=out)
-
-
-def careful_steps(x: Float32Array, nudged: Nudged, divide: bool) -> Float32Array:
-    """Return what `steps` writes, for any range: subnormals flushed, NaN bounds ignored."""
-    clamped = maximum(minimum(flush(x), nudged.max), nudged.min)
-    shifted = rounded(clamped.astype(np.float64) - nudged.min).astype(np.float64)
-    t = rounded(shifted / nudged.scale if divide else shifted * nudged.inverse)
-    relative = rounded(t.astype(np.float64) - nudged.quant_zero)
-    return np.asarray(np.floor(rounded(relative.astype(np.float64) + 0.5)))
 
 
 def scale_and_zero_point(
@@ -197,6 +96,7 @@ def quantize(
     op: Literal["vars", "args"] = "vars",
     signed: bool = True,
     name: str | None = None,
+    out: NDArray[Any] | None = None,
 ) -> QuantizedTensor:
     """Map floats to the integers behind TensorFlow's fake quantization.
 
@@ -222,6 +122,9 @@ def quantize(
         Two's complement integers, as TFLite stores them, or TensorFlow's unsigned count.
     name : str, optional
         Put in front of error messages.
+    out : ndarray, optional
+        Where to write ``result.values``: C-contiguous, of the smallest integer dtype that holds
+        `num_bits`, of the shape of `inputs` and apart from them.
 
     Returns
     -------
@@ -231,9 +134,10 @@ def quantize(
     Raises
     ------
     QmathError
-        `inputs` hold NaN; ``min > max``; the scale or its inverse would not be a finite, normal
-        float32 (so there are no integers that reproduce TensorFlow); shapes do not fit; a flag is
-        neither True nor False.
+        `inputs` hold NaN (what is in `out` then is undefined); ``min > max``; the scale, its
+        inverse or the width of the nudged range would not be a finite, normal float32 (so there
+        are no integers that reproduce TensorFlow); shapes do not fit; a flag is neither True nor
+        False.
 
     Notes
     -----
@@ -259,9 +163,9 @@ def quantize(
         raise QmathError(f"{prefix}op must be 'vars' or 'args', got {op!r}")
     check_range_shape(x.shape, low, high, per_axis, prefix)
     nudged, dead = _usable(low, high, bits, narrow, name)
-    values = np.empty(x.shape, smallest_dtype(bits, signed))
-    offset = nudged.zero_point - np.float32(2 ** (bits - 1) * signed)
-    _fill(x, values, nudged, offset, divide=op == "vars" and not per_axis, prefix=prefix)
+    values = _output(out, x, smallest_dtype(bits, signed), prefix)
+    divide = op == "vars" and not per_axis
+    _fill(x, values, nudged, 2 ** (bits - 1) * signed, divide=divide, prefix=prefix)
     scale, zero_point = _scale_and_zero_point(nudged, dead, bits, signed)
     axis = x.ndim - 1 if per_axis else None
     return QuantizedTensor(values, scale, zero_point, bits, narrow, signed, axis)
@@ -290,23 +194,50 @@ def check_range_shape(
             raise QmathError(f"{prefix}{end} must have shape {expected}, got {array.shape}")
 
 
+def _output(
+    out: NDArray[Any] | None, x: Float32Array, dtype: np.dtype[Any], prefix: str
+) -> NDArray[Any]:
+    """Return the array to write the integers of `x` to."""
+    if out is None:
+        return np.empty(x.shape, dtype)
+    if not isinstance(out, np.ndarray) or out.dtype != dtype or out.shape != x.shape:
+        raise QmathError(f"{prefix}out must be an array of {dtype}, of shape {x.shape}")
+    if not out.flags.c_contiguous or not out.flags.writeable or np.may_share_memory(out, x):
+        raise QmathError(f"{prefix}out must be C-contiguous, writeable and apart from the inputs")
+    return out
+
+
 def _usable(
     low: Float32Array, high: Float32Array, num_bits: int, narrow_range: bool, name: str | None
 ) -> tuple[Nudged, NDArray[np.bool_]]:
     """Nudge a range that must determine integers; dead channels get constants that round to 0."""
-    dead = is_dead(low, high)
+    nudged, _, dead, has_odd = range_of(low, high, num_bits, narrow_range)
+    with np.errstate(over="ignore", invalid="ignore"):
+        # Of an ordinary range that is no wider than float32 can tell, all that is checked holds.
+        if has_odd or not np.isfinite(nudged.max - nudged.min).all():
+            _refuse_unusable(low, high, nudged, dead, name)
+    if not dead.any():
+        return nudged, dead
     half = np.float32(2 ** (num_bits - 1))
-    nudged = nudge(low, high, num_bits, narrow_range)
-    with np.errstate(invalid="ignore"):
-        inverted = low > high
+    idle = Nudged(*map(np.float32, (1, 1, half, 0, 0, 0)))
+    return Nudged(*(np.where(dead, z, part) for part, z in zip(nudged, idle, strict=True))), dead
+
+
+def _refuse_unusable(
+    low: Float32Array,
+    high: Float32Array,
+    nudged: Nudged,
+    dead: NDArray[np.bool_],
+    name: str | None,
+) -> None:
+    """Raise if a range that is not dead determines no integers."""
     problems = {
         "is not finite": ~(np.isfinite(low) & np.isfinite(high)),
-        "is inverted (min > max)": inverted,
-        "is too wide: its scale, the scale's inverse or an end leaves float32's normal range": ~(
+        "is inverted (min > max)": low > high,
+        "is too wide: its width, scale or the scale's inverse leaves float32's normal range": ~(
             np.isfinite(nudged.scale)
             & (nudged.inverse >= SMALLEST_NORMAL)
-            & np.isfinite(nudged.min)
-            & np.isfinite(nudged.max)
+            & np.isfinite(nudged.max - nudged.min)
         ),
         "is too narrow: its scale or the scale's inverse leaves float32's normal range": ~(
             (nudged.scale >= SMALLEST_NORMAL) & np.isfinite(nudged.inverse)
@@ -322,13 +253,6 @@ def _usable(
                 f"{name + ': ' if name else ''}the range {ends}{channel} {problem}, so no integers "
                 "reproduce TensorFlow; retrain or supply the range"
             )
-    idle = Nudged(*map(np.float32, (1, 1, half, 0, 0, 0)))
-    return Nudged(*(np.where(dead, z, part) for part, z in zip(nudged, idle, strict=True))), dead
-
-
-def is_dead(low: Float32Array, high: Float32Array) -> NDArray[np.bool_]:
-    """Whether ``min == max == 0``, subnormals counting as zero: all outputs are 0."""
-    return np.asarray((np.abs(low) < SMALLEST_NORMAL) & (np.abs(high) < SMALLEST_NORMAL))
 
 
 def _scale_and_zero_point(
@@ -343,29 +267,38 @@ def _fill(
     x: Float32Array,
     values: NDArray[Any],
     nudged: Nudged,
-    offset: Float32Array,
+    offset: int,
     *,
     divide: bool,
     prefix: str,
 ) -> None:
-    """Write the integers of `x` to `values`, block by block."""
-    ordinary = bool(is_ordinary(nudged).all())
-    flat, flat_values = np.ascontiguousarray(x).reshape(-1), values.reshape(-1)
-    buffer = np.empty(0, np.float32)
-    with np.errstate(all="ignore"):
-        for block, (*parts, shift) in blocks(flat.size, (*nudged, offset)):
-            constants = Nudged(*parts)
-            if buffer.size != block.stop - block.start:  # the first block, and a shorter last one
-                buffer = np.empty(block.stop - block.start, np.float32)
-            if ordinary:
-                steps(flat[block], constants, divide, buffer)
-            else:
-                buffer[...] = careful_steps(flat[block], constants, divide)
-            if np.isnan(buffer.min()):
-                index = np.unravel_index(block.start + int(np.isnan(buffer).argmax()), x.shape)
-                where = tuple(int(i) for i in index)
-                raise QmathError(
-                    f"{prefix}the input at {where} is NaN, which no integer stands for"
-                )
-            buffer += shift
-            np.copyto(flat_values[block], buffer, casting="unsafe")
+    """Write the integers of `x`, less `offset`, to `values`, block by block."""
+    steps = Steps(nudged, divide)
+    flat, result = np.ascontiguousarray(x).reshape(-1), values.reshape(-1)
+    shift = np.asarray(nudged.zero_point - np.float32(offset))
+    is_shifted = bool(shift.any())
+    careful = not is_ordinary(nudged).all()
+
+    def check(block: slice, buffer: Float32Array) -> None:
+        if np.isnan(buffer.min()):
+            index = np.unravel_index(block.start + int(np.isnan(buffer).argmax()), x.shape)
+            where = tuple(int(i) for i in index)
+            raise QmathError(f"{prefix}the input at {where} is NaN, which no integer stands for")
+
+    def plainly(block: slice, shift: Float32Array, *constants: Float32Array) -> None:
+        buffer = np.empty(block.stop - block.start, np.float32)
+        steps(flat[block], constants, buffer, floor=is_shifted or not steps.truncates)
+        check(block, buffer)
+        if is_shifted:
+            np.add(buffer, shift, out=buffer)
+        np.copyto(result[block], buffer, casting="unsafe")
+
+    def carefully(block: slice, shift: Float32Array, *parts: Float32Array) -> None:
+        buffer = careful_steps(flat[block], Nudged(*parts), divide)
+        check(block, buffer)
+        np.copyto(result[block], buffer + shift, casting="unsafe")
+
+    if careful:
+        each_block(carefully, flat.size, (shift, *nudged))
+    else:
+        each_block(plainly, flat.size, (shift, *steps.constants))

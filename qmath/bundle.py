@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath import affine, exact, manifest
+from qmath._nudge import nudge
 from qmath._progress import Progress, ticking
 from qmath.containers.lazy_array import LazyArray
 from qmath.errors import MissingSettingsError, QmathError
@@ -343,7 +344,7 @@ def count(tensor: QatTensor, floats: Float32Array, quantized: QuantizedTensor) -
     low, high = manifest.stored_range(tensor)
     bits, narrow = quantized.num_bits, quantized.narrow_range
     unsigned = quantized.zero_point + quantized.signed * 2 ** (bits - 1)
-    nudged = affine.nudge(low, high, bits, narrow)
+    nudged = nudge(low, high, bits, narrow)
     near = exact.near_ties(floats, low, high, bits, narrow_range=narrow, zero_point=unsigned)
     return {
         "clipped": int(np.count_nonzero((floats < nudged.min) | (floats > nudged.max))),

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qmath._blocks import blocks
+from qmath._blocks import each_block
 from qmath._float32 import (
     LARGEST_SUBNORMAL,
     Float32Array,
@@ -30,17 +30,9 @@ from qmath._float32 import (
     rounded,
     tree_sum,
 )
-from qmath.affine import (
-    Nudged,
-    careful_steps,
-    check_flag,
-    check_num_bits,
-    check_range_shape,
-    is_dead,
-    is_ordinary,
-    nudge,
-    steps,
-)
+from qmath._nudge import Nudged, Range, range_of
+from qmath._steps import Steps, careful_steps
+from qmath.affine import check_flag, check_num_bits, check_range_shape
 from qmath.errors import QmathError
 
 __all__ = [
@@ -53,6 +45,8 @@ __all__ = [
     "fake_quant_with_min_max_vars_per_channel",
     "fake_quant_with_min_max_vars_per_channel_gradient",
 ]
+
+Array = NDArray[Any]
 
 
 class FakeQuantWithMinMaxVarsGradient(NamedTuple):
@@ -120,8 +114,9 @@ def fake_quant_with_min_max_args(
     (array([2.0235295], dtype=float32), array([1.9764706], dtype=float32))
     """
     del name
-    nudged = _args_range(min, max, num_bits, narrow_range)
-    return _forward(as_float32(inputs, "inputs"), nudged, None, divide=False, out=out)
+    of = _args_range(min, max, num_bits, narrow_range)
+    of = of._replace(dead=np.zeros_like(of.dead))  # this op has no case of its own for them
+    return _forward(as_float32(inputs, "inputs"), of, divide=False, out=out)
 
 
 def fake_quant_with_min_max_vars(
@@ -162,8 +157,8 @@ def fake_quant_with_min_max_vars(
     array([-1. ,  0. ,  0.5,  nan], dtype=float32)
     """
     del name
-    x, nudged, dead = _vars_range(inputs, min, max, num_bits, narrow_range, per_axis=False)
-    return _forward(x, nudged, dead, divide=True, out=out)
+    x, of = _vars_range(inputs, min, max, num_bits, narrow_range, per_axis=False)
+    return _forward(x, of, divide=True, out=out)
 
 
 def fake_quant_with_min_max_vars_per_channel(
@@ -206,8 +201,8 @@ def fake_quant_with_min_max_vars_per_channel(
     array([[ 0.25, 30.  ]], dtype=float32)
     """
     del name
-    x, nudged, dead = _vars_range(inputs, min, max, num_bits, narrow_range, per_axis=True)
-    return _forward(x, nudged, dead, divide=False, out=out)
+    x, of = _vars_range(inputs, min, max, num_bits, narrow_range, per_axis=True)
+    return _forward(x, of, divide=False, out=out)
 
 
 def fake_quant_with_min_max_args_gradient(
@@ -251,13 +246,15 @@ def fake_quant_with_min_max_args_gradient(
     array([ 1.,  2., -0.], dtype=float32)
     """
     del name
-    nudged = _args_range(min, max, num_bits, narrow_range)
+    of = _args_range(min, max, num_bits, narrow_range)
     g, x = _gradient_inputs(gradients, inputs)
     out = _output(out, x.shape)
     gs, xs, dx = (_apart(a, out) for a in (g, x, out))
-    lower, upper = _bounds(nudged)
-    for block, _ in blocks(xs.size, nudged):
+
+    def work(block: slice, lower: Float32Array, upper: Float32Array) -> None:
         _backprop(gs[block], xs[block], lower, upper, dx[block])
+
+    each_block(work, xs.size, _bounds(of.nudged))
     return out
 
 
@@ -308,8 +305,8 @@ def fake_quant_with_min_max_vars_gradient(
     """
     del name
     g, x = _gradient_inputs(gradients, inputs)
-    x, nudged, dead = _vars_range(x, min, max, num_bits, narrow_range, per_axis=False)
-    return FakeQuantWithMinMaxVarsGradient(*_backward(g, x, nudged, dead, out))
+    x, of = _vars_range(x, min, max, num_bits, narrow_range, per_axis=False)
+    return FakeQuantWithMinMaxVarsGradient(*_backward(g, x, of.nudged, of.dead, out))
 
 
 def fake_quant_with_min_max_vars_per_channel_gradient(
@@ -354,8 +351,8 @@ def fake_quant_with_min_max_vars_per_channel_gradient(
     """
     del name
     g, x = _gradient_inputs(gradients, inputs)
-    x, nudged, dead = _vars_range(x, min, max, num_bits, narrow_range, per_axis=True)
-    return FakeQuantWithMinMaxVarsPerChannelGradient(*_backward(g, x, nudged, dead, out))
+    x, of = _vars_range(x, min, max, num_bits, narrow_range, per_axis=True)
+    return FakeQuantWithMinMaxVarsPerChannelGradient(*_backward(g, x, of.nudged, of.dead, out))
 
 
 def _op_attributes(num_bits: Any, narrow_range: Any) -> tuple[int, bool]:
@@ -366,13 +363,14 @@ def _op_attributes(num_bits: Any, narrow_range: Any) -> tuple[int, bool]:
     return bits, narrow_range is not None and check_flag(narrow_range, "narrow_range")
 
 
-def _args_range(min: float, max: float, num_bits: int, narrow_range: bool) -> Nudged:
+def _args_range(min: float, max: float, num_bits: int, narrow_range: bool) -> Range:
     bits, narrow = _op_attributes(num_bits, narrow_range)
     low, high = as_float32(min, "min"), as_float32(max, "max")
     check_range_shape((), low, high, per_axis=False)
-    if not flush(low) < flush(high):
+    of = range_of(low, high, bits, narrow)
+    if of.has_odd and not flush(low) < flush(high):
         raise QmathError(f"min has to be smaller than max, was: {low} >= {high}")
-    return nudge(low, high, bits, narrow)
+    return of
 
 
 def _vars_range(
@@ -383,11 +381,11 @@ def _vars_range(
     narrow_range: bool,
     *,
     per_axis: bool,
-) -> tuple[Float32Array, Nudged, NDArray[np.bool_]]:
+) -> tuple[Float32Array, Range]:
     bits, narrow = _op_attributes(num_bits, narrow_range)
     x, low, high = as_float32(inputs, "inputs"), as_float32(min, "min"), as_float32(max, "max")
     check_range_shape(x.shape, low, high, per_axis)
-    return x, nudge(low, high, bits, narrow), is_dead(low, high)
+    return x, range_of(low, high, bits, narrow)
 
 
 def _gradient_inputs(gradients: ArrayLike, inputs: ArrayLike) -> tuple[Float32Array, Float32Array]:
@@ -414,44 +412,37 @@ def _apart(x: Float32Array, out: Float32Array) -> Float32Array:
     return np.ascontiguousarray(apart).reshape(-1)
 
 
-def _forward(
-    x: Float32Array,
-    nudged: Nudged,
-    dead: NDArray[np.bool_] | None,
-    *,
-    divide: bool,
-    out: Float32Array | None,
-) -> Float32Array:
+def _forward(x: Float32Array, of: Range, *, divide: bool, out: Float32Array | None) -> Float32Array:
     """Run the forward kernel: plain arithmetic, and careful for the channels that need it."""
     out = _output(out, x.shape)
-    if not x.size:
-        return out
     flat, result = _apart(x, out), out.reshape(-1)
-    columns = (-1, nudged.scale.size)
-    with np.errstate(all="ignore"):
-        odd = ~is_ordinary(nudged)
-        careful = None
-        if odd.any():  # before `out`, which may be the input, is written
-            careful = _careful(flat.reshape(columns)[:, odd.reshape(-1)], nudged, odd, dead, divide)
+    steps = Steps(of.nudged, divide)
+
+    def plainly(block: slice, scale: Float32Array, *constants: Float32Array) -> None:
+        written = result[block]
+        steps(flat[block], constants, written)
+        np.multiply(written, scale, out=written)
+
+    def carefully(block: slice, odd: Array, dead: Array, *parts: Float32Array) -> None:
+        odd = np.broadcast_to(odd, block.stop - block.start)
+        dead, *of_odd = (part[odd] if part.ndim else part for part in (dead, *parts[:6]))
+        fixed = _careful(flat[block][odd], Nudged(*of_odd), dead, divide)
         if not odd.all():
-            for block, parts in blocks(flat.size, nudged):
-                constants = Nudged(*parts)
-                steps(flat[block], constants, divide, result[block])
-                np.multiply(result[block], constants.scale, out=result[block])
-    if careful is not None:
-        result.reshape(columns)[:, odd.reshape(-1)] = careful
+            plainly(block, parts[0], *parts[6:])
+        result[block][odd] = fixed
+
+    if of.has_odd:
+        constants = (of.odd, of.dead, *of.nudged, *steps.constants)
+        each_block(carefully, flat.size, constants)
+    else:
+        each_block(plainly, flat.size, (of.nudged.scale, *steps.constants))
     return out
 
 
-def _careful(
-    x: Float32Array, nudged: Nudged, odd: NDArray[np.bool_],
-    dead: NDArray[np.bool_] | None, divide: bool,
-) -> Float32Array:  # fmt: skip
-    """Fake-quantize the columns of the `odd` ranges; a dead range gives +0 everywhere."""
-    nudged = Nudged(*(part[odd] for part in nudged))
+def _careful(x: Float32Array, nudged: Nudged, dead: Array, divide: bool) -> Float32Array:
+    """Fake-quantize with any range; a dead one gives +0 everywhere."""
     relative = careful_steps(x, nudged, divide).astype(np.float64)
-    result = rounded(relative * nudged.scale)
-    return result if dead is None else np.where(dead[odd], np.float32(0), result)
+    return np.where(dead, np.float32(0), rounded(relative * nudged.scale))
 
 
 def _backward(

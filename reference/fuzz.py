@@ -14,7 +14,7 @@ import numpy as np
 
 import qmath
 from qmath._float32 import flush
-from qmath.affine import nudge
+from qmath._nudge import nudge
 from reference import oracle
 
 TINY = [1e-45, 1e-39, 2.0**-126, 1e-37]

@@ -123,6 +123,9 @@ def test_a_dead_range_gives_the_zero_point(signed: bool) -> None:
         (([0.0], -3e38, 3e38, 8), r"is too wide"),
         (([0.0], 0, 3e38, 2), r"is too wide"),
         (([np.inf], 0, 3.4028235e38, 15), r"is too wide"),  # the nudged maximum overflows
+        # both nudged ends are finite, but an input at the maximum would be an infinite step
+        (([np.inf], -1.7014117e38, 1.7014118e38, 8), r"is too wide"),
+        (([[0, 9e37]], [-1, -1.7014117e38], [1, 1.7014118e38], 8, True), r"channel 1 is too wide"),
         (([0.0], -np.inf, 1, 8), r"\[-inf, 1.0\] is not finite"),
         (([0.0], np.nan, 1, 8), r"is not finite"),
         (([[0.0, 0.0]], [-1, 2], [1, 1], 8, True), r"\[2.0, 1.0\] of channel 1 is inverted"),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.affine import is_ordinary, nudge
+from qmath._nudge import is_ordinary, nudge
 from qmath.bundle import Bundle
 from qmath.errors import OutputError
 from qmath.exports.c import source

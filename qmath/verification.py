@@ -157,6 +157,7 @@ def _compare_file(
         exporter,
     )
 
+    path.stat()
     name, module = exporter(path, format)
     if isinstance(module, FolderExporter):
         raise FileFormatError(f"{path} is a file, and the format {name!r} is a folder of files")

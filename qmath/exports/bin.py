@@ -38,6 +38,14 @@ def render(
     ------
     OutputError
         An option has another value.
+
+    Examples
+    --------
+    >>> import qmath
+    >>> from qmath.bundle import quantize_model
+    >>> files = dict(render(quantize_model(qmath.load("reference/samples/integer4.h5"))))
+    >>> json.loads(files["arrays.json"])["arrays"]["conv1/kernel"]["packing"]
+    'lsb'
     """
     if type(alignment) is not int or alignment not in _ALIGNMENTS:
         raise OutputError(

@@ -18,6 +18,15 @@ def render(bundle: Bundle, *, per_word: int = 1) -> Iterator[tuple[str, bytes]]:
     bundle : Bundle
     per_word : int
         How many values of a weight are in a word, the first in the lowest bits.
+
+    Examples
+    --------
+    >>> import qmath
+    >>> from qmath.bundle import quantize_model
+    >>> files = dict(render(quantize_model(qmath.load("reference/samples/default8.h5"))))
+    >>> print(files["conv1_kernel.coe"].decode()[:70])
+    ; conv1/kernel: 144 words of 8 bits
+    ; values: 8 bits, two's complement
     """
     yield from files(bundle, ".coe", _content, per_word)
 

@@ -44,6 +44,18 @@ def write(bundle: Bundle, file: BinaryIO) -> None:
         The model was read from something else, or the export has options that a copy cannot follow.
     FileFormatError
         A weight is compressed, or the model's file has changed.
+
+    Examples
+    --------
+    >>> import io
+    >>> import qmath
+    >>> from qmath.bundle import quantize_model
+    >>> path = "reference/samples/default8.h5"
+    >>> copy = io.BytesIO()
+    >>> write(quantize_model(qmath.load(path)), copy)
+    >>> with open(path, "rb") as file:
+    ...     len(copy.getvalue()) == len(file.read())
+    True
     """
     for option, remedy in (("layouts", "--layout"), ("vectors", "--vectors")):
         if bundle.manifest["options"][option]:

@@ -86,6 +86,15 @@ def memories(bundle: Bundle, per_word: int = 1) -> Iterator[Memory]:
     ------
     OutputError
         `per_word` is out of range, or a tensor is no real numbers.
+
+    Examples
+    --------
+    >>> import qmath
+    >>> from qmath.bundle import quantize_model
+    >>> bundle = quantize_model(qmath.load("reference/samples/integer4.h5"))
+    >>> found = {memory.key: memory for memory in memories(bundle, per_word=16)}
+    >>> found["conv1/kernel"].width, len(found["conv1/kernel"].words)
+    (64, 9)
     """
     if type(per_word) is not int or not 1 <= per_word <= _MOST_PER_WORD:
         raise OutputError(f"per_word={per_word!r}: use a whole number from 1 to {_MOST_PER_WORD}")
@@ -130,13 +139,25 @@ def _words(key: str, array: NDArray[Any], width: int | None) -> tuple[Bytes, int
 
 
 def digits(words: Bytes, width: int) -> Bytes:
-    """Return the hexadecimal digits of words, one row a word, as ASCII."""
+    """Return the hexadecimal digits of words, one row a word, as ASCII.
+
+    Examples
+    --------
+    >>> digits(np.array([[1, 44], [0, 7]], np.uint8), 9).tobytes()
+    b'12c007'
+    """
     text = np.frombuffer(words.tobytes().hex().encode(), np.uint8)
     return text.reshape(len(words), -1)[:, -((width + 3) // 4) :]
 
 
 def table(*columns: Bytes | bytes) -> bytes:
-    """Return the rows of columns of ASCII one after the other; constant ones as bytes."""
+    r"""Return the rows of columns of ASCII one after the other; constant ones as bytes.
+
+    Examples
+    --------
+    >>> table(digits(np.array([[1, 44], [0, 7]], np.uint8), 9), b",\n")
+    b'12c,\n007,\n'
+    """
     depth = next(len(column) for column in columns if not isinstance(column, bytes))
     full = [
         np.broadcast_to(np.frombuffer(column, np.uint8), (depth, len(column)))

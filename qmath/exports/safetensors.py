@@ -45,6 +45,22 @@ def write(bundle: Bundle, file: BinaryIO, *, packing: str = "lsb") -> None:
         Seekable.
     packing : {"lsb", "msb", "none"}
         Layout of the integers of 2 to 7 bits.
+
+    Raises
+    ------
+    OutputError
+        The format cannot hold a tensor's dtype or name, or so long a manifest.
+
+    Examples
+    --------
+    >>> import io
+    >>> import qmath
+    >>> from qmath.bundle import quantize_model
+    >>> file = io.BytesIO()
+    >>> write(quantize_model(qmath.load("reference/samples/integer4.h5")), file)
+    >>> manifest, arrays = read(file)
+    >>> arrays["conv1/kernel"].shape
+    (3, 3, 1, 16)
     """
     entries: dict[str, tuple[dict[str, Any], int]] = {}
     layouts: dict[str, str] = {}

@@ -49,6 +49,15 @@ def stored_arrays(bundle: Bundle, packing: str) -> Iterator[Stored]:
     ------
     OutputError
         There is no such packing.
+
+    Examples
+    --------
+    >>> import qmath
+    >>> from qmath.bundle import quantize_model
+    >>> bundle = quantize_model(qmath.load("reference/samples/integer4.h5"))
+    >>> stored = {item.key: item for item in stored_arrays(bundle, "lsb")}
+    >>> bundle.tensors["conv1/kernel"].values.shape, stored["conv1/kernel"].array.shape
+    ((3, 3, 1, 16), (72,))
     """
     if packing not in PACKINGS:
         raise OutputError(f"packing={packing!r}: the format packs by one of {', '.join(PACKINGS)}")
@@ -76,6 +85,12 @@ def unpacked(packed: NDArray[np.uint8], layout: str, entry: Any) -> NDArray[Any]
     ------
     QmathError
         Bytes and entry do not fit together; nothing is allocated for what they do not fill.
+
+    Examples
+    --------
+    >>> packed = np.array([0x1F], np.uint8)
+    >>> unpacked(packed, "lsb", {"num_bits": 4, "shape": [2], "signed": True})
+    array([-1,  1], dtype=int8)
     """
     entry = entry if isinstance(entry, dict) else {}
     num_bits, shape, signed = (entry.get(key) for key in ("num_bits", "shape", "signed"))

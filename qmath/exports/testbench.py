@@ -31,6 +31,15 @@ def testbenches(
     bundle : Bundle
     listed : mapping
         By file name, what `qmath.exports.memories.files` returns of each memory.
+
+    Examples
+    --------
+    >>> import qmath
+    >>> from qmath.bundle import quantize_model
+    >>> from qmath.exports.mem import render
+    >>> bundle = quantize_model(qmath.load("reference/samples/default8.h5"), vectors=1)
+    >>> [name for name, _ in render(bundle) if name.endswith(".v")]
+    ['conv1_post_activation_tb.v', 'relu6_output_tb.v', 'dense_post_activation_tb.v']
     """
     if bundle.program is None or not bundle.vectors:
         return

@@ -108,6 +108,12 @@ def test_a_file_is_no_folder_and_a_folder_no_file(tmp_path):
         export(model(), tmp_path / "o.npz", format="names", overwrite=True)
 
 
+def test_verify_says_that_there_is_nothing(tmp_path):
+    for name in ("o.npz", "o.names"):
+        with pytest.raises(FileFormatError, match=f"cannot read .*{name}: No such file"):
+            qmath.verify(model(), tmp_path / name)
+
+
 def test_only_a_folder_of_qmaths_own_is_replaced(tmp_path):
     place = tmp_path / "o.names"
     export(model(), place)

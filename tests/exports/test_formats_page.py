@@ -9,7 +9,6 @@ import pytest
 import qmath
 from tests.exports.models import every_width, model, strange_names
 
-pytest.importorskip("safetensors")
 PAGE = Path("docs/formats.md").read_text(encoding="utf-8")
 
 

@@ -1,5 +1,6 @@
 import os
 
+import h5py
 import numpy as np
 import pytest
 
@@ -17,8 +18,6 @@ from tests.checkpoints.builders import (
 )
 from tests.exports.models import model
 from tests.helpers import assert_same_bits
-
-h5py = pytest.importorskip("h5py")
 
 FOUR_BITS = {
     "d/kernel": qmath.LastValueQuantizer(

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load, load_file
 
 import qmath
 from qmath import FileFormatError, OutputError, QatModel, QatTensor
@@ -13,8 +15,6 @@ from qmath.bundle import quantize_model
 from qmath.exports import safetensors
 from tests.exports.models import DENSE, every_width, model, strange_names, weight
 
-library = pytest.importorskip("safetensors")
-library_numpy = pytest.importorskip("safetensors.numpy")
 SAMPLES = Path("reference/samples")
 
 
@@ -43,7 +43,7 @@ def unpack_bits(packed, num_bits, order, shape, signed):
 def test_the_library_reads_the_integers(tmp_path, make, signed, packing):
     path = tmp_path / "o.safetensors"
     bundle = qmath.export(make(), path, signed=signed, packing=packing)
-    with library.safe_open(path, "np") as file:
+    with safe_open(path, "np") as file:
         manifest, layouts = (json.loads(file.metadata()[key]) for key in ("qmath", "packing"))
         assert manifest == bundle.manifest
         assert {*file.keys()} == {*bundle.keys()}
@@ -70,10 +70,9 @@ def test_verify_reads_it(tmp_path, make, signed, packing):
 
 
 def test_the_integer_model_and_its_vectors_are_in_it(tmp_path):
-    pytest.importorskip("h5py")
     path = tmp_path / "o.safetensors"
     bundle = qmath.export(SAMPLES / "default8.h5", path, vectors=2)
-    arrays = library_numpy.load_file(path)
+    arrays = load_file(path)
     for key, expected in {**bundle.constants, **bundle.vectors}.items():
         np.testing.assert_array_equal(arrays[key], expected, strict=True)
     assert qmath.verify(SAMPLES / "default8.h5", path).ok
@@ -104,7 +103,7 @@ def test_every_dtype_and_shape_is_kept():
         for shape in ((), (0,), (2, 0, 3), (3, 2))
     }
     data = written(quantize_model(QatModel(tensors)))
-    theirs = library_numpy.load(data)
+    theirs = load(data)
     _, ours = safetensors.read(io.BytesIO(data))
     for name, tensor in tensors.items():
         expected = np.asarray(tensor.values, tensor.values.dtype.newbyteorder("="))
@@ -116,7 +115,7 @@ def test_a_reordered_array_is_written_in_its_new_order():
     name = "f/kernel"
     values = np.arange(6, dtype=np.float32).reshape(2, 3).T
     data = written(quantize_model(QatModel({name: QatTensor(name, "float", values)})))
-    np.testing.assert_array_equal(library_numpy.load(data)[name], values)
+    np.testing.assert_array_equal(load(data)[name], values)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,6 @@ def test_what_runs_in_float_has_none(tmp_path):
 
 @pytest.mark.parametrize("name", ["default8", "integer4", "nbit4", "question"])
 def test_samples(tmp_path, name):
-    pytest.importorskip("h5py")
     bundle = qmath.export(f"reference/samples/{name}.h5", tmp_path / "o.mem")
     count = 0 if bundle.program is None else 3
     assert_all_pass(tmp_path / "o.mem", bundle, count)
@@ -146,7 +145,6 @@ def test_strange_names(tmp_path):
 
 
 def test_the_pages_code_reads_a_memory(tmp_path):
-    pytest.importorskip("h5py")
     qmath.export("reference/samples/default8.h5", tmp_path / "o.mem")
     page = Path("docs/memories.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```verilog\n(.*?)^```$", page, re.M | re.S)

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 import qmath
 from tests.exports import c_reader, memory_readers
@@ -59,8 +60,7 @@ def bits_of(packed, entry):
 
 
 def safetensors(path):
-    library = pytest.importorskip("safetensors")
-    with library.safe_open(path, "np") as file:
+    with safe_open(path, "np") as file:
         manifest, layouts = (json.loads(file.metadata()[key]) for key in ("qmath", "packing"))
         arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     for key in layouts:

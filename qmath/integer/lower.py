@@ -8,6 +8,7 @@ layers is special; the one rounding happens where training had a fake-quant node
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -68,7 +69,8 @@ def lower(model: QatModel, input_shapes: Mapping[str, Shape] | None = None) -> P
     MissingSettingsError
         A range has no width.
     QmathError
-        The model has no graph, or a layer that is not supported; the message names it.
+        The model has no graph, or a layer that is not supported, or one whose name is that of a
+        quantized tensor; the message names it.
     """
     if model.graph is None:
         raise QmathError(
@@ -112,6 +114,13 @@ class _Lowering:
                 ) from error
         outputs = tuple(self.finish(name) for name in self.graph.outputs)
         self.steps = _needed(self.steps, outputs)
+        names = Counter([*self.inputs, *(step.name for step in self.steps)])
+        name, count = max(names.items(), key=lambda item: item[1])
+        if count > 1:
+            raise QmathError(
+                f"{name}: this is the name of a layer, and of what another layer's quantizer "
+                "makes; rename the layer"
+            )
         islands = {island.layer: island.remedy for island in self.islands if self.counts(island)}
         return Program(self.inputs, tuple(self.steps), outputs, islands, tuple(self.notes))
 

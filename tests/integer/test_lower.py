@@ -14,6 +14,7 @@ from qmath.integer.api import constants, program_of
 from qmath.integer.lower import lower
 from qmath.integer.program import Program, Requantize
 from qmath.integer.run import Executor
+from tests.exports.qdq_networks import of_width
 
 WEIGHT = QuantSpec("LastValueQuantizer", 4, per_axis=True, symmetric=True, narrow_range=True)
 RANGE = QuantSpec("MovingAverageQuantizer", 8, per_axis=False, narrow_range=False)
@@ -154,6 +155,12 @@ def test_what_cannot_be_run_is_named() -> None:
     ):
         with pytest.raises(QmathError, match=words):
             lower(model(layer))
+
+
+def test_a_layer_called_like_a_quantized_tensor_is_named() -> None:
+    names = ("conv/output", "quantize", "conv", "dw", "dense")
+    with pytest.raises(QmathError, match=r"conv/output: this is the name of a layer.*rename"):
+        lower(of_width(8, True, names))
 
 
 def test_an_open_input_shape_is_asked_for() -> None:

@@ -1,0 +1,65 @@
+"""ONNX and QONNX files of trained models, run by their own runtimes: TensorFlow's integers."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+
+import qmath
+from qmath.bundle import quantize_model
+from qmath.exports import qonnx
+from qmath.integer.compare import compare
+from qmath.integer.profiles import Exact
+from qmath.integer.program import MoveStep, QuantizeStep
+from tests.exports.test_onnx import names, written
+from tests.exports.test_qonnx import execute, integers
+from tests.parity.test_integer import case
+
+pytest.importorskip("tensorflow_model_optimization")
+pytest.importorskip("onnxruntime")
+reference = pytest.importorskip("reference.onnxruntime")
+
+from reference import samples  # noqa: E402
+
+FOLDED = ("default8", "annotated", "every_layer", "w4a8")
+
+
+@pytest.mark.parametrize(
+    ("name", "fold"),
+    [(name, False) for name in reference.CASES] + [(name, True) for name in FOLDED],
+)
+def test_onnx_runtime_computes_the_profile_exact(name, fold):
+    of = case(name)
+    data = written(qmath.from_keras(of.model), fold=fold)
+    found, outputs = reference.session_outputs(data, of.inputs, False, {})
+    moved = {step.name for step in of.program.steps if isinstance(step, MoveStep)}
+    assert found.keys() == of.integers.keys() - moved
+    layers = compare(of.program, of.inputs, Exact(), found).layers
+    widest = max(of.program.step(step).grid.num_bits for step in found)
+    assert sum(layer.teacher_forced for layer in layers) <= {12: 40, 16: 400}.get(widest, 4)
+    for layer in layers:
+        # Of an input, TensorFlow's own float32 arithmetic decides near a tie.
+        is_input = isinstance(of.program.step(layer.name), QuantizeStep)
+        assert layer.largest <= 1 if is_input else layer.explained, layer
+    if name in samples.RECIPES:
+        for step, array in found.items():
+            np.testing.assert_array_equal(array, of.integers[step])
+        np.testing.assert_allclose(outputs[0], of.dump["outputs/0"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["integer4", "nbit4", "annotated", "nested", "w2a2", "w3a5"])
+def test_qonnx_computes_tensorflows_integers(name):
+    of = case(name)
+    model = qmath.from_keras(of.model)
+    file = io.BytesIO()
+    count = len(next(iter(of.inputs.values())))
+    qonnx.write(quantize_model(model), file, batch=count)
+    data = file.getvalue()
+    tensors = execute(data, of.inputs)
+    found = integers(data, tensors, model)
+    assert found
+    for step, array in found.items():
+        np.testing.assert_array_equal(array, of.integers[step])
+    assert all(name in tensors for name in names(data)["outputs"])

@@ -119,7 +119,9 @@ def branches(**widths: int) -> QatModel:
     up = net.add("UpSampling2D", below, size=(1, 2))
     mean = net.add("GlobalAveragePooling2D", up, ends=(-1.0, 3.0))
     most = net.add("GlobalMaxPooling2D", below)
-    return net.model(mean, most)
+    positive = net.add("ReLU", one)
+    mixed = net.add("Concatenate", positive, two, ends=(-3.0, 6.0))  # an activation of its own
+    return net.model(mean, most, mixed)
 
 
 def signals(**widths: int) -> QatModel:

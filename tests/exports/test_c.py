@@ -209,6 +209,12 @@ def test_a_model_is_cut_where_it_is_float(tmp_path):
     assert "To have conv2d3 in integers: quantize its weights" in header
 
 
+@pytest.mark.parametrize(("name", "is_wide"), [("images", False), ("images of 16 bits", True)])
+def test_accumulators_are_as_wide_as_they_have_to_be(name, is_wide):
+    files = dict(render(quantize_model(NETWORKS[name])))
+    assert (b"#define QM_WIDE" in files["model.h"]) == is_wide
+
+
 def test_equal_models_give_equal_bytes():
     files = [dict(render(quantize_model(networks.images(), vectors=1))) for _ in range(2)]
     assert files[0] == files[1]

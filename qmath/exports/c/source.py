@@ -83,15 +83,11 @@ def declaration(name: str, values: NDArray[Any]) -> str:
 
 def array(name: str, values: NDArray[Any], storage: str = "") -> str:
     """Return the definition of a constant array."""
-    lines, line = [], ""
-    for literal in literals(values) or ["0"]:
-        if len(line) + len(literal) + 6 > _WIDTH:
-            lines.append(line)
-            line = ""
-        line += f" {literal},"
-    lines.append(line)
-    body = "\n   ".join(lines)
-    return f"{storage}{declaration(name, values)} = {{\n   {body}\n}};\n"
+    found = literals(values) or ["0"]
+    in_line = max(1, (_WIDTH - 4) // (max(map(len, found)) + 2))
+    lines = (found[start : start + in_line] for start in range(0, len(found), in_line))
+    body = ",\n    ".join(", ".join(line) for line in lines)
+    return f"{storage}{declaration(name, values)} = {{\n    {body}\n}};\n"
 
 
 def plain(text: str) -> str:

@@ -1,7 +1,8 @@
 """Every statement about a tensor's quantizer, from file and user → one `QuantSpec`.
 
 Statements are `Fact`s. `SOURCES` ranks where they come from; if any two of them differ, that is
-an error that shows both, never a choice made in silence.
+an error that shows both, never a choice made in silence. Only a graph, which is what runs, wins
+over a config, with a note.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def settle(
         evidence: dict[str, str] = {}
         if item.role != "float":
             facts = [*item.facts, *_shape_facts(item), *user.get(item.name, ())]
-            if not item.facts:
+            if not _is_live(item):
                 facts += config_facts(
                     item.layer, item.role, item.weight, weights.get(item.layer.path, ())
                 )
@@ -84,6 +85,11 @@ def settle(
             stored=item.stored,
         )
     return with_hints(tensors, found), told
+
+
+def _is_live(item: Found) -> bool:
+    """Tell whether a live quantizer speaks for a tensor."""
+    return any(fact.source == "live quantizer" for fact in item.facts)
 
 
 def _shape_facts(item: Found) -> list[Fact]:
@@ -111,11 +117,11 @@ def _ratio_facts(item: Found, facts: Iterable[Fact]) -> list[Fact]:
     if num_bits is None:
         return []
     says = f"its stored range, with max/-min = {2**num_bits - 2}/{2**num_bits}, says"
-    return [
-        Fact("num_bits", num_bits, "range ratio", says),
-        Fact("narrow_range", False, "range ratio", says),
-        Fact("symmetric", True, "range ratio", says),
-    ]
+    values = {"num_bits": num_bits, "narrow_range": False, "symmetric": True}
+    ratio = [Fact(field, value, "range ratio", says) for field, value in values.items()]
+    # What a graph runs is certain, so a range that looks like another width's is so by chance.
+    run = {fact.field: fact.value for fact in facts if fact.source == "graph"}
+    return ratio if all(run.get(fact.field, fact.value) == fact.value for fact in ratio) else []
 
 
 def _decide(
@@ -131,6 +137,13 @@ def _decide(
         if not claims:
             continue
         best = claims[0]
+        if best.source == "graph":
+            overruled = [c for c in claims if c.source == "config" and c.value != best.value]
+            told += [
+                notes.overruled(item.name, field, best.says, best.value, c.says, c.value)
+                for c in overruled
+            ]
+            claims = [claim for claim in claims if claim not in overruled]
         if any(claim.value != best.value for claim in claims):
             best = next((claim for claim in claims if claim.source == "user"), best)
             _contradict(item.name, best, [c for c in claims if c.value != best.value], force, told)
@@ -150,7 +163,8 @@ def _check_symmetry(
     if (
         spec.quantizer != "LastValueQuantizer"
         or not spec.symmetric
-        or item.facts
+        or _is_live(item)
+        or chosen["symmetric"].source == "graph"
         or spec.narrow_range is None
         or spec.num_bits is None
         or item.min is None

@@ -15,7 +15,7 @@ from qmath.types import Role, StoredIntegers
 __all__ = ["KINDS", "SOURCES", "Fact", "Found", "QuantizerSettings", "is_width", "quantizer_facts"]
 
 # The first that states a field is shown as its evidence. With `force`, the user comes first.
-SOURCES = ("live quantizer", "config", "range shape", "user", "range ratio")
+SOURCES = ("live quantizer", "graph", "config", "range shape", "user", "range ratio")
 
 # TFMOT's quantizers by what they compute; those of the schemes only preset the arguments.
 KINDS: Mapping[str, str] = {
@@ -70,7 +70,8 @@ class Found:
     stored : StoredIntegers or None
         As in `QatTensor`.
     facts : tuple of Fact
-        What is known beyond doubt; if any, no config and no ratio is asked.
+        What is known beyond doubt: of a live quantizer, after which no config and no ratio is
+        asked, or from a graph, which wins over them.
     """
 
     name: str

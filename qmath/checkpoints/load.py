@@ -32,7 +32,8 @@ def load(
     path : str or path-like
         What Keras saves, told apart by content: ``.keras``, a whole ``.h5``, or weights alone,
         with names (``save_weights("w.h5")``) or without (``save_weights("w.weights.h5")``, which
-        needs `architecture`); or a TensorFlow checkpoint: its prefix, index or directory.
+        needs `architecture`); a SavedModel: its directory, or the ``saved_model.pb`` in it; or a
+        TensorFlow checkpoint: its prefix, index or directory.
     quantizers : mapping of str to quantizer, optional
         Settings that the file does not hold, in the words of the training script: by
         ``QuantizeConfig`` class (``"MyConfig.weights"``, ``"MyConfig.activation"``,
@@ -66,7 +67,9 @@ def load(
     Notes
     -----
     Nothing in the file is imported, deserialized or run. What no source says stays unknown:
-    `QatTensor.spec` holds ``None`` and `QatTensor.hint` the option to supply.
+    `QatTensor.spec` holds ``None`` and `QatTensor.hint` the option to supply. A SavedModel leaves
+    nothing to ask: it holds the ops that fake-quantize, with their widths, and how training
+    updates the ranges, whatever the ``get_config`` of a custom ``QuantizeConfig`` returns.
 
     `isolate` is not the default for what it costs: 0.3 s to start the process, which stays as long
     as the tensors do, and twice the time (MobileNetV2 takes 2 s instead of 0.9 s). What else is

@@ -17,6 +17,7 @@ __all__ = [
     "no_ranges",
     "numbered",
     "overridden_call",
+    "overruled",
     "stored_integers",
     "unnamed",
     "unreadable_quantizer",
@@ -97,6 +98,16 @@ def numbered(layers: Sequence[str]) -> str:
 def overridden_call(tensor: str, quantizer: str, base: str) -> str:
     """Say that a live quantizer computes in its own way."""
     return f"{tensor}: {quantizer} overrides what {base} computes; qmath computes as {base} does."
+
+
+def overruled(
+    tensor: str, field: str, winner: str, value: object, loser: str, other: object
+) -> str:
+    """Say that a config says something else than what the graph runs."""
+    return (
+        f"{tensor}: {winner} {field} is {value}, {loser} {other}; the graph is what runs, so it "
+        f"counts."
+    )
 
 
 def stored_integers(tensors: Sequence[str]) -> str:

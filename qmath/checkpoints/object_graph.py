@@ -16,6 +16,9 @@ _KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VALUE = "VARIABLE_VALUE"
 # What Keras and TensorFlow attach besides a model: bookkeeping, metrics, random numbers.
 _BESIDES = frozenset({"keras_api", "_random_generator", "save_counter"})
+# Lists of variables that are held elsewhere, which Keras attaches to what it saves as a SavedModel.
+_LISTS = frozenset({"_all_variables", "non_trainable_variables", "regularization_losses",
+                    "signatures", "trainable_variables", "variables"})  # fmt: skip
 # A network of ten thousand layers takes some ten million.
 _BUDGET = 1 << 25
 
@@ -73,11 +76,14 @@ class ObjectGraph:
         Of ``TrackableObjectGraph``.
     where : str
         The file, for error messages.
+    is_saved_model : bool
+        Whether Keras attached lists of all variables, which are no part of the model.
     """
 
-    def __init__(self, nodes: Sequence[Any], where: str) -> None:
+    def __init__(self, nodes: Sequence[Any], where: str, *, is_saved_model: bool = False) -> None:
         self._nodes = nodes
         self._where = where
+        self._besides = _BESIDES | _LISTS if is_saved_model else _BESIDES
         self._seen: dict[int, Trackable] = {}
         self._budget = _BUDGET
 
@@ -115,7 +121,7 @@ class ObjectGraph:
         return {
             name: child
             for name, child in self[node].children.items()
-            if self[child].is_variable and name not in _BESIDES
+            if self[child].is_variable and name not in self._besides
         }
 
     def parts(self, node: int) -> dict[str, int]:
@@ -123,7 +129,9 @@ class ObjectGraph:
         return {
             name: child
             for name, child in self[node].children.items()
-            if self[child].children and name not in _BESIDES and not self[child].is_training_state
+            if self[child].children
+            and name not in self._besides
+            and not self[child].is_training_state
         }
 
     def variables_below(self, node: int) -> dict[int, str]:
@@ -163,8 +171,8 @@ class ObjectGraph:
         return Trackable(children, name, key, bool(node.slot_variables))
 
 
-def read_object_graph(bundle: TensorBundle) -> ObjectGraph:
-    """Read the object graph of a checkpoint.
+def read_object_graph(bundle: TensorBundle, *, is_saved_model: bool = False) -> ObjectGraph:
+    """Read the object graph of a checkpoint, or of the one inside a SavedModel.
 
     Raises
     ------
@@ -178,4 +186,5 @@ def read_object_graph(bundle: TensorBundle) -> ObjectGraph:
             f"(tf.compat.v1.train.Saver, partitioned variables and all), which qmath does not "
             f"read; save the model again with tf.train.Checkpoint"
         )
-    return ObjectGraph(parse("TrackableObjectGraph", bundle.string(_KEY), where).nodes, where)
+    nodes = parse("TrackableObjectGraph", bundle.string(_KEY), where).nodes
+    return ObjectGraph(nodes, where, is_saved_model=is_saved_model)

@@ -20,7 +20,7 @@ from qmath.checkpoints.agreement import check_agreement
 from qmath.checkpoints.architecture import Architecture
 from qmath.checkpoints.facts import Found
 from qmath.checkpoints.sniff import Kind, sniff
-from qmath.errors import FileFormatError, QmathError
+from qmath.errors import QmathError
 from qmath.source_files import SourceFiles
 
 __all__ = ["Reading", "read_model", "refuse_architecture"]
@@ -29,6 +29,7 @@ __all__ = ["Reading", "read_model", "refuse_architecture"]
 _READERS: Mapping[Kind, str] = {
     "hdf5": "qmath.checkpoints.keras_h5",
     "keras_zip": "qmath.checkpoints.keras_archive",
+    "saved_model": "qmath.checkpoints.saved_model",
     "tf_checkpoint": "qmath.checkpoints.tf_checkpoint",
 }
 
@@ -86,11 +87,6 @@ def read_model(path: str, architecture: str | None = None, *, isolate: bool = Fa
         The file is damaged, hostile, or of a kind that is not read.
     """
     kind = sniff(path)
-    if kind not in _READERS:
-        raise FileFormatError(
-            f"{path}: this is a {kind}; this version of qmath reads whole models in HDF5: save it "
-            "with model.save('model.h5')"
-        )
     beside = None
     if architecture is not None:
         from qmath.checkpoints.architecture_file import read_architecture_file

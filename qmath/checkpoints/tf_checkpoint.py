@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from qmath.checkpoints import notes
 from qmath.checkpoints.architecture import Architecture
@@ -37,7 +37,7 @@ from qmath.containers.tensor_bundle import TensorBundle
 from qmath.errors import FileFormatError
 from qmath.source_files import SourceFiles
 
-__all__ = ["read"]
+__all__ = ["PairedLayer", "paired_layers", "read"]
 
 _ACTIVATIONS = ("pre_activation", "post_activation", "output")
 _ENDS = ("_min", "_max")
@@ -78,13 +78,11 @@ def read(path: str, architecture: Architecture | None) -> Reading:
     where = bundle.path
     if architecture is not None and architecture.source:
         where += f", with the architecture of {architecture.source}"
-    tracked = track_layers(graph, architecture.config if architecture else None, where)
-    pairing = _Pairing(bundle, graph, where, _call_scope(graph, tracked))
-    layers = _named([pairing.layer(layer) for layer in tracked])
+    layers, told = paired_layers(
+        bundle, graph, architecture.config if architecture else None, where
+    )
     found = [item for layer in layers for item in complete(layer.facts, layer.members, where)]
     check_unique((item.name for item in found), where)
-    told = [notes.leftovers(pairing.left_over)] if pairing.left_over else []
-    told += _numbered(layers) if architecture is None else []
     told += notes_on(found, [layer.facts for layer in layers])
     files = SourceFiles(
         [bundle.index, *bundle.shards, *([architecture.source] if architecture else [])]
@@ -93,21 +91,48 @@ def read(path: str, architecture: Architecture | None) -> Reading:
     return Reading(tuple(found), known, files, tuple(told))
 
 
-class _Layer(NamedTuple):
-    """A layer with its tensors, before it is sure that their names are unique."""
+class PairedLayer(NamedTuple):
+    """A layer with its tensors; and the way to it, which stands for a name that is not unique."""
 
     facts: LayerFacts
     members: list[Paired]
-    trail: str  # the path to it, should its name not be unique
+    trail: str
 
 
-def _named(layers: Sequence[_Layer]) -> list[_Layer]:
+def paired_layers(
+    bundle: TensorBundle, graph: ObjectGraph, config: Any, where: str
+) -> tuple[list[PairedLayer], list[str]]:
+    """Return the layers of a model with their tensors, whose names are unique, and notes.
+
+    Parameters
+    ----------
+    bundle : TensorBundle
+    graph : ObjectGraph
+        Of the checkpoint.
+    config : JSON value
+        Of the model, or ``None``.
+    where : str
+        The file, for error messages.
+
+    Raises
+    ------
+    FileFormatError
+        The checkpoint is damaged, or the config is of another model.
+    """
+    tracked = track_layers(graph, config, where)
+    pairing = _Pairing(bundle, graph, where, _call_scope(graph, tracked))
+    layers = _named([pairing.layer(layer) for layer in tracked])
+    told = [notes.leftovers(pairing.left_over)] if pairing.left_over else []
+    return layers, told + (_numbered(layers) if config is None else [])
+
+
+def _named(layers: Sequence[PairedLayer]) -> list[PairedLayer]:
     """Return layers whose tensors have unique names.
 
     Parts of a plain layer, such as the cells of an RNN, are put together; what then has the name of
     another tensor is named by the way to it.
     """
-    whole: dict[str | int, _Layer] = {}
+    whole: dict[str | int, PairedLayer] = {}
     taken: defaultdict[str, set[str]] = defaultdict(set)
     for number, layer in enumerate(layers):
         path, names = layer.facts.path, {member.name for member in layer.members}
@@ -127,14 +152,14 @@ def _named(layers: Sequence[_Layer]) -> list[_Layer]:
     ]
 
 
-def _numbered(layers: Sequence[_Layer]) -> list[str]:
+def _numbered(layers: Sequence[PairedLayer]) -> list[str]:
     """Return a note on the layers and nested models for whose names their numbers stand."""
     paths = (layer.facts.path for layer in layers)
     found = dict.fromkeys(path[: part.end()] for path in paths for part in _NUMBER.finditer(path))
     return [notes.numbered(list(found))] if found else []
 
 
-def _names(layer: _Layer) -> list[str]:
+def _names(layer: PairedLayer) -> list[str]:
     return [f"{layer.facts.path}/{member.name}" for member in layer.members]
 
 
@@ -153,7 +178,7 @@ class _Pairing:
         self._scope = f"{scope}/" if scope else ""
         self.left_over: list[str] = []
 
-    def layer(self, layer: TrackedLayer) -> _Layer:
+    def layer(self, layer: TrackedLayer) -> PairedLayer:
         """Return the name and the tensors of a layer."""
         own = self._graph.variables(layer.node)
         scope = _common_scope(
@@ -175,7 +200,7 @@ class _Pairing:
             members = [Paired("output", None, *self._arrays(ends))] if ends else []
         else:
             members = self._tensors({node: name for name, node in own.items()}, {}, scopes)
-        return _Layer(facts, members, trail)
+        return PairedLayer(facts, members, trail)
 
     def _wrapper(
         self, wrapper: int, own: Mapping[str, int], scopes: Sequence[str], path: str

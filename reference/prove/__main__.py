@@ -1,0 +1,151 @@
+"""The command line: ``python -m reference.prove [--configs NAME …] [--quick] [--resume]``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import qmath
+from reference.prove import certificate
+from reference.prove.journal import Journal, JournalError
+
+Finished = tuple[str, list[dict[str, Any]], float]
+_counter: Any = None  # of a worker: what all of them have compared
+
+
+def _start(counter: Any) -> None:
+    global _counter
+    _counter = counter
+
+
+def _tick(elements: int) -> None:
+    with _counter.get_lock():
+        _counter.value += elements
+
+
+def _work(name: str, quick: bool) -> Finished:
+    """Run one task in this process."""
+    from reference.prove.tasks import tasks
+
+    qmath.set_num_threads(1)  # the processes share the processors already
+    start = time.process_time()
+    records = tasks(quick)[name].run(_tick)
+    return name, records, time.process_time() - start
+
+
+def _run(names: list[str], quick: bool, jobs: int, counter: Any, show: Any) -> Iterator[Finished]:
+    """Run tasks, in this process or in `jobs` others; call `show` now and then."""
+    if jobs == 1:
+        _start(counter)
+        for name in names:
+            yield _work(name, quick)
+            show()
+        return
+    with ProcessPoolExecutor(jobs, get_context("spawn"), _start, (counter,)) as pool:
+        waiting = {pool.submit(_work, name, quick) for name in names}
+        while waiting:
+            done, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+            show()
+
+
+def prove(options: argparse.Namespace) -> dict[str, Any]:
+    """Run what is not in the journal yet, and return the certificate."""
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from reference.prove.tasks import select, tasks
+
+    chosen = select(tasks(options.quick), options.configs)
+    where = certificate.environment()
+    journal = None
+    finished: dict[str, dict[str, Any]] = {}
+    if options.output:
+        path = options.output.with_name(options.output.name + ".journal")
+        journal = Journal(path, {**where, "quick": options.quick}, options.resume)
+        finished = {name: entry for name, entry in journal.finished.items() if name in chosen}
+    left = [name for name in chosen if name not in finished]
+    total = sum(task.elements for task in chosen.values())
+    done_before = sum(chosen[name].elements for name in finished)
+    counter = get_context("spawn").Value("q", done_before)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:5.1f} %"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, transient=True) as progress:
+        bar = progress.add_task("proving", total=total, completed=done_before)
+
+        def show() -> None:
+            progress.update(bar, completed=counter.value)
+
+        for name, records, seconds in _run(left, options.quick, options.jobs, counter, show):
+            entry = {"task": name, "seconds": round(seconds, 1), "records": records}
+            if journal:
+                journal.add(entry)
+            finished[name] = entry
+            differs = certificate.count_differing(records)
+            progress.console.print(f"{name}: {differs} differ, {seconds:.0f} s", highlight=False)
+    kinds = {name: task.kind for name, task in chosen.items()}
+    made = certificate.build(where, kinds, [finished[name] for name in chosen])
+    if journal:
+        certificate.write(made, options.output)
+        journal.remove()
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prove, or print the table; return the exit status: 1 if anything differs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reference.prove",
+        description="Compare qmath with TensorFlow on every float32, and write a certificate.",
+    )
+    parser.add_argument(
+        "--configs", nargs="+", metavar="NAME", help="only these; * and ? stand for other letters"
+    )
+    parser.add_argument("--quick", action="store_true", help="a slice of everything, in a minute")
+    parser.add_argument("--resume", action="store_true", help="go on where the last run stopped")
+    parser.add_argument(
+        "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes; default: all"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="default: reference/certificate.json, and none with --quick or --configs",
+    )
+    parser.add_argument(
+        "--table", action="store_true", help="print the Markdown table of the certificate"
+    )
+    options = parser.parse_args(arguments)
+    if options.output is None and (options.table or not (options.quick or options.configs)):
+        options.output = certificate.CERTIFICATE
+    if options.table:
+        made = json.loads(options.output.read_text("utf-8"))
+    else:
+        try:
+            made = prove(options)
+        except JournalError as error:
+            parser.exit(2, f"error: {error}\n")
+    print("\n".join(certificate.table(made)))
+    return int(made["differing"] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""The certificate: what was compared, with what, on what, and how many bits differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+__all__ = ["CERTIFICATE", "KINDS", "build", "count_differing", "environment", "table", "write"]
+
+ROOT = Path(__file__).parents[2]
+CERTIFICATE = ROOT / "reference" / "certificate.json"
+KINDS = ("sweeps", "thresholds", "round_trips")
+PACKAGES = ("qmath-tfmot", "numpy", "tensorflow")
+# What computes: changes elsewhere leave the certificate valid.
+SOURCES = ("affine.py", "fake_quant.py", "_*.py")
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, processor, and a digest of the sources that compute."""
+    sources = sorted(path for pattern in SOURCES for path in (ROOT / "qmath").glob(pattern))
+    digest = hashlib.sha256()
+    for path in sources:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return {
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in PACKAGES},
+        },
+        "cpu": _processor(),
+        "sources": {"files": [path.name for path in sources], "sha256": digest.hexdigest()},
+    }
+
+
+def _processor() -> str:
+    """Return the processor's name, and the vector extensions that decide which kernels run."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    found = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+    entries = {key.strip(): value.strip() for key, value in found.items()}
+    flags = [flag for flag in entries.get("flags", "").split() if flag.startswith(("avx", "fma"))]
+    return f"{entries.get('model name', platform.machine())} ({', '.join(flags)})"
+
+
+def build(
+    environment: Mapping[str, Any], kinds: Mapping[str, str], finished: Iterable[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the certificate.
+
+    Parameters
+    ----------
+    environment : dict
+        As `environment` returned it.
+    kinds : mapping of str to str
+        From the name of a task to its part of the certificate.
+    finished : iterable of dict
+        The journal's entries, in the order in which the certificate has them.
+    """
+    parts: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
+    seconds = 0.0
+    for entry in finished:
+        parts[kinds[entry["task"]]] += entry["records"]
+        seconds += entry["seconds"]
+    certificate = {
+        "format": "qmath-certificate",
+        "format_version": 1,
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "cpu_minutes": round(seconds / 60, 1),
+        **environment,
+        **parts,
+    }
+    return {**certificate, "differing": sum(map(count_differing, parts.values()))}
+
+
+def count_differing(records: Iterable[Mapping[str, Any]]) -> int:
+    """Return how many bits, or integers of round trips, differ in these records."""
+    return sum(record.get("differing_bits", record.get("differing")) for record in records)
+
+
+def write(certificate: Mapping[str, Any], path: Path) -> None:
+    """Write the certificate, a record a line."""
+    lines = []
+    for key, value in certificate.items():
+        if key in KINDS:
+            rows = ",\n".join(f"  {json.dumps(record)}" for record in value)
+            lines.append(f' "{key}": [\n{rows}\n ]' if rows else f' "{key}": []')
+        else:
+            lines.append(f' "{key}": {json.dumps(value)}')
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n", "utf-8")
+
+
+def table(certificate: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines of the README's Markdown table.
+
+    A row for each kind of proof and op: configurations, widths, what was compared, what differs.
+    """
+    yield "| proof | function | widths | configurations | compared | differing bits |"
+    yield "|---|---|---:|---:|---:|---:|"
+    for kind, title, count in (
+        ("sweeps", "every float32", lambda record: len(record["min"])),
+        ("thresholds", "every step ± 64 ulp", lambda record: record["configurations"]),
+        ("round_trips", "every integer, there and back", lambda record: record["range_widths"]),
+    ):
+        for op, records in _by_op(certificate[kind]).items():
+            total = sum(map(count, records))
+            outputs = sum(record["compared"] + record.get("integers", 0) for record in records)
+            differs = count_differing(records)
+            widths = ", ".join(map(str, _runs({record["num_bits"] for record in records})))
+            yield f"| {title} | `{op}` | {widths} | {total:,} | {outputs:,} | {differs:,} |"
+
+
+def _by_op(records: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        found.setdefault(record["op"].removeprefix("fake_quant_with_min_max_"), []).append(record)
+    return dict(sorted(found.items()))
+
+
+def _runs(numbers: set[int]) -> Iterator[str]:
+    """Yield 2, 3, 4, 7 as ``2…4`` and ``7``; two neighbours stay apart."""
+    rest = sorted(numbers)
+    while rest:
+        run = [rest.pop(0)]
+        while rest and rest[0] == run[-1] + 1:
+            run.append(rest.pop(0))
+        yield from [f"{run[0]}…{run[-1]}"] if len(run) > 2 else map(str, run)

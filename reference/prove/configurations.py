@@ -1,0 +1,137 @@
+"""What is proved: the list of sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+import qmath
+
+__all__ = ["PATTERNS", "Sweep", "sweeps"]
+
+PATTERNS = 2**32
+SAMPLES = Path(__file__).parents[1] / "samples"
+Op = Literal["args", "vars", "vars_per_channel"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One configuration of one op, through which all patterns go.
+
+    Attributes
+    ----------
+    name : str
+    op : {"args", "vars", "vars_per_channel"}
+    num_bits : int
+    narrow_range : bool
+    min, max : tuple of float
+        One range, or one for each channel: float32 values.
+    gradient : {None, "inputs", "gradients"}
+        The forward op; or its gradient, with all patterns as the one argument and, as the other,
+        ones or an input inside and one outside of the range.
+    """
+
+    name: str
+    op: Op
+    num_bits: int
+    narrow_range: bool
+    min: tuple[float, ...]
+    max: tuple[float, ...]
+    gradient: Literal["inputs", "gradients"] | None = None
+
+    @property
+    def function(self) -> str:
+        """Name of the function in `qmath` and in `reference.oracle`."""
+        return f"fake_quant_with_min_max_{self.op}" + ("_gradient" if self.gradient else "")
+
+    @property
+    def range(self) -> tuple[np.ndarray, np.ndarray]:
+        """The range as the function takes it: float32, of shape ``()`` or ``(C,)``."""
+        ends = np.float32([self.min, self.max])
+        low, high = ends if self.op == "vars_per_channel" else ends[:, 0]
+        return np.asarray(low), np.asarray(high)
+
+    @property
+    def elements(self) -> int:
+        """How many outputs are compared, the integers of `qmath.quantize` not counted."""
+        passes = 2 if self.gradient == "gradients" else 1
+        return PATTERNS * passes * len(self.min)
+
+
+@cache
+def sample(model: str, tensor: str, channels: int = 1) -> tuple[tuple[float, ...], ...]:
+    """Return the first range ends that training left in a sample."""
+    found = qmath.load(SAMPLES / f"{model}.h5").tensors[tensor]
+    if found.min is None or found.max is None:
+        raise ValueError(f"{model}: {tensor} has no range")
+    low, high = (tuple(map(float, end.reshape(-1)[:channels])) for end in (found.min, found.max))
+    return low, high
+
+
+def one(low: float, high: float) -> tuple[tuple[float, ...], ...]:
+    """Return one range, of the float32 nearest to the ends."""
+    return (float(np.float32(low)),), (float(np.float32(high)),)
+
+
+@cache
+def sweeps() -> tuple[Sweep, ...]:
+    """Return every sweep."""
+    wide, narrow = False, True
+    relu6 = sample("default8", "relu6/output")
+    forward: Sequence[tuple[str, Op, int, bool, tuple[tuple[float, ...], ...]]] = [
+        ("untrained", "vars", 8, wide, one(-6, 6)),
+        ("model input", "vars", 8, wide, sample("default8", "quantize_layer/output")),
+        ("activation", "vars", 8, wide, sample("default8", "conv1/post_activation")),
+        ("relu6", "vars", 8, wide, relu6),
+        ("dense kernel", "vars", 8, narrow, sample("default8", "dense/kernel")),
+        ("conv kernel", "vars_per_channel", 8, narrow, sample("default8", "conv1/kernel", 2)),
+        ("conv kernel", "vars_per_channel", 4, narrow, sample("nbit4", "conv1/kernel", 2)),
+        ("default", "args", 8, wide, one(-6, 6)),
+        ("symmetric", "args", 8, narrow, one(-1, 1)),
+        ("dense kernel", "vars", 4, narrow, sample("nbit4", "dense/kernel")),
+        ("conv kernel", "vars", 4, wide, sample("integer4", "conv1/kernel")),
+        ("symmetric", "vars", 2, wide, one(-1, 1)),
+        ("symmetric", "vars", 3, narrow, one(-0.75, 0.75)),
+        ("asymmetric", "vars", 5, narrow, one(-0.3, 1.7)),
+        ("asymmetric", "vars", 12, wide, one(-2.5, 7.3)),
+        ("untrained", "vars", 16, wide, one(-6, 6)),
+        ("symmetric", "vars", 16, narrow, one(-1, 1)),
+        ("misses zero", "vars", 8, wide, one(1, 2)),
+        ("symmetric", "args", 2, narrow, one(-1, 1)),
+        ("one-sided", "args", 3, wide, one(0, 6)),
+        ("one-sided", "args", 4, narrow, one(-8, 0)),
+        ("asymmetric", "args", 5, wide, one(-1, 2)),
+        ("untrained", "args", 12, narrow, one(-6, 6)),
+        ("one-sided", "args", 16, wide, one(0, 6)),
+        ("depthwise", "vars_per_channel", 8, narrow, sample("default8", "dw1/depthwise_kernel")),
+        ("asymmetric", "vars_per_channel", 2, wide, one(-1, 0.5)),
+        ("asymmetric", "vars_per_channel", 5, wide, one(-0.3, 1.7)),
+        ("symmetric", "vars_per_channel", 12, narrow, one(-0.5, 0.5)),
+        ("symmetric", "vars_per_channel", 16, narrow, one(-1, 1)),
+    ]
+    backward: Sequence[tuple[str, Op, int, bool, tuple[tuple[float, ...], ...], str]] = [
+        ("default", "args", 8, wide, one(-6, 6), "inputs"),
+        ("default", "args", 8, wide, one(-6, 6), "gradients"),
+        ("one-sided", "args", 4, wide, one(0, 6), "inputs"),
+        ("relu6", "vars", 8, wide, relu6, "inputs"),
+        ("depthwise", "vars_per_channel", 8, narrow,
+         sample("default8", "dw1/depthwise_kernel"), "inputs"),
+    ]  # fmt: skip
+    found = [
+        Sweep(_name(name, op, bits, narrowly), op, bits, narrowly, *ends)
+        for name, op, bits, narrowly, ends in forward
+    ]
+    for name, op, bits, narrowly, ends, of in backward:
+        title = f"gradient by {of}: {_name(name, op, bits, narrowly)}"
+        argument: Literal["inputs", "gradients"] = "inputs" if of == "inputs" else "gradients"
+        found.append(Sweep(title, op, bits, narrowly, *ends, gradient=argument))
+    return tuple(found)
+
+
+def _name(name: str, op: Op, num_bits: int, narrow_range: bool) -> str:
+    return f"{op} {num_bits} bits{' narrow' if narrow_range else ''}, {name}"

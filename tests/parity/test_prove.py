@@ -1,0 +1,103 @@
+"""The prover: a slice of all that it proves, and that it would notice a difference."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import qmath
+from reference.prove.__main__ import main
+from reference.prove.configurations import sweeps
+from reference.prove.sweeping import patterns
+from reference.prove.thresholding import bisect, groups, numbered, ordinal, threshold_floats
+
+
+def test_a_slice_of_every_proof(tmp_path):
+    output = tmp_path / "certificate.json"
+    assert main(["--quick", "--jobs", "1", "--output", str(output)]) == 0
+    made = json.loads(output.read_text("utf-8"))
+    assert made["differing"] == 0
+    assert {record["name"] for record in made["sweeps"]} == {of.name for of in sweeps()}
+    assert min(record["compared"] for record in made["sweeps"]) >= 2**20
+    assert list(tmp_path.iterdir()) == [output]  # the journal is gone
+
+
+def test_the_sweeps_cover_what_they_should():
+    forward = [of for of in sweeps() if of.gradient is None]
+    assert len(forward) >= 24
+    assert {of.num_bits for of in forward} >= {2, 3, 4, 5, 8, 12, 16}
+    assert {(of.op, of.narrow_range) for of in forward} == {
+        (op, narrow) for op in ("args", "vars", "vars_per_channel") for narrow in (False, True)
+    }
+    assert {of.op for of in sweeps() if of.gradient} == {of.op for of in forward}
+
+
+def differing(monkeypatch, function, task) -> bool:
+    """Run a task with one bit of one output of a function wrong."""
+    right = getattr(qmath, function)
+
+    def wrong(*arguments, **options):
+        outputs = right(*arguments, **options)
+        broken = outputs.values if function == "quantize" else outputs
+        broken.reshape(-1)[0] += 1
+        return outputs
+
+    monkeypatch.setattr(qmath, function, wrong)
+    return main(["--quick", "--jobs", "1", "--configs", task]) == 1
+
+
+@pytest.mark.parametrize("function", ["fake_quant_with_min_max_args", "quantize"])
+def test_one_wrong_output_is_a_difference(monkeypatch, function):
+    assert differing(monkeypatch, function, "args 8 bits, default")
+
+
+def test_one_wrong_mask_is_a_difference(monkeypatch):
+    function = "fake_quant_with_min_max_args_gradient"
+    assert differing(monkeypatch, function, "gradient by inputs: args 8 bits, default")
+
+
+def test_one_wrong_threshold_is_a_difference(monkeypatch):
+    assert differing(monkeypatch, "fake_quant_with_min_max_vars_per_channel", "thresholds 2 bits")
+
+
+def test_one_wrong_round_trip_is_a_difference(monkeypatch):
+    assert differing(monkeypatch, "quantize", "round trips 8 bits")
+
+
+def test_an_unknown_configuration_is_refused():
+    with pytest.raises(SystemExit, match="no configuration matches"):
+        main(["--configs", "vars 99 bits*"])
+
+
+def test_blocks_are_all_patterns_in_order():
+    blocks = patterns(2, quick=False)
+    first, second = (next(blocks).copy().view(np.uint32) for _ in range(2))
+    rows = np.arange(2**20, dtype=np.uint32)
+    np.testing.assert_array_equal(np.concatenate([first, second])[:, 0], rows)
+    np.testing.assert_array_equal(first[:, 0], first[:, 1])
+
+
+def test_ordinals_go_through_all_floats():
+    floats = np.float32([-np.inf, -1, -1e-45, 0, 1e-45, 1, np.inf])
+    np.testing.assert_array_equal(numbered(ordinal(floats)), floats)
+    np.testing.assert_array_equal(
+        numbered(ordinal(floats[1:-1]) + 1), np.nextafter(floats[1:-1], np.float32(np.inf))
+    )
+    assert ordinal(np.float32([-0.0]))[0] == 0
+    np.testing.assert_array_equal(numbered(ordinal(floats) * 2)[[0, -1]], floats[[0, -1]])
+
+
+def test_bisection_ends_at_the_last_float_below_a_step():
+    levels = np.float32([-2, 0, 3])
+    last = bisect(np.floor, levels)
+    np.testing.assert_array_equal(np.floor(numbered(last)), levels)
+    np.testing.assert_array_equal(np.floor(numbered(last + 1)), levels + 1)
+
+
+def test_every_integer_of_a_range_is_met_near_its_thresholds():
+    group = next(groups(4))
+    x = np.concatenate(list(threshold_floats(group, "vars")))
+    q = qmath.quantize(x[:, 0], group.min[0], group.max[0], 4, signed=False)
+    assert np.unique(q.values).size == 16

@@ -1,0 +1,95 @@
+"""The prover's journal and certificate, without TensorFlow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator, ValidationError
+
+from reference.prove import certificate
+from reference.prove.journal import Journal, JournalError
+
+SCHEMA = Draft202012Validator(
+    json.loads(Path(certificate.__file__).with_name("certificate.schema.json").read_text("utf-8"))
+)
+DIGEST = "0" * 64
+ENVIRONMENT = {
+    "versions": {"python": "3", "qmath-tfmot": "1", "numpy": "2", "tensorflow": "2"},
+    "cpu": "one",
+    "sources": {"files": ["affine.py"], "sha256": DIGEST},
+}
+SWEEP = {
+    "name": "sweep", "op": "fake_quant_with_min_max_vars", "num_bits": 8, "narrow_range": False,
+    "min": [-1.0, 0.0], "max": [1.0, 2.0], "gradient": None, "patterns": 2**32,
+    "compared": 2**33, "integers": 2**33, "differing_bits": 0, "sha256": DIGEST,
+}  # fmt: skip
+TRIP = {
+    "op": "fake_quant_with_min_max_args", "num_bits": 3, "range_widths": 5, "compared": 320,
+    "differing": 2, "sha256": DIGEST,
+}  # fmt: skip
+ENTRIES = [
+    {"task": "trips", "seconds": 30.0, "records": [TRIP, {**TRIP, "num_bits": 2}]},
+    {"task": "sweep", "seconds": 60.0, "records": [SWEEP]},
+]
+PARTS = {"trips": "round_trips", "sweep": "sweeps"}
+
+
+def made(entries: list[dict]) -> dict:
+    return certificate.build(ENVIRONMENT, PARTS, entries)
+
+
+def test_it_matches_its_schema_and_counts_what_differs(tmp_path):
+    written = tmp_path / "certificate.json"
+    certificate.write(made(ENTRIES), written)
+    read = json.loads(written.read_text("utf-8"))
+    assert read == made(ENTRIES)
+    SCHEMA.validate(read)
+    assert read["differing"] == 4
+    assert read["cpu_minutes"] == 1.5
+    with pytest.raises(ValidationError):
+        SCHEMA.validate({**read, "sweeps": [{**SWEEP, "differing_bits": -1}]})
+
+
+def test_a_row_of_the_table_for_each_proof_and_op():
+    more = {**SWEEP, "num_bits": 4, "differing_bits": 7}
+    entries = [*ENTRIES, {"task": "sweep", "seconds": 1, "records": [more]}]
+    assert list(certificate.table(made(entries)))[2:] == [
+        "| every float32 | `vars` | 4, 8 | 4 | 34,359,738,368 | 7 |",
+        "| every integer, there and back | `args` | 2, 3 | 10 | 640 | 4 |",
+    ]
+
+
+def test_the_sources_that_compute_are_part_of_the_environment(monkeypatch):
+    monkeypatch.setattr(certificate, "PACKAGES", ("numpy",))
+    sources = certificate.environment()["sources"]
+    assert {"affine.py", "fake_quant.py", "_float32.py"} <= set(sources["files"])
+
+
+def test_a_finished_task_is_not_done_again(tmp_path):
+    path = tmp_path / "journal"
+    for entry in ENTRIES:
+        Journal(path, ENVIRONMENT, resume=True).add(entry)
+    resumed = Journal(path, ENVIRONMENT, resume=True)
+    assert list(resumed.finished.values()) == ENTRIES
+    assert not Journal(path, ENVIRONMENT, resume=False).finished
+
+
+def test_a_line_that_a_crash_cut_off_is_a_task_to_do_again(tmp_path):
+    path = tmp_path / "journal"
+    journal = Journal(path, ENVIRONMENT, resume=False)
+    for entry in ENTRIES:
+        journal.add(entry)
+    path.write_text(path.read_text("utf-8")[:-9], "utf-8")
+    resumed = Journal(path, ENVIRONMENT, resume=True)
+    assert list(resumed.finished) == ["trips"]
+    resumed.add(ENTRIES[1])
+    assert list(Journal(path, ENVIRONMENT, resume=True).finished) == ["trips", "sweep"]
+
+
+def test_records_of_other_kernels_are_not_mixed_in(tmp_path):
+    path = tmp_path / "journal"
+    Journal(path, ENVIRONMENT, resume=False).add(ENTRIES[0])
+    with pytest.raises(JournalError, match="other cpu"):
+        Journal(path, {**ENVIRONMENT, "cpu": "another"}, resume=True)

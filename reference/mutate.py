@@ -82,6 +82,8 @@ class Container(NamedTuple):
 def mutate(rng: np.random.Generator, data: bytes) -> bytes:
     """Return data with one to three kinds of damage."""
     for _ in range(1 + (rng.random() < 0.3) + (rng.random() < 0.1)):
+        if not data:
+            break
         data = KINDS[rng.choice(len(KINDS), p=ODDS)](rng, data)
     return data
 
@@ -174,7 +176,7 @@ ODDITIES: tuple[Any, ...] = (
 
 
 def _place(rng: np.random.Generator, data: Sequence[int]) -> int:
-    return int(rng.integers(max(len(data), 1))) if data else 0
+    return int(rng.integers(len(data)))
 
 
 KINDS: tuple[Mutate, ...] = (flip, overwrite, scramble, copy, cut, shift)

@@ -26,6 +26,8 @@ MAGIC = b"\x89HDF\r\n\x1a\n"
 _FILTERS = frozenset({1, 2, 3})
 # Trained weights hardly shrink; pruned ones by 10 or 20.
 MAX_RATIO = 64
+# Each group on a path is looked up anew.
+_MAX_DEPTH = 100
 
 
 class Section(Protocol):
@@ -276,7 +278,13 @@ class Hdf5File:
     def _find(self, path: str) -> Any:
         """Walk one link at a time, as h5py's own lookup would follow links out of the file."""
         node: Any = self._root
-        for part in path.split("/") if path else ():
+        parts = path.split("/") if path else []
+        if len(parts) > _MAX_DEPTH:
+            raise FileFormatError(
+                f"{self.path}: a path in it is deeper than {_MAX_DEPTH} groups, as no model's; "
+                "the file is damaged or hostile"
+            )
+        for part in parts:
             node = self._step(node, part, path)
             if node is None:
                 return None

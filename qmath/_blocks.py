@@ -39,11 +39,11 @@ def each_block(work: Work, size: int, constants: Sequence[NDArray[Any]]) -> None
         channels = constants[0].size
         rows = max(1, min(_BLOCK_WITH_CHANNELS, size) // channels)
         period, step = rows * channels, _BLOCK_WITH_CHANNELS
-        constants = [np.tile(part, rows) if rows > 1 else part for part in constants]
+        constants = [_repeated(part, rows) for part in constants]
     else:
         period = step = min(_BLOCK, size)
     periods = -(-size // period)
-    workers = max(1, min(get_num_threads(), size // _SMALLEST_SHARE))
+    workers = threads_for(size)
     share = -(-periods // workers) * period
 
     def run(first: int) -> None:
@@ -52,6 +52,20 @@ def each_block(work: Work, size: int, constants: Sequence[NDArray[Any]]) -> None
                 _run_period(work, start, min(start + period, size), step, period, constants)
 
     in_threads(run, range(0, size, share))
+
+
+def threads_for(size: int) -> int:
+    """Return how many threads pay for so many elements."""
+    return max(1, min(get_num_threads(), size // _SMALLEST_SHARE)) if size > _SMALLEST_SHARE else 1
+
+
+def _repeated(part: NDArray[Any], rows: int) -> NDArray[Any]:
+    """Return a vector repeated `rows` times, as ``np.tile`` does more slowly."""
+    if rows == 1:
+        return part
+    repeated = np.empty((rows, part.size), part.dtype)
+    repeated[...] = part
+    return repeated.reshape(-1)
 
 
 def _run_period(

@@ -1,13 +1,11 @@
-"""From a range to the constants of its fake quantization: ``Nudge``, and what follows from it.
+"""From a range to the constants of its fake quantization.
 
 Mirrors ``Nudge`` in ``tensorflow/core/kernels/fake_quant_ops_functor.h``. Small tensors feel what
-this costs, so it is done in plain float32 where that provably gives TensorFlow's bits, and the
-constants of the last few ranges are kept.
+this costs, so it is done in plain float32 where that provably gives TensorFlow's bits.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +17,6 @@ from qmath._float32 import SMALLEST_NORMAL, Float32Array, flush, rounded
 # changes is below 2**-126, less than 2**-26 of an integer step.
 _ORDINARY_SCALE = np.float32(2.0**-100)
 _HALF = np.float32(0.5)
-_MOST_KEPT = 256  # channels
 
 
 class Nudged(NamedTuple):
@@ -37,52 +34,9 @@ class Nudged(NamedTuple):
     quant_zero: Float32Array
 
 
-class Range(NamedTuple):
-    """A nudged range and where its arithmetic needs care: arrays of the range's shape.
-
-    Attributes
-    ----------
-    odd : ndarray of bool
-        Where plain float32 arithmetic might not give TensorFlow's bits, see `is_ordinary`.
-    dead : ndarray of bool
-        Where ``min == max == 0``, see `is_dead`.
-    has_odd : bool
-        Whether any is odd.
-    """
-
-    nudged: Nudged
-    odd: NDArray[np.bool_]
-    dead: NDArray[np.bool_]
-    has_odd: bool
-
-
 def quant_limits(num_bits: int, narrow_range: bool) -> tuple[int, int]:
     """Return the lowest and highest integer, counted from 0 as TensorFlow does."""
     return int(narrow_range), 2**num_bits - 1
-
-
-def range_of(min: Float32Array, max: Float32Array, num_bits: int, narrow_range: bool) -> Range:
-    """Return the constants of a range, known already if it is one of the last few."""
-    if min.size > _MOST_KEPT:
-        return _range_of(min, max, num_bits, narrow_range)
-    return _kept(min.tobytes(), max.tobytes(), min.shape, num_bits, narrow_range)
-
-
-@lru_cache(maxsize=128)
-def _kept(
-    min: bytes, max: bytes, shape: tuple[int, ...], num_bits: int, narrow_range: bool
-) -> Range:
-    low, high = (np.frombuffer(end, np.float32).reshape(shape) for end in (min, max))
-    kept = _range_of(low, high, num_bits, narrow_range)
-    for part in (*kept.nudged, kept.odd, kept.dead):
-        part.setflags(write=False)
-    return kept
-
-
-def _range_of(min: Float32Array, max: Float32Array, num_bits: int, narrow_range: bool) -> Range:
-    nudged = nudge(min, max, num_bits, narrow_range)
-    odd = np.asarray(~is_ordinary(nudged))
-    return Range(nudged, odd, is_dead(min, max), bool(odd.any()))
 
 
 def nudge(min: Float32Array, max: Float32Array, num_bits: int, narrow_range: bool) -> Nudged:

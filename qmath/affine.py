@@ -16,7 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmath._blocks import each_block
 from qmath._float32 import SMALLEST_NORMAL, Float32Array, as_float32
-from qmath._nudge import Nudged, is_ordinary, range_of
+from qmath._nudge import Nudged, is_ordinary
+from qmath._range import Range, range_of
 from qmath._steps import Steps, careful_steps
 from qmath.errors import QmathError
 from qmath.types import QuantizedTensor
@@ -81,8 +82,8 @@ def scale_and_zero_point(
     prefix = f"{name}: " if name else ""
     narrow, signed = _flags(prefix, narrow_range=narrow_range, signed=signed)
     low, high = as_float32(min, f"{prefix}min"), as_float32(max, f"{prefix}max")
-    nudged, dead = _usable(low, high, bits, narrow, name)
-    return _scale_and_zero_point(nudged, dead, bits, signed)
+    of = _usable(low, high, bits, narrow, name)
+    return _scale_and_zero_point(of, bits, signed)
 
 
 def quantize(
@@ -162,11 +163,11 @@ def quantize(
     if op not in ("vars", "args"):
         raise QmathError(f"{prefix}op must be 'vars' or 'args', got {op!r}")
     check_range_shape(x.shape, low, high, per_axis, prefix)
-    nudged, dead = _usable(low, high, bits, narrow, name)
+    of = _usable(low, high, bits, narrow, name)
     values = _output(out, x, smallest_dtype(bits, signed), prefix)
     divide = op == "vars" and not per_axis
-    _fill(x, values, nudged, 2 ** (bits - 1) * signed, divide=divide, prefix=prefix)
-    scale, zero_point = _scale_and_zero_point(nudged, dead, bits, signed)
+    scale, zero_point = _scale_and_zero_point(of, bits, signed)
+    _fill(x, values, of, zero_point, divide=divide, prefix=prefix)
     axis = x.ndim - 1 if per_axis else None
     return QuantizedTensor(values, scale, zero_point, bits, narrow, signed, axis)
 
@@ -209,42 +210,42 @@ def _output(
 
 def _usable(
     low: Float32Array, high: Float32Array, num_bits: int, narrow_range: bool, name: str | None
-) -> tuple[Nudged, NDArray[np.bool_]]:
+) -> Range:
     """Nudge a range that must determine integers; dead channels get constants that round to 0."""
-    nudged, _, dead, has_odd = range_of(low, high, num_bits, narrow_range)
-    with np.errstate(over="ignore", invalid="ignore"):
-        # Of an ordinary range that is no wider than float32 can tell, all that is checked holds.
-        if has_odd or not np.isfinite(nudged.max - nudged.min).all():
-            _refuse_unusable(low, high, nudged, dead, name)
-    if not dead.any():
-        return nudged, dead
+    of = range_of(low, high, num_bits, narrow_range)
+    if of.has_odd or not of.has_width:  # of the others, all that is checked holds
+        _refuse_unusable(low, high, of, name)
+    if not of.has_dead:
+        return of
     half = np.float32(2 ** (num_bits - 1))
     idle = Nudged(*map(np.float32, (1, 1, half, 0, 0, 0)))
-    return Nudged(*(np.where(dead, z, part) for part, z in zip(nudged, idle, strict=True))), dead
+    parts = (np.where(of.dead, z, part) for part, z in zip(of.nudged, idle, strict=True))
+    nudged = Nudged(*parts)
+    return of._replace(
+        nudged=nudged,
+        has_odd=not is_ordinary(nudged).all(),
+        divide=Steps(nudged, divide=True),
+        multiply=Steps(nudged, divide=False),
+    )
 
 
-def _refuse_unusable(
-    low: Float32Array,
-    high: Float32Array,
-    nudged: Nudged,
-    dead: NDArray[np.bool_],
-    name: str | None,
-) -> None:
+def _refuse_unusable(low: Float32Array, high: Float32Array, of: Range, name: str | None) -> None:
     """Raise if a range that is not dead determines no integers."""
+    nudged = of.nudged
+    with np.errstate(over="ignore", invalid="ignore"):
+        width, inverted = nudged.max - nudged.min, low > high
     problems = {
         "is not finite": ~(np.isfinite(low) & np.isfinite(high)),
-        "is inverted (min > max)": low > high,
+        "is inverted (min > max)": inverted,
         "is too wide: its width, scale or the scale's inverse leaves float32's normal range": ~(
-            np.isfinite(nudged.scale)
-            & (nudged.inverse >= SMALLEST_NORMAL)
-            & np.isfinite(nudged.max - nudged.min)
+            np.isfinite(nudged.scale) & (nudged.inverse >= SMALLEST_NORMAL) & np.isfinite(width)
         ),
         "is too narrow: its scale or the scale's inverse leaves float32's normal range": ~(
             (nudged.scale >= SMALLEST_NORMAL) & np.isfinite(nudged.inverse)
         ),
     }
     for problem, where in problems.items():
-        where = where & ~dead
+        where = where & ~of.dead
         if where.any():
             index = int(np.flatnonzero(where)[0])
             channel = f" of channel {index}" if low.ndim else ""
@@ -256,28 +257,27 @@ def _refuse_unusable(
 
 
 def _scale_and_zero_point(
-    nudged: Nudged, dead: NDArray[np.bool_], num_bits: int, signed: bool
+    of: Range, num_bits: int, signed: bool
 ) -> tuple[Float32Array, NDArray[np.int32]]:
-    scale = np.where(dead, np.float32(0), nudged.scale)
+    scale = np.where(of.dead, np.float32(0), of.nudged.scale) if of.has_dead else of.nudged.scale
     offset = np.float32(2 ** (num_bits - 1) * signed)
-    return scale, np.asarray(nudged.zero_point - offset, np.int32)
+    return scale.copy(), (of.nudged.zero_point - offset).astype(np.int32)[...]
 
 
 def _fill(
     x: Float32Array,
     values: NDArray[Any],
-    nudged: Nudged,
-    offset: int,
+    of: Range,
+    zero_point: NDArray[np.int32],
     *,
     divide: bool,
     prefix: str,
 ) -> None:
-    """Write the integers of `x`, less `offset`, to `values`, block by block."""
-    steps = Steps(nudged, divide)
+    """Write the integers of `x` to `values`, block by block."""
+    steps = of.divide if divide else of.multiply
     flat, result = np.ascontiguousarray(x).reshape(-1), values.reshape(-1)
-    shift = np.asarray(nudged.zero_point - np.float32(offset))
+    shift = zero_point.astype(np.float32)[...]
     is_shifted = bool(shift.any())
-    careful = not is_ordinary(nudged).all()
 
     def check(block: slice, buffer: Float32Array) -> None:
         if np.isnan(buffer.min()):
@@ -298,7 +298,7 @@ def _fill(
         check(block, buffer)
         np.copyto(result[block], buffer + shift, casting="unsafe")
 
-    if careful:
-        each_block(carefully, flat.size, (shift, *nudged))
+    if of.has_odd:
+        each_block(carefully, flat.size, (shift, *of.nudged))
     else:
         each_block(plainly, flat.size, (shift, *steps.constants))

@@ -20,18 +20,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath._blocks import each_block
-from qmath._float32 import (
-    LARGEST_SUBNORMAL,
-    Float32Array,
-    as_float32,
-    flush,
-    has_small,
-    leaf_sum,
-    rounded,
-    tree_sum,
-)
-from qmath._nudge import Nudged, Range, range_of
-from qmath._steps import Steps, careful_steps
+from qmath._float32 import Float32Array, as_float32, flush, rounded
+from qmath._gradients import backprop, backward
+from qmath._nudge import Nudged
+from qmath._output import apart, output
+from qmath._range import Range, range_of
+from qmath._steps import careful_steps
 from qmath.affine import check_flag, check_num_bits, check_range_shape
 from qmath.errors import QmathError
 
@@ -248,13 +242,8 @@ def fake_quant_with_min_max_args_gradient(
     del name
     of = _args_range(min, max, num_bits, narrow_range)
     g, x = _gradient_inputs(gradients, inputs)
-    out = _output(out, x.shape)
-    gs, xs, dx = (_apart(a, out) for a in (g, x, out))
-
-    def work(block: slice, lower: Float32Array, upper: Float32Array) -> None:
-        _backprop(gs[block], xs[block], lower, upper, dx[block])
-
-    each_block(work, xs.size, _bounds(of.nudged))
+    out = output(out, x.shape)
+    backprop(apart(g, out), apart(x, out), of.nudged, out.reshape(-1))
     return out
 
 
@@ -306,7 +295,7 @@ def fake_quant_with_min_max_vars_gradient(
     del name
     g, x = _gradient_inputs(gradients, inputs)
     x, of = _vars_range(x, min, max, num_bits, narrow_range, per_axis=False)
-    return FakeQuantWithMinMaxVarsGradient(*_backward(g, x, of.nudged, of.dead, out))
+    return FakeQuantWithMinMaxVarsGradient(*backward(g, x, of, out))
 
 
 def fake_quant_with_min_max_vars_per_channel_gradient(
@@ -352,7 +341,7 @@ def fake_quant_with_min_max_vars_per_channel_gradient(
     del name
     g, x = _gradient_inputs(gradients, inputs)
     x, of = _vars_range(x, min, max, num_bits, narrow_range, per_axis=True)
-    return FakeQuantWithMinMaxVarsPerChannelGradient(*_backward(g, x, of.nudged, of.dead, out))
+    return FakeQuantWithMinMaxVarsPerChannelGradient(*backward(g, x, of, out))
 
 
 def _op_attributes(num_bits: Any, narrow_range: Any) -> tuple[int, bool]:
@@ -395,28 +384,11 @@ def _gradient_inputs(gradients: ArrayLike, inputs: ArrayLike) -> tuple[Float32Ar
     return g, x
 
 
-def _output(out: Float32Array | None, shape: tuple[int, ...]) -> Float32Array:
-    if out is None:
-        return np.empty(shape, np.float32)
-    if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != shape:
-        raise QmathError(f"out must be a float32 array of shape {shape}")
-    if not out.flags.c_contiguous or not out.flags.writeable:
-        raise QmathError("out must be C-contiguous and writeable")
-    return out
-
-
-def _apart(x: Float32Array, out: Float32Array) -> Float32Array:
-    """Return `x` flat, and copied if writing `out` would change elements that are not read yet."""
-    is_same = x.__array_interface__["data"][0] == out.__array_interface__["data"][0]
-    apart = x.copy() if np.may_share_memory(x, out) and not is_same else x
-    return np.ascontiguousarray(apart).reshape(-1)
-
-
 def _forward(x: Float32Array, of: Range, *, divide: bool, out: Float32Array | None) -> Float32Array:
     """Run the forward kernel: plain arithmetic, and careful for the channels that need it."""
-    out = _output(out, x.shape)
-    flat, result = _apart(x, out), out.reshape(-1)
-    steps = Steps(of.nudged, divide)
+    out = output(out, x.shape)
+    flat, result = apart(x, out), out.reshape(-1)
+    steps = of.divide if divide else of.multiply
 
     def plainly(block: slice, scale: Float32Array, *constants: Float32Array) -> None:
         written = result[block]
@@ -443,49 +415,3 @@ def _careful(x: Float32Array, nudged: Nudged, dead: Array, divide: bool) -> Floa
     """Fake-quantize with any range; a dead one gives +0 everywhere."""
     relative = careful_steps(x, nudged, divide).astype(np.float64)
     return np.where(dead, np.float32(0), rounded(relative * nudged.scale))
-
-
-def _backward(
-    g: Float32Array,
-    x: Float32Array,
-    nudged: Nudged,
-    dead: NDArray[np.bool_],
-    out: Float32Array | None,
-) -> tuple[Float32Array, Float32Array, Float32Array]:
-    """Return the three gradients of the ops whose range is a variable."""
-    out = _output(out, x.shape)
-    sums = np.zeros((2, nudged.scale.size), np.float32)
-    if x.size:
-        gs, xs, dx = (_apart(a, out).reshape(-1, nudged.scale.size) for a in (g, x, out))
-        lower, upper = _bounds(nudged)
-
-        def leaf(first: int, count: int) -> Float32Array:
-            rows = slice(first, first + count)
-            below, above = xs[rows] < lower, xs[rows] > upper
-            with np.errstate(invalid="ignore"):
-                parts = leaf_sum(gs[rows] * below), leaf_sum(gs[rows] * above)
-            _backprop(gs[rows], xs[rows], lower, upper, dx[rows])
-            return np.stack(parts)
-
-        idle = dead.reshape(-1)
-        passed = gs[:, idle]
-        sums = tree_sum(leaf, 0, len(xs))
-        sums[:, idle] = 0
-        dx[:, idle] = passed
-    low, high = (np.asarray(part).reshape(nudged.scale.shape) for part in sums)
-    return out, low, high
-
-
-def _bounds(nudged: Nudged) -> tuple[Float32Array, Float32Array]:
-    """Return bounds to compare plain float32 with, as kernels compare with subnormals as zero."""
-    lower = np.where(nudged.min == 0, -LARGEST_SUBNORMAL, nudged.min)
-    return lower, np.where(nudged.max == 0, LARGEST_SUBNORMAL, nudged.max)
-
-
-def _backprop(
-    g: Float32Array, x: Float32Array, lower: Float32Array, upper: Float32Array, out: Float32Array
-) -> None:
-    """Write ``g * (lower <= x <= upper)``, subnormal gradients flushed."""
-    inside = (x >= lower) & (x <= upper)
-    with np.errstate(invalid="ignore"):
-        np.multiply(flush(g) if has_small(g) else g, inside, out=out)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import qmath
 from qmath import _nudge
 from qmath._blocks import each_block
+from qmath._range import range_of
 from qmath._steps import Steps
 from qmath.errors import QmathError
 from tests.helpers import assert_same_bits
@@ -46,12 +47,12 @@ def test_plain_nudging_is_careful_nudging(pairs: list, num_bits: int, narrow_ran
 
 def test_a_kept_range_cannot_be_changed() -> None:
     low, high = np.float32([-1, 0]), np.float32([1, 6])
-    kept = _nudge.range_of(low, high, 8, False)
-    assert _nudge.range_of(low.copy(), high.copy(), 8, False) is kept
+    kept = range_of(low, high, 8, False)
+    assert range_of(low.copy(), high.copy(), 8, False) is kept
     with pytest.raises(ValueError, match="read-only"):
         kept.nudged.scale[0] = 1
     low[0] = -0.0  # which is another range than 0.0, if only by its bits
-    assert _nudge.range_of(low, high, 8, False) is not kept
+    assert range_of(low, high, 8, False) is not kept
 
 
 def test_a_positive_sum_is_truncated() -> None:

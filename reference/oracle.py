@@ -171,7 +171,8 @@ def fake_quant_with_min_max_vars_per_channel_gradient(
 
 def _numpy(tensor: Any) -> Float32Array:
     """Copy a tensor out of TensorFlow; rank 0 stays an array, which can be written in place."""
-    return np.array(tensor.numpy(), dtype=np.float32)
+    copy = tensor.numpy()
+    return copy if isinstance(copy, np.ndarray) else np.array(copy, dtype=np.float32)
 
 
 class TwinQuantizer:

@@ -18,16 +18,16 @@ DIGEST = "0" * 64
 ENVIRONMENT = {
     "versions": {"python": "3", "qmath-tfmot": "1", "numpy": "2", "tensorflow": "2"},
     "cpu": "one",
-    "sources": {"files": ["affine.py"], "sha256": DIGEST},
 }
 SWEEP = {
     "name": "sweep", "op": "fake_quant_with_min_max_vars", "num_bits": 8, "narrow_range": False,
     "min": [-1.0, 0.0], "max": [1.0, 2.0], "gradient": None, "patterns": 2**32,
     "compared": 2**33, "integers": 2**33, "differing_bits": 0, "sha256": DIGEST,
+    "commit": "unknown",
 }  # fmt: skip
 TRIP = {
     "op": "fake_quant_with_min_max_args", "num_bits": 3, "range_widths": 5, "compared": 320,
-    "differing": 2, "sha256": DIGEST,
+    "differing": 2, "sha256": DIGEST, "commit": "a" * 40 + "+",
 }  # fmt: skip
 ENTRIES = [
     {"task": "trips", "seconds": 30.0, "records": [TRIP, {**TRIP, "num_bits": 2}]},
@@ -61,10 +61,10 @@ def test_a_row_of_the_table_for_each_proof_and_op():
     ]
 
 
-def test_the_sources_that_compute_are_part_of_the_environment(monkeypatch):
-    monkeypatch.setattr(certificate, "PACKAGES", ("numpy",))
-    sources = certificate.environment()["sources"]
-    assert {"affine.py", "fake_quant.py", "_float32.py"} <= set(sources["files"])
+def test_records_name_the_commit_of_their_kernels(monkeypatch, tmp_path):
+    assert SCHEMA.evolve(schema=SCHEMA.schema["$defs"]["commit"]).is_valid(certificate.commit())
+    monkeypatch.setattr(certificate, "ROOT", tmp_path)
+    assert certificate.commit() == "unknown"
 
 
 def test_a_finished_task_is_not_done_again(tmp_path):
@@ -88,7 +88,7 @@ def test_a_line_that_a_crash_cut_off_is_a_task_to_do_again(tmp_path):
     assert list(Journal(path, ENVIRONMENT, resume=True).finished) == ["trips", "sweep"]
 
 
-def test_records_of_other_kernels_are_not_mixed_in(tmp_path):
+def test_records_of_another_processor_are_not_mixed_in(tmp_path):
     path = tmp_path / "journal"
     Journal(path, ENVIRONMENT, resume=False).add(ENTRIES[0])
     with pytest.raises(JournalError, match="other cpu"):

@@ -37,7 +37,9 @@ def _work(name: str, quick: bool) -> Finished:
 
     qmath.set_num_threads(1)  # the processes share the processors already
     start = time.process_time()
-    records = tasks(quick)[name].run(_tick)
+    records = [
+        {**record, "commit": certificate.commit()} for record in tasks(quick)[name].run(_tick)
+    ]
     return name, records, time.process_time() - start
 
 

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CERTIFICATE", "KINDS", "build", "count_differing", "environment", "table", "write"]
+__all__ = [
+    "CERTIFICATE",
+    "KINDS",
+    "build",
+    "commit",
+    "count_differing",
+    "environment",
+    "table",
+    "write",
+]
 
 ROOT = Path(__file__).parents[2]
 CERTIFICATE = ROOT / "reference" / "certificate.json"
 KINDS = ("sweeps", "thresholds", "round_trips")
 PACKAGES = ("qmath-tfmot", "numpy", "tensorflow")
-# What computes: changes elsewhere leave the certificate valid.
-SOURCES = ("affine.py", "fake_quant.py", "_*.py")
 
 
 def environment() -> dict[str, Any]:
-    """Return versions, processor, and a digest of the sources that compute."""
-    sources = sorted(path for pattern in SOURCES for path in (ROOT / "qmath").glob(pattern))
-    digest = hashlib.sha256()
-    for path in sources:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return {
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in PACKAGES},
-        },
-        "cpu": _processor(),
-        "sources": {"files": [path.name for path in sources], "sha256": digest.hexdigest()},
-    }
+    """Return versions and processor."""
+    versions = {name: metadata.version(name) for name in PACKAGES}
+    return {"versions": {"python": platform.python_version(), **versions}, "cpu": _processor()}
+
+
+def commit() -> str:
+    """Return the commit of the sources, with a ``+`` if files have changed since."""
+    if not (ROOT / ".git").exists():
+        return "unknown"
+    git = ["git", "-C", str(ROOT)]
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    changes = [*git, "status", "--porcelain", "--", "qmath"]
+    changed = subprocess.run(changes, capture_output=True, text=True, check=True).stdout
+    return head.stdout.strip() + ("+" if changed else "")
 
 
 def _processor() -> str:

@@ -21,7 +21,7 @@ class Journal:
     ----------
     path : path
     environment : dict
-        Versions, processor and sources of this run; records of another one are not mixed in.
+        Versions and processor of this run; records of another one are not mixed in.
     resume : bool
         Keep what the file holds, instead of starting anew.
 

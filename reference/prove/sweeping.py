@@ -39,7 +39,11 @@ def patterns(channels: int, quick: bool) -> Iterator[np.ndarray]:
 
 
 def sweep(of: Sweep, tick: Tick, quick: bool = False) -> dict[str, Any]:
-    """Run a sweep and return its record."""
+    """Run a sweep and return its record.
+
+    Its digest is that of the integers (signed, of the smallest dtype, NaN as 0.0), which with
+    scale and zero point say all; of the floats for a gradient or a range without integers.
+    """
     tally = Tally()
     run = _backward if of.gradient else _forward
     for block in patterns(len(of.min), quick):
@@ -58,12 +62,15 @@ def _forward(of: Sweep, x: np.ndarray, tally: Tally) -> None:
     expected = getattr(oracle, of.function)(x, *_settings(of))
     tally.outputs(getattr(qmath, of.function)(x, *_settings(of)), expected)
     if not _has_integers(of):
+        tally.digest(expected)
         return
     nan = np.isnan(x)
     if nan.any():
         _check_refused(of, x)
         x, expected = np.where(nan, np.float32(0), x), np.where(nan, np.float32(0), expected)
-    tally.reconstructed(_quantize(of, x).dequantize(), expected)
+    q = _quantize(of, x)
+    tally.reconstructed(q, expected)
+    tally.digest(q.values)
 
 
 def _quantize(of: Sweep, x: np.ndarray) -> qmath.QuantizedTensor:
@@ -107,3 +114,4 @@ def _backward(of: Sweep, block: np.ndarray, tally: Tally) -> None:
             ours, theirs = (ours,), (theirs,)
         for mine, expected in zip(ours, theirs, strict=True):
             tally.outputs(np.atleast_1d(mine), np.atleast_1d(expected))
+            tally.digest(np.atleast_1d(expected))

@@ -1,4 +1,4 @@
-"""Compare outputs and remember: how many, how many bits differ, and a digest of TensorFlow's."""
+"""Compare outputs and remember: how many, how many bits differ, and a digest of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+import qmath
 from reference.fuzz import differing_bits
 
 __all__ = ["Tally", "Tick"]
@@ -32,24 +33,27 @@ class Tally:
         self._hash = hashlib.sha256()
 
     def outputs(self, ours: np.ndarray, theirs: np.ndarray) -> None:
-        """Compare float32 outputs; NaN equals NaN. Theirs go into the digest."""
+        """Compare float32 outputs; NaN equals NaN."""
         self.compared += theirs.size
         self._count(ours, theirs)
-        if np.isnan(theirs.max(initial=0)):
-            theirs = np.where(np.isnan(theirs), np.float32(np.nan), theirs)
-        self._hash.update(np.ascontiguousarray(theirs))
 
-    def reconstructed(self, ours: np.ndarray, theirs: np.ndarray) -> None:
+    def reconstructed(self, ours: qmath.QuantizedTensor, theirs: np.ndarray) -> None:
         """Compare dequantized integers with fake-quantized floats."""
         self.integers += theirs.size
-        self._count(ours, theirs)
+        self._count(ours.dequantize(), theirs)
+
+    def digest(self, outputs: np.ndarray) -> None:
+        """Put integers, or floats with one kind of NaN, into the digest."""
+        if outputs.dtype.kind == "f" and np.isnan(outputs.max(initial=0)):
+            outputs = np.where(np.isnan(outputs), np.float32(np.nan), outputs)
+        self._hash.update(np.ascontiguousarray(outputs))
 
     def _count(self, ours: np.ndarray, theirs: np.ndarray) -> None:
         if not np.array_equal(ours.view(np.uint32), theirs.view(np.uint32)):
             self.differing += differing_bits(ours, theirs)
 
     def record(self) -> dict[str, Any]:
-        """Return the counts and the digest of TensorFlow's float32 outputs, in order."""
+        """Return the counts and the digest."""
         return {
             "compared": self.compared,
             "integers": self.integers,

@@ -126,9 +126,9 @@ def thresholds(num_bits: int, tick: Tick, quick: bool = False) -> list[dict[str,
             for x in threshold_floats(group, op):
                 expected = _apply(oracle, op, x, group)
                 tally.outputs(_apply(qmath, op, x, group), expected)
-                if any(usable):
-                    real = _dequantized(op, x, group, usable)
-                    tally.reconstructed(real, np.ascontiguousarray(expected[:, usable]))
+                tally.digest(expected)
+                for q, real in _quantized(op, x, group, usable, expected):
+                    tally.reconstructed(q, real)
                 tick(x.size)
     return [
         {
@@ -166,15 +166,22 @@ def _has_integers(of: Group, channel: int) -> bool:
     return True
 
 
-def _dequantized(op: str, x: np.ndarray, of: Group, usable: list[bool]) -> np.ndarray:
-    """Quantize the columns that have integers, and return what these stand for."""
-    x, low, high = np.ascontiguousarray(x[:, usable]), of.min[usable], of.max[usable]
+def _quantized(
+    op: str, x: np.ndarray, of: Group, usable: list[bool], expected: np.ndarray
+) -> Iterator[tuple[qmath.QuantizedTensor, np.ndarray]]:
+    """Quantize the columns that have integers; yield these with what they have to stand for."""
+    if not any(usable):
+        return
+    x, expected = (np.ascontiguousarray(a[:, usable]) for a in (x, expected))
+    low, high = of.min[usable], of.max[usable]
     if op == "vars_per_channel":
-        return qmath.quantize(
-            x, low, high, of.num_bits, narrow_range=of.narrow_range, per_axis=True
-        ).dequantize()
-    found = [
-        qmath.quantize(column, *ends, of.num_bits, narrow_range=of.narrow_range, op=op).dequantize()
-        for column, *ends in zip(x.T, low, high, strict=True)
-    ]
-    return np.ascontiguousarray(np.stack(found, axis=1))
+        yield (
+            qmath.quantize(x, low, high, of.num_bits, narrow_range=of.narrow_range, per_axis=True),
+            expected,
+        )
+        return
+    for column, real, *ends in zip(x.T, expected.T, low, high, strict=True):
+        yield (
+            qmath.quantize(column, *ends, of.num_bits, narrow_range=of.narrow_range, op=op),
+            np.ascontiguousarray(real),
+        )

@@ -63,8 +63,6 @@ class Identifiers(Mapping[str, str]):
     ----------
     names : iterable of str
         Any text; the order decides who gets a number.
-    taken : iterable of str
-        Identifiers that nothing may get.
 
     Examples
     --------
@@ -76,8 +74,8 @@ class Identifiers(Mapping[str, str]):
     'conv1_kernel_size'
     """
 
-    def __init__(self, names: Iterable[str] = (), taken: Iterable[str] = ()) -> None:
-        self._taken = {*_RESERVED, *(identifier.lower() for identifier in taken)}
+    def __init__(self, names: Iterable[str]) -> None:
+        self._taken = {*_RESERVED}
         self._found: dict[str, str] = {}
         for name in names:
             if name not in self._found:

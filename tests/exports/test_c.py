@@ -209,6 +209,50 @@ def test_a_model_is_cut_where_it_is_float(tmp_path):
     assert "To have conv2d3 in integers: quantize its weights" in header
 
 
+QUANTIZER = """#include <stdio.h>
+#include "model.h"
+int main(void)
+{
+    static float x[MODEL_QUANTIZELAYER1_OUTPUT_SIZE];
+    int i;
+    if (fread(x, sizeof x, 1, stdin) != 1)
+        return 1;
+    model_set_quantizelayer1_output(x);
+    for (i = 0; i < MODEL_QUANTIZELAYER1_OUTPUT_SIZE; ++i)
+        printf("%ld\\n", (long)model_quantizelayer1_output[i]);
+    return 0;
+}
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize("flags", ["-O0", "-O3"])
+@pytest.mark.parametrize(
+    ("ends", "bits", "op"),
+    [((0.0, 1.0), 8, "vars"), ((-1.3, 0.7), 2, "args"), ((-6.1, 5.9), 16, "vars"),
+     ((-6.1, 5.9), 16, "args"), ((-3e-20, 1e-19), 5, "vars"), ((-1e30, 3e30), 8, "args")],
+)  # fmt: skip
+def test_floats_are_quantized_as_tensorflow_does(tmp_path, ends, bits, op, flags):
+    low, high = np.float32(ends)
+    scale = (np.float64(high) - low) / (2**bits - 1)
+    ties = np.float32(low + np.arange(-3, 2 ** (bits + 1) + 3)[:5000] * (scale / 2))
+    near = [np.nextafter(ties, np.float32(way)) for way in (-np.inf, np.inf)]
+    special = np.float32([0.0, -0.0, 1e-45, -1e-45, 1e-38, np.inf, -np.inf, 3e38, low, high])
+    x = np.concatenate([ties, *near, special])
+    net = networks.Network(x.size)
+    spec = QuantSpec("FixedQuantizer", bits, False, False, False, op)
+    net.tensors = [QatTensor("quantizelayer1/output", "output", None, low, high, spec)]
+    place = tmp_path / "out"
+    export(net.model(), place, format="c", vectors=1)
+    reader = tmp_path / "reader.c"
+    reader.write_text(QUANTIZER)
+    program = compiled(place, reader, place / "model.c", place / "model_data.c", options=(flags,))
+    output = subprocess.run([program], input=x.tobytes(), capture_output=True, check=True).stdout
+    expected = qmath.quantize(x, low, high, bits, op=op, signed=False)
+    relative = expected.values.astype(int) - expected.zero_point
+    np.testing.assert_array_equal(np.array(output.split(), np.int64), relative)
+
+
 @pytest.mark.parametrize(("name", "is_wide"), [("images", False), ("images of 16 bits", True)])
 def test_accumulators_are_as_wide_as_they_have_to_be(name, is_wide):
     files = dict(render(quantize_model(NETWORKS[name])))

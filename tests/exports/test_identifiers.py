@@ -55,10 +55,6 @@ def test_there_is_room_for_an_ending():
     assert found.new(found["x" * 300] + "_zero_point") == "x" * 80 + "_zero_point"
 
 
-def test_what_is_taken_is_nobodys():
-    assert Identifiers(["Main/size"], taken=["main_size"])["Main/size"] == "Main_size_2"
-
-
 def test_a_bundle_names_the_keys_of_its_arrays():
     bundle = quantize_model(model(), layouts=["OHWI"])
     assert list(bundle.keys()) == [key for key, _ in bundle.arrays()]

@@ -24,6 +24,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail as Failure
 
 import qmath
 from qmath.bundle import Bundle, quantize_model
@@ -70,6 +71,8 @@ class Result:
         Elements of the outputs, and how many have other bits than those of the profile.
     largest_output : float
         Their largest difference.
+    failure : str
+        Why ONNX Runtime cannot run it, if so; nothing is counted then.
     """
 
     model: str
@@ -77,12 +80,13 @@ class Result:
     fold: bool
     bits: int
     integers: int
-    differing: int
-    far: int
-    largest: int
-    outputs: int
-    differing_outputs: int
-    largest_output: float
+    differing: int = 0
+    far: int = 0
+    largest: int = 0
+    outputs: int = 0
+    differing_outputs: int = 0
+    largest_output: float = 0.0
+    failure: str = ""
 
 
 def case(name: str, count: int | None = None) -> tuple[Bundle, dict[str, Array]]:
@@ -141,7 +145,11 @@ def measure(name: str, count: int | None = None) -> Iterator[Result]:
         file = io.BytesIO()
         qdq.write(bundle, file, fold=fold)
         for setting, (optimize, entries) in SETTINGS.items():
-            integers, outputs = session_outputs(file.getvalue(), inputs, optimize, entries)
+            try:
+                integers, outputs = session_outputs(file.getvalue(), inputs, optimize, entries)
+            except Failure as error:
+                yield Result(name, setting, fold, bits, 0, failure=str(error))
+                continue
             layers = compare(program, inputs, Exact(), integers).layers
             pairs = list(zip(outputs, expected, strict=True))
             yield Result(
@@ -173,6 +181,8 @@ def table(found: Sequence[Result]) -> Iterator[str]:
 
 
 def _count(result: Result) -> str:
+    if result.failure:
+        return "fails"
     if not result.differing:
         return "0"
     text = f"{result.differing:,}"

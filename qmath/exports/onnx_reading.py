@@ -65,7 +65,7 @@ def arrays_of(
                 arrays[keys[1]] = _along_axis(held[keys[1]], entry)
             if keys[2] in held:
                 arrays[keys[2]] = _along_axis(_as_integers(held[keys[2]], "int32"), entry)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise FileFormatError(
                 f"{where}: the tensor {name!r} does not fit its entry in the manifest ({error}); "
                 "export again"

@@ -124,3 +124,25 @@ def of_every_layer(high: float = 8.1237) -> QatModel:
     outputs = [n.layer(kind, "Activation", x, activation=kind) for kind in
                ("sigmoid", "softmax", "tanh", "swish")]  # fmt: skip
     return n.model(*outputs)
+
+
+def of_shared_layers() -> QatModel:
+    """Return two inputs through one layer, whose biases are float16, and what they sum up to.
+
+    A transposed convolution with scales along its input channels follows, which runs in float.
+    """
+    n = Network(7)
+    calls = []
+    for i, (name, call) in enumerate((("left", "conv"), ("right", "conv#1"))):
+        x = n.layer(name, "InputLayer", batch_input_shape=[None, 5, 4, 3])
+        x = n.quantize(n.layer(f"quantize{i}", "QuantizeLayer", x), -1.0, 1.5 + i)
+        config = {"strides": [1, 1], "padding": "same", "activation": "relu"}
+        n.nodes.append(Node(call, "conv", "Conv2D", (x,), config, "MyConfig"))
+        calls.append(call)
+    n.add(weight("conv/kernel", n.rng.normal(size=(3, 3, 3, 6)).astype(np.float32), CONV))
+    n.add(QatTensor("conv/bias", "float", n.rng.normal(size=6).astype(np.float16)))
+    n.quantize("conv", 0.0, 9.0)
+    x = n.quantize(n.layer("sum", "Add", *calls), 0.0, 17.0)
+    x = n.layer("up", "Conv2DTranspose", x, strides=[2, 2], padding="same", activation="linear")
+    n.kernel(x, 3, 2, 4, 6, bias=4)
+    return n.model(n.quantize(x, -40.0, 40.0), "conv#1")

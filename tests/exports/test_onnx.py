@@ -21,7 +21,7 @@ from qmath.integer.compare import compare
 from qmath.integer.profiles import Exact
 from tests.exports import networks
 from tests.exports.models import WIDTHS, model
-from tests.exports.qdq_networks import of_every_layer, of_width
+from tests.exports.qdq_networks import of_every_layer, of_shared_layers, of_width
 from tests.helpers import assert_same_bits
 
 onnx = pytest.importorskip("onnx", reason="no wheel of onnx for this Python")
@@ -157,6 +157,24 @@ def test_more_layers(name, bits):
     # Their round ranges make many sums ties, which float32 decides.
     assert all(layer.explained for layer in found.layers)
     assert sum(layer.teacher_forced == 0 for layer in found.layers) >= len(found.layers) - 3
+
+
+@pytest.mark.parametrize("fold", [False, True])
+def test_shared_layers_and_scales_along_the_inputs(fold):
+    network = of_shared_layers()
+    inputs = images(network)
+    data = written(network, fold=fold)
+    proto = onnx.load_from_string(data)
+    onnx.checker.check_model(proto, full_check=True)
+    assert sum(node.output[0] == "conv/kernel/dequantized" for node in proto.graph.node) == 1
+    expected = qmath.run(network, inputs, profile="exact")
+    found = integers(data, inputs)
+    assert found.keys() == expected.integers.keys()
+    for step, array in found.items():
+        np.testing.assert_array_equal(array, expected.integers[step])
+    given = {names(data)["inputs"][name]: x for name, x in inputs.items()}
+    for output, array in zip(run(data, given).values(), expected.outputs.values(), strict=True):
+        assert_same_bits(output, array)
 
 
 def test_layers_that_training_left_float():

@@ -18,7 +18,7 @@ from qmath.integer.compare import compare
 from qmath.integer.profiles import Exact
 from tests.exports import networks
 from tests.exports.models import WIDTHS
-from tests.exports.qdq_networks import of_every_layer, of_width
+from tests.exports.qdq_networks import of_every_layer, of_shared_layers, of_width
 from tests.exports.test_onnx import (
     SAMPLES,
     changed,
@@ -149,6 +149,17 @@ def test_samples(name, tmp_path):
     assert len(found) >= 4
     for step, array in found.items():
         np.testing.assert_array_equal(array, expected.integers[step])
+
+
+def test_shared_layers_and_scales_along_the_inputs():
+    network = of_shared_layers()
+    inputs = images(network, 1)
+    data = written(network)
+    found = integers(data, execute(data, inputs), network)
+    expected = qmath.run(network, inputs, profile="exact").integers
+    assert found.keys() == expected.keys()
+    for step, array in found.items():
+        np.testing.assert_array_equal(array, expected[step])
 
 
 def test_a_channel_of_zeros():

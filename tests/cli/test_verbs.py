@@ -86,6 +86,24 @@ def test_export_and_verify_every_sample(tmp_path, name):
             np.testing.assert_array_equal(real.view(np.uint32), golden[key].view(np.uint32))
 
 
+OPTIONS = {
+    "safetensors": "packing=msb", "bin": "alignment=64", "h5": None, "mem": "per_word=4",
+    "hex": "per_word=2", "coe": "per_word=4", "mif": "per_word=4",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("format", OPTIONS)
+def test_export_in_other_formats(tmp_path, format):
+    path, model = tmp_path / f"out.{format}", SAMPLES / "nbit4.h5"
+    option = ["--option", OPTIONS[format]] if OPTIONS[format] else []
+    assert run("export", model, "-o", path, *option).exit_code == 0
+    result = run("verify", model, path)
+    assert result.exit_code == 0
+    assert "equal; 14 tensors" in result.stdout.replace("\n", " ")
+    assert run("verify", SAMPLES / "default8.h5", path).exit_code == 1
+    assert "exists" in fails("export", model, "-o", path)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_export_in_other_layouts(tmp_path, name):
     layouts = ["--layout", "OHWI", "--layout", "MHWI"]

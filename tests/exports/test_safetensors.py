@@ -4,8 +4,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import given
 from safetensors import safe_open
 from safetensors.numpy import load, load_file
 
@@ -257,6 +259,24 @@ def test_truncations_and_additions_are_refused():
         safetensors.read(io.BytesIO(data + b"\0"))
     with pytest.raises(FileFormatError, match="no safetensors file, or it was cut"):
         safetensors.read(io.BytesIO(b"\xff" * 8 + data[8:]))
+
+
+SOUND = written()
+
+
+@given(st.data())
+def test_damage_is_refused_or_reads_as_arrays(data):
+    content = bytearray(SOUND)
+    end = 8 + int.from_bytes(content[:8], "little")
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, end - 1))
+        content[at] = data.draw(st.sampled_from(b'0123456789[]{}",:-e\\ \x00\xff'))
+    try:
+        _, arrays = safetensors.read(io.BytesIO(content))
+        for key in arrays:
+            assert arrays[key].nbytes <= 4 * len(content)
+    except FileFormatError:
+        pass
 
 
 def test_a_changed_integer_is_found(tmp_path):

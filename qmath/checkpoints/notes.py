@@ -8,6 +8,7 @@ __all__ = [
     "ANNOTATED_ONLY",
     "NOTHING_QUANTIZED",
     "NO_ARCHITECTURE",
+    "NO_CONFIG",
     "fixed_bits",
     "fixed_unplaced",
     "forced",
@@ -30,6 +31,10 @@ ANNOTATED_ONLY = (
 NO_ARCHITECTURE = (
     "The file holds weights without the model's architecture: no layers, and none of the settings "
     "that configs hold. Name a file that has it with --architecture (architecture= in Python)."
+)
+NO_CONFIG = (
+    "The file holds no config of the model: names are those of variables and scopes, and what runs "
+    "tells the layers."
 )
 NOTHING_QUANTIZED = (
     "Nothing in this model is quantized: it holds no range that TFMOT's training "

@@ -155,6 +155,12 @@ class ObjectGraph:
             stack += reversed(below)
         return found
 
+    def listed(self, node: int) -> list[int]:
+        """Return the variables in the list that Keras attaches to what it exports."""
+        holder = self.child(node, "variables")
+        children = self[holder].children.values() if holder is not None else ()
+        return [child for child in dict.fromkeys(children) if self[child].is_variable]
+
     def _trackable(self, number: int) -> Trackable:
         if not 0 <= number < len(self._nodes):
             raise FileFormatError(

@@ -15,13 +15,17 @@ import numpy as np
 
 from qmath.checkpoints import notes
 from qmath.checkpoints.architecture import Architecture, read_architecture
+from qmath.checkpoints.exported import exported_layers, renamed
 from qmath.checkpoints.facts import Found
 from qmath.checkpoints.function_graph import FunctionGraph
+from qmath.checkpoints.graph_layers import Names, read_layers
 from qmath.checkpoints.graphdef import FakeQuants, find_fake_quants, graph_facts
 from qmath.checkpoints.keras_config import is_model
+from qmath.checkpoints.keras_graph import NotAGraphError
 from qmath.checkpoints.object_graph import ObjectGraph, read_object_graph
 from qmath.checkpoints.pairing import Paired, check_unique, complete, notes_on
 from qmath.checkpoints.reading import Reading, refuse_architecture
+from qmath.checkpoints.serving import Serving, read_scopes, serving
 from qmath.checkpoints.tf_checkpoint import PairedLayer, paired_layers
 from qmath.containers.bounded_json import parse_json
 from qmath.containers.lazy_array import LazyArray
@@ -33,7 +37,11 @@ __all__ = ["read"]
 
 
 def read(path: str, architecture: Architecture | None) -> Reading:
-    """Read a SavedModel: of ``model.save(…, save_format="tf")`` or ``tf.saved_model.save``.
+    """Read a SavedModel.
+
+    ``model.save(…, save_format="tf")`` keeps the config, so that names and layers are those of
+    the ``.h5``; ``tf.saved_model.save`` and ``model.export`` keep variables and functions, whose
+    scopes give names, and whose ops tell the layers.
 
     Parameters
     ----------
@@ -65,20 +73,56 @@ def read(path: str, architecture: Architecture | None) -> Reading:
         known = architecture
         where += f", with the architecture of {architecture.source}" if architecture.source else ""
     layers, told = paired_layers(saved.bundle, objects, known.config if known else None, where)
-    if not layers:
-        raise FileFormatError(
-            f"{where}: this SavedModel holds variables without the layers they belong to, as "
-            f"model.export() writes it; save the model with model.save(…, save_format='tf')"
-        )
-    fake_quants = find_fake_quants(FunctionGraph(saved, where), iter(saved.bound), where)
+    graph = FunctionGraph(saved, where)
     keys = _keys(saved, objects, where)
+    fake_quants = find_fake_quants(graph, iter(saved.bound), where)
+    served = serving(saved, graph) if known is None else None
+    if known is None:
+        scopes = read_scopes(graph, served.inner) if served else {}
+        by_key = {keys[number]: paths for number, paths in scopes.items() if number in keys}
+        if layers:
+            layers, told = renamed(layers, by_key), []
+        else:
+            layers = exported_layers(saved.bundle, objects, by_key, fake_quants, keys)
+        told.append(notes.NO_CONFIG)
     found = _with_facts(layers, fake_quants, keys, where)
     check_unique((item.name for item in found), where)
     told += notes_on(found, [layer.facts for layer in layers])
+    if known is None:
+        known = _from_graph(graph, served, _names(layers, found, keys))
     beside = [architecture.source] if architecture and architecture.source else []
     files = SourceFiles([*saved.files, *beside], saved.directory)
-    return Reading(
-        tuple(found), known or Architecture(notes=(notes.NO_ARCHITECTURE,)), files, tuple(told)
+    return Reading(tuple(found), known, files, tuple(told))
+
+
+def _from_graph(graph: FunctionGraph, served: Serving | None, names: Names) -> Architecture:
+    """Return the layers that the function runs that serves, as far as they are known."""
+    if served is None:
+        return Architecture(notes=(notes.no_graph("the file has no function that serves"),))
+    try:
+        layers = read_layers(graph, *served, names)
+    except NotAGraphError as error:
+        return Architecture(notes=(notes.no_graph(str(error)),))
+    return Architecture(graph=layers)
+
+
+def _names(
+    layers: Sequence[PairedLayer], found: Sequence[Found], keys: Mapping[int | None, str]
+) -> Names:
+    """Return what tensors are called, by the numbers of their variables."""
+    weights, ranges = {}, {}
+    for layer in layers:
+        for member in layer.members:
+            name = f"{layer.facts.path}/{member.name}"
+            if member.values is None:
+                ranges[_key(member.low)] = name
+            else:
+                weights[_key(member.values)] = name
+    numbers = [(number, key) for number, key in keys.items() if number is not None]
+    return Names(
+        {number: weights[key] for number, key in numbers if key in weights},
+        {number: ranges[key] for number, key in numbers if key in ranges},
+        frozenset(item.name for item in found if item.role == "weight"),
     )
 
 

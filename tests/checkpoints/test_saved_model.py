@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 
 import qmath
 from qmath.errors import ContradictionError, FileFormatError
-from qmath.types import Graph
+from qmath.types import Graph, QatModel
 from reference.zoo import Outcome, check
 
 pytest.importorskip("google.protobuf")
@@ -27,6 +29,7 @@ GOLDEN = Path(__file__).parents[2] / "reference" / "golden" / "saved_models"
 MODELS = sorted(path.parent for path in GOLDEN.rglob("expected.npz"))
 FIXED = GOLDEN / "tf2.21" / "fixed_weight" / "keras_saved"
 # Without the one that a .h5 cannot tell.
+BARE = sorted([*GOLDEN.rglob("tf_saved"), *GOLDEN.rglob("exported")])
 KERAS = sorted(set(GOLDEN.rglob("keras_saved")) - {FIXED})
 NESTED = GOLDEN / "tf2.21" / "nested"
 SMALL = GOLDEN / "tf2.21" / "kernel_bias"
@@ -75,7 +78,7 @@ def test_there_are_two_releases() -> None:
     assert {path.parent.parent.name for path in KERAS} == {"tf2.13", "tf2.21"}
 
 
-@pytest.mark.parametrize("path", KERAS, ids=label)
+@pytest.mark.parametrize("path", [*KERAS, *BARE], ids=label)
 def test_tensors_are_those_that_keras_held(path: Path) -> None:
     outcome = check(path.parent, path.name)
     assert outcome is not None
@@ -95,15 +98,46 @@ def test_names_roles_and_layers_are_those_of_the_h5(path: Path) -> None:
             assert known in (None, getattr(saved.tensors[name].spec, field)), (name, field)
 
 
-@pytest.mark.parametrize("path", KERAS, ids=label)
+@pytest.mark.parametrize("path", [*KERAS, *BARE], ids=label)
 def test_the_graph_settles_everything(path: Path) -> None:
     saved = qmath.load(path)
     quantized = [tensor for tensor in saved.tensors.values() if tensor.role != "float"]
     assert quantized
+    # What is exported for inference alone does not show how training updates ranges.
+    trains = path.name != "exported"
+    fields = set(SETTINGS) - {"op"} if trains else {"num_bits", "narrow_range", "per_axis"}
     for tensor in quantized:
         assert tensor.spec.is_complete
-        assert set(tensor.evidence.values()) == {"graph"}, tensor.name
-        assert set(tensor.evidence) == set(SETTINGS) - {"op"}
+        assert {field for field, source in tensor.evidence.items() if source == "graph"} == fields
+        assert trains or set(tensor.evidence) <= {*fields, "symmetric"}
+
+
+@pytest.mark.parametrize("path", BARE, ids=label)
+def test_layers_told_by_ops_compute_as_those_of_the_h5(path: Path) -> None:
+    saved, whole = qmath.load(path), qmath.load(path.parent / "whole.h5")
+    assert saved.graph is not None
+    assert whole.graph is not None
+    assert saved.graph.inputs == whole.graph.inputs
+    assert saved.graph.outputs == whole.graph.outputs
+    assert [n.name for n in saved.graph.nodes] == [n.name for n in whole.graph.nodes]
+    (image,) = (n for n in whole.graph.nodes if n.class_name == "InputLayer")
+    assert saved.graph.nodes[0].config["batch_input_shape"] == image.config["batch_input_shape"]
+    shape = image.config["batch_input_shape"][1:]
+    data = np.random.default_rng(0).uniform(0, 3.5, (20, *shape)).astype(np.float32)
+    # Settings that the file alone does not hold are those that its graph runs.
+    found, expected = qmath.run(saved, data), qmath.run(settled(whole, saved), data)
+    assert list(found.outputs) == list(expected.outputs)
+    for name, values in expected.outputs.items():
+        assert found.outputs[name].tobytes() == values.tobytes()
+    assert found.integers.keys() == expected.integers.keys()
+    for name, values in expected.integers.items():
+        np.testing.assert_array_equal(found.integers[name], values)
+
+
+def settled(model: QatModel, by: QatModel) -> QatModel:
+    """A model with the settings of another."""
+    tensors = {n: replace(t, spec=by.tensors[n].spec) for n, t in model.tensors.items()}
+    return replace(model, tensors=tensors)
 
 
 @pytest.mark.parametrize("release", ["tf2.13", "tf2.21"])
@@ -141,8 +175,7 @@ def test_the_digest_is_that_of_graph_metadata_and_variables(tmp_path: Path) -> N
 
 def test_a_model_without_metadata_takes_an_architecture() -> None:
     bare = qmath.load(NESTED / "tf_saved")
-    assert bare.graph is None
-    assert any("--architecture" in note for note in bare.notes)
+    assert any("no config" in note for note in bare.notes)
     assert all(t.spec.is_complete for t in bare.tensors.values() if t.role != "float")
     whole = qmath.load(NESTED / "whole.h5")
     loaded = qmath.load(NESTED / "tf_saved", architecture=NESTED / "whole.h5")
@@ -150,6 +183,74 @@ def test_a_model_without_metadata_takes_an_architecture() -> None:
     assert loaded.graph == whole.graph
     with pytest.raises(qmath.QmathError, match="holds its own architecture"):
         qmath.load(NESTED / "keras_saved", architecture=NESTED / "whole.h5")
+
+
+@pytest.mark.parametrize(
+    ("op", "other", "said"),
+    [
+        ("Relu6", "Elu", r"the op Elu \(model/quant_r/Relu6\) is not one"),
+        ("AddV2", "Mul", "Mul .* is not one"),
+        ("Conv2D", "Conv3D", "Conv3D .* is not one"),
+    ],
+)
+def test_an_op_that_is_not_known_leaves_tensors_alone(
+    edit: Callable[..., Path], op: str, other: str, said: str
+) -> None:
+    def rename(_: Any, meta: Any) -> None:
+        for node in nodes(meta, op):
+            node.op = other
+
+    loaded = qmath.load(edit(GOLDEN / "tf2.21" / "functional" / "exported", rename))
+    assert loaded.graph is None
+    assert [note for note in loaded.notes if re.search(said, note)]
+    whole = qmath.load(GOLDEN / "tf2.21" / "functional" / "whole.h5")
+    assert set(loaded.tensors) == set(whole.tensors)
+
+
+def test_strides_padding_and_dilation_are_those_of_the_op(edit: Callable[..., Path]) -> None:
+    def change(_: Any, meta: Any) -> None:
+        for node in nodes(meta, "Conv2D"):
+            node.attr["strides"].list.i[:] = [1, 2, 3, 1]
+            node.attr["dilations"].list.i[:] = [1, 4, 5, 1]
+
+    loaded = qmath.load(edit(GOLDEN / "tf2.21" / "functional" / "exported", change))
+    assert loaded.graph is not None
+    convolutions = [n.config for n in loaded.graph.nodes if n.class_name == "Conv2D"]
+    assert [c["padding"] for c in convolutions] == ["same", "valid"]
+    assert [(c["strides"], c["dilation_rate"]) for c in convolutions] == [([2, 3], [4, 5])] * 2
+    assert [c["activation"] for c in convolutions] == ["linear", "relu"]
+
+
+def test_what_is_used_before_and_after_its_quantizer_is_two_layers(
+    edit: Callable[..., Path],
+) -> None:
+    def fork(_: Any, meta: Any) -> None:
+        for node in nodes(meta, "AddV2"):
+            node.input[0] = "model/quant_r/Relu6:activations:0"
+
+    loaded = qmath.load(edit(GOLDEN / "tf2.21" / "functional" / "exported", fork))
+    assert loaded.graph is not None
+    layers = {node.name: node for node in loaded.graph.nodes}
+    assert layers["add"].inputs == ("r/Relu6", "side")
+    assert layers["r"].class_name == "QuantizeLayer"
+    assert layers["side"].inputs == ("r",)
+
+
+def test_a_range_that_no_op_uses_where_its_layer_is_leaves_no_graph(
+    edit: Callable[..., Path],
+) -> None:
+    def skip(_: Any, meta: Any) -> None:
+        for function in meta.graph_def.library.function:
+            for node in function.node_def:
+                for place, tensor in enumerate(node.input):
+                    if tensor.startswith(
+                        "model/quant_side/MovingAvgQuantize/FakeQuantWithMinMaxVars:"
+                    ):
+                        node.input[place] = "model/quant_side/Relu:activations:0"
+
+    loaded = qmath.load(edit(GOLDEN / "tf2.21" / "functional" / "exported", skip))
+    assert loaded.graph is None
+    assert any("not clear what side quantizes" in note for note in loaded.notes)
 
 
 # ---- where sources disagree
@@ -376,4 +477,6 @@ def test_metadata_that_is_none(tmp_path: Path, text: str) -> None:
         with pytest.raises(FileFormatError, match="Keras's metadata"):
             qmath.load(copy)
     else:
-        assert qmath.load(copy).graph is None
+        loaded = qmath.load(copy)
+        assert any("no config" in note for note in loaded.notes)
+        assert loaded.tensors["d/kernel"].spec.num_bits == 6

@@ -272,6 +272,7 @@ def test_equal_models_give_equal_bytes():
         ({"prefix": "a b"}, "prefix='a b': use letters"),
         ({"prefix": "while"}, "no reserved word"),
         ({"prefix": 3}, "prefix=3"),
+        ({"prefix": "qmath_check"}, "not with qm"),
         ({"kernels": 1}, "kernels=1: use true or false"),
     ],
 )

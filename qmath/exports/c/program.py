@@ -40,8 +40,6 @@ __all__ = ["Model", "add_program", "segments"]
 
 Array = NDArray[Any]
 _MOST_AXES = 4
-# The logical axes of each kernel's weights as the reference kernels count them.
-_AXES = {"conv2d": "HWIO", "depthwise_conv2d": "HWIM", "conv2d_transpose": "HWOI", "dense": "IO"}
 
 
 @dataclass
@@ -56,6 +54,8 @@ class Model:
         The functions that run the model, in order, and the steps of each.
     functions, declarations : list of str
         The source's: definitions of functions, and what stands before them.
+    is_wide : bool
+        Whether an accumulator needs more than 32 bits.
     """
 
     buffers: dict[str, str] = field(default_factory=dict)

@@ -93,10 +93,11 @@ class Names:
 
 def check_prefix(prefix: object) -> None:
     """Raise unless all names can begin so."""
-    if not isinstance(prefix, str) or Identifiers([prefix])[prefix] != prefix:
+    is_name = isinstance(prefix, str) and Identifiers([prefix])[prefix] == prefix
+    if not is_name or str(prefix).lower().startswith("qm"):
         raise OutputError(
             f"prefix={prefix!r}: use letters, digits and single underscores, beginning with a "
-            "letter; no reserved word"
+            "letter, but not with qm; no reserved word"
         )
 
 

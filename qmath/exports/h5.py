@@ -64,18 +64,19 @@ def write(bundle: Bundle, file: BinaryIO) -> None:
                 "it out"
             )
     places = _places(bundle.model)
-    (source,) = {place.source for place in places.values()}
+    (source,) = {place.source for found in places.values() for place in found}
     with open(source, "rb") as original:
         shutil.copyfileobj(original, file, _BLOCK)
-    for name, place in places.items():
+    for name, found in places.items():
         real = bundle.model.tensors[name].quantize().dequantize()
-        file.seek(place.offset)
-        file.write(real.astype(place.dtype).tobytes())
+        for place in found:
+            file.seek(place.offset)
+            file.write(real.astype(place.dtype).tobytes())
 
 
-def _places(model: QatModel) -> dict[str, _Place]:
+def _places(model: QatModel) -> dict[str, list[_Place]]:
     """Return where each quantized weight lies in the model's file."""
-    places: dict[str, _Place] = {}
+    places: dict[str, list[_Place]] = {}
     owners: dict[int, str] = {}
     for tensor in model.tensors.values():
         if tensor.role != "weight":
@@ -91,20 +92,29 @@ def _places(model: QatModel) -> dict[str, _Place]:
                 f"{model.source}: the format 'h5' is a copy of the model's HDF5 file, and this is "
                 "another kind of file; save the model with model.save('model.h5') and export that"
             )
-        if values.path.rpartition("/")[2].isdigit():
-            raise OutputError(
-                f"{model.source}: Keras's newer weight files hold some kernels twice; save the "
-                "model with model.save('model.h5') and export that"
-            )
-        place = _Place(values.file.source, *values.file.place(values.path))
-        if owners.setdefault(place.offset, tensor.name) != tensor.name:
-            raise OutputError(
-                f"{model.source}: {tensor.name} and {owners[place.offset]} are one array in the "
-                "file; save the model again"
-            )
-        places[tensor.name] = place
+        places[tensor.name] = [
+            _Place(values.file.source, *values.file.place(path))
+            for path in _copies(values.file, values.path)
+        ]
+        for place in places[tensor.name]:
+            if owners.setdefault(place.offset, tensor.name) != tensor.name:
+                raise OutputError(
+                    f"{model.source}: {tensor.name} and {owners[place.offset]} are one array in "
+                    "the file, or equal copies; save the model again"
+                )
     if not places:
         raise OutputError(
             f"{model.source}: no weight is quantized, so the copy would be the model's file itself"
         )
     return places
+
+
+def _copies(file: Hdf5File, path: str) -> list[str]:
+    """Return the paths of a kernel: Keras's newer weight files may hold it twice in its group."""
+    group, _, name = path.rpartition("/")
+    if not name.isdigit():
+        return [path]
+    with file:
+        kernel = file.read(path)
+        found = [other for other in file.datasets(group) if file.array(other).shape == kernel.shape]
+        return [other for other in found if file.read(other).tobytes() == kernel.tobytes()]

@@ -1,3 +1,4 @@
+import json
 import os
 
 import h5py
@@ -166,15 +167,41 @@ def test_other_sources_are_refused(tmp_path):
     checkpoint = SAMPLES.parent / "golden/checkpoints/question"
     with pytest.raises(OutputError, match="another kind of file"):
         qmath.export(checkpoint, tmp_path / "o.h5")
-    inner = [np.zeros(4, np.float32)]
-    own = [*kernel().values()]
-    outer = [own[0], *inner, own[0], np.int32(-1), *own[1:], *own[1:]]
-    groups = {"layers/quantize_wrapper_v2": outer, "layers/quantize_wrapper_v2/layer": inner}
-    config = sequential(wrapped("d", units=4, use_bias=True))
-    source = write_v3(tmp_path / "m.keras", groups, config)
-    with pytest.raises(OutputError, match=r"newer weight files .*model\.save\('model\.h5'\)"):
+    source = write_v3(tmp_path / "m.keras", by_position(), CONFIG)
+    with pytest.raises(FileFormatError, match=r"part of an archive; .*model\.save\('model\.h5'\)"):
         qmath.export(source, tmp_path / "o.h5", quantizers=FOUR_BITS)
     assert [path.name for path in tmp_path.iterdir()] == ["m.keras"]
+
+
+CONFIG = sequential(wrapped("d", units=4, use_bias=True))
+
+
+def by_position():
+    """Return a layer's variables as Keras's newer format holds them: the kernel is in it twice."""
+    values, *ends = kernel().values()
+    bias = np.zeros(4, np.float32)
+    place = "layers/quantize_wrapper_v2"
+    return {
+        place: [values, bias, values, np.int32(-1), *ends, *ends],
+        f"{place}/layer": [bias],
+    }
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_all_copies_of_a_kernel_in_weights_by_position(tmp_path, isolate):
+    source = write_v3(tmp_path / "m.weights.h5", by_position())
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    options = {"quantizers": FOUR_BITS, "architecture": tmp_path / "config.json"}
+    bundle = qmath.export(source, tmp_path / "o.h5", isolate=isolate, **options)
+    before, after = datasets(source), datasets(tmp_path / "o.h5")
+    kernels = [f"layers/quantize_wrapper_v2/vars/{i}" for i in (0, 2)]
+    for place, values in before.items():
+        if place in kernels:
+            assert_same_bits(after[place], bundle.tensors["d/kernel"].dequantize())
+            assert (after[place] != values).any()
+        else:
+            np.testing.assert_array_equal(after[place], values)
+    assert qmath.verify(source, tmp_path / "o.h5", **options).ok
 
 
 def test_a_model_without_quantized_weights_is_refused(tmp_path):

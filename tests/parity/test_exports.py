@@ -123,3 +123,21 @@ def test_keras_loads_the_copy_of_its_file_and_predicts_the_same(tmp_path, monkey
     assert len(kernels) == 3 - (name == "question")
     for key, values in kernels.items():
         assert_same_bits(values, tensorflows(model.tensors[key]), key)
+
+
+def test_keras_loads_the_copy_of_its_weights_and_predicts_the_same(tmp_path):
+    model = samples.load("default8")
+    model.save_weights(tmp_path / "m.weights.h5")
+    images = np.load(samples.SAMPLES / "digits_test.npz")["images"]
+    expected = model(images).numpy()
+    path = tmp_path / "o.weights.h5"
+    architecture = samples.SAMPLES / "default8.h5"
+    loaded = qmath.load(tmp_path / "m.weights.h5", architecture=architecture)
+    qmath.export(loaded, path)
+    copy = samples.load("default8")
+    copy.load_weights(path)
+    assert_same_bits(copy(images).numpy(), expected)
+    for wrapper in copy.layers:
+        for weight, _, _ in getattr(wrapper, "_weight_vars", ()):
+            key = f"{wrapper.layer.name}/{wrapper._weight_name(weight.name)}"
+            assert_same_bits(weight.numpy(), tensorflows(loaded.tensors[key]), key)

@@ -55,6 +55,7 @@ class GraphBuilder:
         self.nodes: list[Any] = []
         self.initializers: dict[str, Any] = {}
         self._taken = {"", *reserved}
+        self._transposes: dict[str, str] = {}
 
     def unique(self, wanted: str) -> str:
         """Return a name that nothing has, `wanted` if it is free."""
@@ -92,17 +93,17 @@ class GraphBuilder:
 
     def channels_last(self, value: Value) -> Value:
         """Return the value as Keras has it."""
-        rank = len(value.shape)
-        return (
-            self._transposed(value, (0, *range(2, rank + 1), 1), False)
-            if (value.channels_first)
-            else value
-        )
+        if not value.channels_first:
+            return value
+        return self._transposed(value, (0, *range(2, len(value.shape) + 1), 1), False)
 
     def _transposed(self, value: Value, axes: Shape, channels_first: bool) -> Value:
         ending = "channels_first" if channels_first else "channels_last"
-        name = self.node("Transpose", [value.name], f"{value.name}/{ending}", perm=axes)
-        return replace(value, name=name, channels_first=channels_first)
+        if value.name not in self._transposes:
+            self._transposes[value.name] = self.node(
+                "Transpose", [value.name], f"{value.name}/{ending}", perm=axes
+            )
+        return replace(value, name=self._transposes[value.name], channels_first=channels_first)
 
     def model(
         self,

@@ -107,7 +107,7 @@ def check(folder: Path, reading: str) -> Outcome | None:
     try:
         found = list(read(folder, reading))
     except qmath.QmathError as error:
-        outcome = Outcome("≠", f"refused: {str(error).replace(str(folder), folder.name)}")
+        outcome = Outcome("≠", f"refused: {str(error).replace(f'{folder}/', '')}")
     else:
         outcome = _compared(wanted, found)
     if outcome.mark == "≠":

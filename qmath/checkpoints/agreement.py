@@ -1,4 +1,4 @@
-"""Whether weights belong to an architecture that comes from another file."""
+"""Whether weights belong to an architecture, that of their own file or of another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from qmath.checkpoints.keras_variables import slots_of
 from qmath.checkpoints.pairing import OWN_WEIGHTS
 from qmath.errors import FileFormatError
 
-__all__ = ["check_agreement"]
+__all__ = ["check_agreement", "check_shapes"]
 
 
 def check_agreement(found: Sequence[Found], architecture: Architecture, path: str) -> None:
@@ -49,14 +49,35 @@ def check_agreement(found: Sequence[Found], architecture: Architecture, path: st
             name = f"{layer.path}/{slot.name}"
             if slot.name and name not in shapes:
                 raise _disagree(path, architecture, f"the former lacks {name}")
-            if slot.name and not slot.fits(shapes[name]):
+    check_shapes(found, architecture, path)
+
+
+def check_shapes(found: Sequence[Found], architecture: Architecture, path: str) -> None:
+    """Raise if a variable has another shape than its layer's config says.
+
+    Parameters
+    ----------
+    found, architecture, path
+        As of `check_agreement`; the architecture may be that of the file itself.
+
+    Raises
+    ------
+    FileFormatError
+        The message names the variable and both shapes.
+    """
+    shapes = {item.name: np.shape(item.values) for item in found if item.values is not None}
+    for layer in architecture.layers:
+        for slot in slots_of(bare_name(layer.class_name), layer.config) or ():
+            name = f"{layer.path}/{slot.name}"
+            if slot.name and name in shapes and not slot.fits(shapes[name]):
                 wanted = ", ".join("any" if n is None else str(n) for n in slot.shape or ())
-                raise _disagree(
-                    path,
-                    architecture,
-                    f"{name} has the shape {shapes[name]}, and {layer.class_name} of that "
-                    f"config one of ({wanted})",
+                how = (
+                    f"{name} has the shape {shapes[name]}, and {layer.class_name} of that config "
+                    f"one of ({wanted})"
                 )
+                if architecture.source:
+                    raise _disagree(path, architecture, how)
+                raise FileFormatError(f"{path}: {how}; the file is damaged, save the model again")
 
 
 def _disagree(path: str, architecture: Architecture, how: str) -> FileFormatError:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
 
-from qmath.checkpoints.agreement import check_agreement
+from qmath.checkpoints.agreement import check_agreement, check_shapes
 from qmath.checkpoints.architecture import Architecture
 from qmath.checkpoints.facts import Found
 from qmath.checkpoints.sniff import Kind, sniff
@@ -96,6 +96,8 @@ def read_model(path: str, architecture: str | None = None, *, isolate: bool = Fa
     reading = reader.read(path, beside, **({"isolate": isolate} if kind in _BY_HDF5 else {}))
     if beside is not None:
         check_agreement(reading.found, beside, path)
+    else:
+        check_shapes(reading.found, reading.architecture, path)
     return reading
 
 

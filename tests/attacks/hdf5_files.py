@@ -151,6 +151,13 @@ def shape_below_the_storage(path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(dims, struct.pack("<QQ", 1, 4)))
 
 
+@refused("has the shape .4, 3., and Dense of that config one of .any, 4.; the file is damaged")
+def shape_of_another_layer(path: Path) -> None:
+    one_layer(path, units=4)
+    dims = struct.pack("<QQ", 3, 4)
+    path.write_bytes(path.read_bytes().replace(dims, struct.pack("<QQ", 4, 3)))
+
+
 @changed("compressed")
 def filter_of_a_plugin(file: h5py.File, folder: Path) -> None:  # noqa: ARG001
     replace(file, KERNEL, data=np.zeros((3, 4), np.float32), compression="lzf")

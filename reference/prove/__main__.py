@@ -6,58 +6,12 @@ import argparse
 import json
 import os
 import sys
-import time
-from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import qmath
 from reference.prove import certificate
 from reference.prove.journal import Journal, JournalError
-
-Finished = tuple[str, list[dict[str, Any]], float]
-_counter: Any = None  # of a worker: what all of them have compared
-
-
-def _start(counter: Any) -> None:
-    global _counter
-    _counter = counter
-
-
-def _tick(elements: int) -> None:
-    with _counter.get_lock():
-        _counter.value += elements
-
-
-def _work(name: str, quick: bool) -> Finished:
-    """Run one task in this process."""
-    from reference.prove.tasks import tasks
-
-    qmath.set_num_threads(1)  # the processes share the processors already
-    start = time.process_time()
-    records = [
-        {**record, "commit": certificate.commit()} for record in tasks(quick)[name].run(_tick)
-    ]
-    return name, records, time.process_time() - start
-
-
-def _run(names: list[str], quick: bool, jobs: int, counter: Any, show: Any) -> Iterator[Finished]:
-    """Run tasks, in this process or in `jobs` others; call `show` now and then."""
-    if jobs == 1:
-        _start(counter)
-        for name in names:
-            yield _work(name, quick)
-            show()
-        return
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _start, (counter,)) as pool:
-        waiting = {pool.submit(_work, name, quick) for name in names}
-        while waiting:
-            done, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield future.result()
-            show()
 
 
 def prove(options: argparse.Namespace) -> dict[str, Any]:
@@ -70,6 +24,7 @@ def prove(options: argparse.Namespace) -> dict[str, Any]:
         TimeRemainingColumn,
     )
 
+    from reference.prove.running import run
     from reference.prove.tasks import select, tasks
 
     chosen = select(tasks(options.quick), options.configs)
@@ -97,7 +52,7 @@ def prove(options: argparse.Namespace) -> dict[str, Any]:
         def show() -> None:
             progress.update(bar, completed=counter.value)
 
-        for name, records, seconds in _run(left, options.quick, options.jobs, counter, show):
+        for name, records, seconds in run(left, options.quick, options.jobs, counter, show):
             entry = {"task": name, "seconds": round(seconds, 1), "records": records}
             if journal:
                 journal.add(entry)

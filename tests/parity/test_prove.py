@@ -66,6 +66,11 @@ def test_one_wrong_round_trip_is_a_difference(monkeypatch):
     assert differing(monkeypatch, "quantize", "round trips 8 bits")
 
 
+def test_processes_share_the_work():
+    names = ["args 8 bits, default", "round trips 2 bits"]
+    assert main(["--quick", "--jobs", "2", "--configs", *names]) == 0
+
+
 def test_an_unknown_configuration_is_refused():
     with pytest.raises(SystemExit, match="no configuration matches"):
         main(["--configs", "vars 99 bits*"])

@@ -30,6 +30,10 @@ from qmath.fake_quant import (
     fake_quant_with_min_max_vars_per_channel_gradient,
 )
 from qmath.packing import pack, unpack
+from qmath.quantize_and_dequantize import (
+    quantize_and_dequantize_v2,
+    quantize_and_dequantize_v2_gradient,
+)
 from qmath.quantizers import (
     AllValuesQuantizer,
     Default8BitConvTransposeWeightsQuantizer,
@@ -91,6 +95,8 @@ __all__ = [
     "load",
     "pack",
     "quantize",
+    "quantize_and_dequantize_v2",
+    "quantize_and_dequantize_v2_gradient",
     "quantize_model",
     "run",
     "set_num_threads",

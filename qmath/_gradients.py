@@ -29,7 +29,7 @@ def backward(
         passed = gs.reshape(columns)[:, idle] if of.has_dead else None
         if not idle.all():
             sums = _outside_sums(gs.reshape(columns), xs.reshape(columns), of.nudged)
-        backprop(gs, xs, of.nudged, out.reshape(-1))
+        backprop(gs, xs, of.nudged.min, of.nudged.max, out.reshape(-1))
         if passed is not None:
             sums[:, idle] = 0
             out.reshape(columns)[:, idle] = passed
@@ -37,7 +37,9 @@ def backward(
     return out, low, high
 
 
-def backprop(g: Float32Array, x: Float32Array, nudged: Nudged, out: Float32Array) -> None:
+def backprop(
+    g: Float32Array, x: Float32Array, min: Float32Array, max: Float32Array, out: Float32Array
+) -> None:
     """Write ``g * (min <= x <= max)`` of flat arrays, subnormal gradients flushed."""
 
     def work(block: slice, lower: Float32Array, upper: Float32Array) -> None:
@@ -47,13 +49,13 @@ def backprop(g: Float32Array, x: Float32Array, nudged: Nudged, out: Float32Array
         gradients = flush(g[block]) if has_small(g[block]) else g[block]
         np.multiply(gradients, factor, out=out[block])
 
-    each_block(work, x.size, _bounds(nudged))
+    each_block(work, x.size, _bounds(min, max))
 
 
-def _bounds(nudged: Nudged) -> tuple[Float32Array, Float32Array]:
+def _bounds(min: Float32Array, max: Float32Array) -> tuple[Float32Array, Float32Array]:
     """Return bounds to compare plain float32 with, as kernels compare with subnormals as zero."""
-    lower = np.where(nudged.min == 0, -LARGEST_SUBNORMAL, nudged.min)
-    return lower, np.where(nudged.max == 0, LARGEST_SUBNORMAL, nudged.max)
+    lower = np.where(min == 0, -LARGEST_SUBNORMAL, min)
+    return lower, np.where(max == 0, LARGEST_SUBNORMAL, max)
 
 
 def _outside_sums(g: Float32Array, x: Float32Array, nudged: Nudged) -> Float32Array:
@@ -62,7 +64,7 @@ def _outside_sums(g: Float32Array, x: Float32Array, nudged: Nudged) -> Float32Ar
     Many columns are summed side by side, but not so many that their accumulators leave the cache.
     """
     channels = x.shape[1]
-    bounds = [np.broadcast_to(bound, channels) for bound in _bounds(nudged)]
+    bounds = [np.broadcast_to(bound, channels) for bound in _bounds(nudged.min, nudged.max)]
     groups = [slice(c, c + _MOST_CHANNELS) for c in range(0, channels, _MOST_CHANNELS)]
     parts = [
         _tree(np.ascontiguousarray(g[:, c]), np.ascontiguousarray(x[:, c]), *(b[c] for b in bounds))

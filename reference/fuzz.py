@@ -89,6 +89,33 @@ def integers(rng: np.random.Generator) -> Iterator[Pair]:
     yield q.dequantize(), expected
 
 
+def quantize_and_dequantize(rng: np.random.Generator) -> Iterator[Pair]:
+    """Yield the function's and TensorFlow's outputs, of data whose range is not 0 … 0."""
+    axis = 1 if rng.integers(2) else None
+    x, g, low, high, _, narrow_range = batch(rng, int(rng.integers(2, 9)) if axis else 1)
+    low, high = np.fmin(low, high), np.fmax(low, high)
+    if not axis:
+        x, g, low, high = x[:, 0], g[:, 0], low[0], high[0]
+    signed, given = bool(rng.integers(2)), bool(rng.integers(2))
+    mode = "HALF_TO_EVEN" if (given and axis) or rng.integers(2) else "HALF_UP"
+    settings = (signed, int(rng.integers(1, 62)), given, mode, None, narrow_range, axis)
+    if given and np.isnan(low).any():
+        return
+    if not given:
+        x = np.where(np.isnan(x), np.float32(0), x)
+        if not (np.abs(x).max(axis=0) >= np.finfo(np.float32).tiny).all():
+            return
+    yield (
+        qmath.quantize_and_dequantize_v2(x, low, high, *settings),
+        oracle.quantize_and_dequantize_v2(x, low, high, *settings),
+    )
+    yield from zip(
+        qmath.quantize_and_dequantize_v2_gradient(g, x, low, high, axis),
+        oracle.quantize_and_dequantize_v2_gradient(g, x, low, high, axis),
+        strict=True,
+    )
+
+
 def training(name: str) -> Callable[[np.random.Generator], Iterator[Pair]]:
     """Return what yields outputs and states of a quantizer over a few steps."""
 
@@ -111,6 +138,7 @@ OPS = [f"fake_quant_with_min_max_{range}" for range in ("args", "vars", "vars_pe
 CHECKS = {
     **{name: op(name) for name in [*OPS, *(f"{forward}_gradient" for forward in OPS)]},
     "quantize": integers,
+    "quantize_and_dequantize_v2": quantize_and_dequantize,
     **{
         name: training(name)
         for name in ("LastValueQuantizer", "MovingAverageQuantizer", "AllValuesQuantizer")

@@ -44,6 +44,7 @@ __all__ = [
     "LastValueQuantizer",
     "MovingAverageQuantizer",
     "NoQuantizer",
+    "QuantizeAndDequantizeV4Gradient",
     "TwinQuantizer",
     "fake_quant_with_min_max_args",
     "fake_quant_with_min_max_args_gradient",
@@ -51,6 +52,8 @@ __all__ = [
     "fake_quant_with_min_max_vars_gradient",
     "fake_quant_with_min_max_vars_per_channel",
     "fake_quant_with_min_max_vars_per_channel_gradient",
+    "quantize_and_dequantize_v2",
+    "quantize_and_dequantize_v2_gradient",
     "twin",
 ]
 
@@ -72,6 +75,14 @@ class FakeQuantWithMinMaxVarsPerChannelGradient(NamedTuple):
     backprops_wrt_input: Float32Array
     backprop_wrt_min: Float32Array
     backprop_wrt_max: Float32Array
+
+
+class QuantizeAndDequantizeV4Gradient(NamedTuple):
+    """TensorFlow's three outputs, under TensorFlow's field names."""
+
+    input_backprop: Float32Array
+    input_min_backprop: Float32Array
+    input_max_backprop: Float32Array
 
 
 def fake_quant_with_min_max_args(
@@ -167,6 +178,51 @@ def fake_quant_with_min_max_vars_per_channel_gradient(
         gradients, inputs, min, max, num_bits, narrow_range, name
     )
     return FakeQuantWithMinMaxVarsPerChannelGradient(*map(_numpy, outputs))
+
+
+def quantize_and_dequantize_v2(
+    input: ArrayLike,
+    input_min: ArrayLike,
+    input_max: ArrayLike,
+    signed_input: bool = True,
+    num_bits: int = 8,
+    range_given: bool = False,
+    round_mode: str = "HALF_TO_EVEN",
+    name: str | None = None,
+    narrow_range: bool = False,
+    axis: int | None = None,
+) -> Float32Array:
+    """Call the TensorFlow function of this name; where it cannot be called, the raw V3 op."""
+    tensor = tf.convert_to_tensor(input, tf.float32)
+    if range_given and axis is not None:
+        return _numpy(
+            tf.raw_ops.QuantizeAndDequantizeV3(
+                input=tensor, input_min=input_min, input_max=input_max, num_bits=num_bits,
+                signed_input=signed_input, range_given=True, narrow_range=narrow_range, axis=axis,
+            )
+        )  # fmt: skip
+    return _numpy(
+        tf.quantization.quantize_and_dequantize_v2(
+            tensor, input_min, input_max, signed_input, num_bits, range_given, round_mode, name,
+            narrow_range, axis,
+        )
+    )  # fmt: skip
+
+
+def quantize_and_dequantize_v2_gradient(
+    gradients: ArrayLike,
+    input: ArrayLike,
+    input_min: ArrayLike,
+    input_max: ArrayLike,
+    axis: int | None = None,
+    name: str | None = None,
+) -> QuantizeAndDequantizeV4Gradient:
+    """Call the raw TensorFlow op that is the function's gradient."""
+    outputs = tf.raw_ops.QuantizeAndDequantizeV4Grad(
+        gradients=gradients, input=input, input_min=input_min, input_max=input_max,
+        axis=-1 if axis is None else axis, name=name,
+    )  # fmt: skip
+    return QuantizeAndDequantizeV4Gradient(*map(_numpy, outputs))
 
 
 def _numpy(tensor: Any) -> Float32Array:

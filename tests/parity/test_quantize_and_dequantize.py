@@ -1,0 +1,93 @@
+"""`quantize_and_dequantize_v2` and its gradient against TensorFlow, in every bit."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+import qmath
+from reference import oracle
+from tests.helpers import assert_same_bits
+from tests.strategies import Case, cases, gradients
+
+MODES = ["HALF_TO_EVEN", "HALF_UP"]
+TINY = np.finfo(np.float32).tiny
+
+
+@given(cases(), st.booleans(), st.integers(1, 61), st.sampled_from(MODES), st.data())
+def test_given_range(case: Case, signed: bool, num_bits: int, mode: str, data) -> None:
+    assume(case.min <= case.max)
+    settings = (case.min, case.max, signed, num_bits, True, mode, None, case.narrow_range)
+    actual = qmath.quantize_and_dequantize_v2(case.inputs, *settings)
+    expected = oracle.quantize_and_dequantize_v2(case.inputs, *settings)
+    assert_same_bits(actual, expected, (case, settings))
+    g = data.draw(gradients(case))
+    actual = qmath.quantize_and_dequantize_v2_gradient(g, case.inputs, case.min, case.max)
+    expected = oracle.quantize_and_dequantize_v2_gradient(g, case.inputs, case.min, case.max)
+    assert actual._fields == expected._fields
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert_same_bits(ours, theirs, case)
+
+
+@given(cases(per_channel=True), st.booleans(), st.integers(1, 61), st.sampled_from(MODES))
+def test_range_of_the_data(case: Case, signed: bool, num_bits: int, mode: str) -> None:
+    assume(case.inputs.size and not np.isnan(case.inputs).any())
+    # The sign of a zero that is all the range there is depends on Eigen's vectors.
+    assume((np.abs(case.inputs).max(axis=0) >= TINY).all())
+    for axis in (None, 1):
+        settings = (0.0, 0.0, signed, num_bits, False, mode, None, case.narrow_range, axis)
+        actual = qmath.quantize_and_dequantize_v2(case.inputs, *settings)
+        expected = oracle.quantize_and_dequantize_v2(case.inputs, *settings)
+        assert_same_bits(actual, expected, (case, settings))
+
+
+@given(cases(per_channel=True), st.booleans(), st.integers(1, 61), st.data())
+def test_given_range_per_axis(case: Case, signed: bool, num_bits: int, data) -> None:
+    assume((case.min <= case.max).all())
+    settings = (case.min, case.max, signed, num_bits, True, MODES[0], None, case.narrow_range, 1)
+    actual = qmath.quantize_and_dequantize_v2(case.inputs, *settings)
+    expected = oracle.quantize_and_dequantize_v2(case.inputs, *settings)
+    assert_same_bits(actual, expected, (case, settings))
+    g = data.draw(gradients(case))
+    actual = qmath.quantize_and_dequantize_v2_gradient(g, case.inputs, case.min, case.max, 1)
+    expected = oracle.quantize_and_dequantize_v2_gradient(g, case.inputs, case.min, case.max, 1)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert_same_bits(ours, theirs, case)
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1, 2, -1, -4])
+def test_every_axis(axis: int | None) -> None:
+    x = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    settings = (0.0, 0.0, True, 4, False, "HALF_UP", None, True, axis)
+    assert_same_bits(
+        qmath.quantize_and_dequantize_v2(x, *settings),
+        oracle.quantize_and_dequantize_v2(x, *settings),
+    )
+
+
+@pytest.mark.parametrize(("signed", "num_bits"), [(True, 0), (True, 62), (False, 63)])
+def test_widths_that_tensorflow_refuses_are_refused(signed: bool, num_bits: int) -> None:
+    for module, error in ((oracle, Exception), (qmath, qmath.QmathError)):
+        with pytest.raises(error, match="num_bits"):
+            module.quantize_and_dequantize_v2([1.0], 0.0, 1.0, signed, num_bits, True)
+
+
+def test_what_nan_does_depends_on_its_place_in_tensorflow() -> None:
+    first, middle = (
+        oracle.quantize_and_dequantize_v2(np.float32(x), 0.0, 0.0)
+        for x in ([3, 1, np.nan], [1, np.nan, 3])
+    )
+    assert np.isnan(first).sum() != np.isnan(middle).sum()
+
+
+def test_names_order_and_defaults_are_tensorflows() -> None:
+    ours = inspect.signature(qmath.quantize_and_dequantize_v2).parameters
+    function = inspect.unwrap(oracle.tf.quantization.quantize_and_dequantize_v2)
+    theirs = inspect.signature(function).parameters
+    assert [(n, p.default) for n, p in ours.items() if n != "out"] == [
+        (n, p.default) for n, p in theirs.items()
+    ]

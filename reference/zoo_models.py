@@ -118,6 +118,32 @@ def functional() -> Any:
     return keras.Model(image, layers.Dense(2, activation="sigmoid", name="d")(pooled))
 
 
+def unquantized() -> Any:
+    """Return a float network of the layers whose ops are not named after them."""
+    signal = keras.Input((6, 4), name="signal")
+    x = layers.Conv1D(4, 3, padding="causal", activation="relu")(signal)
+    x = layers.Conv1D(4, 3, padding="same", dilation_rate=2, name="apart")(x)
+    x = layers.MaxPooling1D(2)(layers.UpSampling1D(2)(layers.ZeroPadding1D((1, 2))(x)))
+    x = layers.AveragePooling1D(2, 1, padding="same")(layers.LeakyReLU(0.3)(x))
+    rows = layers.Dense(6, activation="sigmoid", name="rows")(layers.Dropout(0.5)(x))
+    x = layers.Permute((2, 3, 1))(layers.Reshape((3, 3, 6))(rows))
+    y = layers.DepthwiseConv2D(2, dilation_rate=2, padding="same", depth_multiplier=2)(x)
+    y = layers.Conv2DTranspose(3, 2, strides=2, padding="same")(layers.ReLU(1.5)(y))
+    z = layers.UpSampling2D(2)(layers.Conv2D(3, 2, dilation_rate=2, padding="same")(x))
+    z = layers.Subtract()([layers.BatchNormalization(scale=False)(z), y])
+    z = layers.AveragePooling2D(2)(layers.ZeroPadding2D(((1, 0), (0, 2)))(z))
+    flat = layers.Flatten()(
+        layers.Concatenate(axis=2)([z, layers.MaxPooling2D(2, 1, padding="same")(z)])
+    )
+    pooled = [
+        layers.GlobalMaxPooling2D()(y),
+        layers.GlobalAveragePooling2D(keepdims=True)(y),
+        layers.GlobalAveragePooling1D()(rows),
+    ]
+    flat = layers.Activation("tanh")(layers.BatchNormalization()(layers.Dense(4)(flat)))
+    return keras.Model(signal, [layers.Softmax()(layers.Add()([flat, flat, flat])), *pooled])
+
+
 def shared() -> Any:
     """Return a network that calls one layer twice."""
     dense, flow = layers.Dense(4, activation="relu", name="d"), keras.Input((4,))
@@ -197,6 +223,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "nested": lambda: nested(1),
     "nested_twice": lambda: nested(2),
     "shared": lambda: default8(shared()),
+    "unquantized": unquantized,
     "simple_rnn": lambda: applied(
         by_config(layers.SimpleRNN(3, name="rnn"), cell__kernel=last_value(6)), shape=RNN
     ),

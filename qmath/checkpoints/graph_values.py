@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Param", "batch_normalization", "constant", "shortest", "target_shape"]
+__all__ = [
+    "Param", "batch_normalization", "constant", "is_all_rows", "shortest", "target_shape",
+]  # fmt: skip
 
 _MOST = 256
 # DataType of types.proto → how constants hold it.
@@ -29,7 +32,7 @@ class Param:
         Of a weight, its tensor.
     values : tuple of int or float, or None
         Of a small constant, its elements.
-    frame_name : str
+    scope : str
         The op's name with all scopes.
     """
 
@@ -37,11 +40,14 @@ class Param:
     args: tuple[Param, ...] = ()
     name: str = ""
     values: tuple[Any, ...] | None = None
-    frame_name: str = ""
+    scope: str = ""
 
 
-def constant(node: Any) -> tuple[Any, ...] | None:
+def constant(node: Any, inputs: Sequence[Param]) -> tuple[Any, ...] | None:
     """Return the elements of a small constant of numbers, ``None`` of anything else."""
+    if node.op == "ConcatV2" and all(part.values for part in inputs):
+        joined = [element for part in inputs[:-1] for element in part.values or ()]
+        return tuple(joined) if len(joined) <= _MOST else None
     if node.op != "Const" or "value" not in node.attr:
         return None
     tensor = node.attr["value"].tensor
@@ -71,7 +77,26 @@ def target_shape(shape: Param) -> list[int] | None:
     return [int(length.values[0]) for length in lengths if length.values]
 
 
-def batch_normalization(factor: object, shift: Param) -> tuple[str, float] | None:
+def is_all_rows(shape: Param) -> bool:
+    """Tell whether ``Reshape`` to this shape puts all axes but the last together.
+
+    That is how ``tf.tensordot`` begins, which runs a Dense layer on more than two axes.
+    """
+    if shape.op != "Pack" or len(shape.args) != 2:
+        return False
+    taken = []
+    for product in shape.args:
+        gathered = product.args[0] if product.op == "Prod" and product.args else product
+        if gathered.op != "GatherV2" or not gathered.args or gathered.args[0].op != "Shape":
+            return False
+        taken.append(gathered.args[1].values or ())
+    free, last = taken
+    return free == tuple(range(len(free))) and last == (len(free),)
+
+
+def batch_normalization(
+    factor: object, shift: Param, name_of: Callable[[Param], str]
+) -> tuple[str, float] | None:
     """Return layer and epsilon, if ``x * factor + shift`` normalizes a batch.
 
     ``factor`` is ``gamma / sqrt(variance + epsilon)``, ``shift`` is ``beta - mean * factor``.
@@ -86,14 +111,13 @@ def batch_normalization(factor: object, shift: Param) -> tuple[str, float] | Non
         return None
     beta, product = _pair(shift, "Sub")
     mean, again = _pair(product, "Mul") if product is not None else (None, None)
-    if mean is None or beta is None or again is None or again.frame_name != factor.frame_name:
+    if mean is None or beta is None or again is None or again.scope != factor.scope:
         return None
     named = {"moving_variance": variance, "moving_mean": mean, "beta": beta}
     if gamma is not None:
         named["gamma"] = gamma
-    layers = {param.name.rpartition("/")[0] for param in named.values()}
-    leaves = all(param.name.rpartition("/")[2] == leaf for leaf, param in named.items())
-    if len(layers) != 1 or not leaves or not (layer := layers.pop()):
+    layer = name_of(variance).rpartition("/")[0]
+    if not all(name_of(param) == f"{layer}/{leaf}" for leaf, param in named.items()):
         return None
     return layer, shortest(epsilon.values[0])
 

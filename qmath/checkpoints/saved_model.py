@@ -18,7 +18,8 @@ from qmath.checkpoints.architecture import Architecture, read_architecture
 from qmath.checkpoints.exported import exported_layers, renamed
 from qmath.checkpoints.facts import Found
 from qmath.checkpoints.function_graph import FunctionGraph
-from qmath.checkpoints.graph_layers import Names, read_layers
+from qmath.checkpoints.graph_drafts import Names
+from qmath.checkpoints.graph_layers import read_layers
 from qmath.checkpoints.graphdef import FakeQuants, find_fake_quants, graph_facts
 from qmath.checkpoints.keras_config import is_model
 from qmath.checkpoints.keras_graph import NotAGraphError
@@ -123,6 +124,7 @@ def _names(
         {number: weights[key] for number, key in numbers if key in weights},
         {number: ranges[key] for number, key in numbers if key in ranges},
         frozenset(item.name for item in found if item.role == "weight"),
+        {item.name: np.shape(item.values) for item in found if item.values is not None},
     )
 
 

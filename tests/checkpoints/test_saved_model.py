@@ -29,7 +29,8 @@ GOLDEN = Path(__file__).parents[2] / "reference" / "golden" / "saved_models"
 MODELS = sorted(path.parent for path in GOLDEN.rglob("expected.npz"))
 FIXED = GOLDEN / "tf2.21" / "fixed_weight" / "keras_saved"
 # Without the one that a .h5 cannot tell.
-BARE = sorted([*GOLDEN.rglob("tf_saved"), *GOLDEN.rglob("exported")])
+FLOAT = GOLDEN / "tf2.21" / "unquantized" / "exported"
+BARE = sorted({*GOLDEN.rglob("tf_saved"), *GOLDEN.rglob("exported")} - {FLOAT})
 KERAS = sorted(set(GOLDEN.rglob("keras_saved")) - {FIXED})
 NESTED = GOLDEN / "tf2.21" / "nested"
 SMALL = GOLDEN / "tf2.21" / "kernel_bias"
@@ -78,7 +79,7 @@ def test_there_are_two_releases() -> None:
     assert {path.parent.parent.name for path in KERAS} == {"tf2.13", "tf2.21"}
 
 
-@pytest.mark.parametrize("path", [*KERAS, *BARE], ids=label)
+@pytest.mark.parametrize("path", [*KERAS, *BARE, FLOAT], ids=label)
 def test_tensors_are_those_that_keras_held(path: Path) -> None:
     outcome = check(path.parent, path.name)
     assert outcome is not None
@@ -132,6 +133,55 @@ def test_layers_told_by_ops_compute_as_those_of_the_h5(path: Path) -> None:
     assert found.integers.keys() == expected.integers.keys()
     for name, values in expected.integers.items():
         np.testing.assert_array_equal(found.integers[name], values)
+
+
+def test_layers_whose_ops_are_not_named_after_them() -> None:
+    saved, whole = qmath.load(FLOAT), qmath.load(FLOAT.parent / "whole.h5")
+    assert saved.graph is not None
+    data = np.random.default_rng(0).normal(size=(20, 6, 4)).astype(np.float32)
+    found, expected = qmath.run(saved, data), qmath.run(whole, data)
+    assert found.outputs.keys() == expected.outputs.keys()
+    for name, values in expected.outputs.items():
+        assert found.outputs[name].tobytes() == values.tobytes(), name
+    layers = {node.name: node for node in saved.graph.nodes}
+    assert layers["re_lu"].config["max_value"] == 1.5
+    assert layers["leaky_re_lu"].config["negative_slope"] == 0.3
+    assert layers["apart"].config["dilation_rate"] == [2]
+    assert layers["conv2d"].config["dilation_rate"] == [2, 2]
+    assert layers["conv2d"].config["padding"] == layers["apart"].config["padding"] == "same"
+    assert layers["up_sampling1d"].config["size"] == 2
+    assert layers["batch_normalization_1"].config["epsilon"] == 0.001
+
+
+def constants(meta: Any, name: str) -> list[Any]:
+    """The tensors of constants whose names end so."""
+    return [n.attr["value"].tensor for n in nodes(meta, "Const") if n.name.endswith(name)]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda meta: constants(meta, "apart/Conv1D/BatchToSpaceND/crops")[0].Clear(), "BatchTo"),
+        (lambda meta: nodes(meta, "Split")[0].attr["num_split"].__setattr__("i", 0), "ConcatV2"),
+        (lambda meta: nodes(meta, "Split")[0].attr["num_split"].__setattr__("i", 7), "ConcatV2"),
+        (lambda meta: nodes(meta, "Minimum")[0].__setattr__("op", "Maximum"), "Maximum"),
+        (lambda meta: nodes(meta, "Rsqrt")[0].__setattr__("op", "Sqrt"), "a constant is added"),
+        (lambda meta: nodes(meta, "BiasAdd")[0].input.__delitem__(1), "BiasAdd"),
+        (lambda meta: nodes(meta, "FusedBatchNormV3")[0].attr.pop("is_training"), "FusedBatch"),
+        (lambda meta: nodes(meta, "Conv2D")[0].attr["data_format"].__setattr__("s", b"NCHW"),
+         "Conv2D"),
+        (lambda meta: nodes(meta, "Conv2D")[0].attr["strides"].list.i.append(1), "strides"),
+        (lambda meta: nodes(meta, "MatMul")[0].attr["transpose_a"].__setattr__("b", True),
+         "MatMul"),
+        (lambda meta: nodes(meta, "Transpose")[-1].input.__setitem__(1, "signal"), "Transpose"),
+    ],
+)  # fmt: skip
+def test_ops_that_are_nearly_those_of_a_layer(
+    edit: Callable[..., Path], change: Callable[[Any], object], said: str
+) -> None:
+    loaded = qmath.load(edit(FLOAT, lambda _, meta: change(meta)))
+    assert loaded.graph is None
+    assert any(said in note for note in loaded.notes), loaded.notes
 
 
 def settled(model: QatModel, by: QatModel) -> QatModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -63,3 +64,19 @@ def test_qonnx_computes_tensorflows_integers(name):
     for step, array in found.items():
         np.testing.assert_array_equal(array, of.integers[step])
     assert all(name in tensors for name in names(data)["outputs"])
+
+
+def test_the_table_of_differences(tmp_path, capsys):
+    path = tmp_path / "found.json"
+    assert reference.main(["nbit4", "--images", "4", "--json", str(path)]) == 0
+    header, _, *rows = (
+        line for line in capsys.readouterr().out.splitlines() if line.startswith("|")
+    )
+    assert [row.split(" | ")[:4] for row in rows] == [
+        ["| nbit4", "no", "5,416", "0"],
+        ["| nbit4", "yes", "5,416", "0"],
+    ]
+    found = json.loads(path.read_text())
+    assert len(found) == len(rows) * len(reference.SETTINGS)
+    assert header.count("|") == 4 + len(reference.SETTINGS)
+    assert [each["differing"] for each in found if each["setting"] == "off"] == [0, 0]

@@ -17,11 +17,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.measure import take_turns
 
 Runner = Callable[[np.ndarray], object]
 SHAPE = (96, 96, 3)
@@ -130,6 +133,12 @@ def work(name: str, folder: Path, connection: Connection) -> None:
         connection.send((time.perf_counter() - start) / len(images) * 1e3)
 
 
+def ask(connection: Connection) -> float:
+    """Let a candidate work once; return its milliseconds per image."""
+    connection.send(True)
+    return float(connection.recv())
+
+
 def measure(folder: Path, rounds: int) -> dict[str, list[float]]:
     """Let the candidates take turns; return their times."""
     names = list(CANDIDATES)
@@ -141,13 +150,7 @@ def measure(folder: Path, rounds: int) -> dict[str, list[float]]:
     for name in names:
         connections[name], end = context.Pipe()
         context.Process(target=work, args=(name, folder, end), daemon=True).start()
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds + 1):
-        for name, connection in connections.items():
-            connection.send(True)
-            elapsed = connection.recv()
-            if turn:  # the first one warms up
-                times[name].append(elapsed)
+    times = take_turns({name: partial(ask, end) for name, end in connections.items()}, rounds)
     for connection in connections.values():
         connection.send(False)
     return times

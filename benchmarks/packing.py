@@ -8,26 +8,19 @@ signed integers in the smallest NumPy dtype.
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import numpy as np
 
+from benchmarks.measure import spread, take_turns, timed
 from qmath.affine import smallest_dtype
 from qmath.packing import LAYOUTS, pack, unpack
 
 
 def medians(candidates: list[Callable[[], object]], rounds: int) -> list[float]:
-    """Return the median seconds of each candidate, timed one after the other in every round."""
-    times: list[list[float]] = [[] for _ in candidates]
-    for number in range(rounds + 2):
-        for run, found in zip(candidates, times, strict=True):
-            start = time.perf_counter()
-            run()
-            if number >= 2:  # the first two warm up
-                found.append(time.perf_counter() - start)
-    return [statistics.median(found) for found in times]
+    """Return the median seconds of each candidate."""
+    found = take_turns({str(i): timed(run) for i, run in enumerate(candidates)}, rounds, warm_up=2)
+    return [spread(samples).median for samples in found.values()]
 
 
 def main() -> None:

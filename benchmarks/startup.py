@@ -13,6 +13,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
+
+from benchmarks.measure import take_turns
 
 MODULES = ["numpy", "qmath", "tensorflow", "tensorflow_model_optimization"]
 PROBE = """
@@ -41,12 +44,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15)
     runs = parser.parse_args().runs
     present = [module for module in MODULES if importlib.util.find_spec(module)]
-    samples = {module: [measure(module)] for module in present}  # the first fills the disk cache
-    for _ in range(runs):
-        for module in present:
-            samples[module].append(measure(module))
+    # the first round fills the disk cache
+    samples = take_turns({module: partial(measure, module) for module in present}, runs)
     medians = {
-        module: [statistics.median(column) for column in zip(*rows[1:], strict=True)]
+        module: [statistics.median(column) for column in zip(*rows, strict=True)]
         for module, rows in samples.items()
     }
     for module in MODULES:

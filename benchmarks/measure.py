@@ -1,0 +1,66 @@
+"""One way of timing for all benchmarks: candidates take turns, and medians are compared.
+
+What disturbs the machine then disturbs all candidates alike, so that the ratios hold where the
+times do not. Nothing is asserted.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar
+
+T = TypeVar("T")
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+_clock = CLOCKS["wall"]
+
+
+class Spread(NamedTuple):
+    """The median and the quartiles of some samples."""
+
+    median: float
+    low: float
+    high: float
+
+
+def take_turns(
+    candidates: Mapping[str, Callable[[], T]], rounds: int, *, warm_up: int = 1
+) -> dict[str, list[T]]:
+    """Call the candidates one after the other in every round; return what each returned.
+
+    The first `warm_up` rounds fill caches and are not kept.
+    """
+    kept: dict[str, list[T]] = {name: [] for name in candidates}
+    for number in range(warm_up + rounds):
+        for name, run in candidates.items():
+            value = run()
+            if number >= warm_up:
+                kept[name].append(value)
+    return kept
+
+
+def choose_clock(name: str) -> None:
+    """Let `timed` read another of the `CLOCKS`."""
+    global _clock
+    _clock = CLOCKS[name]
+
+
+def timed(run: Callable[[], object], repeat: int = 1) -> Callable[[], float]:
+    """Return what runs `run` so many times and returns the seconds of one of them."""
+
+    def sample() -> float:
+        start = _clock()
+        for _ in range(repeat):
+            run()
+        return (_clock() - start) / repeat
+
+    return sample
+
+
+def spread(samples: list[float]) -> Spread:
+    """Summarise samples."""
+    if len(samples) == 1:
+        return Spread(samples[0], samples[0], samples[0])
+    low, _, high = statistics.quantiles(samples, n=4)
+    return Spread(statistics.median(samples), low, high)

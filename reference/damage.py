@@ -240,7 +240,7 @@ CONTAINERS: dict[str, Container] = {
     "checkpoint, sealed": Container(_zoo("checkpoint"), sealed_checkpoint),
     **{
         name: Container((Source(GOLDEN / "saved_models" / "tf2.21" / "kernel_bias" / name),), plain)
-        for name in ("keras_saved", "tf_saved")
+        for name in ("keras_saved", "tf_saved", "exported")
     },
 }
 

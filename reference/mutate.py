@@ -47,8 +47,9 @@ from reference.damage import CONTAINERS, Source, mutants
 __all__ = ["judge", "run"]
 
 OUTCOMES = ("right", "refused", "crashed", "late", "other", "violation")
-# Of one mutant; the limit in the isolated process is shorter, and ends in an error.
-HANG, ISOLATED_HANG = 4, 2
+# Seconds of one mutant: without isolation, before it is tried with it; in the isolated process,
+# which ends in an error; and of what waits for that.
+HANG, ISOLATED_HANG, PATIENCE = 4, 2, 60
 MEMORY = 3 << 30
 
 Content = dict[str, tuple[Any, ...]]
@@ -217,7 +218,7 @@ def _batch(
     following, rest, why = numbers.start, b"", ""
     with open(reading, "rb", buffering=0) as lines:
         while True:
-            if not select.select([lines], [], [], HANG)[0]:
+            if not select.select([lines], [], [], PATIENCE if isolate else HANG)[0]:
                 why = "hang"
                 os.kill(pid, signal.SIGKILL)
                 break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,10 @@ def test_a_few_mutants(container: str) -> None:
     assert counts["refused"]
 
 
-def test_isolated() -> None:
+def test_isolated(monkeypatch: pytest.MonkeyPatch) -> None:
     """The outcome is the same in a process of its own."""
+    monkeypatch.setattr(mutate, "HANG", 60)
+    monkeypatch.setattr(mutate, "ISOLATED_HANG", 60)
     here, _ = mutate.run("whole.h5", 10, SEED)
     there, violations = mutate.run("whole.h5", 10, SEED, isolate=True)
     assert (there, violations) == (here, [])
@@ -40,25 +43,16 @@ def test_mutants_follow_from_the_seed(tmp_path: Path) -> None:
     assert made(range(3), 1)[2] == made(range(2, 3), 1)[0] != made(range(2, 3), 2)[0]
 
 
-def failing(
-    monkeypatch: pytest.MonkeyPatch, how: object, isolate: bool = False
-) -> tuple[dict[str, int], list[str]]:
-    monkeypatch.setattr(mutate, "HANG", 1)
-    monkeypatch.setattr(mutate, "judge", how)
-    return mutate.run("checkpoint", 3, SEED, isolate)
-
-
-def test_crashes_hangs_and_exceptions_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = iter(range(9))
-
-    def judge(*_: object) -> tuple[str, str]:
-        return ("right", "") if next(calls) else os.abort()  # type: ignore[return-value]
-
-    counts, violations = failing(monkeypatch, judge, isolate=True)
-    assert counts["violation"] == 3  # each process begins anew, with a crash
-    assert "crash" in violations[0]
-    counts, violations = failing(monkeypatch, lambda *_: __import__("time").sleep(9), True)
-    assert violations == [f"checkpoint {i}: hang" for i in range(3)]
+def test_crashes_and_hangs_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mutate, "judge", lambda *_: os.abort())
+    counts, violations = mutate.run("checkpoint", 3, SEED, isolate=True)
+    assert counts == {"violation": 3}  # each process begins anew
+    assert all("crash" in violation for violation in violations)
+    monkeypatch.setattr(mutate, "PATIENCE", 1)
+    monkeypatch.setattr(mutate, "judge", lambda *_: time.sleep(60))
+    assert mutate.run("checkpoint", 2, SEED, isolate=True)[1] == [
+        f"checkpoint {i}: hang" for i in range(2)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Exact integers from TensorFlow quantization-aware training, without TensorFlow.
 
-Importing this package imports NumPy and the standard library only; what reads files
-(`load`, `from_keras`) and what writes them is imported when it is first used.
+Importing this package imports next to nothing, and using it NumPy and the standard library: each
+name below is imported when it is first used. Only what reads and writes files asks for more, and
+says so.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from qmath._threads import get_num_threads, set_num_threads
-from qmath.affine import quantize
 from qmath.errors import (
     ContradictionError,
     FileFormatError,
@@ -21,39 +20,41 @@ from qmath.errors import (
     QmathWarning,
     VerificationError,
 )
-from qmath.fake_quant import (
-    fake_quant_with_min_max_args,
-    fake_quant_with_min_max_args_gradient,
-    fake_quant_with_min_max_vars,
-    fake_quant_with_min_max_vars_gradient,
-    fake_quant_with_min_max_vars_per_channel,
-    fake_quant_with_min_max_vars_per_channel_gradient,
-)
-from qmath.packing import pack, unpack
-from qmath.quantize_and_dequantize import (
-    quantize_and_dequantize_v2,
-    quantize_and_dequantize_v2_gradient,
-)
-from qmath.quantizers import (
-    AllValuesQuantizer,
-    Default8BitConvTransposeWeightsQuantizer,
-    Default8BitConvWeightsQuantizer,
-    DefaultNBitConvTransposeWeightsQuantizer,
-    DefaultNBitConvWeightsQuantizer,
-    FixedQuantizer,
-    LastValueQuantizer,
-    MovingAverageQuantizer,
-    NoQuantizer,
-)
-from qmath.types import Graph, Node, QatModel, QatTensor, QuantizedTensor, QuantSpec
 
 if TYPE_CHECKING:
+    from qmath._threads import get_num_threads, set_num_threads
+    from qmath.affine import quantize
     from qmath.bundle import Bundle, quantize_model
     from qmath.checkpoints.keras_model import from_keras
     from qmath.checkpoints.load import load
     from qmath.exports import export
+    from qmath.fake_quant import (
+        fake_quant_with_min_max_args,
+        fake_quant_with_min_max_args_gradient,
+        fake_quant_with_min_max_vars,
+        fake_quant_with_min_max_vars_gradient,
+        fake_quant_with_min_max_vars_per_channel,
+        fake_quant_with_min_max_vars_per_channel_gradient,
+    )
     from qmath.integer.api import diff, run
+    from qmath.packing import pack, unpack
+    from qmath.quantize_and_dequantize import (
+        quantize_and_dequantize_v2,
+        quantize_and_dequantize_v2_gradient,
+    )
+    from qmath.quantizers import (
+        AllValuesQuantizer,
+        Default8BitConvTransposeWeightsQuantizer,
+        Default8BitConvWeightsQuantizer,
+        DefaultNBitConvTransposeWeightsQuantizer,
+        DefaultNBitConvWeightsQuantizer,
+        FixedQuantizer,
+        LastValueQuantizer,
+        MovingAverageQuantizer,
+        NoQuantizer,
+    )
     from qmath.report import inspect
+    from qmath.types import Graph, Node, QatModel, QatTensor, QuantizedTensor, QuantSpec
     from qmath.verification import verify
 
 __all__ = [
@@ -106,24 +107,52 @@ __all__ = [
 
 __version__ = "0.1.0"
 
-_LAZY = {
-    "Bundle": "qmath.bundle",
-    "diff": "qmath.integer.api",
-    "export": "qmath.exports",
-    "from_keras": "qmath.checkpoints.keras_model",
-    "inspect": "qmath.report",
-    "load": "qmath.checkpoints.load",
-    "quantize_model": "qmath.bundle",
-    "run": "qmath.integer.api",
-    "verify": "qmath.verification",
+_HOMES = {
+    "qmath._threads": ("get_num_threads", "set_num_threads"),
+    "qmath.affine": ("quantize",),
+    "qmath.bundle": ("Bundle", "quantize_model"),
+    "qmath.checkpoints.keras_model": ("from_keras",),
+    "qmath.checkpoints.load": ("load",),
+    "qmath.exports": ("export",),
+    "qmath.fake_quant": (
+        "fake_quant_with_min_max_args",
+        "fake_quant_with_min_max_args_gradient",
+        "fake_quant_with_min_max_vars",
+        "fake_quant_with_min_max_vars_gradient",
+        "fake_quant_with_min_max_vars_per_channel",
+        "fake_quant_with_min_max_vars_per_channel_gradient",
+    ),
+    "qmath.integer.api": ("diff", "run"),
+    "qmath.packing": ("pack", "unpack"),
+    "qmath.quantize_and_dequantize": (
+        "quantize_and_dequantize_v2",
+        "quantize_and_dequantize_v2_gradient",
+    ),
+    "qmath.quantizers": (
+        "AllValuesQuantizer",
+        "Default8BitConvTransposeWeightsQuantizer",
+        "Default8BitConvWeightsQuantizer",
+        "DefaultNBitConvTransposeWeightsQuantizer",
+        "DefaultNBitConvWeightsQuantizer",
+        "FixedQuantizer",
+        "LastValueQuantizer",
+        "MovingAverageQuantizer",
+        "NoQuantizer",
+    ),
+    "qmath.report": ("inspect",),
+    "qmath.types": ("Graph", "Node", "QatModel", "QatTensor", "QuantSpec", "QuantizedTensor"),
+    "qmath.verification": ("verify",),
 }
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+    if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    # Kept, so that the next use does not come here.
+    found = globals()[name] = getattr(import_module(_HOME[name]), name)
+    return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_HOME})

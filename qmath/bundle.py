@@ -91,10 +91,16 @@ class _Weight:
     signed: bool
 
     def quantize(self) -> QuantizedTensor:
-        return self.quantize_and_count()[0]
+        return _reordered(self._quantized()[1], self.source, self.target)
 
     def quantize_and_count(self) -> tuple[QuantizedTensor, dict[str, int]]:
-        return _integers(self.tensor, self.source, self.target, self.signed)
+        floats, quantized = self._quantized()
+        counts = count(self.tensor, floats, quantized)
+        return _reordered(quantized, self.source, self.target), counts
+
+    def _quantized(self) -> tuple[Float32Array, QuantizedTensor]:
+        floats = np.asarray(self.tensor.values, np.float32)
+        return floats, dataclasses.replace(self.tensor, values=floats).quantize(signed=self.signed)
 
 
 class _Records(Mapping[str, Record]):
@@ -315,28 +321,26 @@ def _axes(source: str | None, target: str | None, rank: int) -> tuple[int, ...]:
     return tuple(source.index(letter) for letter in target)
 
 
-def _integers(
-    tensor: QatTensor, source: str | None, target: str | None, signed: bool
-) -> tuple[QuantizedTensor, dict[str, int]]:
-    """Quantize a weight, count what is worth knowing about it, and reorder its axes."""
-    floats = np.asarray(tensor.values, np.float32)
-    quantized = dataclasses.replace(tensor, values=floats).quantize(signed=signed)
-    counts = count(tensor, floats, quantized)
-    axes = _axes(source, target, floats.ndim)
+def _reordered(
+    quantized: QuantizedTensor, source: str | None, target: str | None
+) -> QuantizedTensor:
+    """Return a weight with its axes in another order."""
+    shape = quantized.values.shape
+    axes = _axes(source, target, len(shape))
     values = np.ascontiguousarray(quantized.values.transpose(axes)).reshape(
-        [floats.shape[axis] for axis in axes]
+        [shape[axis] for axis in axes]
     )
     if quantized.axis is None:
-        return dataclasses.replace(quantized, values=values), counts
+        return dataclasses.replace(quantized, values=values)
     axis = axes.index(quantized.axis)
-    column = (-1,) + (1,) * (floats.ndim - 1 - axis)
+    column = (-1,) + (1,) * (len(shape) - 1 - axis)
     return dataclasses.replace(
         quantized,
         values=values,
         axis=axis,
         scale=quantized.scale.reshape(column),
         zero_point=quantized.zero_point.reshape(column),
-    ), counts
+    )
 
 
 def count(tensor: QatTensor, floats: Float32Array, quantized: QuantizedTensor) -> dict[str, int]:
@@ -347,7 +351,9 @@ def count(tensor: QatTensor, floats: Float32Array, quantized: QuantizedTensor) -
     nudged = nudge(low, high, bits, narrow)
     near = exact.near_ties(floats, low, high, bits, narrow_range=narrow, zero_point=unsigned)
     return {
-        "clipped": int(np.count_nonzero((floats < nudged.min) | (floats > nudged.max))),
+        "clipped": int(
+            np.count_nonzero(floats < nudged.min) + np.count_nonzero(floats > nudged.max)
+        ),
         "near_ties": int(np.count_nonzero(near)),
     }
 

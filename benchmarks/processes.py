@@ -1,0 +1,73 @@
+"""Wall time and peak memory of a child process, as the kernel counts them."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+__all__ = ["Cost", "Median", "interleaved", "run"]
+
+
+class Cost(NamedTuple):
+    """What one run took: seconds, and MiB at its peak."""
+
+    seconds: float
+    mebibytes: float
+
+
+class Median(NamedTuple):
+    """Of some runs: median, fastest and slowest seconds, and the median peak in MiB."""
+
+    seconds: float
+    fastest: float
+    slowest: float
+    mebibytes: float
+
+
+def run(command: Sequence[str]) -> Cost:
+    """Run a command to its end and return what it took.
+
+    A child's peak counts from its parent's memory at the start, so the parent has to be small: it
+    must not have imported NumPy, let alone TensorFlow.
+
+    Raises
+    ------
+    RuntimeError
+        The command fails; the message holds its output.
+    """
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_USE_LEGACY_KERAS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with tempfile.TemporaryFile() as output:
+        start = time.perf_counter()
+        child = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | quiet
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - start
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if status:
+            output.seek(0)
+            raise RuntimeError(f"{' '.join(command)}:\n{output.read().decode(errors='replace')}")
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    return Cost(seconds, usage.ru_maxrss * unit / 2**20)
+
+
+def interleaved(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, Median]:
+    """Let commands take turns, after one round that fills the disk cache."""
+    costs: dict[str, list[Cost]] = {name: [] for name in commands}
+    for number in range(rounds + 1):  # of 0 rounds, the first one counts
+        for name, command in commands.items():
+            cost = run(command)
+            if number or rounds == 0:
+                costs[name].append(cost)
+    found = {}
+    for name, taken in costs.items():
+        seconds = [cost.seconds for cost in taken]
+        peak = statistics.median(cost.mebibytes for cost in taken)
+        found[name] = Median(statistics.median(seconds), min(seconds), max(seconds), peak)
+    return found

@@ -9,6 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from reference.prove import certificate
+from reference.prove.certificate import KINDS
 from reference.prove.journal import Journal, JournalError
 
 SCHEMA = Draft202012Validator(
@@ -93,3 +94,22 @@ def test_records_of_another_processor_are_not_mixed_in(tmp_path):
     Journal(path, ENVIRONMENT, resume=False).add(ENTRIES[0])
     with pytest.raises(JournalError, match="other cpu"):
         Journal(path, {**ENVIRONMENT, "cpu": "another"}, resume=True)
+
+
+def test_the_committed_certificate_says_that_no_bit_differs():
+    made = json.loads(certificate.CERTIFICATE.read_text("utf-8"))
+    SCHEMA.validate(made)
+    assert made["differing"] == sum(certificate.count_differing(made[k]) for k in KINDS) == 0
+    forward = [record for record in made["sweeps"] if record["gradient"] is None]
+    assert len(forward) >= 24
+    for record in forward:
+        every_pattern = 2**32 * len(record["min"])
+        assert record["patterns"] == 2**32
+        assert record["compared"] == record["integers"] == every_pattern, record["name"]
+    assert {record["num_bits"] for record in forward} >= {2, 3, 4, 5, 8, 12, 16}
+    assert len({(record["op"], record["narrow_range"]) for record in forward}) == 6
+    ops = {record["op"] for record in forward}
+    for op in ops:
+        near = [record for record in made["thresholds"] if record["op"] == op]
+        assert sum(record["configurations"] for record in near) >= 1000
+    assert made["round_trips"]

@@ -35,14 +35,17 @@ def environment() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Return the commit of the sources, with a ``+`` if files have changed since."""
+    """Return the last commit that changed qmath, with a ``+`` if files have changed since."""
     if not (ROOT / ".git").exists():
         return "unknown"
-    git = ["git", "-C", str(ROOT)]
-    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    changes = [*git, "status", "--porcelain", "--", "qmath"]
-    changed = subprocess.run(changes, capture_output=True, text=True, check=True).stdout
-    return head.stdout.strip() + ("+" if changed else "")
+    last, changes = (
+        subprocess.run(
+            ["git", "-C", str(ROOT), *command, "--", "qmath"],
+            capture_output=True, text=True, check=True,
+        ).stdout.strip()
+        for command in (["log", "-1", "--format=%H"], ["status", "--porcelain"])
+    )  # fmt: skip
+    return last + ("+" if changes else "")
 
 
 def _processor() -> str:

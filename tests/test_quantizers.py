@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -92,3 +94,13 @@ def test_training_needs_a_state_to_update(end: object) -> None:
     quantizer = qmath.LastValueQuantizer(4, False, True, True)
     with pytest.raises(QmathError, match="min_var must be a float32 array"):
         quantizer([0.5], True, {"min_var": end, "max_var": np.float32(1)})
+
+
+def test_a_signalling_nan_is_as_quiet_as_any() -> None:
+    quantizer = qmath.LastValueQuantizer(8, False, True, False)
+    state = quantizer.build()
+    inputs = np.full(3, 0x7F800001, np.uint32).view(np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quantizer(inputs, True, state)
+    assert np.isnan(state["min_var"])

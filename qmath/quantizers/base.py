@@ -6,7 +6,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from qmath._float32 import Float32Array, as_float32, flush, rounded
 from qmath.affine import quantize as quantize_to_range
@@ -227,9 +227,14 @@ def maximum_of(a: Float32Array, b: Float32Array) -> Float32Array:
 
 def product(x: Float32Array, factor: float) -> Float32Array:
     """Return ``x * factor``, subnormals flushed."""
-    return rounded(flush(x).astype(np.float64) * factor)
+    return rounded(_float64(x) * factor)
 
 
 def quotient(x: Float32Array, divisor: float) -> Float32Array:
     """Return ``x / divisor``, subnormals flushed."""
-    return rounded(flush(x).astype(np.float64) / divisor)
+    return rounded(_float64(x) / divisor)
+
+
+def _float64(x: Float32Array) -> NDArray[np.float64]:
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        return flush(x).astype(np.float64)

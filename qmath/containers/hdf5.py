@@ -73,6 +73,7 @@ class Hdf5File:
         self._size = 0
         self._h5py: Any = None  # like the root, only while the file is open
         self._root: Any = None
+        self._groups: dict[str, Any] = {}  # those already found
         self._opened: BinaryIO | None = None
 
     def __enter__(self) -> Hdf5File:
@@ -103,6 +104,7 @@ class Hdf5File:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._groups.clear()
         self._root.close()
         self._close_section()
         self._h5py = self._root = None
@@ -209,20 +211,8 @@ class Hdf5File:
         FileFormatError
             It is missing, lies outside this file, or claims more than the file holds.
         """
-        where = f"{self.path}: {path}"
-        node = self._find(path)
-        if node is None:
-            raise FileFormatError(
-                f"{where}: the file lists this tensor and does not hold it; it "
-                f"was cut or edited, save the model again"
-            )
-        if not isinstance(node, self._h5py.Dataset):
-            raise FileFormatError(
-                f"{where}: a tensor should be here, not a group; the file was "
-                f"edited, save the model again"
-            )
-        with _as_format_error(where):
-            self._check(node, where)
+        node = self._dataset(path)
+        with _as_format_error(f"{self.path}: {path}"):
             return LazyArray(self, path, tuple(node.shape), node.dtype)
 
     def read(self, path: str) -> NDArray[Any]:
@@ -236,9 +226,9 @@ class Hdf5File:
         if self._root is None:
             with self:
                 return self.read(path)
-        self.array(path)
+        node = self._dataset(path)
         with _as_format_error(f"{self.path}: {path}"):
-            return np.asarray(self._root[path][()])
+            return np.asarray(node[()])
 
     @property
     def source(self) -> str:
@@ -258,14 +248,13 @@ class Hdf5File:
         if self._root is None:
             with self:
                 return self.place(path)
-        self.array(path)
+        dataset = self._dataset(path)
         where = f"{self.path}: {path}"
         if self._section is not None:
             raise FileFormatError(
                 f"{where} is part of an archive; save the model with model.save('model.h5')"
             )
         with _as_format_error(where):
-            dataset = self._root[path]
             offset = dataset.id.get_offset()
             layout = dataset.id.get_create_plist().get_layout()
             if layout != self._h5py.h5d.CONTIGUOUS or offset is None:
@@ -275,20 +264,43 @@ class Hdf5File:
                 )
             return offset, dataset.dtype.str
 
+    def _dataset(self, path: str) -> Any:
+        """Return a dataset that does not claim more than the file holds."""
+        where = f"{self.path}: {path}"
+        node = self._find(path)
+        if node is None:
+            raise FileFormatError(
+                f"{where}: the file lists this tensor and does not hold it; it "
+                f"was cut or edited, save the model again"
+            )
+        if not isinstance(node, self._h5py.Dataset):
+            raise FileFormatError(
+                f"{where}: a tensor should be here, not a group; the file was "
+                f"edited, save the model again"
+            )
+        with _as_format_error(where):
+            self._check(node, where)
+        return node
+
     def _find(self, path: str) -> Any:
         """Walk one link at a time, as h5py's own lookup would follow links out of the file."""
-        node: Any = self._root
-        parts = path.split("/") if path else []
-        if len(parts) > _MAX_DEPTH:
+        if not path:
+            return self._root
+        if path in self._groups:
+            return self._groups[path]
+        if path.count("/") >= _MAX_DEPTH:
             raise FileFormatError(
                 f"{self.path}: a path in it is deeper than {_MAX_DEPTH} groups, as no model's; "
                 "the file is damaged or hostile"
             )
-        for part in parts:
-            node = self._step(node, part, path)
-            if node is None:
-                return None
-        return node
+        parent, slash, name = path.rpartition("/")
+        if slash and not parent:
+            return None
+        node = self._find(parent)
+        found = None if node is None else self._step(node, name, path)
+        if isinstance(found, self._h5py.Group):
+            self._groups[path] = found
+        return found
 
     def _step(self, node: Any, name: str, path: str) -> Any:
         """Return a group's child, or ``None`` if there is none."""

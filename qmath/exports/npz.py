@@ -37,7 +37,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip archive can hold
 
 def write(bundle: Bundle, file: BinaryIO) -> None:
     """Write `bundle` to an open file, one tensor in memory at a time."""
-    manifest = json.dumps(bundle.manifest, indent=1, allow_nan=False).encode()
+    manifest = json.dumps(bundle.manifest, allow_nan=False).encode()
     first = (MANIFEST, np.frombuffer(manifest, np.uint8))
     write_arrays(file, chain([first], bundle.arrays()))
 

@@ -2,7 +2,8 @@
 
 Prints a Markdown table of medians with quartiles. All candidates of a case take turns in the same
 run with the same number of threads; read the ratios, not the times. The other benchmarks of this
-folder are commands of their own: ``python -m benchmarks.startup``, ``.packing``, ``.inference``.
+folder are commands of their own: ``python -m benchmarks.startup``, ``.packing``, ``.inference``,
+``.job``, ``.growth``.
 """
 
 from __future__ import annotations

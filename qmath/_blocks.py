@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from qmath._threads import get_num_threads, in_threads
 
-# Elements of a block, measured: with float32 it fills a quarter of a core's own second-level cache
-# (1/16 where the constants are as long as the block). Half or double of it costs some 5 %.
+# Elements of a block: 128 KiB of float32, or 32 KiB where the constants are as long as the block,
+# which leave room for the passes' other operands in a core's own second-level cache.
 _BLOCK = 32768
 _BLOCK_WITH_CHANNELS = 8192
-_SMALLEST_SHARE = 1 << 18  # elements that are worth a thread, which costs some 50 us
+_SMALLEST_SHARE = 1 << 18  # elements for a thread: their work has to outweigh starting it
 
 Work = Callable[..., None]
 
@@ -56,11 +56,12 @@ def each_block(work: Work, size: int, constants: Sequence[NDArray[Any]]) -> None
 
 def threads_for(size: int) -> int:
     """Return how many threads pay for so many elements."""
+    # Of few elements nothing is asked, as the system is for the number of processors.
     return max(1, min(get_num_threads(), size // _SMALLEST_SHARE)) if size > _SMALLEST_SHARE else 1
 
 
 def _repeated(part: NDArray[Any], rows: int) -> NDArray[Any]:
-    """Return a vector repeated `rows` times, as ``np.tile`` does more slowly."""
+    """Return a vector repeated `rows` times, as ``np.tile`` does with more work a call."""
     if rows == 1:
         return part
     repeated = np.empty((rows, part.size), part.dtype)

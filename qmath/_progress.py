@@ -1,4 +1,4 @@
-"""How long work tells what is done of it."""
+"""Progress: what long work says of itself to whoever asked."""
 
 from __future__ import annotations
 

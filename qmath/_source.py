@@ -1,4 +1,4 @@
-"""What `inspect`, `export` and `verify` take: a file, or a model that is loaded already."""
+"""What `inspect`, `export`, `verify`, `run` and `diff` take: a file, or a model in memory."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from qmath.errors import QmathError
 __all__ = ["get_num_threads", "in_threads", "set_num_threads"]
 
 _VARIABLE = "QMATH_NUM_THREADS"
-_MOST_BY_DEFAULT = 8  # so many saturate the memory of most machines
+_MOST_BY_DEFAULT = 8  # all read and write one memory; who knows better sets another number
 _chosen: int | None = None
 
 

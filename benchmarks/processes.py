@@ -9,7 +9,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
+
+from benchmarks.measure import take_turns
 
 __all__ = ["Cost", "Median", "interleaved", "run"]
 
@@ -59,12 +62,9 @@ def run(command: Sequence[str]) -> Cost:
 
 def interleaved(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, Median]:
     """Let commands take turns, after one round that fills the disk cache."""
-    costs: dict[str, list[Cost]] = {name: [] for name in commands}
-    for number in range(rounds + 1):  # of 0 rounds, the first one counts
-        for name, command in commands.items():
-            cost = run(command)
-            if number or rounds == 0:
-                costs[name].append(cost)
+    runs = {name: partial(run, command) for name, command in commands.items()}
+    # Of 0 rounds, the one that fills the cache counts.
+    costs = take_turns(runs, max(rounds, 1), warm_up=int(rounds > 0))
     found = {}
     for name, taken in costs.items():
         seconds = [cost.seconds for cost in taken]

@@ -23,12 +23,21 @@ def as_model(
 ) -> QatModel:
     """Return `model`, loaded with `quantizers` and `architecture` if it is a path."""
     if isinstance(model, QatModel):
-        if quantizers or architecture is not None or isolate:
-            raise QmathError(
-                "quantizers, architecture and isolate apply to a file: give its path, or pass them "
-                "to qmath.load"
-            )
+        refuse_file_options(quantizers, architecture, isolate)
         return model
     from qmath.checkpoints.load import load  # needs the extra that reads files
 
     return load(model, quantizers, force=force, architecture=architecture, isolate=isolate)
+
+
+def refuse_file_options(
+    quantizers: Mapping[str, Quantizer] | None,
+    architecture: str | os.PathLike[str] | None,
+    isolate: bool,
+) -> None:
+    """Raise if something is given that only the reading of a file could heed."""
+    if quantizers or architecture is not None or isolate:
+        raise QmathError(
+            "quantizers, architecture and isolate apply to a file: give its path, or pass them "
+            "to qmath.load"
+        )

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import qmath
-from benchmarks import kernels, measure, peers, results
+from benchmarks import kernels, measure, peers, processes, results
 
 
 def test_candidates_take_turns_and_the_first_round_is_dropped() -> None:
@@ -16,6 +16,22 @@ def test_candidates_take_turns_and_the_first_round_is_dropped() -> None:
     candidates = {name: lambda name=name: calls.append(name) or len(calls) for name in "ab"}
     assert measure.take_turns(candidates, 2) == {"a": [3, 5], "b": [4, 6]}
     assert calls == list("ababab")
+
+
+@pytest.mark.parametrize(("rounds", "kept"), [(0, [1]), (1, [2]), (2, [2, 3])])
+def test_commands_take_turns_after_a_round_that_fills_the_cache(
+    monkeypatch: pytest.MonkeyPatch, rounds: int, kept: list[int]
+) -> None:
+    calls: list[str] = []
+
+    def run(command: list[str]) -> processes.Cost:
+        calls.extend(command)
+        return processes.Cost(calls.count(command[0]), 1.0)
+
+    monkeypatch.setattr(processes, "run", run)
+    found = processes.interleaved({"a": ["a"], "b": ["b"]}, rounds)
+    assert calls == ["a", "b"] * max(kept)
+    assert {(of.fastest, of.slowest) for of in found.values()} == {(min(kept), max(kept))}
 
 
 def test_kernels_are_measured_and_written_down(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath._progress import Progress
-from qmath._source import as_model
+from qmath._source import as_model, refuse_file_options
 from qmath.errors import QmathError
 from qmath.integer.bounds import interval
 from qmath.integer.compare import Comparison, compare, integers_of_dump
@@ -65,7 +65,7 @@ def program_of(
     Parameters
     ----------
     model, quantizers, force, architecture, isolate
-        As for `qmath.export`; a program is returned as it is.
+        As for `qmath.export`; a program is returned as it is, and takes no options of a file.
     require_integer : bool
         Raise if a layer has to run in float32, naming each and what would have to be quantized.
     input_shapes : mapping of str to tuple, optional
@@ -82,6 +82,7 @@ def program_of(
         See `qmath.load` and `qmath.integer.lower.lower`.
     """
     if isinstance(model, Program):
+        refuse_file_options(quantizers, architecture, isolate)
         program = model
     else:
         program = lower(

@@ -12,10 +12,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Verification", "verify"]
 
 _FIXED = "FixedQuantizer"
-_BLOCK = 1 << 20
 # Settings that a user can tell, and what is one.
 _CHECKS: dict[str, Callable[[object], bool]] = {
     "quantizer": lambda value: isinstance(value, str),
@@ -156,6 +155,7 @@ def _compare_file(
         check_options,
         exporter,
     )
+    from qmath.exports.rendered import byte_differences
 
     path.stat()
     name, module = exporter(path, format)
@@ -165,7 +165,7 @@ def _compare_file(
         bundle = _compare_bundle(check, model, {}, None, progress)
         with open(path, "rb") as file, tempfile.TemporaryFile() as expected:
             module.write(bundle, expected)
-            check.differences += _differences(path.name, file, expected)
+            check.differences += byte_differences(path.name, file, expected)
         return ()
     with open(path, "rb") as file:
         manifest, arrays = module.read(file)
@@ -219,23 +219,6 @@ def _compare_bundle(
     arrays = dict(bundle.arrays()) | dict(held or {})
     check.compare_model(model, manifest or bundle.manifest, arrays, deployed, progress)
     return bundle
-
-
-def _differences(name: str, found: BinaryIO, expected: BinaryIO) -> Iterator[str]:
-    """Yield in words where a file differs from what an export would write now."""
-    sizes = [file.seek(0, os.SEEK_END) for file in (found, expected)]
-    for file in (found, expected):
-        file.seek(0)
-    at = 0
-    while (a := found.read(_BLOCK)) == (b := expected.read(_BLOCK)) and a:
-        at += len(a)
-    if a != b:
-        pairs = enumerate(zip(a, b, strict=False))
-        at += next((i for i, (x, y) in pairs if x != y), min(len(a), len(b)))
-        yield (
-            f"{name}: it differs from byte {at} on ({sizes[0]} bytes, and the model gives "
-            f"{sizes[1]})"
-        )
 
 
 def _options(manifest: dict[str, Any], name: str) -> dict[str, Any]:

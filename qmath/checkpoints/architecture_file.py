@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qmath.checkpoints.architecture import Architecture, read_architecture
+from qmath.checkpoints.sniff import HDF5, ZIP
 from qmath.containers.bounded_json import MAX_BYTES, parse_json
-from qmath.containers.hdf5 import MAGIC
 from qmath.containers.isolation import open_hdf5
 from qmath.containers.keras_zip import KerasZip
 from qmath.errors import FileFormatError
 
 __all__ = ["read_architecture_file"]
-
-_ZIP = b"PK\x03\x04"
 
 
 def read_architecture_file(path: str, *, isolate: bool = False) -> Architecture:
@@ -33,15 +31,15 @@ def read_architecture_file(path: str, *, isolate: bool = False) -> Architecture:
     """
     try:
         with open(path, "rb") as file:
-            head = file.read(len(MAGIC))
-            text = head + file.read(MAX_BYTES if head != MAGIC and head[:4] != _ZIP else 0)
+            head = file.read(len(HDF5))
+            text = head + file.read(0 if head.startswith((HDF5, ZIP)) else MAX_BYTES)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise FileFormatError(f"{path}: the architecture cannot be read ({reason})") from None
-    if head == MAGIC:
+    if head.startswith(HDF5):
         with open_hdf5(path, isolate=isolate) as opened:
             text = opened.text("", "model_config").encode()
-    elif head[:4] == _ZIP:
+    elif head.startswith(ZIP):
         text = KerasZip(path).read("config.json", MAX_BYTES)
     architecture = read_architecture(parse_json(text, f"{path}: the architecture"))
     if not architecture.layers:

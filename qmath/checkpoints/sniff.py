@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from typing import Literal
 
+from qmath.containers.sorted_table import MAGIC as TABLE  # which ends such a file
 from qmath.errors import FileFormatError
 
-__all__ = ["Kind", "sniff"]
+__all__ = ["HDF5", "ZIP", "Kind", "sniff"]
 
 Kind = Literal["hdf5", "keras_zip", "saved_model", "tf_checkpoint"]
 
@@ -19,8 +20,6 @@ HDF5 = b"\x89HDF\r\n\x1a\n"
 ZIP = b"PK\x03\x04"
 # Of the first field, the schema version, and the tag of the second.
 SAVED_MODEL = b"\x08\x01\x12"
-# The last eight bytes of a table in TensorFlow's (LevelDB's) format.
-TABLE = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"
 
 
 def sniff(path: str) -> Kind:

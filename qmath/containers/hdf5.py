@@ -18,9 +18,7 @@ from numpy.typing import NDArray
 from qmath.containers.lazy_array import LazyArray
 from qmath.errors import FileFormatError, MissingExtraError, QmathError
 
-__all__ = ["MAGIC", "MAX_RATIO", "Hdf5File"]
-
-MAGIC = b"\x89HDF\r\n\x1a\n"
+__all__ = ["MAX_RATIO", "Hdf5File"]
 
 # Deflate, shuffle and checksum: what h5repack and h5py write. Others may load foreign plugins.
 _FILTERS = frozenset({1, 2, 3})

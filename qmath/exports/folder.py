@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +13,7 @@ from qmath.bundle import Bundle
 from qmath.containers.bounded_json import parse_json
 from qmath.errors import FileFormatError, OutputError
 from qmath.exports.identifiers import Identifiers
+from qmath.exports.rendered import byte_differences
 
 __all__ = ["MANIFEST", "differences", "foreign_entry", "read_manifest", "write"]
 
@@ -126,15 +128,7 @@ def differences(
             if read_manifest(place)["export"] != json.loads(content)["export"]:
                 yield f"{file_name}: what it says of the export differs"
             continue
-        if found != content:
-            at = next(
-                (i for i, (a, b) in enumerate(zip(found, content, strict=False)) if a != b),
-                min(len(found), len(content)),
-            )
-            yield (
-                f"{file_name}: it differs from byte {at} on ({len(found)} bytes, and the model "
-                f"gives {len(content)})"
-            )
+        yield from byte_differences(file_name, io.BytesIO(found), io.BytesIO(content))
     for entry in sorted(entry.name for entry in place.iterdir()):
         if entry not in expected:
             yield f"{entry}: unexpected in this folder"

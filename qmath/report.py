@@ -180,10 +180,15 @@ def inspect(
     -------
     Report
 
+    Raises
+    ------
+    QmathError
+        See `qmath.load`. What keeps a tensor from being quantized is in its row instead.
+
     Examples
     --------
     >>> import qmath
-    >>> print(qmath.inspect("reference/samples/question.h5").verdict)  # doctest: +SKIP
+    >>> print(qmath.inspect("reference/samples/question.h5").verdict)
     weights 2/2 ready, activations 1/3 ready, integer-only: no
     """
     source = as_model(model, quantizers, force=force, architecture=architecture, isolate=isolate)

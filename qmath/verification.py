@@ -123,8 +123,11 @@ def verify(
 
     Examples
     --------
+    >>> import tempfile
     >>> import qmath
-    >>> qmath.verify("reference/samples/question.h5", "model.npz").ok  # doctest: +SKIP
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     bundle = qmath.export("reference/samples/question.h5", f"{folder}/model.npz")
+    ...     qmath.verify("reference/samples/question.h5", f"{folder}/model.npz").ok
     True
     """
     source = as_model(model, quantizers, force=force, architecture=architecture, isolate=isolate)

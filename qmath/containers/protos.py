@@ -200,7 +200,7 @@ def parse(message: str, data: bytes, where: str) -> Any:
     message : str
         A key of `MESSAGES`. Fields that are not declared there are skipped.
     data : bytes
-        Of any size: a caller bounds it, as the objects may take some fifty times its memory.
+        Of any size: a caller bounds it, as the objects may take 30 times its memory, and more.
     where : str
         File and place, for the error message.
 

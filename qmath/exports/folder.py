@@ -14,6 +14,7 @@ from qmath.containers.bounded_json import parse_json
 from qmath.errors import FileFormatError, OutputError
 from qmath.exports.identifiers import Identifiers
 from qmath.exports.rendered import byte_differences
+from qmath.manifest import checked
 
 __all__ = ["MANIFEST", "differences", "foreign_entry", "read_manifest", "write"]
 
@@ -84,18 +85,17 @@ def read_manifest(place: Path) -> dict[str, Any]:
     if len(text) > _LIMIT:
         raise FileFormatError(f"{path} has more than {_LIMIT} bytes, so qmath did not write it")
     try:
-        manifest = parse_json(text.decode(), str(path), "export again")
+        manifest = checked(parse_json(text.decode(), str(path), "export again"), str(path))
     except UnicodeDecodeError:
         raise FileFormatError(f"{path} is damaged: it is no text; export again") from None
-    export = manifest.get("export") if isinstance(manifest, dict) else None
+    export = manifest.get("export")
     if (
         not isinstance(export, dict)
-        or manifest.get("format") != "qmath"
         or not isinstance(export.get("files"), dict)
         or not isinstance(export.get("options"), dict)
     ):
-        raise FileFormatError(f"{path} is not a manifest that qmath wrote; export again")
-    return dict(manifest)
+        raise FileFormatError(f"{path} does not say how it was exported; export again")
+    return manifest
 
 
 def foreign_entry(place: Path) -> str | None:

@@ -21,7 +21,9 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from qmath.bundle import Bundle
+from qmath.containers.bounded_json import parse_json
 from qmath.errors import FileFormatError, QmathError
+from qmath.manifest import checked
 
 __all__ = ["read", "write", "write_arrays"]
 
@@ -89,20 +91,8 @@ def read(file: BinaryIO) -> tuple[dict[str, Any], Mapping[str, NDArray[Any]]]:
     arrays = _Arrays(file, name)
     if MANIFEST not in arrays:
         raise FileFormatError(f"{name} has no manifest, so it is not an .npz that qmath wrote")
-    try:
-        manifest = json.loads(arrays.pop(MANIFEST).tobytes())
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(
-            f"{name}: the manifest is not JSON ({error}); export again"
-        ) from error
-    if not isinstance(manifest, dict) or manifest.get("format") != "qmath":
-        raise FileFormatError(f"{name}: the manifest is not one that qmath wrote")
-    if manifest.get("format_version") != 1:
-        raise FileFormatError(
-            f"{name} has format version {manifest.get('format_version')!r}, and "
-            "this qmath reads version 1; update qmath"
-        )
-    return manifest, arrays
+    text = arrays.pop(MANIFEST).tobytes()
+    return checked(parse_json(text, f"{name}: the manifest", "export again"), name), arrays
 
 
 class _Arrays(Mapping[str, NDArray[Any]]):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from qmath.containers.bounded_json import parse_json
 from qmath.errors import FileFormatError, MissingExtraError, OutputError
+from qmath.manifest import checked
 from qmath.packing import pack, unpack
 
 __all__ = ["MANIFEST", "array_of", "library", "load", "manifest_of", "save", "tensor"]
@@ -153,18 +154,14 @@ def manifest_of(model: Any, file: BinaryIO) -> dict[str, Any]:
     texts = [entry.value for entry in model.metadata_props if entry.key == MANIFEST]
     if len(texts) != 1:
         raise FileFormatError(f"{_name(file)} has no manifest, so qmath did not write it")
-    manifest = parse_json(texts[0], f"{_name(file)}: the manifest")
-    export = manifest.get("export") if isinstance(manifest, dict) else None
-    if (
-        not isinstance(export, dict)
-        or not isinstance(export.get("options"), dict)
-        or manifest.get("format") != "qmath"
-        or manifest.get("format_version") != 1
-    ):
+    text = parse_json(texts[0], f"{_name(file)}: the manifest", "export again")
+    manifest = checked(text, _name(file))
+    export = manifest.get("export")
+    if not isinstance(export, dict) or not isinstance(export.get("options"), dict):
         raise FileFormatError(
-            f"{_name(file)}: the manifest is not one that this qmath wrote; export again"
+            f"{_name(file)}: the manifest does not say how it was exported; export again"
         )
-    return dict(manifest)
+    return manifest
 
 
 def _name(file: BinaryIO) -> str:

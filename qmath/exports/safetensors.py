@@ -19,6 +19,7 @@ from qmath.bundle import Bundle
 from qmath.containers.bounded_json import parse_json
 from qmath.errors import FileFormatError, OutputError, QmathError
 from qmath.exports.stored import stored_arrays, unpacked
+from qmath.manifest import checked
 
 __all__ = ["read", "write"]
 
@@ -141,11 +142,7 @@ def read(file: BinaryIO) -> tuple[dict[str, Any], Mapping[str, NDArray[Any]]]:
         _object(str(metadata[key]), f"{name}: {key} in the metadata")
         for key in (_MANIFEST, _PACKING)
     )
-    if manifest.get("format") != "qmath" or manifest.get("format_version") != 1:
-        raise FileFormatError(
-            f"{name} has format version {manifest.get('format_version')!r} of "
-            f"{manifest.get('format')!r}, and this qmath reads version 1 of 'qmath'; update qmath"
-        )
+    checked(manifest, name)
     places = {key: _place(entry, 8 + length) for key, entry in header.items()}
     known = {key: place for key, place in places.items() if place is not None}
     end = 8 + length

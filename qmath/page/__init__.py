@@ -108,16 +108,16 @@ def _warnings(report: Report) -> Iterator[str]:
 def _table(rows: Sequence[Row]) -> str:
     if not rows:
         return "<section><h2>Tensors</h2><p>Nothing in this model is quantized.</p></section>"
-    titles = list(cells(rows[0]))
     body = "".join(
         f'<tr><th scope="row">{_link(row)}</th>'
         + "".join(
-            f'<td data-title="{title}">{_text(cells(row)[title])}</td>' for title in titles[1:]
+            f'<td data-title="{title}">{_text(cell)}</td>'
+            for title, cell in [*cells(row).items()][1:]
         )
         + "</tr>"
         for row in rows
     )
-    head = "".join(f'<th scope="col">{title}</th>' for title in titles)
+    head = "".join(f'<th scope="col">{title}</th>' for title in cells(rows[0]))
     return (
         '<section><h2>Tensors</h2><div class="wide" tabindex="0"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>"

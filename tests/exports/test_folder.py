@@ -152,9 +152,9 @@ def test_the_new_folder_takes_the_old_ones_place(tmp_path, monkeypatch, exchange
         monkeypatch.setattr(atomic, "_exchanged", lambda *_: False)
     for text in ("old", "new"):
         with replacing_folder(tmp_path / "o", overwrite=True) as folder:
-            (folder / "manifest.json").write_text(
-                json.dumps({"format": "qmath", "export": {"files": {"a": 1}, "options": {}}})
-            )
+            about = {"files": {"a": 1}, "options": {}}
+            manifest = {"format": "qmath", "format_version": 1, "export": about}
+            (folder / "manifest.json").write_text(json.dumps(manifest))
             (folder / "a").write_text(text)
     assert (tmp_path / "o/a").read_text() == "new"
     assert listing(tmp_path) == ["o"]

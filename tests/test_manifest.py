@@ -1,0 +1,42 @@
+"""Every format's reader refuses the manifest of another version, in the same words."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import qmath
+from qmath.errors import FileFormatError, OutputError
+from qmath.manifest import checked
+
+SAMPLE = "reference/samples/default8.h5"
+
+
+@pytest.mark.parametrize("manifest", [None, [], {}, {"format": "other", "format_version": 1}])
+def test_what_is_no_manifest(manifest: object) -> None:
+    with pytest.raises(FileFormatError, match=r"a\.npz: the manifest is not one that qmath wrote"):
+        checked(manifest, "a.npz")
+
+
+def test_a_manifest_is_returned_as_it_is() -> None:
+    manifest = {"format": "qmath", "format_version": 1, "more": 2}
+    assert checked(manifest, "a.npz") is manifest
+
+
+@pytest.mark.parametrize("name", ["o.npz", "o.safetensors", "o.onnx", "o.bin"])
+def test_a_later_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    pytest.importorskip("h5py")
+    if name == "o.onnx":
+        pytest.importorskip("onnx")
+    out = tmp_path / name
+    with monkeypatch.context() as later:
+        later.setattr("qmath.manifest._VERSION", 2)
+        qmath.export(SAMPLE, out)
+    words = "the manifest has format version 2, and this qmath reads version 1; update qmath"
+    with pytest.raises(FileFormatError, match=re.escape(words)):
+        qmath.verify(SAMPLE, out)
+    if out.is_dir():
+        with pytest.raises(OutputError, match="which qmath did not write there"):
+            qmath.export(SAMPLE, out, overwrite=True)

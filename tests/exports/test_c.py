@@ -21,7 +21,7 @@ from tests.exports.models import every_width, model, strange_names
 from tests.helpers import assert_same_bits
 
 SAMPLES = "reference/samples"
-QUESTION = {"MyConfig.activation": qmath.quantizers.MovingAverageQuantizer(4, False, False, False)}
+QUESTION = {"MyConfig.activation": qmath.MovingAverageQuantizer(4, False, False, False)}
 NETWORKS = {
     "images": networks.images(),
     "images of 4 and 6 bits": networks.images(bits=6, weight_bits=4),

@@ -133,4 +133,4 @@ def test_the_model_is_never_the_output(tmp_path):
 
 def test_quantizers_need_a_file(tmp_path):
     with pytest.raises(QmathError, match="apply to a file"):
-        export(model(), tmp_path / "o.npz", quantizers={"a": qmath.quantizers.NoQuantizer()})
+        export(model(), tmp_path / "o.npz", quantizers={"a": qmath.NoQuantizer()})

@@ -23,7 +23,7 @@ from qmath.errors import FileFormatError, QmathError
 from qmath.integer.deployment import Deployment
 from qmath.types import Float32Array, Node, QatModel, QatTensor
 
-__all__ = ["SAME_OPTIONS", "USER", "Comparison", "object_in"]
+__all__ = ["SAME_OPTIONS", "USER", "Check", "object_in"]
 
 SAME_OPTIONS = "verify with the options that export had"
 USER = "user"  # the evidence of settings that no file holds
@@ -38,8 +38,8 @@ _NODE_FIELDS = ("name", "layer", "class_name", "quantize_config")
 Arrays = Mapping[str, NDArray[Any]]
 
 
-class Comparison:
-    """One comparison under way: its counts and findings.
+class Check:
+    """One check under way: its counts and findings.
 
     Attributes
     ----------

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from qmath._progress import Progress
 from qmath._source import as_model
-from qmath.comparison import SAME_OPTIONS, USER, Comparison, object_in
+from qmath.comparison import SAME_OPTIONS, USER, Check, object_in
 from qmath.errors import FileFormatError, MissingSettingsError
 from qmath.integer.deployment import Deployment, deploy
 from qmath.types import Float32Array, QatModel
@@ -132,7 +132,7 @@ def verify(
     """
     source = as_model(model, quantizers, force=force, architecture=architecture, isolate=isolate)
     path = Path(output)
-    check = Comparison(path.name)
+    check = Check(path.name)
     try:
         compare = _compare_folder if path.is_dir() else _compare_file
         assumed = compare(check, source, path, format, progress)
@@ -149,7 +149,7 @@ def verify(
 
 
 def _compare_file(
-    check: Comparison, model: QatModel, path: Path, format: str | None, progress: Progress | None
+    check: Check, model: QatModel, path: Path, format: str | None, progress: Progress | None
 ) -> tuple[str, ...]:
     from qmath.exports import (
         FileExporter,
@@ -186,7 +186,7 @@ def _compare_file(
 
 
 def _compare_folder(
-    check: Comparison, model: QatModel, path: Path, format: str | None, progress: Progress | None
+    check: Check, model: QatModel, path: Path, format: str | None, progress: Progress | None
 ) -> tuple[str, ...]:
     from qmath.exports import FolderExporter, check_options, exporter, folder
 
@@ -205,7 +205,7 @@ def _compare_folder(
 
 
 def _compare_bundle(
-    check: Comparison,
+    check: Check,
     model: QatModel,
     options: dict[str, Any],
     manifest: dict[str, Any] | None,

@@ -5,8 +5,10 @@ binary file, deterministically, and ``read(file)``, which returns what `qmath.ve
 ``differences(file, bundle, manifest, **options)`` where the file holds a network besides. One
 without ``read`` and without options is written again by `qmath.verify`, and compared. A format of
 several files is a module with ``render(bundle, **options)``, which yields the name and the bytes
-of each; `qmath.verify` renders again and compares. A package of yours adds a format by an entry
-point of the group ``qmath.exports``: its name is the format's, its value such a module.
+of each; `qmath.verify` renders again and compares. A module may also hold ``VECTORS``, how many
+test vectors its format runs by itself, and ``STORED_INTEGERS = True``, if it can hold integers that
+Keras itself quantized. A package of yours adds a format by an entry point of the group
+``qmath.exports``: its name is the format's, its value such a module.
 """
 
 from __future__ import annotations

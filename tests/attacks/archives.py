@@ -6,12 +6,12 @@ import json
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tests.attacks.collection import Build, Collection
 from tests.checkpoints.builders import (
     entry,
     functional,
@@ -28,22 +28,8 @@ VARIABLES = [VALUES, VALUES, STEP, LOW, HIGH, *span("post_activation").values()]
 GROUPS = {"layers/quantize_wrapper_v2": VARIABLES}
 CONFIG = sequential(wrapped("d", use_bias=False))
 WEIGHTS = "model.weights.h5"
-Build = Callable[[Path], object]
-ATTACKS: dict[str, tuple[Build, str]] = {}
-READ: dict[str, Build] = {}
-
-
-def refused(message: str) -> Callable[[Build], Build]:
-    def enter(build: Build) -> Build:
-        ATTACKS[build.__name__] = build, message
-        return build
-
-    return enter
-
-
-def is_read(build: Build) -> Build:
-    READ[build.__name__] = build
-    return build
+FILES = Collection()
+ATTACKS, READ, refused, is_read = FILES.attacks, FILES.read, FILES.refused, FILES.is_read
 
 
 def ordinary(path: Path, config: Any = CONFIG) -> dict[str, bytes]:

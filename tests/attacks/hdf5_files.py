@@ -14,6 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from tests.attacks.collection import Collection
 from tests.checkpoints.builders import (
     entry,
     kernel,
@@ -28,17 +29,8 @@ from tests.checkpoints.builders import (
 GROUP = "model_weights/quant_d"
 KERNEL = f"{GROUP}/d/kernel:0"
 LOW, HIGH = (f"{GROUP}/quant_d/kernel_{end}:0" for end in ("min", "max"))
-ATTACKS: dict[str, tuple[Callable[[Path], object], str]] = {}
-
-
-def refused(message: str) -> Callable[[Any], Any]:
-    """Enter a function that writes a hostile file."""
-
-    def enter(function: Callable[[Path], object]) -> Callable[[Path], object]:
-        ATTACKS[function.__name__] = function, message
-        return function
-
-    return enter
+FILES = Collection()
+ATTACKS, READ, refused, is_read = FILES.attacks, FILES.read, FILES.refused, FILES.is_read
 
 
 def changed(message: str) -> Callable[[Any], Any]:
@@ -300,6 +292,7 @@ def a_block_before_the_file(path: Path) -> None:
         file.attrs["model_config"] = json.dumps(sequential(wrapped("d")))
 
 
+@is_read
 def code_in_a_lambda(path: Path) -> None:
     code = {"class_name": "__lambda__", "config": {"code": "4wAAAAAAAAAAAAAAAAEAAAACAAAAcw=="}}
     layer = entry("Lambda", "l", function=code, module="os", function_type="lambda")
@@ -307,11 +300,9 @@ def code_in_a_lambda(path: Path) -> None:
     write(path, config, {"l": {}, "quant_d": kernel() | step()})
 
 
+@is_read
 def another_byte_order(path: Path) -> None:
     one_layer(path)
     with h5py.File(path, "r+") as file:
         values = file[KERNEL][()]
         replace(file, KERNEL, data=values.astype(">f4"))
-
-
-READ = {build.__name__: build for build in (code_in_a_lambda, another_byte_order)}

@@ -12,6 +12,7 @@ import pytest
 
 from qmath.containers.protos import parse
 from qmath.containers.sorted_table import read_table
+from tests.attacks.collection import Build, Collection
 from tests.attacks.jail import judge
 from tests.checkpoints.object_graphs import (
     model,
@@ -33,22 +34,8 @@ from tests.containers.bundles import write as write_bundle
 
 NODE = "TrackableObjectGraph.TrackableObject"
 TENSORS = ["d/kernel", "d/bias"]
-Build = Callable[[Path], object]
-ATTACKS: dict[str, tuple[Build, str]] = {}
-READ: dict[str, Build] = {}
-
-
-def refused(message: str) -> Callable[[Build], Build]:
-    def enter(build: Build) -> Build:
-        ATTACKS[build.__name__] = build, message
-        return build
-
-    return enter
-
-
-def is_read(build: Build) -> Build:
-    READ[build.__name__] = build
-    return build
+FILES = Collection()
+ATTACKS, READ, refused, is_read = FILES.attacks, FILES.read, FILES.refused, FILES.is_read
 
 
 def index(prefix: Path) -> Path:

@@ -116,7 +116,6 @@ def try_one(name: str, seed: int, folder: Path) -> str:
 def test_mutants(tmp_path: Path, name: str) -> None:
     outcomes = {try_one(name, seed, tmp_path) for seed in range(30)}
     assert "refused" in outcomes
-    assert outcomes <= {"refused", "layers", "tensors"}
 
 
 def main(count: int, first: int) -> None:

@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from qmath.errors import FileFormatError, QmathError
+from qmath.errors import QmathError
 from qmath.types import Float32Array, Node, QatModel, QatTensor
 
-__all__ = ["bit_patterns", "build", "checked", "layer_config", "settings", "stored_range"]
-
-_FORMAT, _VERSION = "qmath", 1
+__all__ = ["bit_patterns", "build", "layer_config", "settings", "stored_range"]
 
 RECONSTRUCTION = "(values.astype(np.int32) - zero_point).astype(np.float32) * scale"
 
@@ -98,8 +96,8 @@ def build(
         for node in (graph.nodes if graph else ())
     ]
     return {
-        "format": _FORMAT,
-        "format_version": _VERSION,
+        "format": "qmath",
+        "format_version": 1,
         "qmath_version": __version__,
         "source": {"file": PurePath(model.source).name, "sha256": model.sha256},
         "reconstruction": RECONSTRUCTION,
@@ -111,31 +109,6 @@ def build(
         "options": options,
         "notes": notes,
     }
-
-
-def checked(manifest: Any, where: str) -> dict[str, Any]:
-    """Return what a file holds as its manifest, if this qmath reads such.
-
-    Parameters
-    ----------
-    manifest : JSON value
-        Not trusted; what is in it is not looked at.
-    where : str
-        The file, for error messages.
-
-    Raises
-    ------
-    FileFormatError
-        It is no manifest, or one of another version.
-    """
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise FileFormatError(f"{where}: the manifest is not one that qmath wrote; export again")
-    if manifest.get("format_version") != _VERSION:
-        raise FileFormatError(
-            f"{where}: the manifest has format version {manifest.get('format_version')!r}, and "
-            f"this qmath reads version {_VERSION}; update qmath"
-        )
-    return manifest
 
 
 def layer_config(node: Node) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from qmath.bundle import Bundle
 from qmath.containers.bounded_json import parse_json
 from qmath.errors import FileFormatError, OutputError
 from qmath.exports.identifiers import Identifiers
+from qmath.exports.reading import checked
 from qmath.exports.rendered import byte_differences
-from qmath.manifest import checked
 
 __all__ = ["MANIFEST", "differences", "foreign_entry", "read_manifest", "write"]
 

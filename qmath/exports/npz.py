@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from qmath.bundle import Bundle
 from qmath.containers.bounded_json import parse_json
 from qmath.errors import FileFormatError, QmathError
-from qmath.manifest import checked
+from qmath.exports.reading import checked
 
 __all__ = ["read", "write", "write_arrays"]
 

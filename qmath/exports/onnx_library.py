@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qmath.containers.bounded_json import parse_json
 from qmath.errors import FileFormatError, MissingExtraError, OutputError
-from qmath.manifest import checked
+from qmath.exports.reading import checked
 from qmath.packing import pack, unpack
 
 __all__ = ["MANIFEST", "array_of", "library", "load", "manifest_of", "save", "tensor"]

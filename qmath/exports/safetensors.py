@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from qmath.bundle import Bundle
 from qmath.containers.bounded_json import parse_json
 from qmath.errors import FileFormatError, OutputError, QmathError
+from qmath.exports.reading import checked
 from qmath.exports.stored import stored_arrays, unpacked
-from qmath.manifest import checked
 
 __all__ = ["read", "write"]
 

@@ -8,21 +8,22 @@ from pathlib import Path
 import pytest
 
 import qmath
+from qmath import manifest
 from qmath.errors import FileFormatError, OutputError
-from qmath.manifest import checked
+from qmath.exports.reading import checked
 
 SAMPLE = "reference/samples/default8.h5"
 
 
-@pytest.mark.parametrize("manifest", [None, [], {}, {"format": "other", "format_version": 1}])
-def test_what_is_no_manifest(manifest: object) -> None:
+@pytest.mark.parametrize("value", [None, [], {}, {"format": "other", "format_version": 1}])
+def test_what_is_no_manifest(value: object) -> None:
     with pytest.raises(FileFormatError, match=r"a\.npz: the manifest is not one that qmath wrote"):
-        checked(manifest, "a.npz")
+        checked(value, "a.npz")
 
 
 def test_a_manifest_is_returned_as_it_is() -> None:
-    manifest = {"format": "qmath", "format_version": 1, "more": 2}
-    assert checked(manifest, "a.npz") is manifest
+    value = {"format": "qmath", "format_version": 1, "more": 2}
+    assert checked(value, "a.npz") is value
 
 
 @pytest.mark.parametrize("name", ["o.npz", "o.safetensors", "o.onnx", "o.bin"])
@@ -31,8 +32,9 @@ def test_a_later_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: 
     if name == "o.onnx":
         pytest.importorskip("onnx")
     out = tmp_path / name
+    build = manifest.build
     with monkeypatch.context() as later:
-        later.setattr("qmath.manifest._VERSION", 2)
+        later.setattr(manifest, "build", lambda *args: build(*args) | {"format_version": 2})
         qmath.export(SAMPLE, out)
     words = "the manifest has format version 2, and this qmath reads version 1; update qmath"
     with pytest.raises(FileFormatError, match=re.escape(words)):

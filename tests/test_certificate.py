@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from reference.prove import certificate
-from reference.prove.certificate import KINDS
+from reference.prove.certificate import KINDS, CertificateError
 from reference.prove.journal import Journal, JournalError
 
 SCHEMA = Draft202012Validator(
@@ -29,6 +30,10 @@ SWEEP = {
 TRIP = {
     "op": "fake_quant_with_min_max_args", "num_bits": 3, "range_widths": 5, "compared": 320,
     "differing": 2, "sha256": DIGEST, "commit": "a" * 40 + "+",
+}  # fmt: skip
+SYMMETRIC = {
+    **SWEEP, "op": "quantize_and_dequantize_v2", "min": [-1.0], "max": [1.0], "compared": 2**32,
+    "integers": 0, "signed_input": True, "round_mode": "HALF_UP", "axis": None,
 }  # fmt: skip
 ENTRIES = [
     {"task": "trips", "seconds": 30.0, "records": [TRIP, {**TRIP, "num_bits": 2}]},
@@ -53,10 +58,44 @@ def test_it_matches_its_schema_and_counts_what_differs(tmp_path):
         SCHEMA.validate({**read, "sweeps": [{**SWEEP, "differing_bits": -1}]})
 
 
+def test_a_sweep_of_symmetric_integers_says_how_it_rounds():
+    SCHEMA.validate({**made(ENTRIES), "sweeps": [SYMMETRIC]})
+    unsaid = {key: value for key, value in SYMMETRIC.items() if key != "round_mode"}
+    with pytest.raises(ValidationError, match="round_mode"):
+        SCHEMA.validate({**made(ENTRIES), "sweeps": [unsaid]})
+
+
+def test_a_certificate_to_complete_is_read_back_and_its_minutes_count(tmp_path):
+    written = tmp_path / "certificate.json"
+    certificate.write(made(ENTRIES), written)
+    before = certificate.read(written, ENVIRONMENT)
+    assert before == made(ENTRIES)
+    assert certificate.build(ENVIRONMENT, PARTS, ENTRIES[:1], 1.5)["cpu_minutes"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read"),
+        ("{", "cannot be read"),
+        ("[]", "is no certificate"),
+        ("{}", "is no certificate"),
+        (json.dumps({**made(ENTRIES), "cpu": "another"}), "was made with other cpu; run without"),
+    ],
+)
+def test_what_cannot_be_completed_is_refused(tmp_path, text, message):
+    path = tmp_path / "certificate.json"
+    if text is not None:
+        path.write_text(text, "utf-8")
+    with pytest.raises(CertificateError, match=f"^{re.escape(str(path))} {message}"):
+        certificate.read(path, ENVIRONMENT)
+
+
 def test_a_row_of_the_table_for_each_proof_and_op():
     more = {**SWEEP, "num_bits": 4, "differing_bits": 7}
-    entries = [*ENTRIES, {"task": "sweep", "seconds": 1, "records": [more]}]
+    entries = [*ENTRIES, {"task": "sweep", "seconds": 1, "records": [more, SYMMETRIC]}]
     assert list(certificate.table(made(entries)))[2:] == [
+        "| every float32 | `quantize_and_dequantize_v2` | 8 | 1 | 4,294,967,296 | 0 |",
         "| every float32 | `vars` | 4, 8 | 4 | 34,359,738,368 | 7 |",
         "| every integer, there and back | `args` | 2, 3 | 10 | 640 | 4 |",
     ]
@@ -100,7 +139,15 @@ def test_the_committed_certificate_says_that_no_bit_differs():
     made = json.loads(certificate.CERTIFICATE.read_text("utf-8"))
     SCHEMA.validate(made)
     assert made["differing"] == sum(certificate.count_differing(made[k]) for k in KINDS) == 0
-    forward = [record for record in made["sweeps"] if record["gradient"] is None]
+    symmetric = [record for record in made["sweeps"] if "signed_input" in record]
+    for record in symmetric:
+        assert record["patterns"] == 2**32
+        assert record["compared"] == 2**32 * len(record["min"]), record["name"]
+    forward = [
+        record
+        for record in made["sweeps"]
+        if record["gradient"] is None and record not in symmetric
+    ]
     assert len(forward) >= 24
     for record in forward:
         every_pattern = 2**32 * len(record["min"])

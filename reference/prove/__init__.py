@@ -3,7 +3,8 @@
 Three kinds of tasks, each of which ends in a record of the certificate:
 
 sweeps
-    All 2**32 bit patterns through one configuration of an op, and of `qmath.quantize`.
+    All 2**32 bit patterns through one configuration of an op, and of `qmath.quantize` where it has
+    the op's integers.
 thresholds
     Some thousands of ranges, and for each every float within 64 ulp of every place where the
     output steps. The places are found by bisection on the function itself, so they are exact. As

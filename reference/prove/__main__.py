@@ -1,4 +1,7 @@
-"""The command line: ``python -m reference.prove [--configs NAME …] [--quick] [--resume]``."""
+"""The command line: ``python -m reference.prove [--configs NAME …] [--quick] [--resume]``.
+
+``--complete FILE`` runs only what a certificate does not hold yet.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +30,23 @@ def prove(options: argparse.Namespace) -> dict[str, Any]:
     from reference.prove.running import run
     from reference.prove.tasks import select, tasks
 
-    chosen = select(tasks(options.quick), options.configs)
+    every = tasks(options.quick)
+    chosen = select(every, options.configs)
     where = certificate.environment()
     journal = None
     finished: dict[str, dict[str, Any]] = {}
+    earlier = 0.0
+    if options.complete:
+        before = certificate.read(options.complete, where)
+        earlier = before["cpu_minutes"]
+        for name, task in every.items():
+            if records := task.held(before):
+                finished[name] = {"task": name, "seconds": 0.0, "records": records}
+        chosen = {name: every[name] for name in every if name in chosen or name in finished}
     if options.output:
         path = options.output.with_name(options.output.name + ".journal")
         journal = Journal(path, {**where, "quick": options.quick}, options.resume)
-        finished = {name: entry for name, entry in journal.finished.items() if name in chosen}
+        finished |= {name: entry for name, entry in journal.finished.items() if name in chosen}
     left = [name for name in chosen if name not in finished]
     total = sum(task.elements for task in chosen.values())
     done_before = sum(chosen[name].elements for name in finished)
@@ -60,7 +72,7 @@ def prove(options: argparse.Namespace) -> dict[str, Any]:
             differs = certificate.count_differing(records)
             progress.console.print(f"{name}: {differs} differ, {seconds:.0f} s", highlight=False)
     kinds = {name: task.kind for name, task in chosen.items()}
-    made = certificate.build(where, kinds, [finished[name] for name in chosen])
+    made = certificate.build(where, kinds, [finished[name] for name in chosen], earlier)
     if journal:
         certificate.write(made, options.output)
         journal.remove()
@@ -79,6 +91,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a slice of everything, in a minute")
     parser.add_argument("--resume", action="store_true", help="go on where the last run stopped")
     parser.add_argument(
+        "--complete",
+        type=Path,
+        metavar="FILE",
+        help="keep the records of this certificate, and run what it misses; the default output",
+    )
+    parser.add_argument(
         "--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes; default: all"
     )
     parser.add_argument(
@@ -91,6 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--table", action="store_true", help="print the Markdown table of the certificate"
     )
     options = parser.parse_args(arguments)
+    options.output = options.output or options.complete
     if options.output is None and (options.table or not (options.quick or options.configs)):
         options.output = certificate.CERTIFICATE
     if options.table:
@@ -98,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         try:
             made = prove(options)
-        except JournalError as error:
+        except (certificate.CertificateError, JournalError) as error:
             parser.exit(2, f"error: {error}\n")
     print("\n".join(certificate.table(made)))
     return int(made["differing"] > 0)

@@ -14,10 +14,12 @@ from typing import Any
 __all__ = [
     "CERTIFICATE",
     "KINDS",
+    "CertificateError",
     "build",
     "commit",
     "count_differing",
     "environment",
+    "read",
     "table",
     "write",
 ]
@@ -26,6 +28,10 @@ ROOT = Path(__file__).parents[2]
 CERTIFICATE = ROOT / "reference" / "certificate.json"
 KINDS = ("sweeps", "thresholds", "round_trips")
 PACKAGES = ("qmath-tfmot", "numpy", "tensorflow")
+
+
+class CertificateError(Exception):
+    """A certificate that cannot be completed here."""
 
 
 def environment() -> dict[str, Any]:
@@ -61,7 +67,10 @@ def _processor() -> str:
 
 
 def build(
-    environment: Mapping[str, Any], kinds: Mapping[str, str], finished: Iterable[dict[str, Any]]
+    environment: Mapping[str, Any],
+    kinds: Mapping[str, str],
+    finished: Iterable[dict[str, Any]],
+    cpu_minutes: float = 0.0,
 ) -> dict[str, Any]:
     """Return the certificate.
 
@@ -73,9 +82,11 @@ def build(
         From the name of a task to its part of the certificate.
     finished : iterable of dict
         The journal's entries, in the order in which the certificate has them.
+    cpu_minutes : float
+        What earlier runs took.
     """
     parts: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
-    seconds = 0.0
+    seconds = 60 * cpu_minutes
     for entry in finished:
         parts[kinds[entry["task"]]] += entry["records"]
         seconds += entry["seconds"]
@@ -93,6 +104,22 @@ def build(
 def count_differing(records: Iterable[Mapping[str, Any]]) -> int:
     """Return how many bits, or integers of round trips, differ in these records."""
     return sum(record.get("differing_bits", record.get("differing")) for record in records)
+
+
+def read(path: Path, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the certificate in a file, if records of this environment may join its own."""
+    try:
+        certificate = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CertificateError(f"{path} cannot be read: {error}") from None
+    if not isinstance(certificate, dict) or certificate.get("format") != "qmath-certificate":
+        raise CertificateError(f"{path} is no certificate")
+    changed = [key for key in environment if certificate.get(key) != environment[key]]
+    if changed:
+        raise CertificateError(
+            f"{path} was made with other {', '.join(changed)}; run without --complete"
+        )
+    return certificate
 
 
 def write(certificate: Mapping[str, Any], path: Path) -> None:

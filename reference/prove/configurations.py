@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 import qmath
 
-__all__ = ["PATTERNS", "Sweep", "sweeps"]
+__all__ = ["PATTERNS", "Sweep", "SymmetricSweep", "sweeps"]
 
 PATTERNS = 2**32
 SAMPLES = Path(__file__).parents[1] / "samples"
 Op = Literal["args", "vars", "vars_per_channel"]
+Ends = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One configuration of one op, through which all patterns go.
+    """One configuration of a fake-quant op, through which all patterns go.
 
     Attributes
     ----------
@@ -50,11 +51,27 @@ class Sweep:
         return f"fake_quant_with_min_max_{self.op}" + ("_gradient" if self.gradient else "")
 
     @property
+    def per_channel(self) -> bool:
+        """Whether the inputs have a last axis of channels."""
+        return self.op == "vars_per_channel"
+
+    @property
     def range(self) -> tuple[np.ndarray, np.ndarray]:
         """The range as the function takes it: float32, of shape ``()`` or ``(C,)``."""
         ends = np.float32([self.min, self.max])
-        low, high = ends if self.op == "vars_per_channel" else ends[:, 0]
+        low, high = ends if self.per_channel else ends[:, 0]
         return np.asarray(low), np.asarray(high)
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """The function's arguments after the inputs."""
+        return (*self.range, self.num_bits, self.narrow_range)
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What its record says of it, as JSON has it."""
+        ends = {"min": list(self.min), "max": list(self.max)}
+        return {**asdict(self), **ends, "op": self.function}
 
     @property
     def elements(self) -> int:
@@ -63,8 +80,45 @@ class Sweep:
         return PATTERNS * passes * len(self.min)
 
 
+@dataclass(frozen=True)
+class SymmetricSweep(Sweep):
+    """One configuration of ``quantize_and_dequantize_v2``, with a given range.
+
+    Attributes
+    ----------
+    signed_input : bool
+    round_mode : {"HALF_TO_EVEN", "HALF_UP"}
+    axis : {None, 1}
+        One range, or one for each channel.
+    """
+
+    op: Literal["quantize_and_dequantize_v2"]
+    signed_input: bool = True
+    round_mode: Literal["HALF_TO_EVEN", "HALF_UP"] = "HALF_TO_EVEN"
+    axis: int | None = None
+
+    @property
+    def function(self) -> str:
+        """Name of the function in `qmath` and in `reference.oracle`."""
+        return self.op
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether the inputs have a last axis of channels."""
+        return self.axis is not None
+
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """The function's arguments after the inputs."""
+        range_given, name = True, None
+        return (
+            *self.range, self.signed_input, self.num_bits, range_given, self.round_mode, name,
+            self.narrow_range, self.axis,
+        )  # fmt: skip
+
+
 @cache
-def sample(model: str, tensor: str, channels: int = 1) -> tuple[tuple[float, ...], ...]:
+def sample(model: str, tensor: str, channels: int = 1) -> Ends:
     """Return the first range ends that training left in a sample."""
     found = qmath.load(SAMPLES / f"{model}.h5").tensors[tensor]
     if found.min is None or found.max is None:
@@ -73,7 +127,7 @@ def sample(model: str, tensor: str, channels: int = 1) -> tuple[tuple[float, ...
     return low, high
 
 
-def one(low: float, high: float) -> tuple[tuple[float, ...], ...]:
+def one(low: float, high: float) -> Ends:
     """Return one range, of the float32 nearest to the ends."""
     return (float(np.float32(low)),), (float(np.float32(high)),)
 
@@ -83,7 +137,7 @@ def sweeps() -> tuple[Sweep, ...]:
     """Return every sweep."""
     wide, narrow = False, True
     relu6 = sample("default8", "relu6/output")
-    forward: Sequence[tuple[str, Op, int, bool, tuple[tuple[float, ...], ...]]] = [
+    forward: Sequence[tuple[str, Op, int, bool, Ends]] = [
         ("untrained", "vars", 8, wide, one(-6, 6)),
         ("model input", "vars", 8, wide, sample("default8", "quantize_layer/output")),
         ("activation", "vars", 8, wide, sample("default8", "conv1/post_activation")),
@@ -112,7 +166,7 @@ def sweeps() -> tuple[Sweep, ...]:
         ("symmetric", "vars_per_channel", 12, narrow, one(-0.5, 0.5)),
         ("symmetric", "vars_per_channel", 16, narrow, one(-1, 1)),
     ]
-    backward: Sequence[tuple[str, Op, int, bool, tuple[tuple[float, ...], ...], str]] = [
+    backward: Sequence[tuple[str, Op, int, bool, Ends, str]] = [
         ("default", "args", 8, wide, one(-6, 6), "inputs"),
         ("default", "args", 8, wide, one(-6, 6), "gradients"),
         ("one-sided", "args", 4, wide, one(0, 6), "inputs"),
@@ -128,7 +182,27 @@ def sweeps() -> tuple[Sweep, ...]:
         title = f"gradient by {of}: {_name(name, op, bits, narrowly)}"
         argument: Literal["inputs", "gradients"] = "inputs" if of == "inputs" else "gradients"
         found.append(Sweep(title, op, bits, narrowly, *ends, gradient=argument))
-    return tuple(found)
+    return (*found, *_symmetric_sweeps())
+
+
+def _symmetric_sweeps() -> Iterator[SymmetricSweep]:
+    """Yield the sweeps of ``quantize_and_dequantize_v2``: wide first, then narrow ones."""
+    op: Literal["quantize_and_dequantize_v2"] = "quantize_and_dequantize_v2"
+    activation, relu6 = (
+        sample("default8", name) for name in ("conv1/post_activation", "relu6/output")
+    )
+    yield SymmetricSweep(f"{op} 8 bits, activation", op, 8, False, *activation)
+    yield SymmetricSweep(
+        f"{op} 8 bits, activation, half up", op, 8, False, *activation, round_mode="HALF_UP"
+    )
+    yield SymmetricSweep(
+        f"{op} 8 bits, relu6, unsigned, half up", op, 8, False, *relu6,
+        signed_input=False, round_mode="HALF_UP",
+    )  # fmt: skip
+    kernel = sample("nbit4", "dense/kernel")
+    yield SymmetricSweep(f"{op} 4 bits narrow, dense kernel", op, 4, True, *kernel)
+    kernels = sample("default8", "conv1/kernel", 2)
+    yield SymmetricSweep(f"{op} 8 bits narrow, conv kernel", op, 8, True, *kernels, axis=1)
 
 
 def _name(name: str, op: Op, num_bits: int, narrow_range: bool) -> str:

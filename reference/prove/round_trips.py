@@ -13,7 +13,7 @@ from qmath._nudge import quant_limits
 from qmath.affine import scale_and_zero_point, smallest_dtype
 from reference.prove.tally import Tick
 
-__all__ = ["WIDTHS", "elements", "round_trips", "spans"]
+__all__ = ["WIDTHS", "descriptions", "elements", "round_trips", "spans"]
 
 OPS = ("vars_per_channel", "vars", "args")
 WIDTHS = range(2, 13)
@@ -41,8 +41,8 @@ def spans(num_bits: int, quick: bool = False) -> Iterator[np.ndarray]:
 
 def elements(num_bits: int, quick: bool = False) -> int:
     """Return how many integers `round_trips` tries, about."""
-    widths = sum(block.size for op in OPS for block in _blocks(op, num_bits, quick))
-    return 2 * widths << 2 * num_bits
+    widths = sum(described["range_widths"] for described in descriptions(num_bits, quick))
+    return widths << 2 * num_bits
 
 
 def _blocks(op: str, num_bits: int, quick: bool) -> Iterator[np.ndarray]:
@@ -57,30 +57,34 @@ def _blocks(op: str, num_bits: int, quick: bool) -> Iterator[np.ndarray]:
 def round_trips(num_bits: int, tick: Tick, quick: bool = False) -> list[dict[str, Any]]:
     """Run the round trips of a width; return a record for each op."""
     records = []
-    for op in OPS:
-        digest, counts = hashlib.sha256(), np.zeros(3, np.int64)
+    for op, described in zip(OPS, descriptions(num_bits, quick), strict=True):
+        digest, counts = hashlib.sha256(), np.zeros(2, np.int64)
         for narrow_range in (False, True):
             for block in _blocks(op, num_bits, quick):
                 counts += _run(op, num_bits, narrow_range, block, digest)
                 tick(block.size << 2 * num_bits)
-        tried, compared, differing = map(int, counts)
-        records.append(
-            {
-                "op": f"fake_quant_with_min_max_{op}",
-                "num_bits": num_bits,
-                "range_widths": tried,
-                "compared": compared,
-                "differing": differing,
-                "sha256": digest.hexdigest(),
-            }
-        )
+        compared, differing = map(int, counts)
+        outcome = {"compared": compared, "differing": differing, "sha256": digest.hexdigest()}
+        records.append({**described, **outcome})
     return records
+
+
+def descriptions(num_bits: int, quick: bool = False) -> list[dict[str, Any]]:
+    """Return what each record says of its configurations: wide and narrow ranges."""
+    return [
+        {
+            "op": f"fake_quant_with_min_max_{op}",
+            "num_bits": num_bits,
+            "range_widths": 2 * sum(block.size for block in _blocks(op, num_bits, quick)),
+        }
+        for op in OPS
+    ]
 
 
 def _run(
     op: str, num_bits: int, narrow_range: bool, widths: np.ndarray, digest: Any
-) -> tuple[int, int, int]:
-    """Try every zero point at each range width; return widths, integers, differing integers."""
+) -> tuple[int, int]:
+    """Try every zero point at each range width; return integers, and differing ones."""
     first, last = quant_limits(num_bits, narrow_range)
     half = 2 ** (num_bits - 1)
     zeros = np.arange(first, last + 1)
@@ -95,13 +99,13 @@ def _run(
     if op == "vars_per_channel":
         values = np.repeat(integers[:, np.newaxis], low.size, axis=1)
         found = _again(values, scale, zero_point, low, high, num_bits, narrow_range, op)
-        return widths.size, values.size, int(np.count_nonzero(found != values))
+        return values.size, int(np.count_nonzero(found != values))
     differing = 0
     for channel in zip(scale, zero_point, low, high, strict=True):
         parts = map(np.asarray, channel)
         found = _again(integers, *parts, num_bits, narrow_range, op)
         differing += int(np.count_nonzero(found != integers))
-    return widths.size, low.size * integers.size, differing
+    return low.size * integers.size, differing
 
 
 def _again(

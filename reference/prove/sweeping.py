@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 import qmath
 from reference import oracle
-from reference.prove.configurations import PATTERNS, Sweep
+from reference.prove.configurations import PATTERNS, Sweep, SymmetricSweep
 from reference.prove.tally import Tally, Tick
 
-__all__ = ["sweep"]
+__all__ = ["description", "sweep"]
 
 BLOCK = 2**20  # elements: TensorFlow's fastest, as the arrays stay in the cache
 QUICK_STEP = 2**12  # patterns: the quick run takes one of so many
@@ -42,25 +41,25 @@ def sweep(of: Sweep, tick: Tick, quick: bool = False) -> dict[str, Any]:
     """Run a sweep and return its record.
 
     Its digest is that of the integers (signed, of the smallest dtype, NaN as 0.0), which with
-    scale and zero point say all; of the floats for a gradient or a range without integers.
+    scale and zero point say all; of the floats where there are none.
     """
     tally = Tally()
     run = _backward if of.gradient else _forward
     for block in patterns(len(of.min), quick):
-        run(of, block if of.op == "vars_per_channel" else block.reshape(-1), tally)
+        run(of, block if of.per_channel else block.reshape(-1), tally)
         tick(of.elements * block.size // (PATTERNS * len(of.min)))
-    seen = PATTERNS // QUICK_STEP if quick else PATTERNS
-    return {**asdict(of), "op": of.function, "patterns": seen, **tally.record()}
+    return {**description(of, quick), **tally.record()}
 
 
-def _settings(of: Sweep) -> tuple[Any, ...]:
-    return (*of.range, of.num_bits, of.narrow_range)
+def description(of: Sweep, quick: bool = False) -> dict[str, Any]:
+    """Return what the record says of the configuration and of the patterns."""
+    return {**of.description, "patterns": PATTERNS // QUICK_STEP if quick else PATTERNS}
 
 
 def _forward(of: Sweep, x: np.ndarray, tally: Tally) -> None:
     """Compare the op's outputs and, where the range has integers, what these stand for."""
-    expected = getattr(oracle, of.function)(x, *_settings(of))
-    tally.outputs(getattr(qmath, of.function)(x, *_settings(of)), expected)
+    expected = getattr(oracle, of.function)(x, *of.settings)
+    tally.outputs(getattr(qmath, of.function)(x, *of.settings), expected)
     if not _has_integers(of):
         tally.digest(expected)
         return
@@ -83,7 +82,9 @@ def _quantize(of: Sweep, x: np.ndarray) -> qmath.QuantizedTensor:
 
 
 def _has_integers(of: Sweep) -> bool:
-    """Whether `qmath.quantize` takes the range."""
+    """Whether `qmath.quantize` has the op's grid, and takes the range."""
+    if isinstance(of, SymmetricSweep):
+        return False
     try:
         _quantize(of, np.zeros(of.range[0].shape, np.float32))
     except qmath.QmathError:
@@ -108,8 +109,8 @@ def _backward(of: Sweep, block: np.ndarray, tally: Tally) -> None:
         ends = (np.float32(0), np.finfo(np.float32).max)
         arguments = [(block, np.full_like(block, x)) for x in ends]
     for g, x in arguments:
-        ours = getattr(qmath, of.function)(g, x, *_settings(of))
-        theirs = getattr(oracle, of.function)(g, x, *_settings(of))
+        ours = getattr(qmath, of.function)(g, x, *of.settings)
+        theirs = getattr(oracle, of.function)(g, x, *of.settings)
         if of.op == "args":
             ours, theirs = (ours,), (theirs,)
         for mine, expected in zip(ours, theirs, strict=True):

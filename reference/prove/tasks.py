@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -29,12 +29,25 @@ class Task:
         About how many comparisons it takes.
     run : callable
         Takes a `Tick`, and returns the records.
+    descriptions : list of dict
+        What each record says of what it is about, whatever the outcome.
     """
 
     name: str
     kind: str
     elements: int
     run: Callable[[Tick], Records]
+    descriptions: Records
+
+    def held(self, certificate: Mapping[str, Any]) -> Records | None:
+        """Return the task's records in a certificate; None unless it holds all of them."""
+        found = [
+            record
+            for described in self.descriptions
+            for record in certificate[self.kind]
+            if described.items() <= record.items()
+        ]
+        return found if len(found) == len(self.descriptions) else None
 
 
 def tasks(quick: bool = False) -> dict[str, Task]:
@@ -43,7 +56,13 @@ def tasks(quick: bool = False) -> dict[str, Task]:
     for of in sweeps():
         size = of.elements // sweeping.QUICK_STEP if quick else of.elements
         found.append(
-            Task(of.name, "sweeps", size, lambda tick, of=of: [sweeping.sweep(of, tick, quick)])
+            Task(
+                of.name,
+                "sweeps",
+                size,
+                lambda tick, of=of: [sweeping.sweep(of, tick, quick)],
+                [sweeping.description(of, quick)],
+            )
         )
     for bits in (2, 3, 4, 8) if quick else range(2, 17):
         found.append(
@@ -52,6 +71,7 @@ def tasks(quick: bool = False) -> dict[str, Task]:
                 "thresholds",
                 thresholding.elements(bits, quick),
                 lambda tick, bits=bits: thresholding.thresholds(bits, tick, quick),
+                thresholding.descriptions(bits, quick),
             )
         )
     for bits in (2, 4, 8) if quick else round_trips.WIDTHS:
@@ -61,6 +81,7 @@ def tasks(quick: bool = False) -> dict[str, Task]:
                 "round_trips",
                 round_trips.elements(bits, quick),
                 lambda tick, bits=bits: round_trips.round_trips(bits, tick, quick),
+                round_trips.descriptions(bits, quick),
             )
         )
     return {task.name: task for task in found}

@@ -17,6 +17,7 @@ from reference.prove.tally import Tally, Tick
 __all__ = [
     "FAMILIES",
     "bisect",
+    "descriptions",
     "elements",
     "groups",
     "numbered",
@@ -116,9 +117,8 @@ def thresholds(num_bits: int, tick: Tick, quick: bool = False) -> list[dict[str,
     """Compare all groups of one width; return a record for each op."""
     tallies = {op: Tally() for op in OPS}
     refused = dict.fromkeys(OPS, 0)
-    configurations = steps = 0
+    steps = 0
     for group in groups(num_bits, quick):
-        configurations += CHANNELS
         steps += CHANNELS * (2**num_bits - 1 - group.narrow_range)
         usable = [_has_integers(group, channel) for channel in range(CHANNELS)]
         for op, tally in tallies.items():
@@ -132,14 +132,21 @@ def thresholds(num_bits: int, tick: Tick, quick: bool = False) -> list[dict[str,
                 tick(x.size)
     return [
         {
-            "op": f"fake_quant_with_min_max_{op}",
-            "num_bits": num_bits,
-            "configurations": configurations,
+            **described,
             "without_integers": refused[op],
             "thresholds": steps,
-            **tally.record(),
+            **tallies[op].record(),
         }
-        for op, tally in tallies.items()
+        for op, described in zip(OPS, descriptions(num_bits, quick), strict=True)
+    ]
+
+
+def descriptions(num_bits: int, quick: bool = False) -> list[dict[str, Any]]:
+    """Return what each record says of its configurations."""
+    count = CHANNELS * sum(1 for _ in groups(num_bits, quick))
+    return [
+        {"op": f"fake_quant_with_min_max_{op}", "num_bits": num_bits, "configurations": count}
+        for op in OPS
     ]
 
 

@@ -9,8 +9,10 @@ import pytest
 
 import qmath
 from reference.prove.__main__ import main
-from reference.prove.configurations import sweeps
+from reference.prove.certificate import CERTIFICATE
+from reference.prove.configurations import SymmetricSweep, sweeps
 from reference.prove.sweeping import patterns
+from reference.prove.tasks import tasks
 from reference.prove.thresholding import bisect, groups, numbered, ordinal, threshold_floats
 
 
@@ -25,13 +27,55 @@ def test_a_slice_of_every_proof(tmp_path):
 
 
 def test_the_sweeps_cover_what_they_should():
-    forward = [of for of in sweeps() if of.gradient is None]
+    symmetric = [of for of in sweeps() if isinstance(of, SymmetricSweep)]
+    assert {of.signed_input for of in symmetric} == {of.narrow_range for of in symmetric}
+    assert {of.round_mode for of in symmetric} == {"HALF_TO_EVEN", "HALF_UP"}
+    assert {of.axis for of in symmetric} == {None, 1}
+    forward = [of for of in sweeps() if of.gradient is None and of not in symmetric]
     assert len(forward) >= 24
     assert {of.num_bits for of in forward} >= {2, 3, 4, 5, 8, 12, 16}
     assert {(of.op, of.narrow_range) for of in forward} == {
         (op, narrow) for op in ("args", "vars", "vars_per_channel") for narrow in (False, True)
     }
     assert {of.op for of in sweeps() if of.gradient} == {of.op for of in forward}
+
+
+def test_completing_keeps_records_and_runs_what_is_missing(tmp_path, capsys):
+    first, second = "args 8 bits, default", "round trips 2 bits"
+    output = tmp_path / "certificate.json"
+    assert main(["--quick", "--jobs", "1", "--configs", second, "--output", str(output)]) == 0
+    before = json.loads(output.read_text("utf-8"))
+    before["round_trips"][0]["sha256"] = "f" * 64  # not what a run would write
+    output.write_text(json.dumps(before), "utf-8")
+    capsys.readouterr()
+    complete = ["--quick", "--jobs", "1", "--configs", first, "--complete", str(output)]
+    assert main(complete) == 0
+    assert f"{second}:" not in capsys.readouterr().out
+    made = json.loads(output.read_text("utf-8"))
+    assert made["round_trips"] == before["round_trips"]
+    assert [record["name"] for record in made["sweeps"]] == [first]
+    assert made["cpu_minutes"] >= before["cpu_minutes"]
+
+
+def test_a_record_of_other_settings_does_not_count_as_held():
+    name = "args 8 bits, default"
+    committed = json.loads(CERTIFICATE.read_text("utf-8"))
+    task = tasks()[name]
+    (record,) = task.held(committed)
+    assert record["name"] == name
+    assert tasks(quick=True)[name].held(committed) is None
+    assert task.held({"sweeps": [{**record, "max": [7.0]}]}) is None
+    assert task.held({"sweeps": []}) is None
+
+
+def test_a_certificate_of_elsewhere_is_not_completed(tmp_path, capsys):
+    other = {**json.loads(CERTIFICATE.read_text("utf-8")), "cpu": "another"}
+    path = tmp_path / "certificate.json"
+    path.write_text(json.dumps(other), "utf-8")
+    with pytest.raises(SystemExit, match="2"):
+        main(["--complete", str(path)])
+    assert "other" in capsys.readouterr().err
+    assert json.loads(path.read_text("utf-8")) == other
 
 
 def differing(monkeypatch, function, task) -> bool:
@@ -51,6 +95,11 @@ def differing(monkeypatch, function, task) -> bool:
 @pytest.mark.parametrize("function", ["fake_quant_with_min_max_args", "quantize"])
 def test_one_wrong_output_is_a_difference(monkeypatch, function):
     assert differing(monkeypatch, function, "args 8 bits, default")
+
+
+def test_one_wrong_multiple_is_a_difference(monkeypatch):
+    function = "quantize_and_dequantize_v2"
+    assert differing(monkeypatch, function, f"{function} 8 bits narrow, conv kernel")
 
 
 def test_one_wrong_mask_is_a_difference(monkeypatch):

@@ -140,6 +140,7 @@ def test_the_committed_certificate_says_that_no_bit_differs():
     SCHEMA.validate(made)
     assert made["differing"] == sum(certificate.count_differing(made[k]) for k in KINDS) == 0
     symmetric = [record for record in made["sweeps"] if "signed_input" in record]
+    assert {record["round_mode"] for record in symmetric} == {"HALF_TO_EVEN", "HALF_UP"}
     for record in symmetric:
         assert record["patterns"] == 2**32
         assert record["compared"] == 2**32 * len(record["min"]), record["name"]

@@ -68,6 +68,11 @@ def test_a_record_of_other_settings_does_not_count_as_held():
     assert task.held({"sweeps": []}) is None
 
 
+def test_the_committed_certificate_holds_every_task():
+    committed = json.loads(CERTIFICATE.read_text("utf-8"))
+    assert [name for name, task in tasks().items() if task.held(committed) is None] == []
+
+
 def test_a_certificate_of_elsewhere_is_not_completed(tmp_path, capsys):
     other = {**json.loads(CERTIFICATE.read_text("utf-8")), "cpu": "another"}
     path = tmp_path / "certificate.json"

@@ -33,9 +33,13 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
             return {name: loaded[name] for name in loaded.files}
     except FileNotFoundError:
         raise FileFormatError(f"{path}: there is no such file; check the path") from None
+    except IsADirectoryError:
+        raise FileFormatError(f"{path} is a directory; give an .npz or .npy file") from None
     except Exception as error:  # numpy raises whatever a damaged file makes it raise
+        # What is no array NumPy calls a pickle, and advises to load it "unsafely".
+        reason = "" if "allow_pickle" in str(error) else f" ({error})"
         raise FileFormatError(
-            f"{path} is not an .npz or .npy of plain arrays ({error}); write one with numpy.savez"
+            f"{path} is not an .npz or .npy of plain arrays{reason}; write one with numpy.savez"
         ) from error
 
 

@@ -132,6 +132,11 @@ def exporter(
     key = (format if format is not None else Path(output).suffix[1:]).lower()
     known = formats()
     if key not in known:
+        if format is None and not key:
+            raise OutputError(
+                f"{output} has no suffix that says the format; add one, or give --format "
+                f"(format=); use one of: {', '.join(known)}"
+            )
         what = f"format {format!r}" if format is not None else f"{output}: the suffix {'.' + key!r}"
         raise OutputError(f"{what} is not one that qmath writes; use one of: {', '.join(known)}")
     return key, importlib.import_module(known[key])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fnmatch
 import os
 import secrets
 import shutil
@@ -36,7 +37,7 @@ def check_output(
     overwrite : bool
         Whether what has that name may be replaced.
     sources : iterable of path
-        Files that are read, which `path` must not be.
+        Files, SavedModels and checkpoints that are read, of which `path` must be no file.
     is_folder : bool
         Whether a folder is to be written.
 
@@ -55,10 +56,7 @@ def check_output(
             raise OutputError(f"{path} is a file, and this format writes a folder; give a new name")
         if path.exists() and not is_folder and not path.is_file():
             raise OutputError(f"{path} is not a regular file; give the name of a new file")
-        if path.exists() and any(
-            source and os.path.exists(source) and os.path.samefile(path, source)
-            for source in sources
-        ):
+        if path.exists() and any(source and _is_part_of(path, Path(source)) for source in sources):
             raise OutputError(f"{path} is an input itself; choose another name for the output")
         if path.exists() and not overwrite:
             raise OutputError(
@@ -74,6 +72,21 @@ def check_output(
             raise OutputError(f"{path}: the folder {path.parent} does not exist; create it first")
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+def _is_part_of(path: Path, source: Path) -> bool:
+    """Say whether the existing `path` is `source`, or a file of the model saved under that name."""
+    if source.exists() and path.samefile(source):
+        return True
+    target = path.resolve()
+    if source.is_dir():
+        names = ("*.pb", "checkpoint", "*.index", "*.data-?????-of-?????")
+        inside = source.resolve() in target.parents
+        return inside and any(fnmatch.fnmatchcase(target.name, name) for name in names)
+    prefix = source.resolve().with_suffix("") if source.suffix == ".index" else source.resolve()
+    return target.parent == prefix.parent and (
+        target.name == f"{prefix.name}.index" or target.name.startswith(f"{prefix.name}.data-")
+    )
 
 
 @contextlib.contextmanager

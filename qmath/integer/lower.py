@@ -74,7 +74,8 @@ def lower(model: QatModel, input_shapes: Mapping[str, Shape] | None = None) -> P
     """
     if model.graph is None:
         raise QmathError(
-            f"{model.source}: the file holds no layers, only tensors, so there is nothing to run"
+            f"{model.source}: the file holds no layers, only tensors, so there is nothing to run; "
+            "name a file that has them with --architecture (architecture= in Python)"
         )
     stored = [t.name for t in model.tensors.values() if t.stored]
     if stored:

@@ -192,8 +192,17 @@ def test_files_that_are_no_data(tmp_path):
     assert "no such file" in fails("run", SAMPLES / "default8.h5", tmp_path / "x.npz")
     (tmp_path / "x.npz").write_text("text")
     assert "not an .npz or .npy" in fails("run", SAMPLES / "default8.h5", tmp_path / "x.npz")
+    assert "is a directory" in fails("run", SAMPLES / "default8.h5", tmp_path)
     np.savez(tmp_path / "x.npz", x=np.array([{}], dtype=object))
-    assert "not an .npz or .npy" in fails("run", SAMPLES / "default8.h5", tmp_path / "x.npz")
+    for path in (tmp_path / "x.npz", SAMPLES / "default8.h5"):
+        message = fails("run", SAMPLES / "default8.h5", path)
+        assert "not an .npz or .npy" in message
+        assert "pickle" not in message
+
+
+def test_a_model_without_layers_needs_its_architecture():
+    checkpoint = "reference/golden/zoo/tf2.13/kernel_bias/checkpoint/ckpt"
+    assert "--architecture" in fails("run", checkpoint, DATA)
 
 
 def test_options_that_do_not_fit(tmp_path):

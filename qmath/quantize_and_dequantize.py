@@ -103,7 +103,8 @@ def quantize_and_dequantize_v2(
     -------
     ndarray of float32
         Of the shape of `input`, equal to ``tf.quantization.quantize_and_dequantize_v2``, up to
-        the sign of the zeros where a range taken from the data is 0 … 0.
+        the sign of the zeros that are all there is where the data are so small (below
+        ``2**(num_bits - 127)``) that the scale of their range overflows.
 
     Raises
     ------

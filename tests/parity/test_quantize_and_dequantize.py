@@ -15,7 +15,14 @@ from tests.helpers import assert_same_bits
 from tests.strategies import Case, cases, gradients
 
 MODES = ["HALF_TO_EVEN", "HALF_UP"]
-TINY = np.finfo(np.float32).tiny
+
+
+def narrowest(num_bits: int) -> float:
+    """Return what the data have to reach for their range to have a finite scale.
+
+    Below it results are zeros, whose sign depends on Eigen's vectors.
+    """
+    return 2.0 ** (num_bits - 127)
 
 
 @given(cases(), st.booleans(), st.integers(1, 61), st.sampled_from(MODES), st.data())
@@ -36,13 +43,28 @@ def test_given_range(case: Case, signed: bool, num_bits: int, mode: str, data) -
 @given(cases(per_channel=True), st.booleans(), st.integers(1, 61), st.sampled_from(MODES))
 def test_range_of_the_data(case: Case, signed: bool, num_bits: int, mode: str) -> None:
     assume(case.inputs.size and not np.isnan(case.inputs).any())
-    # The sign of a zero that is all the range there is depends on Eigen's vectors.
-    assume((np.abs(case.inputs).max(axis=0) >= TINY).all())
+    assume((np.abs(case.inputs).max(axis=0) >= narrowest(num_bits)).all())
     for axis in (None, 1):
         settings = (0.0, 0.0, signed, num_bits, False, mode, None, case.narrow_range, axis)
         actual = qmath.quantize_and_dequantize_v2(case.inputs, *settings)
         expected = oracle.quantize_and_dequantize_v2(case.inputs, *settings)
         assert_same_bits(actual, expected, (case, settings))
+
+
+@given(
+    st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=40),
+    st.booleans(),
+    st.integers(1, 61),
+    st.sampled_from(MODES),
+)
+def test_a_range_of_the_data_that_is_too_narrow(
+    factors: list[float], signed: bool, num_bits: int, mode: str
+) -> None:
+    x = np.float32(factors) * np.float32(narrowest(num_bits))
+    settings = (0.0, 0.0, signed, num_bits, False, mode)
+    actual = qmath.quantize_and_dequantize_v2(x, *settings)
+    expected = oracle.quantize_and_dequantize_v2(x, *settings)
+    np.testing.assert_array_equal(actual, expected)  # -0 equals 0
 
 
 @given(cases(per_channel=True), st.booleans(), st.integers(1, 61), st.data())

@@ -103,8 +103,8 @@ def quantize_and_dequantize_v2(
     -------
     ndarray of float32
         Of the shape of `input`, equal to ``tf.quantization.quantize_and_dequantize_v2``, up to
-        the sign of the zeros that are all there is where the data are so small (below
-        ``2**(num_bits - 127)``) that the scale of their range overflows.
+        the sign of the zeros that are all there is where the data reach so little (below
+        ``2**(num_bits - 127)``, and above 0 if unsigned) that the scale of their range overflows.
 
     Raises
     ------

@@ -103,7 +103,8 @@ def quantize_and_dequantize(rng: np.random.Generator) -> Iterator[Pair]:
         return
     if not given:
         x = np.where(np.isnan(x), np.float32(0), x)
-        if not (np.abs(x).max(axis=0) >= 2.0 ** (settings[1] - 127)).all():
+        reach = np.abs(x) if signed else x
+        if not (reach.max(axis=0) >= 2.0 ** (settings[1] - 127)).all():
             return
     yield (
         qmath.quantize_and_dequantize_v2(x, low, high, *settings),

@@ -89,7 +89,7 @@ def fixed_unplaced(config: str) -> str:
 
 def forced(tensor: str, field: str, winner: str, others: str) -> str:
     """Say that a contradiction was overridden."""
-    return f"{tensor}: {field} forced to what {winner}, against {others}."
+    return f"{tensor}: {field} is forced: {winner}, but {others}."
 
 
 def numbered(layers: Sequence[str]) -> str:

@@ -122,7 +122,7 @@ def quantize_and_dequantize_v2(
     --------
     >>> import qmath
     >>> qmath.quantize_and_dequantize_v2([0.3, -0.8, 5.0], -1.0, 1.0, num_bits=3, range_given=True)
-    array([ 0.25, -0.75,  0.75], dtype=float32)
+    array([ 0.33333334, -0.6666667 ,  1.        ], dtype=float32)
     """
     del name
     x = as_float32(input, "input")

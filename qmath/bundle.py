@@ -151,6 +151,11 @@ class Bundle:
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     vectors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
+    @property
+    def obstacles(self) -> str:
+        """Why there is no integer model, where there is none."""
+        return "; ".join(self.manifest["notes"]) or "the file holds no layers"
+
     def keys(self) -> Iterator[str]:
         """Yield the keys of `arrays`, which are not made for it."""
         for name, entry in self.manifest["tensors"].items():

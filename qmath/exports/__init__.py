@@ -245,8 +245,7 @@ def export(
     )
     if vectors and bundle.program is None:
         raise QmathError(
-            f"test vectors need an integer model, and there is none; notes: "
-            f"{'; '.join(bundle.manifest['notes']) or 'the file holds no layers'}"
+            f"test vectors need an integer model, and there is none; notes: {bundle.obstacles}"
         )
     if isinstance(module, FolderExporter):
         with replacing_folder(target, overwrite=overwrite) as place:

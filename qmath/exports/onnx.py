@@ -7,7 +7,7 @@ with a Clip before where they have fewer bits; biases and batch normalization st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from qmath.bundle import Bundle, QuantizedRange
 from qmath.errors import OutputError
-from qmath.exports import onnx_library, onnx_network
+from qmath.exports import onnx_library, onnx_network, onnx_reading
 from qmath.exports.onnx_graph import GraphBuilder, Value, arranged, scale_axis
 from qmath.exports.onnx_network import Network, Weight
-from qmath.exports.onnx_reading import arrays_of, differing_parts
 
 __all__ = ["differences", "read", "write"]
 
@@ -47,10 +46,8 @@ def write(bundle: Bundle, file: BinaryIO, *, opset: int = 21, fold: bool = False
     MissingExtraError
         onnx is not installed.
     """
-    onnx = onnx_library.library(_FORMAT)
-    network = _network(onnx, bundle, opset, fold)
-    export = _export(network, opset, fold)
-    onnx_library.save(onnx, network.model, bundle.manifest | {"export": export}, file)
+    network = _network(bundle, opset, fold)
+    onnx_library.save(network.model, bundle.manifest | {"export": network.export}, file)
 
 
 def read(file: BinaryIO) -> tuple[dict[str, Any], Mapping[str, NDArray[Any]]]:
@@ -63,10 +60,7 @@ def read(file: BinaryIO) -> tuple[dict[str, Any], Mapping[str, NDArray[Any]]]:
     MissingExtraError
         onnx is not installed.
     """
-    onnx = onnx_library.library(_FORMAT)
-    model = onnx_library.load(onnx, file)
-    manifest = onnx_library.manifest_of(model, file)
-    return manifest, arrays_of(onnx, model, manifest, file, lambda name, held: held[name])
+    return onnx_reading.read(file, _FORMAT, lambda name, held: held[name])
 
 
 def differences(
@@ -76,33 +70,26 @@ def differences(
     *,
     opset: int = 21,
     fold: bool = False,
-) -> Iterator[str]:
-    """Yield in words where the network of a file differs from the one that `write` would write."""
-    onnx = onnx_library.library(_FORMAT)
-    network = _network(onnx, bundle, opset, fold)
-    yield from differing_parts(onnx_library.load(onnx, file), network.model)
-    if manifest["export"] != _export(network, opset, fold):
-        yield "the manifest: what it says of the export differs"
+) -> Iterable[str]:
+    """Tell in words where the network of a file differs from the one that `write` would write."""
+    return onnx_reading.differences(file, manifest, _network(bundle, opset, fold))
 
 
-def _export(network: Network, opset: int, fold: bool) -> dict[str, Any]:
-    """Return what the manifest says of the export."""
-    return {"format": _FORMAT, "options": {"opset": opset, "fold": fold}, "names": network.names}
-
-
-def _network(onnx: Any, bundle: Bundle, opset: int, fold: bool) -> Network:
+def _network(bundle: Bundle, opset: int, fold: bool) -> Network:
     if type(fold) is not bool or type(opset) is not int or opset not in _OPSETS:
         raise OutputError(
             f"opset={opset!r}, fold={fold!r}: opset must be {_OPSETS[0]} to {_OPSETS[-1]}, and "
             "fold true or false"
         )
+    onnx = onnx_library.library(_FORMAT)
     if opset > onnx.defs.onnx_opset_version():
         raise OutputError(
             f"opset={opset}: the onnx library {onnx.__version__} knows opsets up to "
             f"{onnx.defs.onnx_opset_version()}; update it"
         )
+    options = {"opset": opset, "fold": fold}
     return onnx_network.build(
-        onnx, bundle, _Qdq(bundle, opset), {"": opset}, fold=fold, name=_FORMAT
+        onnx, bundle, _Qdq(bundle, opset), {"": opset}, format=_FORMAT, options=options, fold=fold
     )
 
 

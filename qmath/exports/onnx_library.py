@@ -104,7 +104,7 @@ def _kind(onnx: Any, data_type: int) -> str | None:
     return next((n for n in names if getattr(onnx.TensorProto, n, None) == data_type), None)
 
 
-def save(onnx: Any, model: Any, manifest: Mapping[str, Any], file: BinaryIO) -> None:
+def save(model: Any, manifest: Mapping[str, Any], file: BinaryIO) -> None:
     """Write a ``ModelProto`` with the manifest as its metadata, deterministically.
 
     Raises
@@ -112,7 +112,7 @@ def save(onnx: Any, model: Any, manifest: Mapping[str, Any], file: BinaryIO) -> 
     OutputError
         The model is larger than a protobuf message can be.
     """
-    onnx.helper.set_model_props(model, {MANIFEST: json.dumps(manifest, allow_nan=False)})
+    model.metadata_props.add(key=MANIFEST, value=json.dumps(manifest, allow_nan=False))
     if model.ByteSize() > _LARGEST:
         raise OutputError(
             f"the model would have {model.ByteSize()} bytes, and an ONNX file holds at most "

@@ -68,13 +68,14 @@ class Network:
     Attributes
     ----------
     model : ModelProto
-    names : dict of str to dict
-        What is where: ``inputs`` and ``outputs`` by layer, ``integers`` by step, these with a flag
-        that says whether the channels come first.
+    export : dict
+        What the manifest says of the export: ``format`` and ``options``; and ``names``, that is
+        ``inputs`` and ``outputs`` by layer, ``integers`` by step, these with a flag that says
+        whether the channels come first.
     """
 
     model: Any
-    names: dict[str, Any]
+    export: dict[str, Any]
 
 
 def check_exportable(bundle: Bundle, format: str) -> Graph:
@@ -95,7 +96,7 @@ def check_exportable(bundle: Bundle, format: str) -> Graph:
     if bundle.program is None:
         raise OutputError(
             f"{bundle.model.source}: the format {format!r} holds a whole network, which this model "
-            f"does not give: {'; '.join(bundle.manifest['notes'])}; else export to npz"
+            f"does not give: {bundle.obstacles}; else export to npz"
         )
     if bundle.vectors:
         raise OutputError(f"the format {format!r} holds no test vectors; export them to npz")
@@ -108,7 +109,8 @@ def build(
     quantizers: Quantizers,
     opsets: dict[str, int],
     *,
-    name: str,
+    format: str,
+    options: dict[str, Any],
     fold: bool = False,
     batch: int | str = "N",
 ) -> Network:
@@ -121,14 +123,15 @@ def build(
     quantizers : Quantizers
     opsets : dict of str to int
         Version of each domain.
-    name : str
-        The format's.
+    format : str
+    options : dict
+        As they were given to the format.
     fold : bool
         Multiply the weights' scales by the batch normalizations that follow directly.
     batch : int or str
         How many examples the network takes; a name leaves it open.
     """
-    graph = check_exportable(bundle, name)
+    graph = check_exportable(bundle, format)
     assert bundle.program is not None  # checked
     layers = _Layers(onnx, bundle, graph, quantizers, fold)
     inputs = {key: layers.builder.unique(key) for key in bundle.program.inputs}
@@ -150,7 +153,7 @@ def build(
     given = {inputs[key]: shape for key, shape in bundle.program.inputs.items()}
     model = layers.builder.model("qmath", given, shapes, opsets, batch)
     names = {"inputs": inputs, "outputs": outputs, "integers": layers.integers}
-    return Network(model, names)
+    return Network(model, {"format": format, "options": options, "names": names})
 
 
 class _Layers:
@@ -194,9 +197,7 @@ class _Layers:
 
     def ended(self, node: Node, value: Value) -> Value:
         """Add the quantizers and the activation that a layer ends with."""
-        kind = (
-            "softmax" if node.class_name == "Softmax" else node.config.get("activation", "linear")
-        )
+        kind = functions.activation_of(node)
         value = self.quantized(node, value, "pre_activation")
         if kind in functions.PIECEWISE:
             value = self.piecewise(node, value, functions.PIECEWISE[kind])

@@ -10,30 +10,27 @@ from numpy.typing import NDArray
 
 from qmath.errors import FileFormatError
 from qmath.exports.onnx_graph import restored
-from qmath.exports.onnx_library import array_of
+from qmath.exports.onnx_library import array_of, library, load, manifest_of
+from qmath.exports.onnx_network import Network
 
-__all__ = ["arrays_of", "differing_parts"]
+__all__ = ["differences", "read"]
 
 Array = NDArray[Any]
 _LARGEST_AXIS, _MOST_AXES = 1 << 31, 8
 
 
-def arrays_of(
-    onnx: Any,
-    model: Any,
-    manifest: dict[str, Any],
-    file: BinaryIO,
-    integers: Callable[[str, Mapping[str, Array]], Array | None],
-) -> dict[str, Array]:
-    """Return the arrays of a bundle that a model's initializers hold, by key.
+Integers = Callable[[str, Mapping[str, Array]], Array | None]
+
+
+def read(
+    file: BinaryIO, format: str, integers: Integers
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Return the manifest of a network's file, and the arrays that its initializers hold, by key.
 
     Parameters
     ----------
-    onnx : module
-    model : ModelProto
-    manifest : dict
     file : file
-        For messages.
+    format : str
     integers : callable
         ``integers(name, held)`` returns a quantized weight's integers, if the initializers by name
         tell them: those of the weight, its scale and zero point.
@@ -41,9 +38,20 @@ def arrays_of(
     Raises
     ------
     FileFormatError
-        The manifest does not fit the initializers.
+        The file is damaged, or not one of qmath's; the manifest does not fit the initializers.
+    MissingExtraError
+        onnx is not installed.
     """
+    onnx = library(format)
+    model = load(onnx, file)
+    manifest = manifest_of(model, file)
     where = str(getattr(file, "name", "the file"))
+    return manifest, _arrays(onnx, model, manifest, where, integers)
+
+
+def _arrays(
+    onnx: Any, model: Any, manifest: dict[str, Any], where: str, integers: Integers
+) -> dict[str, Array]:
     initializers = {proto.name: proto for proto in model.graph.initializer}
     entries = manifest.get("tensors")
     if not isinstance(entries, dict) or len(initializers) != len(model.graph.initializer):
@@ -109,7 +117,15 @@ def _along_axis(array: Array, entry: dict[str, Any]) -> Array:
     return array.reshape(-1, *(1,) * (len(shape) - 1 - axis))
 
 
-def differing_parts(found: Any, expected: Any) -> Iterator[str]:
+def differences(file: BinaryIO, manifest: Mapping[str, Any], expected: Network) -> Iterator[str]:
+    """Yield in words where a network's file differs from what `expected` would be written as."""
+    onnx = library(expected.export["format"])
+    yield from _differing_parts(load(onnx, file), expected.model)
+    if manifest["export"] != expected.export:
+        yield "the manifest: what it says of the export differs"
+
+
+def _differing_parts(found: Any, expected: Any) -> Iterator[str]:
     """Yield in words where a model's graph differs from another's; metadata is left out."""
     for field in ("initializer", "node", "input", "output"):
         ours, theirs = (

@@ -7,7 +7,7 @@ its real values, ``(integer - zero_point) * scale``, and a ``Quant`` node that m
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from qmath.bundle import Bundle, QuantizedRange
 from qmath.errors import OutputError
-from qmath.exports import onnx_library, onnx_network
+from qmath.exports import onnx_library, onnx_network, onnx_reading
 from qmath.exports.onnx_graph import GraphBuilder, Value, arranged, scale_axis
 from qmath.exports.onnx_network import Network, Weight
-from qmath.exports.onnx_reading import arrays_of, differing_parts
 from qmath.types import QuantizedTensor
 
 __all__ = ["differences", "read", "write"]
@@ -50,10 +49,8 @@ def write(bundle: Bundle, file: BinaryIO, *, rounding: str = "HALF_UP", batch: i
     MissingExtraError
         onnx is not installed.
     """
-    onnx = onnx_library.library(_FORMAT)
-    network = _network(onnx, bundle, rounding, batch)
-    export = _export(network, rounding, batch)
-    onnx_library.save(onnx, network.model, bundle.manifest | {"export": export}, file)
+    network = _network(bundle, rounding, batch)
+    onnx_library.save(network.model, bundle.manifest | {"export": network.export}, file)
 
 
 def read(file: BinaryIO) -> tuple[dict[str, Any], Mapping[str, NDArray[Any]]]:
@@ -66,10 +63,7 @@ def read(file: BinaryIO) -> tuple[dict[str, Any], Mapping[str, NDArray[Any]]]:
     MissingExtraError
         onnx is not installed.
     """
-    onnx = onnx_library.library(_FORMAT)
-    model = onnx_library.load(onnx, file)
-    manifest = onnx_library.manifest_of(model, file)
-    return manifest, arrays_of(onnx, model, manifest, file, _integers)
+    return onnx_reading.read(file, _FORMAT, _integers)
 
 
 def differences(
@@ -79,29 +73,22 @@ def differences(
     *,
     rounding: str = "HALF_UP",
     batch: int = 1,
-) -> Iterator[str]:
-    """Yield in words where the network of a file differs from the one that `write` would write."""
-    onnx = onnx_library.library(_FORMAT)
-    network = _network(onnx, bundle, rounding, batch)
-    yield from differing_parts(onnx_library.load(onnx, file), network.model)
-    if manifest["export"] != _export(network, rounding, batch):
-        yield "the manifest: what it says of the export differs"
+) -> Iterable[str]:
+    """Tell in words where the network of a file differs from the one that `write` would write."""
+    return onnx_reading.differences(file, manifest, _network(bundle, rounding, batch))
 
 
-def _export(network: Network, rounding: str, batch: int) -> dict[str, Any]:
-    """Return what the manifest says of the export."""
-    options = {"rounding": rounding, "batch": batch}
-    return {"format": _FORMAT, "options": options, "names": network.names}
-
-
-def _network(onnx: Any, bundle: Bundle, rounding: str, batch: int) -> Network:
+def _network(bundle: Bundle, rounding: str, batch: int) -> Network:
     if rounding not in _ROUNDINGS or type(batch) is not int or batch < 1:
         raise OutputError(
             f"rounding={rounding!r}, batch={batch!r}: rounding must be {' or '.join(_ROUNDINGS)}, "
             "and batch 1 or more"
         )
-    quantizers = _Quant(bundle, rounding)
-    return onnx_network.build(onnx, bundle, quantizers, _OPSETS, name=_FORMAT, batch=batch)
+    onnx, quantizers = onnx_library.library(_FORMAT), _Quant(bundle, rounding)
+    options = {"rounding": rounding, "batch": batch}
+    return onnx_network.build(
+        onnx, bundle, quantizers, _OPSETS, format=_FORMAT, options=options, batch=batch
+    )
 
 
 def _integers(name: str, held: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:

@@ -21,6 +21,11 @@ PIECEWISE: dict[str, Activation | None] = {
 }
 
 
+def activation_of(node: Node) -> str:
+    """Return the name of the activation that a layer ends with."""
+    return "softmax" if node.class_name == "Softmax" else node.config.get("activation", "linear")
+
+
 def piecewise(x: Array, activation: Activation) -> Array:
     """Apply a ReLU, bounded or leaky."""
     slope, limit = (np.asarray(a, x.dtype) for a in (activation.slope, activation.limit))

@@ -187,9 +187,7 @@ class _Lowering:
 
     def lower_activation(self, node: Node, value: Value) -> Value:
         """Apply the quantizers and the activation that a layer ends with."""
-        name = (
-            "softmax" if node.class_name == "Softmax" else node.config.get("activation", "linear")
-        )
+        name = functions.activation_of(node)
         value = self.quantized(node, value, "pre_activation")
         if name in functions.PIECEWISE:
             value = self.activate(node, value, functions.PIECEWISE[name])

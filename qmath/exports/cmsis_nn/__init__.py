@@ -51,8 +51,9 @@ def render(
     if rounding not in _ROUNDINGS:
         raise OutputError(f"rounding={rounding!r}: use one of {', '.join(_ROUNDINGS)}")
     if bundle.program is None:
-        notes = "; ".join(bundle.manifest["notes"]) or "the file holds no layers"
-        raise OutputError(f"CMSIS-NN needs an integer model, and there is none; notes: {notes}")
+        raise OutputError(
+            f"CMSIS-NN needs an integer model, and there is none; notes: {bundle.obstacles}"
+        )
     found, others = layers(bundle.program)
     if not found:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in others.items())

@@ -53,7 +53,8 @@ def _kept(
 ) -> Range:
     low, high = (np.frombuffer(end, np.float32).reshape(shape) for end in (min, max))
     kept = _range_of(low, high, num_bits, narrow_range)
-    for part in (*kept.nudged, kept.odd, kept.dead, *kept.divide.constants):
+    steps = (*kept.divide.constants, *kept.multiply.constants)
+    for part in (*kept.nudged, kept.odd, kept.dead, *steps):
         part.setflags(write=False)
     return kept
 

@@ -59,6 +59,7 @@ def test_a_closed_pipe_is_quiet():
 def test_an_interruption_is_quiet_and_leaves_nothing(tmp_path):
     code = f"""
 import os, signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
 import qmath.exports.npz
 def write(bundle, file):
     file.write(b"half")

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from qmath._threads import get_num_threads, in_threads
 
-# Elements of a block: 128 KiB of float32, or 32 KiB where the constants are as long as the block,
-# which leave room for the passes' other operands in a core's own second-level cache.
-_BLOCK = 32768
-_BLOCK_WITH_CHANNELS = 8192
+# Elements of a block. Passes over 512 KiB of float32 are still fed by a cache, and NumPy's cost a
+# call is spread thinly. Where the constants are as long as the block, a quarter of that holds them
+# beside it; and less again where repeating them would be more than an eighth of the work.
+_BLOCK = 1 << 17
+_BLOCK_WITH_CHANNELS = 1 << 15
+_SMALLEST_BLOCK_WITH_CHANNELS = 1 << 13
+_LONG_ROW = 128
 _SMALLEST_SHARE = 1 << 18  # elements for a thread: their work has to outweigh starting it
 
 Work = Callable[..., None]
@@ -30,16 +33,16 @@ def each_block(work: Work, size: int, constants: Sequence[NDArray[Any]]) -> None
     size : int
         Number of elements of the flat array.
     constants : sequence of ndarray
-        All of shape ``()``, or all ``(C,)`` where the array's last axis has `C` channels. The
-        latter are repeated to the length of a block, so that every pass is flat whatever `C` is.
+        Of one dtype; all of shape ``()``, or all ``(C,)`` where the array's last axis has `C`
+        channels. The latter are repeated to the length of a block, so that every pass is flat
+        whatever `C` is.
     """
     if not size:
         return
     if constants[0].ndim:
-        channels = constants[0].size
-        rows = max(1, min(_BLOCK_WITH_CHANNELS, size) // channels)
-        period, step = rows * channels, _BLOCK_WITH_CHANNELS
-        constants = [_repeated(part, rows) for part in constants]
+        step = min(_BLOCK_WITH_CHANNELS, max(_SMALLEST_BLOCK_WITH_CHANNELS, size // 8))
+        constants = _repeated(constants, size, step)
+        period = constants[0].size
     else:
         period = step = min(_BLOCK, size)
     periods = -(-size // period)
@@ -60,13 +63,20 @@ def threads_for(size: int) -> int:
     return max(1, min(get_num_threads(), size // _SMALLEST_SHARE)) if size > _SMALLEST_SHARE else 1
 
 
-def _repeated(part: NDArray[Any], rows: int) -> NDArray[Any]:
-    """Return a vector repeated `rows` times, as ``np.tile`` does with more work a call."""
-    if rows == 1:
-        return part
-    repeated = np.empty((rows, part.size), part.dtype)
-    repeated[...] = part
-    return repeated.reshape(-1)
+def _repeated(constants: Sequence[NDArray[Any]], size: int, step: int) -> Sequence[NDArray[Any]]:
+    """Return the constants of channels repeated: whole rows for `size` elements, or for a block.
+
+    Rows of few channels are repeated twice, since NumPy copies longer rows faster.
+    """
+    few = max(1, _LONG_ROW // constants[0].size)
+    row = few * constants[0].size
+    for times in (few, max(1, min(step, size + row - 1) // row)):
+        if times > 1:
+            table = np.empty((len(constants), times, constants[0].size), constants[0].dtype)
+            for repeated, part in zip(table, constants, strict=True):
+                repeated[...] = part
+            constants = list(table.reshape(len(constants), -1))
+    return constants
 
 
 def _run_period(

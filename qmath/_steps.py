@@ -67,7 +67,7 @@ class Steps:
             np.minimum(x, high, out=out)
             np.maximum(out, low, out=out)
         else:  # one pass; with arrays for bounds, NumPy's clip is slower than the two above
-            np.clip(x, low, high, out=out)
+            x.clip(low, high, out=out)
         if self._shifts:
             np.subtract(out, low, out=out)
         (np.divide if self._divide else np.multiply)(out, factor, out=out)

@@ -397,7 +397,7 @@ def _forward(x: Float32Array, of: Range, *, divide: bool, out: Float32Array | No
         np.multiply(written, scale, out=written)
 
     def carefully(block: slice, odd: Array, dead: Array, *parts: Float32Array) -> None:
-        odd = np.broadcast_to(odd, block.stop - block.start)
+        odd, dead = np.broadcast_to(odd != 0, block.stop - block.start), dead != 0
         dead, *of_odd = (part[odd] if part.ndim else part for part in (dead, *parts[:6]))
         fixed = _careful(flat[block][odd], Nudged(*of_odd), dead, divide)
         if not odd.all():
@@ -405,7 +405,8 @@ def _forward(x: Float32Array, of: Range, *, divide: bool, out: Float32Array | No
         result[block][odd] = fixed
 
     if of.has_odd:
-        constants = (of.odd, of.dead, *of.nudged, *steps.constants)
+        masks = (of.odd.astype(np.float32), of.dead.astype(np.float32))
+        constants = (*masks, *of.nudged, *steps.constants)
         each_block(carefully, flat.size, constants)
     else:
         each_block(plainly, flat.size, (of.nudged.scale, *steps.constants))

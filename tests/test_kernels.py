@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -60,18 +62,23 @@ def test_a_positive_sum_is_truncated() -> None:
     assert not Steps(_nudge.nudge(np.float32(-1), np.float32(6), 8, False), True).truncates
 
 
-@pytest.mark.parametrize("channels", [0, 1, 3, 64, 8191, 8192, 8193, 20_000])
-@pytest.mark.parametrize("rows", [1, 2, 33])
+MANY = [(0, 4), (1, 300_000), (3, 100_000), (64, 5000), (127, 3000), (129, 600), (1000, 300)]
+
+
+@pytest.mark.parametrize(
+    ("channels", "rows"),
+    [*itertools.product([0, 1, 3, 64, 8191, 8192, 8193, 32_769], [1, 2, 33]), *MANY],
+)
 def test_blocks_cover_all_with_their_constants(channels: int, rows: int) -> None:
     constants = np.arange(channels) if channels else np.asarray(7)
-    size = rows * (channels or 40_000)
-    seen = np.zeros(size)
+    size = rows * (channels or 131_073)
+    seen = np.zeros(size, np.int64)
 
-    def work(block: slice, part: np.ndarray) -> None:
-        seen[block] += part + 1
+    def work(block: slice, part: np.ndarray, negative: np.ndarray) -> None:
+        seen[block] += 2 * part + negative + 1
 
-    each_block(work, size, [constants])
-    expected = np.broadcast_to(constants + 1, (rows, channels or 40_000))
+    each_block(work, size, [constants, -constants])
+    expected = np.broadcast_to(constants + 1, (rows, channels or 131_073))
     np.testing.assert_array_equal(seen.reshape(expected.shape), expected)
 
 

@@ -61,6 +61,22 @@ def test_gradients(op: str, data: st.DataObject) -> None:
         assert_same_bits(getattr(actual, field), getattr(expected, field), (field, case, g))
 
 
+@pytest.mark.parametrize("shape", [(131_073,), (90_000, 3), (2000, 331), (9, 33_000)])
+@pytest.mark.parametrize("odd", [False, True])
+def test_arrays_of_several_blocks(shape: tuple[int, ...], odd: bool) -> None:
+    rng = np.random.default_rng(len(shape))
+    x = rng.normal(size=shape).astype(np.float32)
+    high = rng.uniform(0.5, 3, shape[-1]).astype(np.float32)
+    if odd:
+        high[::2] = np.resize(np.float32([0, np.inf, 1e-42, 1]), high[::2].shape)
+    actual = qmath.fake_quant_with_min_max_vars_per_channel(x, -high, high)
+    expected = oracle.fake_quant_with_min_max_vars_per_channel(x, -high, high)
+    assert_same_bits(actual, expected)
+    low, high = (-1e-42, 1e-42) if odd else (-1.5, 2.0)
+    actual = qmath.fake_quant_with_min_max_vars(x, low, high, 5)
+    assert_same_bits(actual, oracle.fake_quant_with_min_max_vars(x, low, high, 5))
+
+
 @pytest.mark.parametrize("size", [*range(1, 80), 8191, 8192, 8193, 8199, 16385, 50_003, 400_013])
 def test_gradient_sums_follow_eigens_order(size: int) -> None:
     rng = np.random.default_rng(size)

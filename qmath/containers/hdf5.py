@@ -6,11 +6,12 @@ as its shape claims, so that no small file can ask for much memory or reach othe
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,10 +44,19 @@ class Section(Protocol):
         """Open it, for reading."""
 
 
+class _Layout(NamedTuple):
+    """Shape and dtype of a dataset, and where its elements lie, if they do as in an array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int | None
+
+
 class Hdf5File:
     """An HDF5 file, opened for reading in a ``with`` statement.
 
-    Arrays taken from it stay readable afterwards, as long as the file does not change.
+    Arrays taken from it stay readable afterwards, as long as the file does not change. As Keras
+    writes them, their bytes are read where they lie, without the HDF5 library.
 
     Parameters
     ----------
@@ -72,6 +82,7 @@ class Hdf5File:
         self._h5py: Any = None  # like the root, only while the file is open
         self._root: Any = None
         self._groups: dict[str, Any] = {}  # those already found
+        self._layouts: dict[str, _Layout] = {}  # of the arrays taken
         self._opened: BinaryIO | None = None
 
     def __enter__(self) -> Hdf5File:
@@ -83,13 +94,7 @@ class Hdf5File:
                 f"pip install 'qmath-tfmot[checkpoints]'"
             ) from None
         with _as_format_error(self.path):
-            status = os.stat(self._absolute)
-            stamp = (status.st_size, status.st_mtime_ns)
-            if stamp != (self._stamp or stamp):
-                raise FileFormatError(
-                    f"{self.path}: the file has changed since it was loaded; load it again"
-                )
-            self._stamp, self._size = stamp, status.st_size
+            self._check_unchanged()
             if self._section is not None:
                 self._size = self._section.size
                 self._opened = self._section.open()
@@ -106,6 +111,16 @@ class Hdf5File:
         self._root.close()
         self._close_section()
         self._h5py = self._root = None
+
+    def _check_unchanged(self) -> None:
+        """Raise if the file is not as it was when it was first opened."""
+        status = os.stat(self._absolute)
+        stamp = (status.st_size, status.st_mtime_ns)
+        if stamp != (self._stamp or stamp):
+            raise FileFormatError(
+                f"{self.path}: the file has changed since it was loaded; load it again"
+            )
+        self._stamp, self._size = stamp, status.st_size
 
     def _close_section(self) -> None:
         if self._opened is not None:
@@ -181,11 +196,11 @@ class Hdf5File:
         """
         found: list[str] = []
         met: set[int] = set()
-        waiting = [(group, self._group(group))]
+        waiting = [(group, self._group(group).id)]
         while waiting:
             place, node = waiting.pop()
             with _as_format_error(f"{self.path}: {place}"):
-                address = self._h5py.h5o.get_info(node.id).addr
+                address = self._h5py.h5o.get_info(node).addr
             if address in met:
                 raise FileFormatError(
                     f"{self.path}: {place} is a group that the file holds elsewhere as well, which "
@@ -195,7 +210,7 @@ class Hdf5File:
             for name in self.children(place):
                 path = f"{place}/{name}" if place else name
                 child = self._step(node, name, path)
-                if isinstance(child, self._h5py.Group):
+                if isinstance(child, self._h5py.h5g.GroupID):
                     waiting.append((path, child))
                 elif child is not None:
                     found.append(path)
@@ -209,9 +224,9 @@ class Hdf5File:
         FileFormatError
             It is missing, lies outside this file, or claims more than the file holds.
         """
-        node = self._dataset(path)
-        with _as_format_error(f"{self.path}: {path}"):
-            return LazyArray(self, path, tuple(node.shape), node.dtype)
+        _, layout = self._dataset(path)
+        self._layouts[path] = layout
+        return LazyArray(self, path, layout.shape, layout.dtype)
 
     def read(self, path: str) -> NDArray[Any]:
         """Return a dataset's elements, opening the file if it is not open.
@@ -221,12 +236,32 @@ class Hdf5File:
         FileFormatError
             As `array`, or the file has changed since it was first opened.
         """
+        known = self._layouts.get(path)
+        if known is not None and known.offset is not None:
+            return self._read_plain(path, known.shape, known.dtype, known.offset)
         if self._root is None:
             with self:
                 return self.read(path)
-        node = self._dataset(path)
+        dataset, _ = self._dataset(path)
         with _as_format_error(f"{self.path}: {path}"):
-            return np.asarray(node[()])
+            return np.asarray(self._h5py.Dataset(dataset)[()])
+
+    def _read_plain(
+        self, path: str, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int
+    ) -> NDArray[Any]:
+        """Return elements that lie in the file one after the other."""
+        values = np.empty(shape, dtype)
+        with _as_format_error(f"{self.path}: {path}"), self._open_bytes() as file:
+            self._check_unchanged()
+            file.seek(offset)
+            if file.readinto(values.reshape(-1).view(np.uint8).data) != values.nbytes:
+                raise EOFError("the file ends before the array does")
+        return values
+
+    def _open_bytes(self) -> io.BufferedReader:
+        if self._section is None:
+            return open(self._absolute, "rb")
+        return io.BufferedReader(self._section.open())  # type: ignore[arg-type]
 
     @property
     def source(self) -> str:
@@ -246,23 +281,20 @@ class Hdf5File:
         if self._root is None:
             with self:
                 return self.place(path)
-        dataset = self._dataset(path)
+        _, layout = self._dataset(path)
         where = f"{self.path}: {path}"
         if self._section is not None:
             raise FileFormatError(
                 f"{where} is part of an archive; save the model with model.save('model.h5')"
             )
-        with _as_format_error(where):
-            offset = dataset.id.get_offset()
-            layout = dataset.id.get_create_plist().get_layout()
-            if layout != self._h5py.h5d.CONTIGUOUS or offset is None:
-                raise FileFormatError(
-                    f"{where} is compressed, in chunks or empty; rewrite the file with: "
-                    "h5repack -f NONE -l CONTI MODEL.h5 PLAIN.h5"
-                )
-            return offset, dataset.dtype.str
+        if layout.offset is None:
+            raise FileFormatError(
+                f"{where} is compressed, in chunks or empty; rewrite the file with: "
+                "h5repack -f NONE -l CONTI MODEL.h5 PLAIN.h5"
+            )
+        return layout.offset, layout.dtype.str
 
-    def _dataset(self, path: str) -> Any:
+    def _dataset(self, path: str) -> tuple[Any, _Layout]:
         """Return a dataset that does not claim more than the file holds."""
         where = f"{self.path}: {path}"
         node = self._find(path)
@@ -271,19 +303,18 @@ class Hdf5File:
                 f"{where}: the file lists this tensor and does not hold it; it "
                 f"was cut or edited, save the model again"
             )
-        if not isinstance(node, self._h5py.Dataset):
+        if not isinstance(node, self._h5py.h5d.DatasetID):
             raise FileFormatError(
                 f"{where}: a tensor should be here, not a group; the file was "
                 f"edited, save the model again"
             )
         with _as_format_error(where):
-            self._check(node, where)
-        return node
+            return node, self._layout_of(node, where)
 
     def _find(self, path: str) -> Any:
         """Walk one link at a time, as h5py's own lookup would follow links out of the file."""
         if not path:
-            return self._root
+            return self._root.id
         if path in self._groups:
             return self._groups[path]
         if path.count("/") >= _MAX_DEPTH:
@@ -296,33 +327,33 @@ class Hdf5File:
             return None
         node = self._find(parent)
         found = None if node is None else self._step(node, name, path)
-        if isinstance(found, self._h5py.Group):
+        if isinstance(found, self._h5py.h5g.GroupID):
             self._groups[path] = found
         return found
 
     def _step(self, node: Any, name: str, path: str) -> Any:
         """Return a group's child, or ``None`` if there is none."""
         with _as_format_error(f"{self.path}: {path}"):
-            if name in ("", ".") or not isinstance(node, self._h5py.Group):
+            if name in ("", ".") or not isinstance(node, self._h5py.h5g.GroupID):
                 return None
             encoded = name.encode()
-            if not node.id.links.exists(encoded):
+            if not node.links.exists(encoded):
                 return None
-            if node.id.links.get_info(encoded).type != self._h5py.h5l.TYPE_HARD:
+            if node.links.get_info(encoded).type != self._h5py.h5l.TYPE_HARD:
                 raise FileFormatError(
                     f"{self.path}: {path} is a link to elsewhere, which "
                     f"Keras never writes; qmath does not follow it"
                 )
-            return node[name]
+            return self._h5py.h5o.open(node, encoded)
 
     def _group(self, path: str) -> Any:
         node = self._find(path)
-        if not isinstance(node, self._h5py.Group):
+        if not isinstance(node, self._h5py.h5g.GroupID):
             raise FileFormatError(
                 f"{self.path}: group {path!r} is missing; the file was cut or "
                 f"edited, save the model again"
             )
-        return node
+        return self._h5py.Group(node)
 
     def _texts(self, group: str, name: str) -> list[str]:
         where = f"{self.path}: attribute {name!r} of {group or '/'!r}"
@@ -338,22 +369,21 @@ class Hdf5File:
                 raise FileFormatError(f"{where} holds no text; the file is damaged")
             return [value.decode() if isinstance(value, bytes) else value for value in values]
 
-    def _check(self, dataset: Any, where: str) -> None:
+    def _layout_of(self, dataset: Any, where: str) -> _Layout:
+        """Return the layout of a dataset that is a tensor, of no more than the file holds."""
         h5d = self._h5py.h5d
-        creation = dataset.id.get_create_plist()
-        stored = dataset.id.get_storage_size()
-        if dataset.external is not None or creation.get_layout() not in (
-            h5d.COMPACT,
-            h5d.CONTIGUOUS,
-            h5d.CHUNKED,
-        ):
+        creation = dataset.get_create_plist()
+        kind = creation.get_layout()
+        is_elsewhere = kind == h5d.CONTIGUOUS and creation.get_external_count() > 0
+        if is_elsewhere or kind not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
             raise FileFormatError(
                 f"{where}: its data lie outside the file, which Keras never "
                 f"writes; qmath does not follow them"
             )
-        if dataset.shape is None or dataset.dtype.kind not in "biuf":
+        shape, dtype, stored = dataset.shape, dataset.dtype, dataset.get_storage_size()
+        if shape is None or dtype.kind not in "biuf":
             raise FileFormatError(
-                f"{where}: {dataset.dtype} is no tensor of numbers; the file "
+                f"{where}: {dtype} is no tensor of numbers; the file "
                 f"was not written by Keras, or is damaged"
             )
         filters = {creation.get_filter(i)[0] for i in range(creation.get_nfilters())}
@@ -362,18 +392,22 @@ class Hdf5File:
                 f"{where}: it is compressed in a way that Keras never writes; "
                 f"rewrite the file with h5repack -f NONE"
             )
-        elements = math.prod(dataset.shape)
-        claimed = elements * dataset.dtype.itemsize
-        if dataset.chunks is not None and elements:
-            claimed = max(claimed, math.prod(dataset.chunks) * dataset.dtype.itemsize)
+        elements = math.prod(shape)
+        claimed = elements * dtype.itemsize
+        if kind == h5d.CHUNKED and elements:
+            claimed = max(claimed, math.prod(creation.get_chunk()) * dtype.itemsize)
             fits = claimed <= stored * (MAX_RATIO if filters else 1)
         else:
             fits = claimed == stored or not elements
         if not fits or stored > self._size:
             raise FileFormatError(
-                f"{where}: its shape {dataset.shape} claims {claimed} bytes and "
+                f"{where}: its shape {shape} claims {claimed} bytes and "
                 f"{stored} are stored; the file is damaged or hostile"
             )
+        is_plain = kind == h5d.CONTIGUOUS and elements and dtype.kind in "iuf"
+        # HDF5 knows types that differ from NumPy's in more than their size.
+        is_plain = is_plain and dataset.get_type() == self._h5py.h5t.py_create(dtype)
+        return _Layout(tuple(shape), dtype, dataset.get_offset() if is_plain else None)
 
 
 @contextmanager

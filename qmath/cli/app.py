@@ -7,26 +7,35 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any, NoReturn
 
 import click
 
 from qmath import QmathError, QmathWarning, __version__
-from qmath.cli.diff import diff
-from qmath.cli.export import export
-from qmath.cli.inspect import inspect
-from qmath.cli.run import run
 from qmath.cli.text import printable
-from qmath.cli.verify import verify
 
 __all__ = ["app"]
 
+_VERBS = ("inspect", "run", "diff", "export", "verify")  # each in a module of its name
 _BROKEN_PIPE = 128 + 13  # what a shell reports of a program that SIGPIPE ended
 _INTERRUPTED = 128 + 2
 
 
 class _Verbs(click.Group):
-    """A group whose errors are one line on stderr and exit status 2."""
+    """A group whose errors are one line on stderr and exit status 2.
+
+    A verb's module is imported when the verb is met: each costs time that only its job needs.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return sorted(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        # Of a verb that there is not, click says which it is like.
+        for verb in [cmd_name] if cmd_name in _VERBS else _VERBS:
+            self.add_command(getattr(import_module(f"qmath.cli.{verb}"), verb))
+        return super().get_command(ctx, cmd_name)
 
     def main(  # type: ignore[override]
         self, args: Sequence[str] | None = None, **extra: Any
@@ -82,10 +91,3 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 @click.version_option(__version__, prog_name="qmath")
 def app() -> None:
     """Exact integers from TensorFlow quantization-aware training, without TensorFlow."""
-
-
-app.add_command(inspect)
-app.add_command(run)
-app.add_command(diff)
-app.add_command(export)
-app.add_command(verify)

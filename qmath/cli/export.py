@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from qmath.cli.settings import model_options, read_settings
-from qmath.cli.text import advancing, console, count, printable
+from qmath.cli.text import advancing, count, printable
 
 if TYPE_CHECKING:
     from qmath.bundle import Bundle
@@ -118,10 +118,9 @@ def export(
             progress=progress,
             **dict(map(_option, format_options)),
         )
-    out = console()
-    out.print(f"{printable(str(output))}: {_summary(bundle)}")
+    click.echo(f"{printable(str(output))}: {_summary(bundle)}")
     for note in bundle.manifest["notes"]:
-        out.print(f"note: {printable(note)}")
+        click.echo(f"note: {printable(note)}")
 
 
 def _option(text: str) -> tuple[str, Any]:

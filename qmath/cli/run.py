@@ -73,9 +73,9 @@ def run(
     from qmath.cli.data import read_program_and_inputs
     from qmath.exports.atomic import check_output, replacing
     from qmath.exports.npz import write_arrays
-    from qmath.integer.api import constants
     from qmath.integer.api import run as run_model
     from qmath.integer.describe import arrays as arrays_of
+    from qmath.integer.profiles import constants
     from qmath.integer.program import sources
 
     if output is not None:

@@ -6,19 +6,17 @@ import ast
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from qmath import quantizers
 from qmath.errors import QmathError
-from qmath.quantizers import Quantizer
+
+if TYPE_CHECKING:
+    from qmath.quantizers import Quantizer
 
 __all__ = ["PROFILE", "PROFILES_HELP", "given", "model_options", "profile_options", "read_settings"]
 
-_CLASSES: dict[str, type[Quantizer]] = {
-    name: getattr(quantizers, name) for name in quantizers.__all__ if name != "Quantizer"
-}
 PROFILE = click.Choice(["exact", "integer", "tflite", "xnnpack"])
 PROFILES_HELP = (
     "exact: float64, the definition. integer: multiply, add, shift. tflite, xnnpack: as TFLite's "
@@ -177,15 +175,16 @@ def _from_toml(path: Path) -> dict[str, Quantizer]:
 
 def _build(name: str, positional: list[Any], arguments: Mapping[str, Any], where: str) -> Quantizer:
     """Return the quantizer, or say which word of its description is wrong."""
-    if name not in _CLASSES:
-        raise QmathError(
-            f"{where}: {name!r} is not one of TFMOT's quantizers: {', '.join(_CLASSES)}"
-        )
+    from qmath import quantizers
+
+    known = [name for name in quantizers.__all__ if name != "Quantizer"]
+    if name not in known:
+        raise QmathError(f"{where}: {name!r} is not one of TFMOT's quantizers: {', '.join(known)}")
     for value in (*positional, *arguments.values()):
         if value == "N":
             raise QmathError(f"{where}: replace N by the width (num_bits) in your training script")
     try:
-        quantizer = _CLASSES[name](*positional, **arguments)
+        quantizer: Quantizer = getattr(quantizers, name)(*positional, **arguments)
     except TypeError as error:
         reason = str(error).rpartition("__init__() ")[2]  # the class may be one above it
         raise QmathError(f"{where}: {name}() {reason}") from error

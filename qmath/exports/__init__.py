@@ -17,7 +17,6 @@ import importlib
 import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
 
@@ -109,6 +108,8 @@ def formats() -> dict[str, str]:
     OutputError
         Another package's format has the name of one of qmath's.
     """
+    from importlib import metadata  # slow to import, and asked for other packages' formats only
+
     found = dict(FORMATS)
     for point in metadata.entry_points(group=_GROUP):
         if found.setdefault(point.name, point.value) != point.value:
@@ -124,13 +125,15 @@ def exporter(
 ) -> tuple[str, FileWriter | FolderExporter]:
     """Return the name and the module of `format`, or of what the suffix of `output` says.
 
+    A name of one of qmath's own means that one, whatever other packages add.
+
     Raises
     ------
     OutputError
         There is no such format.
     """
     key = (format if format is not None else Path(output).suffix[1:]).lower()
-    known = formats()
+    known = FORMATS if key in FORMATS else formats()
     if key not in known:
         if format is None and not key:
             raise OutputError(

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import fnmatch
 import os
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -196,7 +195,7 @@ def _exchanged(a: Path, b: Path) -> bool:
 
 
 def _temporary(target: Path) -> Path:
-    return target.with_name(f".qmath-{secrets.token_hex(6)}.tmp")
+    return target.with_name(f".qmath-{os.urandom(6).hex()}.tmp")
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:

@@ -13,11 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from qmath._progress import Progress
 from qmath._source import as_model, refuse_file_options
 from qmath.errors import QmathError
-from qmath.integer.bounds import interval
 from qmath.integer.compare import Comparison, compare, integers_of_dump
 from qmath.integer.lower import lower
-from qmath.integer.profiles import FixedPoint, Integer
-from qmath.integer.program import FloatStep, Program, Requantize
+from qmath.integer.program import FloatStep, Program
 from qmath.integer.registry import profile_named
 from qmath.integer.run import Executor, batches
 from qmath.types import QatModel
@@ -25,7 +23,7 @@ from qmath.types import QatModel
 if TYPE_CHECKING:
     from qmath.quantizers import Quantizer
 
-__all__ = ["Run", "constants", "diff", "program_of", "run"]
+__all__ = ["Run", "diff", "program_of", "run"]
 
 Array = NDArray[Any]
 Source = str | os.PathLike[str] | QatModel | Program
@@ -93,36 +91,6 @@ def program_of(
         islands = "; ".join(f"{name}: {remedy}" for name, remedy in program.islands.items())
         raise QmathError(f"these layers run in float32: {islands}")
     return program
-
-
-def constants(program: Program, multiplier_bits: int = 31) -> dict[str, tuple[FixedPoint, ...]]:
-    """Return what hardware needs for each requantization of a program.
-
-    Parameters
-    ----------
-    program : Program
-    multiplier_bits : int
-        Width of the multipliers, 8 to 31.
-
-    Returns
-    -------
-    dict of str to tuple of FixedPoint
-        By tensor: the constants of ``(sum(a * multiplier) + addend) >> shift``, and after them,
-        for a leaky ReLU, those of its negative side.
-
-    Examples
-    --------
-    >>> from qmath.integer.api import constants, program_of
-    >>> fixed = constants(program_of("reference/samples/default8.h5"))["conv1/post_activation"][0]
-    >>> int(fixed.accumulator_bits[0].max()), fixed.multipliers[0].shape, fixed.error < 1e-4
-    (19, (16,), True)
-    """
-    profile = Integer(multiplier_bits)
-    return {
-        step.name: profile.constants(step, [interval(term) for term in step.value.terms])
-        for step in program.steps
-        if isinstance(step, Requantize)
-    }
 
 
 def run(

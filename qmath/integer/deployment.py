@@ -10,12 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import MissingSettingsError, QmathError
-from qmath.integer.api import constants
 from qmath.integer.describe import arrays, describe
 from qmath.integer.lower import lower
-from qmath.integer.profiles import Integer
+from qmath.integer.profiles import Integer, constants
 from qmath.integer.program import FloatStep, Program, QuantizeStep
-from qmath.integer.run import Executor
 from qmath.types import QatModel
 
 __all__ = ["Deployment", "deploy"]
@@ -85,6 +83,8 @@ def _golden(program: Program, count: int, profile: Integer) -> dict[str, NDArray
 
     What runs in float32 is left out: its last bits depend on the machine.
     """
+    from qmath.integer.run import Executor  # which few exports need
+
     ranges = {s.source: s.grid for s in program.steps if isinstance(s, QuantizeStep)}
     # The stream of this generator is frozen: every NumPy draws the same numbers.
     rng = np.random.RandomState(0)

@@ -41,7 +41,7 @@ def describe(program: Program, constants: Constants) -> dict[str, Any]:
     ----------
     program : Program
     constants : mapping
-        What `qmath.integer.api.constants` returns for it.
+        What `qmath.integer.profiles.constants` returns for it.
 
     Returns
     -------
@@ -50,7 +50,8 @@ def describe(program: Program, constants: Constants) -> dict[str, Any]:
 
     Examples
     --------
-    >>> from qmath.integer.api import constants, program_of
+    >>> from qmath.integer.api import program_of
+    >>> from qmath.integer.profiles import constants
     >>> program = program_of("reference/samples/default8.h5")
     >>> step = describe(program, constants(program))["steps"][1]
     >>> step["name"], step["kind"], step["terms"][0]["ops"][0]["weights"]

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import QmathError
-from qmath.integer.bounds import accumulator_bits, channel_intervals
-from qmath.integer.program import Requantize
+from qmath.integer.bounds import accumulator_bits, channel_intervals, interval
+from qmath.integer.program import Program, Requantize
 
-__all__ = ["Exact", "FixedPoint", "Integer", "Profile"]
+__all__ = ["Exact", "FixedPoint", "Integer", "Profile", "constants"]
 
 Array = NDArray[Any]
 Float64Array = NDArray[np.float64]
@@ -156,6 +156,36 @@ class Integer:
             ),
             error=float((0.5 * (1 + sum(largest)) * np.ldexp(1.0, -shift)).max()),
         )
+
+
+def constants(program: Program, multiplier_bits: int = 31) -> dict[str, tuple[FixedPoint, ...]]:
+    """Return what hardware needs for each requantization of a program.
+
+    Parameters
+    ----------
+    program : Program
+    multiplier_bits : int
+        Width of the multipliers, 8 to 31.
+
+    Returns
+    -------
+    dict of str to tuple of FixedPoint
+        By tensor: the constants of ``(sum(a * multiplier) + addend) >> shift``, and after them,
+        for a leaky ReLU, those of its negative side.
+
+    Examples
+    --------
+    >>> from qmath.integer.api import program_of
+    >>> fixed = constants(program_of("reference/samples/default8.h5"))["conv1/post_activation"][0]
+    >>> int(fixed.accumulator_bits[0].max()), fixed.multipliers[0].shape, fixed.error < 1e-4
+    (19, (16,), True)
+    """
+    profile = Integer(multiplier_bits)
+    return {
+        step.name: profile.constants(step, [interval(term) for term in step.value.terms])
+        for step in program.steps
+        if isinstance(step, Requantize)
+    }
 
 
 def unrounded(step: Requantize, sums: Sequence[Array]) -> Float64Array:

@@ -10,8 +10,9 @@ import pytest
 import qmath
 from qmath import Graph, Node, QatModel, QatTensor, QuantSpec
 from qmath.errors import MissingSettingsError, QmathError
-from qmath.integer.api import constants, program_of
+from qmath.integer.api import program_of
 from qmath.integer.lower import lower
+from qmath.integer.profiles import constants
 from qmath.integer.program import Program, Requantize
 from qmath.integer.run import Executor
 from tests.exports.qdq_networks import of_width

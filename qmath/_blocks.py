@@ -39,22 +39,27 @@ def each_block(work: Work, size: int, constants: Sequence[NDArray[Any]]) -> None
     """
     if not size:
         return
+    channels = constants[0].size
+    share = -(-size // (threads_for(size) * channels)) * channels
+
+    def run(first: int) -> None:
+        run_blocks(work, first, min(first + share, size), constants)
+
+    in_threads(run, range(0, size, share))
+
+
+def run_blocks(work: Work, first: int, last: int, constants: Sequence[NDArray[Any]]) -> None:
+    """Call ``work(block, *constants)`` as `each_block` does, for whole rows and in this thread."""
+    size = last - first
     if constants[0].ndim:
         step = min(_BLOCK_WITH_CHANNELS, max(_SMALLEST_BLOCK_WITH_CHANNELS, size // 8))
         constants = _repeated(constants, size, step)
         period = constants[0].size
     else:
-        period = step = min(_BLOCK, size)
-    periods = -(-size // period)
-    workers = threads_for(size)
-    share = -(-periods // workers) * period
-
-    def run(first: int) -> None:
-        with np.errstate(all="ignore"):
-            for start in range(first, min(first + share, size), period):
-                _run_period(work, start, min(start + period, size), step, period, constants)
-
-    in_threads(run, range(0, size, share))
+        period = step = _BLOCK
+    with np.errstate(all="ignore"):
+        for start in range(first, last, period):
+            _run_period(work, start, min(start + period, last), step, period, constants)
 
 
 def threads_for(size: int) -> int:

@@ -8,6 +8,8 @@ float32 gives what the float32 operation gives (53 >= 2 * 24 + 2 bits).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -42,6 +44,19 @@ def as_float32(value: ArrayLike, name: str) -> Float32Array:
 def flush(x: Float32Array) -> Float32Array:
     """Return `x` with subnormals replaced by zeros of their sign."""
     return np.where(np.abs(x) < SMALLEST_NORMAL, np.copysign(np.float32(0), x), x)
+
+
+class Bounds(NamedTuple):
+    """Bounds to compare plain float32 with, as kernels compare that take subnormals for zero."""
+
+    lower: Float32Array
+    upper: Float32Array
+
+
+def bounds_of(min: Float32Array, max: Float32Array) -> Bounds:
+    """Return the bounds of a range whose own ends are no subnormals."""
+    lower = np.where(min == 0, -LARGEST_SUBNORMAL, min)
+    return Bounds(lower, np.where(max == 0, LARGEST_SUBNORMAL, max))
 
 
 def rounded(x: Float64Array) -> Float32Array:

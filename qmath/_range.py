@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath._float32 import Float32Array
+from qmath._float32 import Bounds, Float32Array, bounds_of
 from qmath._nudge import Nudged, is_dead, is_ordinary, nudge
 from qmath._steps import Steps
 
@@ -28,6 +28,8 @@ class Range(NamedTuple):
         Whether any is odd or dead; whether the widths of all nudged ranges are finite.
     divide, multiply : Steps
         The steps by the scale, and by its inverse.
+    bounds : Bounds
+        What lies in the nudged range, for the gradients.
     """
 
     nudged: Nudged
@@ -38,6 +40,7 @@ class Range(NamedTuple):
     has_width: bool
     divide: Steps
     multiply: Steps
+    bounds: Bounds
 
 
 def range_of(min: Float32Array, max: Float32Array, num_bits: int, narrow_range: bool) -> Range:
@@ -54,7 +57,7 @@ def _kept(
     low, high = (np.frombuffer(end, np.float32).reshape(shape) for end in (min, max))
     kept = _range_of(low, high, num_bits, narrow_range)
     steps = (*kept.divide.constants, *kept.multiply.constants)
-    for part in (*kept.nudged, kept.odd, kept.dead, *steps):
+    for part in (*kept.nudged, kept.odd, kept.dead, *steps, *kept.bounds):
         part.setflags(write=False)
     return kept
 
@@ -65,4 +68,5 @@ def _range_of(min: Float32Array, max: Float32Array, num_bits: int, narrow_range:
     with np.errstate(over="ignore", invalid="ignore"):
         has_width = bool(np.isfinite(nudged.max - nudged.min).all())
     steps = Steps(nudged, divide=True), Steps(nudged, divide=False)
-    return Range(nudged, odd, dead, bool(odd.any()), bool(dead.any()), has_width, *steps)
+    flags = bool(odd.any()), bool(dead.any()), has_width
+    return Range(nudged, odd, dead, *flags, *steps, bounds_of(nudged.min, nudged.max))

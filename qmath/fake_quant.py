@@ -243,8 +243,7 @@ def fake_quant_with_min_max_args_gradient(
     of = _args_range(min, max, num_bits, narrow_range)
     g, x = _gradient_inputs(gradients, inputs)
     out = output(out, x.shape)
-    low, high = of.nudged.min, of.nudged.max
-    backprop(apart(g, out), apart(x, out), low, high, out.reshape(-1))
+    backprop(apart(g, out), apart(x, out), of.bounds, out.reshape(-1))
     return out
 
 

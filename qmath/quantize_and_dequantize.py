@@ -20,6 +20,7 @@ from qmath._float32 import (
     SMALLEST_NORMAL,
     Float32Array,
     as_float32,
+    bounds_of,
     flush,
     maximum,
     minimum,
@@ -201,7 +202,8 @@ def quantize_and_dequantize_v2_gradient(
     last = -1 if place is None else place
     gs, xs = (np.moveaxis(a, last, -1) if a.ndim else a for a in (g, x))
     dx = np.empty(xs.shape, np.float32)
-    backprop(apart(gs, dx), apart(xs, dx), flush(low), flush(high), dx.reshape(-1))
+    bounds = bounds_of(flush(low), flush(high))
+    backprop(apart(gs, dx), apart(xs, dx), bounds, dx.reshape(-1))
     dx = np.ascontiguousarray(np.moveaxis(dx, -1, last)) if x.ndim else dx
     return QuantizeAndDequantizeV4Gradient(dx, np.zeros_like(low), np.zeros_like(high))
 

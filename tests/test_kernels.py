@@ -100,6 +100,7 @@ def test_threads_change_nothing(threads) -> None:
                 qmath.fake_quant_with_min_max_vars_per_channel(x, low, high),
                 qmath.quantize(x, low, high, 8, per_axis=True).dequantize(),
                 *qmath.fake_quant_with_min_max_vars_gradient(x, x, -1, 2),
+                *qmath.fake_quant_with_min_max_vars_per_channel_gradient(x, x, low, high),
             ]
         )
     for one, three in zip(*results, strict=True):

@@ -88,7 +88,9 @@ def test_gradient_sums_follow_eigens_order(size: int) -> None:
         assert_same_bits(getattr(actual, field), getattr(expected, field), field)
 
 
-@pytest.mark.parametrize("shape", [(3, 1), (9000, 3), (40_000, 2), (17, 64), (5, 5, 5, 7)])
+@pytest.mark.parametrize(
+    "shape", [(3, 1), (9000, 3), (40_000, 2), (17, 64), (5, 5, 5, 7), (37, 9000)]
+)
 @pytest.mark.parametrize("exponent", [0, -36])
 def test_per_channel_gradient_sums(shape: tuple[int, ...], exponent: int) -> None:
     rng = np.random.default_rng(len(shape))

@@ -81,7 +81,8 @@ class Hdf5File:
         self._size = 0
         self._h5py: Any = None  # like the root, only while the file is open
         self._root: Any = None
-        self._groups: dict[str, Any] = {}  # those already found
+        self._found: dict[str, Any] = {}  # groups and datasets, while the file is open
+        self._dtypes: dict[bytes, tuple[np.dtype[Any], bool]] = {}
         self._layouts: dict[str, _Layout] = {}  # of the arrays taken
         self._opened: BinaryIO | None = None
 
@@ -107,7 +108,7 @@ class Hdf5File:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._groups.clear()
+        self._found.clear()
         self._root.close()
         self._close_section()
         self._h5py = self._root = None
@@ -134,7 +135,7 @@ class Hdf5File:
     def has_attribute(self, group: str, name: str) -> bool:
         """Tell whether a group (``""`` is the root) has an attribute."""
         with _as_format_error(f"{self.path}: {group}"):
-            return name in self._group(group).attrs
+            return bool(self._h5py.h5a.exists(self._group(group), name.encode()))
 
     def text(self, group: str, name: str) -> str:
         """Return an attribute that holds one text.
@@ -182,8 +183,10 @@ class Hdf5File:
         FileFormatError
             There is no such group.
         """
+        names: list[bytes] = []
         with _as_format_error(f"{self.path}: {group}"):
-            return [str(name) for name in self._group(group)]
+            self._group(group).links.iterate(names.append)
+            return [name.decode() for name in names]
 
     def datasets(self, group: str) -> list[str]:
         """Return the paths of all datasets below a group, reached by hard links alone.
@@ -196,7 +199,7 @@ class Hdf5File:
         """
         found: list[str] = []
         met: set[int] = set()
-        waiting = [(group, self._group(group).id)]
+        waiting = [(group, self._group(group))]
         while waiting:
             place, node = waiting.pop()
             with _as_format_error(f"{self.path}: {place}"):
@@ -308,6 +311,7 @@ class Hdf5File:
                 f"{where}: a tensor should be here, not a group; the file was "
                 f"edited, save the model again"
             )
+        self._found.pop(path, None)  # of an open dataset the library keeps kilobytes
         with _as_format_error(where):
             return node, self._layout_of(node, where)
 
@@ -315,24 +319,21 @@ class Hdf5File:
         """Walk one link at a time, as h5py's own lookup would follow links out of the file."""
         if not path:
             return self._root.id
-        if path in self._groups:
-            return self._groups[path]
         if path.count("/") >= _MAX_DEPTH:
             raise FileFormatError(
                 f"{self.path}: a path in it is deeper than {_MAX_DEPTH} groups, as no model's; "
                 "the file is damaged or hostile"
             )
+        if path in self._found:
+            return self._found[path]
         parent, slash, name = path.rpartition("/")
         if slash and not parent:
             return None
         node = self._find(parent)
-        found = None if node is None else self._step(node, name, path)
-        if isinstance(found, self._h5py.h5g.GroupID):
-            self._groups[path] = found
-        return found
+        return None if node is None else self._step(node, name, path)
 
     def _step(self, node: Any, name: str, path: str) -> Any:
-        """Return a group's child, or ``None`` if there is none."""
+        """Return a group's child and remember it, or return ``None`` if there is none."""
         with _as_format_error(f"{self.path}: {path}"):
             if name in ("", ".") or not isinstance(node, self._h5py.h5g.GroupID):
                 return None
@@ -344,7 +345,8 @@ class Hdf5File:
                     f"{self.path}: {path} is a link to elsewhere, which "
                     f"Keras never writes; qmath does not follow it"
                 )
-            return self._h5py.h5o.open(node, encoded)
+            self._found[path] = self._h5py.h5o.open(node, encoded)
+            return self._found[path]
 
     def _group(self, path: str) -> Any:
         node = self._find(path)
@@ -353,12 +355,12 @@ class Hdf5File:
                 f"{self.path}: group {path!r} is missing; the file was cut or "
                 f"edited, save the model again"
             )
-        return self._h5py.Group(node)
+        return node
 
     def _texts(self, group: str, name: str) -> list[str]:
         where = f"{self.path}: attribute {name!r} of {group or '/'!r}"
         with _as_format_error(where):
-            attributes = self._group(group).attrs
+            attributes = self._h5py.AttributeManager(self._h5py.Group(self._group(group)))
             claim = attributes.get_id(name)
             if math.prod(claim.shape) * claim.dtype.itemsize > self._size:
                 raise FileFormatError(
@@ -380,7 +382,8 @@ class Hdf5File:
                 f"{where}: its data lie outside the file, which Keras never "
                 f"writes; qmath does not follow them"
             )
-        shape, dtype, stored = dataset.shape, dataset.dtype, dataset.get_storage_size()
+        shape, stored = dataset.shape, dataset.get_storage_size()
+        dtype, is_numpys = self._dtype_of(dataset)
         if shape is None or dtype.kind not in "biuf":
             raise FileFormatError(
                 f"{where}: {dtype} is no tensor of numbers; the file "
@@ -404,10 +407,21 @@ class Hdf5File:
                 f"{where}: its shape {shape} claims {claimed} bytes and "
                 f"{stored} are stored; the file is damaged or hostile"
             )
-        is_plain = kind == h5d.CONTIGUOUS and elements and dtype.kind in "iuf"
-        # HDF5 knows types that differ from NumPy's in more than their size.
-        is_plain = is_plain and dataset.get_type() == self._h5py.h5t.py_create(dtype)
+        is_plain = kind == h5d.CONTIGUOUS and elements and is_numpys
         return _Layout(tuple(shape), dtype, dataset.get_offset() if is_plain else None)
+
+    def _dtype_of(self, dataset: Any) -> tuple[np.dtype[Any], bool]:
+        """Return a dataset's dtype, and whether its bytes are those of NumPy's numbers.
+
+        HDF5 has types that NumPy has not, such as integers of 12 bits. Of each, h5py is asked once.
+        """
+        stored = dataset.get_type()
+        key = stored.encode()
+        if key not in self._dtypes:
+            dtype = dataset.dtype
+            is_numpys = dtype.kind in "iuf" and stored == self._h5py.h5t.py_create(dtype)
+            self._dtypes[key] = dtype, is_numpys
+        return self._dtypes[key]
 
 
 @contextmanager

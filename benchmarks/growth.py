@@ -1,4 +1,4 @@
-"""Whether costs stay flat as the work grows: ``python -m benchmarks.growth``.
+"""Whether costs stay flat as the work grows.
 
 Nanoseconds an element and the peak of NumPy's allocations in bytes an element, over the size of a
 tensor, the number of its channels, and the number of tensors of a model. A column that rises where
@@ -7,10 +7,7 @@ the work grows tells of an algorithm that does not scale; the first rows tell wh
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import tempfile
-import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,10 +16,14 @@ from typing import Any
 import numpy as np
 
 import qmath
+from benchmarks.measure import Options, Progress, Row, spread, timed
+from benchmarks.tables import markdown, size_text
 from qmath.exports import export
 
-__all__ = ["CURVES", "measure"]
+__all__ = ["CURVES", "ROUNDS", "full", "measure", "skipped", "summary"]
 
+ROUNDS = {"full": 7, "quick": 2}
+LARGEST = {"full": 2**25, "quick": 2**19}
 Case = tuple[int, int, Callable[[], object]]  # what grows, elements, the work
 
 
@@ -34,30 +35,28 @@ def sizes(largest: int) -> Iterator[Case]:
 
 
 def channels(largest: int) -> Iterator[Case]:
-    """Quantize tensors of one size with 1 and more channels."""
+    """Quantize tensors of one size with 1 and more channels, of 64 elements at least."""
     size = min(largest, 2**22)
     x = np.random.default_rng(0).normal(size=size).astype(np.float32)
-    for count in _powers(1, size // 4, 16):
+    for count in _powers(1, size // 64, 16):
         low = np.linspace(-4, -2, count, dtype=np.float32)
         rows = x.reshape(-1, count)
         yield count, size, lambda x=rows, a=low: qmath.quantize(x, a, -a, 8, per_axis=True)
 
 
 def tensors(largest: int) -> Iterator[Case]:
-    """Export models of the same elements in 1 and more tensors."""
-    size = min(largest, 2**22)
-    x = np.random.default_rng(0).normal(size=size).astype(np.float32)
+    """Export models of 1 and more tensors of 8 Ki elements."""
     spec = qmath.QuantSpec("LastValueQuantizer", 8, False, True, True)
-    low, high = np.float32(-3), np.float32(3)
-    for count in _powers(1, 2**10, 4):
+    low, high = np.asarray(np.float32(-3)), np.asarray(np.float32(3))
+    for count in _powers(1, min(2**10, largest // 2**13), 4):
+        x = np.random.default_rng(0).normal(size=(count, 2**13)).astype(np.float32)
+        names = [f"layer{i}/kernel" for i in range(count)]
         found = {
-            f"layer{i}/kernel": qmath.QatTensor(
-                f"layer{i}/kernel", "weight", part, np.asarray(low), np.asarray(high), spec
-            )
-            for i, part in enumerate(np.split(x, count))
+            name: qmath.QatTensor(name, "weight", values, low, high, spec)
+            for name, values in zip(names, x, strict=True)
         }
         model = qmath.QatModel(found)
-        yield count, size, lambda model=model: _export(model)
+        yield count, x.size, lambda model=model: _export(model)
 
 
 def _export(model: Any) -> None:
@@ -74,35 +73,64 @@ def _powers(first: int, last: int, factor: int) -> Iterator[int]:
 CURVES = {"elements": sizes, "channels": channels, "tensors": tensors}
 
 
-def measure(work: Callable[[], object], elements: int, rounds: int) -> tuple[float, float]:
+def skipped() -> list[str]:
+    """Return what cannot be measured here: nothing."""
+    return []
+
+
+def measure(options: Options, progress: Progress) -> Iterator[Row]:
+    """Yield a row for each point of each curve."""
+    qmath.set_num_threads(options.threads)
+    largest = LARGEST["quick" if options.quick else "full"]
+    for number, (name, curve) in enumerate(CURVES.items()):
+        for index, (grown, elements, work) in enumerate(curve(largest)):
+            progress((number + index / 6) / len(CURVES), f"{grown} {name}")
+            yield {"of": name, "grown": grown, "elements": elements} | costs(
+                work, elements, options.rounds
+            )
+
+
+def costs(work: Callable[[], object], elements: int, rounds: int) -> dict[str, float]:
     """Return median nanoseconds and peak bytes an element."""
     work()
-    repeats = max(1, 2**18 // elements)
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        for _ in range(repeats):
-            work()
-        times.append((time.perf_counter() - start) / repeats)
+    sample = timed(work, max(1, 2**18 // elements))
+    times = [sample() for _ in range(rounds)]
     tracemalloc.start()
     work()
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    return statistics.median(times) / elements * 1e9, peak / elements
+    return {
+        "nanoseconds": round(spread(times).median / elements * 1e9, 3),
+        "bytes": round(peak / elements, 3),
+    }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.growth")
-    parser.add_argument("--largest", type=int, default=2**25, help="elements of a tensor")
-    parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args(arguments)
-    for name, curve in CURVES.items():
-        print(f"{name:>9} {'ns an element':>14} {'bytes an element':>17}")
-        for grown, elements, work in curve(options.largest):
-            nanoseconds, peak = measure(work, elements, options.rounds)
-            print(f"{grown:9} {nanoseconds:14.2f} {peak:17.2f}", flush=True)
+def full(rows: list[Row]) -> str:
+    """Return the table of all points."""
+    header = ["growing", "to", "ns an element", "peak bytes an element"]
+    return markdown(
+        header,
+        [
+            [row["of"], size_text(row["grown"]), f"{row['nanoseconds']:.2f}", f"{row['bytes']:.2f}"]
+            for row in rows
+        ],
+    )
 
 
-if __name__ == "__main__":
-    main()
+def summary(rows: list[Row]) -> str:
+    """Return a row for each curve: its ends, and the least and the most between them.
+
+    From 64 Ki elements on: below, a call costs more than the work.
+    """
+    lines = []
+    for name in CURVES:
+        curve = [row for row in rows if row["of"] == name and row["elements"] >= 2**16]
+        first, last = curve[0], curve[-1]
+        cells = [name, f"{size_text(first['grown'])} … {size_text(last['grown'])}"]
+        for key in ("nanoseconds", "bytes"):
+            values = [row[key] for row in curve]
+            cells.append(f"{first[key]:.2f} … {last[key]:.2f}")
+            cells.append(f"{min(values):.2f} … {max(values):.2f}")
+        lines.append(cells)
+    header = ["growing", "from … to", "ns an element", "least … most"]
+    return markdown([*header, "peak bytes an element", "least … most"], lines)

@@ -1,22 +1,19 @@
 """Milliseconds per image of MobileNetV2 (alpha 0.35, 96x96), quantized to 8 bits by default.
 
-``python -m benchmarks.inference [--images 16] [--rounds 9]`` runs qmath's profiles, TFLite's
-reference and default resolvers, ONNX Runtime and the TensorFlow model on the same images with the
-same number of threads. Each has a process of its own, which loads a file as a user would; they take
-turns, and the medians are printed with their ratio to TFLite's reference kernels. Needs the
-`reference` extra, and `benchmarks` for ONNX Runtime.
+qmath's profiles, TFLite's reference and default resolvers, ONNX Runtime and the TensorFlow model
+on the same images with the same number of threads. Each has a process of its own, which loads a
+file as a user would; they take turns. Needs the `reference` extra, and `benchmarks` for ONNX
+Runtime. Quick, the model is a smaller one.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import multiprocessing
-import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,24 +21,36 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import take_turns
+from benchmarks.measure import Options, Progress, Row, take_turns
+from benchmarks.tables import faster, markdown
 
+__all__ = ["ROUNDS", "full", "measure", "skipped", "summary"]
+
+ROUNDS = {"full": 9, "quick": 2}
+IMAGES = 16
+BASE = "TFLite, reference resolver"  # what the others' times are divided by
 Runner = Callable[[np.ndarray], object]
-SHAPE = (96, 96, 3)
-THREADS = len(os.sched_getaffinity(0))
 
 
-def prepare(folder: Path, images: int) -> None:
+def skipped() -> list[str]:
+    """Return the candidates whose libraries are not installed; without TensorFlow, all."""
+    if not all(map(importlib.util.find_spec, ("tensorflow", "tensorflow_model_optimization"))):
+        return list(CANDIDATES)
+    present = all(map(importlib.util.find_spec, ("onnxruntime", "tf2onnx")))
+    return [] if present else ["ONNX Runtime"]
+
+
+def prepare(folder: Path, name: str) -> None:
     """Write the model as each candidate reads it, and the images."""
     from reference import models  # sets TensorFlow's environment, before it is imported
 
     # isort: split
     import tensorflow as tf
 
-    path = models.save("mobilenetv2", folder)
-    path.rename(folder / "model.h5")
-    np.save(folder / "images.npy", models.images(SHAPE, images))
-    model = models.build("mobilenetv2")
+    model = models.build(name)
+    model.save(folder / "model.h5", include_optimizer=False)
+    shape = model.inputs[0].shape[1:]
+    np.save(folder / "images.npy", models.images(shape, IMAGES))
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     (folder / "model.tflite").write_bytes(converter.convert())
@@ -49,7 +58,7 @@ def prepare(folder: Path, images: int) -> None:
         import tf2onnx
 
         graph = tf.function(lambda x: model(x, training=False))
-        signature = (tf.TensorSpec((1, *SHAPE), tf.float32, name="image"),)
+        signature = (tf.TensorSpec((1, *shape), tf.float32, name="image"),)
         converted, _ = tf2onnx.convert.from_function(graph, input_signature=signature, opset=18)
         (folder / "model.onnx").write_bytes(converted.SerializeToString())
 
@@ -66,14 +75,14 @@ def qmath_profile(folder: Path, profile: str) -> Runner:
     return lambda image: executor.run({name: image}, keep=program.outputs)
 
 
-def tflite(folder: Path, resolver: str) -> Runner:
+def tflite(folder: Path, resolver: str, threads: int) -> Runner:
     """Return TFLite's runner."""
     import tensorflow as tf
 
     interpreter = tf.lite.Interpreter(
         str(folder / "model.tflite"),
         experimental_op_resolver_type=tf.lite.experimental.OpResolverType[resolver],
-        num_threads=THREADS,
+        num_threads=threads,
     )
     interpreter.allocate_tensors()
     (tensor,) = interpreter.get_input_details()
@@ -86,12 +95,12 @@ def tflite(folder: Path, resolver: str) -> Runner:
     return run
 
 
-def onnx_runtime(folder: Path) -> Runner:
+def onnx_runtime(folder: Path, threads: int) -> Runner:
     """Return ONNX Runtime's runner."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
+    options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(
         folder / "model.onnx", options, providers=["CPUExecutionProvider"]
     )
@@ -110,21 +119,20 @@ def tensorflow(folder: Path) -> Runner:
     return lambda image: graph(tf.constant(image)).numpy()
 
 
-CANDIDATES: dict[str, tuple[Callable[..., Runner], tuple[str, ...]]] = {
-    "qmath, exact": (qmath_profile, ("exact",)),
-    "qmath, integer": (qmath_profile, ("integer",)),
-    "TFLite, reference resolver": (tflite, ("BUILTIN_REF",)),
-    "TFLite, default resolver": (tflite, ("AUTO",)),
-    "ONNX Runtime": (onnx_runtime, ()),
-    "TensorFlow, the QAT model": (tensorflow, ()),
+# qmath and TensorFlow take their number of threads from the environment.
+CANDIDATES: dict[str, Callable[[Path, int], Runner]] = {
+    "qmath, exact": lambda folder, _threads: qmath_profile(folder, "exact"),
+    "qmath, integer": lambda folder, _threads: qmath_profile(folder, "integer"),
+    BASE: lambda folder, threads: tflite(folder, "BUILTIN_REF", threads),
+    "TFLite, default resolver": lambda folder, threads: tflite(folder, "AUTO", threads),
+    "ONNX Runtime": onnx_runtime,
+    "TensorFlow, the QAT model": lambda folder, _threads: tensorflow(folder),
 }
 
 
-def work(name: str, folder: Path, connection: Connection) -> None:
+def work(name: str, folder: Path, threads: int, connection: Connection) -> None:
     """Run the images once for every message, and answer with milliseconds per image."""
-    os.environ |= {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    make, arguments = CANDIDATES[name]
-    run = make(folder, *arguments)
+    run = CANDIDATES[name](folder, threads)
     images = np.load(folder / "images.npy")
     while connection.recv():
         start = time.perf_counter()
@@ -139,42 +147,58 @@ def ask(connection: Connection) -> float:
     return float(connection.recv())
 
 
-def measure(folder: Path, rounds: int) -> dict[str, list[float]]:
-    """Let the candidates take turns; return their times."""
-    names = list(CANDIDATES)
-    if not (folder / "model.onnx").exists() or not importlib.util.find_spec("onnxruntime"):
-        names.remove("ONNX Runtime")
-        print("ONNX Runtime: not installed")
+def measure(options: Options, progress: Progress) -> Iterator[Row]:
+    """Yield a row for each candidate."""
+    absent = skipped()
+    names = [name for name in CANDIDATES if name not in absent]
+    if not names:
+        return
     context: Any = multiprocessing.get_context("spawn")
-    connections = {}
-    for name in names:
-        connections[name], end = context.Pipe()
-        context.Process(target=work, args=(name, folder, end), daemon=True).start()
-    times = take_turns({name: partial(ask, end) for name, end in connections.items()}, rounds)
-    for connection in connections.values():
-        connection.send(False)
-    return times
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.inference")
-    parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=9)
-    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        context = multiprocessing.get_context("spawn")
-        writer = context.Process(target=prepare, args=(Path(folder), options.images))
+        progress(0, "write the model")
+        model = "residual" if options.quick else "mobilenetv2"
+        writer = context.Process(target=prepare, args=(Path(folder), model))
         writer.start()
         writer.join()
-        times = measure(Path(folder), options.rounds)
-    base = statistics.median(times["TFLite, reference resolver"])
-    print(f"{THREADS} threads, {options.rounds} rounds of {options.images} images, one at a time")
-    for name, values in times.items():
-        median = statistics.median(values)
-        spread = f"{min(values):.2f} … {max(values):.2f}"
-        print(f"{name:28} {median:7.2f} ms  x{median / base:5.2f}  ({spread})")
+        if writer.exitcode:
+            raise RuntimeError("the model could not be written")
+        connections = {}
+        for name in names:
+            connections[name], end = context.Pipe()
+            arguments = (name, Path(folder), options.threads, end)
+            context.Process(target=work, args=arguments, daemon=True).start()
+            end.close()  # so that a process that dies ends the waiting for it
+        progress(0.5, "run it")
+        runs = {name: partial(ask, connection) for name, connection in connections.items()}
+        for name, times in take_turns(runs, options.rounds).items():
+            connections[name].send(False)
+            yield {
+                "candidate": name,
+                "model": model,
+                "milliseconds": round(statistics.median(times), 3),
+                "fastest": round(min(times), 3),
+                "slowest": round(max(times), 3),
+            }
 
 
-if __name__ == "__main__":
-    main()
+def full(rows: list[Row]) -> str:
+    """Return the table of all candidates."""
+    if not rows:
+        return "Nothing to compare."
+    base = next(row["milliseconds"] for row in rows if row["candidate"] == BASE)
+    header = [f"an image of {rows[0]['model']}", "ms", "fastest … slowest", "ratio"]
+    return markdown(
+        header,
+        [
+            [
+                row["candidate"],
+                f"{row['milliseconds']:.3g}",
+                f"{row['fastest']:.3g} … {row['slowest']:.3g}",
+                faster(row["milliseconds"] / base),
+            ]
+            for row in rows
+        ],
+    )
+
+
+summary = full

@@ -1,28 +1,47 @@
-"""The job, from a file to integers in a file: ``python -m benchmarks.job [--rounds 5]``.
+"""The job, from a file to integers in a file.
 
 ``qmath export`` against the shortest TensorFlow script that gets the same integers (which is
 checked), and against ``cp`` of the file: MobileNetV2 in every container, and a checkpoint of more
-than 1 GiB. Each run is a process of its own; they take turns. Times are medians with the fastest
-and the slowest run, memory is the kernel's count at its peak. Needs the `reference` extra.
+than 1 GiB; quick, or without TensorFlow, a small sample. Each run is a process of its own; they
+take turns. Memory is the kernel's count at its peak.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import importlib.util
+import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks import processes
+from benchmarks.measure import Options, Progress, Row
+from benchmarks.tables import faster, markdown, time_text
 
+__all__ = ["JOBS", "ROUNDS", "full", "measure", "skipped", "summary"]
+
+ROUNDS = {"full": 5, "quick": 0}
 # Containers of each model; of "+" the architecture comes from a file of its own.
 JOBS = {
     "mobilenetv2": ("model.h5", "model.keras", "saved_model", "model.weights.h5+", "checkpoint+"),
     "big": ("model.h5", "checkpoint+"),
 }
+SAMPLE = Path(__file__).parents[1] / "reference" / "samples" / "default8.h5"
 MODELS = [sys.executable, "-m", "benchmarks.job_models"]
 QMATH = [sys.executable, "-c", "from qmath.cli import main; main()"]
+
+
+def skipped() -> list[str]:
+    """Return what needs a library that is not installed."""
+    if _tensorflow():
+        return []
+    return ["tensorflow", *JOBS]
+
+
+def _tensorflow() -> bool:
+    """Whether models can be written, and the job be done the other way."""
+    return all(map(importlib.util.find_spec, ("tensorflow", "tensorflow_model_optimization")))
 
 
 def commands(source: Path, architecture: Path | None, out: Path) -> dict[str, list[str]]:
@@ -30,65 +49,77 @@ def commands(source: Path, architecture: Path | None, out: Path) -> dict[str, li
     ours = [*QMATH, "export", str(source), "-o", str(out / "qmath.npz"), "--overwrite"]
     if architecture:
         ours += ["--architecture", str(architecture)]
-    return {
-        "qmath": ours,
-        "tensorflow": [*MODELS, "integers", str(source), str(out / "tensorflow.npz")],
-        "cp": ["cp", "-r", str(source), str(out / "copy")],
-    }
+    found = {"qmath": ours}
+    if _tensorflow():
+        found["tensorflow"] = [*MODELS, "integers", str(source), str(out / "tensorflow.npz")]
+    return found | {"cp": ["cp", "-r", str(source), str(out / "copy")]}
 
 
-def measure(model: str, folder: Path, rounds: int) -> list[dict[str, object]]:
-    """Write a model, run the job on each of its files, and print a row for each."""
-    processes.run([*MODELS, "write", model, str(folder)])
-    rows = []
-    for reading in JOBS[model]:
-        source = folder / reading.removesuffix("+")
-        architecture = folder / "architecture.json" if reading.endswith("+") else None
-        files = [source] if source.is_file() else [f for f in source.rglob("*") if f.is_file()]
-        size = sum(file.stat().st_size for file in files) / 2**20
-        taken = processes.interleaved(commands(source, architecture, folder), rounds)
+def measure(options: Options, progress: Progress) -> Iterator[Row]:
+    """Yield a row for each file of each model."""
+    jobs = {"default8": (SAMPLE.name,)} if options.quick or not _tensorflow() else JOBS
+    total = sum(map(len, jobs.values()))
+    done = 0
+    for model, readings in jobs.items():
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            progress(done / total, f"{model}: write it")
+            if model in JOBS:
+                processes.run([*MODELS, "write", model, name])
+            else:
+                shutil.copy(SAMPLE, folder)
+            for reading in readings:
+                source = folder / reading.removesuffix("+")
+                architecture = folder / "architecture.json" if reading.endswith("+") else None
+                yield {"model": model, "container": source.name} | costs(
+                    source,
+                    architecture,
+                    options.rounds,
+                    lambda share, text, done=done, at=f"{model}, {source.name}": progress(
+                        (done + share) / total, f"{at}: {text}"
+                    ),
+                )
+                done += 1
+
+
+def costs(
+    source: Path, architecture: Path | None, rounds: int, progress: Callable[[float, str], None]
+) -> Row:
+    """Do the job on one file; return what it took, after comparing what came out."""
+    folder = source.parent
+    files = [source] if source.is_file() else [f for f in source.rglob("*") if f.is_file()]
+    taken = processes.interleaved(commands(source, architecture, folder), rounds, progress)
+    if "tensorflow" in taken:
         results = [str(folder / f"{name}.npz") for name in ("qmath", "tensorflow")]
         processes.run([*MODELS, "compare", *results])
-        rows.append({"model": model, "container": source.name, "mebibytes": round(size, 1)})
-        rows[-1].update({name: median._asdict() for name, median in taken.items()})
-        print(row(rows[-1], taken), flush=True)
-    return rows
+    row: Row = {"mebibytes": round(sum(file.stat().st_size for file in files) / 2**20, 2)}
+    for name, median in taken.items():
+        row[name] = {key: round(value, 4) for key, value in median._asdict().items()}
+    return row
 
 
-HEADER = f"""\
-{"model":12} {"container":17} {"MiB":>7}  {"qmath: s, MiB":>31}  {"TensorFlow: s, MiB":>31}  \
-{"faster":>7} {"memory":>7} {"x cp":>6}"""
+def full(rows: list[Row]) -> str:
+    """Return the table of all files, with the fastest and the slowest run."""
+    return _table(rows, lambda of: f" ({time_text(of['fastest'])} … {time_text(of['slowest'])})")
 
 
-def row(of: dict[str, object], taken: dict[str, processes.Median]) -> str:
-    """Return a line of the table."""
-    ours, theirs, copy = (taken[name] for name in ("qmath", "tensorflow", "cp"))
-    cells = [
-        f"{cost.seconds:7.2f} ({cost.fastest:6.2f} …{cost.slowest:6.2f}) {cost.mebibytes:6.0f}"
-        for cost in (ours, theirs)
-    ]
-    return (
-        f"{of['model']:12} {of['container']:17} {of['mebibytes']:7}  {'  '.join(cells)}  "
-        f"{theirs.seconds / ours.seconds:6.1f}x {ours.mebibytes / theirs.mebibytes:6.1%} "
-        f"{ours.seconds / copy.seconds:6.1f}"
-    )
+def summary(rows: list[Row]) -> str:
+    """Return the table of all files."""
+    return _table(rows, lambda _of: "")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.job")
-    parser.add_argument("--rounds", type=int, default=5, help="after one that fills the cache")
-    parser.add_argument("--models", nargs="+", choices=JOBS, default=list(JOBS))
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to FILE")
-    options = parser.parse_args(arguments)
-    rows = []
-    print(HEADER)
-    for model in options.models:
-        with tempfile.TemporaryDirectory() as folder:
-            rows += measure(model, Path(folder), options.rounds)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
-
-
-if __name__ == "__main__":
-    main()
+def _table(rows: list[Row], spread: Callable[[Row], str]) -> str:
+    """Return a row for each file: time and peak memory of both, and against ``cp``."""
+    header = ["model, container", "MiB", "qmath", "peak MiB", "TensorFlow", "peak MiB"]
+    header += ["faster, times", "of its memory", "in cp's of the file"]
+    lines = []
+    for row in rows:
+        ours, theirs, copy = row["qmath"], row.get("tensorflow"), row["cp"]
+        cells = [f"{row['model']}, {row['container']}", f"{row['mebibytes']:,.1f}"]
+        for of in (ours, theirs):
+            cells.append(time_text(of["seconds"]) + spread(of) if of else "-")
+            cells.append(f"{of['mebibytes']:,.0f}" if of else "-")
+        cells.append(faster(theirs and theirs["seconds"] / ours["seconds"]))
+        cells.append(f"{ours['mebibytes'] / theirs['mebibytes']:.1%}" if theirs else "-")
+        lines.append([*cells, faster(ours["seconds"] / copy["seconds"])])
+    return markdown(header, lines)

@@ -9,11 +9,21 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 _clock = CLOCKS["wall"]
+Row = dict[str, Any]  # what was found for one case, as it stands in the JSON file
+Progress = Callable[[float, str], None]  # takes the share that is done, and what is being done
+
+
+class Options(NamedTuple):
+    """How to measure: a slice or all of it, threads for everyone, and how many times."""
+
+    quick: bool
+    threads: int
+    rounds: int
 
 
 class Spread(NamedTuple):
@@ -25,18 +35,24 @@ class Spread(NamedTuple):
 
 
 def take_turns(
-    candidates: Mapping[str, Callable[[], T]], rounds: int, *, warm_up: int = 1
+    candidates: Mapping[str, Callable[[], T]],
+    rounds: int | Mapping[str, int],
+    *,
+    warm_up: int = 1,
 ) -> dict[str, list[T]]:
     """Call the candidates one after the other in every round; return what each returned.
 
-    The first `warm_up` rounds fill caches and are not kept.
+    The first `warm_up` rounds fill caches and are not kept. A candidate may have fewer `rounds`
+    than others: it sits out the last ones.
     """
+    of = rounds if isinstance(rounds, Mapping) else dict.fromkeys(candidates, rounds)
     kept: dict[str, list[T]] = {name: [] for name in candidates}
-    for number in range(warm_up + rounds):
+    for number in range(warm_up + max(of.values(), default=0)):
         for name, run in candidates.items():
-            value = run()
-            if number >= warm_up:
-                kept[name].append(value)
+            if number < warm_up + of[name]:
+                value = run()
+                if number >= warm_up:
+                    kept[name].append(value)
     return kept
 
 

@@ -1,54 +1,88 @@
-"""Time of `qmath.packing` in units of memcpy: ``python -m benchmarks.packing [--size 1048576]``.
+"""Time of `qmath.packing` in units of memcpy.
 
 For every width, packing and unpacking take turns with ``numpy.copyto`` of the same integers: the
-input of the one, the output of the other. The table holds medians as multiples of that copy's, for
-signed integers in the smallest NumPy dtype.
+input of the one, the output of the other; signed integers in the smallest NumPy dtype.
 """
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from benchmarks.measure import spread, take_turns, timed
+from benchmarks.measure import Options, Progress, Row, spread, take_turns, timed
+from benchmarks.tables import markdown
 from qmath.affine import smallest_dtype
-from qmath.packing import LAYOUTS, pack, unpack
+from qmath.packing import pack, unpack
+
+__all__ = ["ROUNDS", "full", "measure", "skipped", "summary"]
+
+ROUNDS = {"full": 15, "quick": 3}
+SIZE = 1 << 20
+LAYOUTS = ("lsb", "msb", "words")
 
 
-def medians(candidates: list[Callable[[], object]], rounds: int) -> list[float]:
-    """Return the median seconds of each candidate."""
-    found = take_turns({str(i): timed(run) for i, run in enumerate(candidates)}, rounds, warm_up=2)
-    return [spread(samples).median for samples in found.values()]
+def skipped() -> list[str]:
+    """Return what cannot be measured here: nothing."""
+    return []
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.packing")
-    parser.add_argument("--size", type=int, default=1 << 20, help="number of integers")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--layouts", nargs="+", default=["lsb", "msb", "words"], choices=LAYOUTS)
-    options = parser.parse_args()
-    print(f"{options.size} signed integers, median of {options.rounds}; pack / unpack in memcpys")
-    print("bits  memcpy us" + "".join(f"{name:>16}" for name in options.layouts))
+def measure(options: Options, progress: Progress) -> Iterator[Row]:
+    """Yield a row for each width."""
     random = np.random.default_rng(0)
-    for num_bits in range(1, 17):
+    widths = (2, 4, 8, 12) if options.quick else range(1, 17)
+    for index, num_bits in enumerate(widths):
+        progress(index / len(widths), f"{num_bits} bits")
         dtype = smallest_dtype(num_bits, signed=True)
         half = 1 << (num_bits - 1)
-        values = random.integers(-half, half, options.size).astype(dtype)
+        values = random.integers(-half, half, SIZE).astype(dtype)
         target = np.empty_like(values)
-        candidates: list[Callable[[], object]] = [lambda a=values, b=target: np.copyto(b, a)]
-        for name in options.layouts:
+        runs: dict[str, Callable[[], object]] = {
+            "memcpy": lambda a=values, b=target: np.copyto(b, a)
+        }
+        for name in LAYOUTS:
             packed = pack(values, num_bits, name)
-            candidates += [
-                lambda a=values, n=num_bits, layout=name: pack(a, n, layout),
-                lambda p=packed, n=num_bits, layout=name: unpack(p, n, layout, options.size, True),
+            runs[f"pack {name}"] = lambda a=values, n=num_bits, to=name: pack(a, n, to)
+            runs[f"unpack {name}"] = lambda p=packed, n=num_bits, of=name: unpack(
+                p, n, of, SIZE, True
+            )
+        found = take_turns({name: timed(run) for name, run in runs.items()}, options.rounds)
+        seconds = {name: spread(samples).median for name, samples in found.items()}
+        copy = seconds.pop("memcpy")
+        yield {
+            "num_bits": num_bits,
+            "elements": SIZE,
+            "memcpy_us": round(copy * 1e6, 2),
+            "memcpys": {name: round(value / copy, 2) for name, value in seconds.items()},
+        }
+
+
+def _table(rows: list[Row], layouts: tuple[str, ...]) -> str:
+    """Return the table of some layouts."""
+    header = ["bits", "memcpy, µs", *(f"{name}: pack / unpack, in memcpys" for name in layouts)]
+    return markdown(
+        header,
+        [
+            [
+                str(row["num_bits"]),
+                f"{row['memcpy_us']:.0f}",
+                *(
+                    " / ".join(
+                        f"{row['memcpys'][f'{way} {name}']:.1f}" for way in ("pack", "unpack")
+                    )
+                    for name in layouts
+                ),
             ]
-        copy, *others = medians(candidates, options.rounds)
-        ratios = [seconds / copy for seconds in others]
-        cells = (f"{a:8.1f} /{b:6.1f}" for a, b in zip(ratios[::2], ratios[1::2], strict=True))
-        print(f"{num_bits:4}  {copy * 1e6:9.1f}" + "".join(cells))
+            for row in rows
+        ],
+    )
 
 
-if __name__ == "__main__":
-    main()
+def full(rows: list[Row]) -> str:
+    """Return the table of all widths and layouts."""
+    return _table(rows, LAYOUTS)
+
+
+def summary(rows: list[Row]) -> str:
+    """Return the table of the usual widths in the usual layout."""
+    return _table([row for row in rows if row["num_bits"] in (2, 4, 8, 12)], LAYOUTS[:1])

@@ -6,6 +6,7 @@ it imports its library when it is asked for the first time, and is skipped if th
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 import qmath
+from benchmarks import allocator
 
 Run = Callable[[], object]
 
@@ -123,6 +125,27 @@ def tensorflow(case: Case) -> Run | None:
     return quantize
 
 
+def ai_edge_quantizer(case: Case) -> Run | None:
+    """Return the NumPy function of Google's quantizer of TFLite files; it rounds otherwise."""
+    from ai_edge_quantizer.algorithms.uniform_quantize import uniform_quantize_tensor
+    from ai_edge_quantizer.qtyping import UniformQuantParams
+
+    if case.operation not in ("int8", "uint8"):
+        return None
+    x, signed = case.x, case.operation == "int8"
+    scale = np.asarray((case.high - case.low) / np.float32(255))
+    scale = scale.reshape(-1 if case.per_channel else (1,) * x.ndim)
+    parameters = UniformQuantParams(
+        num_bits=8,
+        quantized_dimension=x.ndim - 1 if case.per_channel else None,
+        scale=scale,
+        zero_point=np.full(scale.shape, 0 if signed else 128, np.int32),
+        symmetric=False,
+        signed=signed,
+    )
+    return lambda: uniform_quantize_tensor.uniform_quantize(x, parameters)
+
+
 def torch(case: Case) -> Run | None:
     """Return PyTorch's kernels, whose rounding is another one."""
     import torch
@@ -175,13 +198,30 @@ def onnx_runtime(case: Case) -> Run | None:
     return lambda: session.run(None, {"x": case.x})
 
 
+KEPT = "TensorFlow, memory kept"  # the same, while `allocator.keeping`
 PEERS: dict[str, Callable[[Case], Run | None]] = {
     "memcpy": memcpy,
     "qmath": ours,
     "qmath, out=": ours_reusing,
     "TensorFlow": tensorflow,
+    KEPT: tensorflow,
     "PyTorch": torch,
     "ONNX Runtime": onnx_runtime,
+    "ai-edge-quantizer": ai_edge_quantizer,
     "naive NumPy": naive,
 }
-LIBRARIES = {"TensorFlow": "tensorflow", "PyTorch": "torch", "ONNX Runtime": "onnxruntime"}
+LIBRARIES = {
+    "TensorFlow": "tensorflow",
+    KEPT: "tensorflow",
+    "PyTorch": "torch",
+    "ONNX Runtime": "onnxruntime",
+    "ai-edge-quantizer": "ai_edge_quantizer",
+}
+
+
+def missing() -> list[str]:
+    """Return the peers that cannot be had: not installed, or no glibc."""
+    absent = [name for name, module in LIBRARIES.items() if not importlib.util.find_spec(module)]
+    if KEPT not in absent and not allocator.available():
+        absent.append(KEPT)
+    return absent

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from benchmarks.measure import take_turns
+from benchmarks.measure import Progress, take_turns
 
 __all__ = ["Cost", "Median", "interleaved", "run"]
 
@@ -44,12 +44,9 @@ def run(command: Sequence[str]) -> Cost:
     RuntimeError
         The command fails; the message holds its output.
     """
-    quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_USE_LEGACY_KERAS": "1", "CUDA_VISIBLE_DEVICES": ""}
     with tempfile.TemporaryFile() as output:
         start = time.perf_counter()
-        child = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | quiet
-        )
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
         _, status, usage = os.wait4(child.pid, 0)
         seconds = time.perf_counter() - start
         child.returncode = os.waitstatus_to_exitcode(status)
@@ -60,9 +57,18 @@ def run(command: Sequence[str]) -> Cost:
     return Cost(seconds, usage.ru_maxrss * unit / 2**20)
 
 
-def interleaved(commands: Mapping[str, Sequence[str]], rounds: int) -> dict[str, Median]:
+def interleaved(
+    commands: Mapping[str, Sequence[str]], rounds: int, progress: Progress
+) -> dict[str, Median]:
     """Let commands take turns, after one round that fills the disk cache."""
-    runs = {name: partial(run, command) for name, command in commands.items()}
+    total = len(commands) * (1 + rounds)
+    done = iter(range(total))
+
+    def sample(name: str) -> Cost:
+        progress(next(done) / total, name)
+        return run(commands[name])
+
+    runs = {name: partial(sample, name) for name in commands}
     # Of 0 rounds, the one that fills the cache counts.
     costs = take_turns(runs, max(rounds, 1), warm_up=int(rounds > 0))
     found = {}

@@ -1,72 +1,69 @@
-"""What becomes of measurements: a Markdown table, JSON, and a plot."""
+"""What becomes of measurements: one JSON file, with what the numbers depend on, and back."""
 
 from __future__ import annotations
 
+import datetime
+import importlib.metadata
 import json
+import os
 import platform
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+__all__ = ["FORMAT", "about", "read", "write"]
 
-Row = dict[str, object]
+FORMAT = 1
+LIBRARIES = (
+    "qmath-tfmot", "numpy", "tensorflow", "tensorflow-model-optimization", "tf_keras", "torch",
+    "onnxruntime", "ai-edge-quantizer",
+)  # fmt: skip
 
 
-def write_json(rows: list[Row], path: Path, **settings: object) -> None:
-    """Write the rows and what they depend on."""
-    about = {
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "machine": platform.machine(),
+def about(**settings: object) -> dict[str, Any]:
+    """Return what numbers depend on: versions, the machine, the date, and the settings given."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+        "cpu": _processor(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "libc": " ".join(platform.libc_ver()),
+        "versions": versions,
         **settings,
     }
-    path.write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
 
 
-def table(rows: Iterable[Row]) -> str:
-    """Return a Markdown table: a line for each case, microseconds of each candidate, and ratios."""
-    rows = list(rows)
-    names = list(dict.fromkeys(str(row["candidate"]) for row in rows))
-    lines = [
-        "| case | shape | " + " | ".join(names) + " | qmath : TensorFlow |",
-        "|---" * (len(names) + 3) + "|",
-    ]
-    cases: dict[tuple[object, ...], dict[object, Row]] = {}
-    for row in rows:
-        cases.setdefault((row["case"], str(row["shape"])), {})[row["candidate"]] = row
-    for (case, shape), found in cases.items():
-        cells = [_cell(found.get(name)) for name in names]
-        ratio = found.get("qmath", {}).get("to_TensorFlow", "")
-        lines.append(f"| {case} | {shape} | " + " | ".join(cells) + f" | {ratio} |")
-    return "\n".join(lines)
+def _processor() -> str:
+    """Return the processor's model."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
 
 
-def _cell(row: Row | None) -> str:
-    """Return a median with its quartiles, in microseconds."""
-    if row is None:
-        return ""
-    return "{:.4g} ({:.4g} … {:.4g})".format(*(row[f"{k}_us"] for k in ("median", "low", "high")))
+def write(results: dict[str, Any], path: Path) -> None:
+    """Write results: ``{"about": …, "parts": {name: {"skipped": […], "rows": […]}}}``."""
+    path.write_text(json.dumps({"format": FORMAT, **results}, indent=1) + "\n", "utf-8")
 
 
-def plot(rows: list[Row], path: Path) -> None:
-    """Draw nanoseconds per element over the size, a panel for each case; needs matplotlib."""
-    import matplotlib
+def read(path: Path) -> dict[str, Any]:
+    """Return what `write` wrote.
 
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "qmath"
-    from matplotlib import pyplot
-
-    rows = [row for row in rows if len(row["shape"]) == 2]  # type: ignore[arg-type]
-    cases = list(dict.fromkeys(row["case"] for row in rows))
-    figure, axes = pyplot.subplots(-(-len(cases) // 2), 2, figsize=(11, 3 * -(-len(cases) // 2)))
-    for panel, case in zip(axes.flat, cases, strict=False):
-        for name in dict.fromkeys(row["candidate"] for row in rows if row["case"] == case):
-            points = [r for r in rows if (r["case"], r["candidate"]) == (case, name)]
-            points.sort(key=lambda row: row["elements"])
-            sizes = [row["elements"] for row in points]
-            each = [1e3 * row["median_us"] / row["elements"] for row in points]
-            panel.loglog(sizes, each, marker="o", markersize=3, label=name)
-        panel.set(title=case, xlabel="elements", ylabel="ns per element")
-    axes.flat[0].legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    Raises
+    ------
+    ValueError
+        The file is none of these, or of another format.
+    """
+    found = json.loads(path.read_text("utf-8"))
+    if not isinstance(found, dict) or found.pop("format", None) != FORMAT:
+        raise ValueError(f"{path}: no results of benchmarks in format {FORMAT}; measure again")
+    return found

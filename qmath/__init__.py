@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         quantize_and_dequantize_v2,
         quantize_and_dequantize_v2_gradient,
     )
+    from qmath.quantized_tensor import QuantizedTensor
     from qmath.quantizers import (
         AllValuesQuantizer,
         Default8BitConvTransposeWeightsQuantizer,
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
         NoQuantizer,
     )
     from qmath.report import inspect
-    from qmath.types import Graph, Node, QatModel, QatTensor, QuantizedTensor, QuantSpec
+    from qmath.types import Graph, Node, QatModel, QatTensor, QuantSpec
     from qmath.verification import verify
 
 __all__ = [
@@ -128,6 +129,7 @@ _HOMES = {
         "quantize_and_dequantize_v2",
         "quantize_and_dequantize_v2_gradient",
     ),
+    "qmath.quantized_tensor": ("QuantizedTensor",),
     "qmath.quantizers": (
         "AllValuesQuantizer",
         "Default8BitConvTransposeWeightsQuantizer",
@@ -140,7 +142,7 @@ _HOMES = {
         "NoQuantizer",
     ),
     "qmath.report": ("inspect",),
-    "qmath.types": ("Graph", "Node", "QatModel", "QatTensor", "QuantSpec", "QuantizedTensor"),
+    "qmath.types": ("Graph", "Node", "QatModel", "QatTensor", "QuantSpec"),
     "qmath.verification": ("verify",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -20,7 +20,7 @@ from qmath._nudge import Nudged, is_ordinary
 from qmath._range import Range, range_of
 from qmath._steps import Steps, careful_steps
 from qmath.errors import QmathError
-from qmath.types import QuantizedTensor
+from qmath.quantized_tensor import QuantizedTensor
 
 __all__ = ["quantize"]
 

@@ -18,7 +18,7 @@ from qmath.errors import OutputError
 from qmath.exports import onnx_library, onnx_network, onnx_reading
 from qmath.exports.onnx_graph import GraphBuilder, Value, arranged, scale_axis
 from qmath.exports.onnx_network import Network, Weight
-from qmath.types import QuantizedTensor
+from qmath.quantized_tensor import QuantizedTensor
 
 __all__ = ["differences", "read", "write"]
 

@@ -12,7 +12,7 @@ from qmath._float32 import Float32Array, as_float32, flush, rounded
 from qmath.affine import quantize as quantize_to_range
 from qmath.errors import QmathError
 from qmath.fake_quant import fake_quant_with_min_max_vars, fake_quant_with_min_max_vars_per_channel
-from qmath.types import QuantizedTensor
+from qmath.quantized_tensor import QuantizedTensor
 
 State = MutableMapping[str, Float32Array]
 

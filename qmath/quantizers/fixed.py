@@ -11,8 +11,8 @@ from qmath._float32 import Float32Array
 from qmath.affine import quantize as quantize_to_range
 from qmath.errors import QmathWarning
 from qmath.fake_quant import fake_quant_with_min_max_args
+from qmath.quantized_tensor import QuantizedTensor
 from qmath.quantizers.base import Quantizer, State
-from qmath.types import QuantizedTensor
 
 
 class FixedQuantizer(Quantizer):

@@ -14,7 +14,7 @@ from qmath.exports.c import render
 from qmath.exports.c.program import segments
 from qmath.exports.c.tensors import PACKINGS
 from qmath.integer.program import FloatStep
-from qmath.types import QuantizedTensor
+from qmath.quantized_tensor import QuantizedTensor
 from tests.exports import c_reader, networks
 from tests.exports.compiling import STRICT, compiled, needs_compiler, run
 from tests.exports.models import every_width, model, strange_names

@@ -34,7 +34,7 @@ from qmath.integer.program import (
     TableStep,
     sources,
 )
-from qmath.types import QuantizedTensor
+from qmath.quantized_tensor import QuantizedTensor
 
 __all__ = ["Model", "add_program", "segments"]
 

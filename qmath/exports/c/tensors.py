@@ -13,7 +13,7 @@ from qmath.errors import OutputError
 from qmath.exports.c import source
 from qmath.exports.identifiers import Identifiers
 from qmath.packing import LAYOUTS, pack
-from qmath.types import QuantizedTensor
+from qmath.quantized_tensor import QuantizedTensor
 
 __all__ = ["PACKINGS", "Code", "Integers", "Names", "add_integers", "add_tensors", "check_prefix"]
 

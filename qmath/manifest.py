@@ -56,8 +56,8 @@ def settings(tensor: QatTensor) -> dict[str, Any]:
 
 def bit_patterns(array: Float32Array) -> list[str]:
     """Return float32 values as hexadecimal bit patterns."""
-    patterns = np.ravel(array).astype(np.float32).view(np.uint32)
-    return [f"0x{pattern:08x}" for pattern in patterns.tolist()]  # Python's integers format faster
+    big_endian = np.ravel(array).astype(">f4").tobytes()
+    return [f"0x{pattern}" for pattern in big_endian.hex(" ", 4).split()]
 
 
 def build(

@@ -29,7 +29,11 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     of = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     of.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(parts.PARTS)}; all")
-    of.add_argument("--quick", action="store_true", help="a small slice of each part")
+    of.add_argument(
+        "--quick",
+        action="store_true",
+        help="a small slice of each part; inference, whose model takes half a minute, when named",
+    )
     of.add_argument("--threads", type=int, default=1, help="for every candidate (1)")
     of.add_argument("--rounds", type=int, help="of each part, instead of its own number")
     of.add_argument(
@@ -83,7 +87,7 @@ def measured(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     settings = {key: getattr(options, key) for key in ("quick", "threads", "clock")}
     found: dict[str, Any] = {"about": results.about(**settings), "parts": {}}
     failures = []
-    names = list(dict.fromkeys(options.names)) or list(parts.PARTS)
+    names = list(dict.fromkeys(options.names)) or parts.usual(options.quick)
     weights = {name: parts.PARTS[name][options.quick] for name in names}
     columns = (BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

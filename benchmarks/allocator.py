@@ -12,12 +12,13 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["available", "keeping", "settle"]
+__all__ = ["RECYCLED", "available", "keeping", "settle"]
 
+RECYCLED = 32 << 20  # bytes, up to which glibc recycles what a program has once freed
 # mallopt's parameters, and what glibc arrives at by itself once a program has freed an array of
-# 32 MiB: smaller ones are recycled. From then on nothing depends on the order of the candidates.
+# that size: set at the start, nothing depends on the order of the candidates.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-_SETTLED = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
+_SETTLED = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: RECYCLED, _TRIM_THRESHOLD: 2 * RECYCLED}
 _KEEPING = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1}
 
 

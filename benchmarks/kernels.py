@@ -85,32 +85,33 @@ def samples(
             continue
         seconds = min(timed(run)(), timed(run)())  # the first call warms up
         repeat = max(1, min(1000, int(_SAMPLE / max(seconds, 1e-7))))
-        candidates[name] = sample(run, repeat, keep=name == KEPT)
+        candidates[name] = sample(
+            run, repeat, reused=case.x.nbytes <= allocator.RECYCLED, keep=name == KEPT
+        )
         rounds[name] = min(options.rounds, max(3, int(_PATIENCE / max(seconds, 1e-7))))
     return take_turns(candidates, rounds, warm_up=0)
 
 
-def sample(run: Run, repeat: int, *, keep: bool) -> Callable[[], float]:
-    """Return what takes the time of `run`, after a call that finds the memory it will reuse."""
+def sample(run: Run, repeat: int, *, reused: bool, keep: bool) -> Callable[[], float]:
+    """Return what takes the time of `run`.
+
+    Where its memory will be `reused`, two calls come first, after which TensorFlow has it all.
+    """
     time = timed(run, repeat)
 
     def warm() -> float:
+        run()
         run()
         return time()
 
     def kept() -> float:
         with allocator.keeping():
-            run()  # TensorFlow needs two until all its memory is there
             return warm()
 
-    return kept if keep else warm
+    return kept if keep else warm if reused else time
 
 
-LEGEND = (
-    f"Time of `{OURS}` (quartiles), and how many times as long the others take: above 1, qmath is "
-    "faster. In memcpys: qmath's time over that of copying the floats. At 4 bits qmath packs, and "
-    "TensorFlow, which cannot, does not."
-)
+PACKED = "At 4 bits qmath packs, and TensorFlow, which cannot, does not."
 
 
 def full(rows: list[Row]) -> str:
@@ -127,26 +128,28 @@ def full(rows: list[Row]) -> str:
                 "x".join(map(str, row["shape"])),
                 f"{median} ({low} … {high})",
                 *(faster(ratios.get(name)) for name in others),
-                f"{1 / ratios['memcpy']:.2f}",
+                faster(1 / ratios["memcpy"]),
             ]
         )
+    legend = (
+        f"Time of `{OURS}` (quartiles), and how many times as long the others take: above 1, qmath "
+        f"is faster. In memcpys: qmath's time by that of copying the floats. {PACKED}"
+    )
     header = ["operation", "shape", OURS, *others, "in memcpys"]
-    return f"{LEGEND}\n\n{markdown(header, lines)}"
+    return f"{legend}\n\n{markdown(header, lines)}"
 
 
 def summary(rows: list[Row]) -> str:
     """Return a row for each operation: against TensorFlow by size, all others at a large one."""
-    plain = [row for row in rows if len(row["shape"]) == 2 and row["shape"][1] == 64]
+    plain = [row for row in rows if row["shape"][1:] == [64] and row["operation"] != "uint8"]
     sizes = sorted({row["elements"] for row in plain} & {1 << 10, 1 << 16, 1 << 20, 1 << 24})
-    others = [KEPT, "PyTorch", "ONNX Runtime", "ai-edge-quantizer", "naive NumPy"]
+    others = [name for name in PEERS if name not in ("memcpy", "qmath", OURS, "TensorFlow")]
     others = [name for name in others if any(name in row["times_qmath"] for row in plain)]
     found: dict[str, dict[int, Row]] = {}
     for row in plain:
         found.setdefault(f"{row['operation']}, per {row['per']}", {})[row["elements"]] = row
-    last = size_text(sizes[-1])
-    header = [f"{OURS} against", *(f"TensorFlow, {size_text(size)}" for size in sizes)]
-    header += [f"{name.removeprefix('TensorFlow, ')}, {last}" for name in others]
-    header += [f"{last}, in memcpys"]
+    first, *more = map(size_text, sizes)
+    header = ["", f"TensorFlow, {first}", *more, *(name.split(", ")[-1] for name in others)]
     lines = []
     for label, by_size in found.items():
         large = by_size[sizes[-1]]["times_qmath"]
@@ -155,7 +158,12 @@ def summary(rows: list[Row]) -> str:
                 label,
                 *(faster(by_size[size]["times_qmath"].get("TensorFlow")) for size in sizes),
                 *(faster(large.get(name)) for name in others),
-                f"{1 / large['memcpy']:.1f}",
+                faster(1 / large["memcpy"]),
             ]
         )
-    return f"{LEGEND}\n\n{markdown(header, lines)}"
+    legend = (
+        f"How many times as long as `{OURS}` the others take: above 1, qmath is faster. TensorFlow "
+        f"by number of elements; the others, TensorFlow with memory kept by glibc among them, and "
+        f"qmath's own time in copies of the floats, at {size_text(sizes[-1])}. {PACKED}"
+    )
+    return f"{legend}\n\n{markdown([*header, 'in memcpys'], lines)}"

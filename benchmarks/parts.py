@@ -19,12 +19,12 @@ from typing import Any
 
 from benchmarks import measure
 
-__all__ = ["PARTS", "equal_threads", "load", "run"]
+__all__ = ["PARTS", "equal_threads", "load", "run", "usual"]
 
 # A part's share of the progress bar: about the seconds that it takes, all of it and quick.
 PARTS = {
     "kernels": (600, 20),
-    "start": (220, 20),
+    "start": (220, 10),
     "job": (600, 12),
     "growth": (40, 3),
     "packing": (15, 2),
@@ -34,6 +34,11 @@ _THREADS = (
     "QMATH_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
     "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS",
 )  # fmt: skip
+
+
+def usual(quick: bool) -> list[str]:
+    """Return the parts that are measured where none is named."""
+    return [name for name in PARTS if not (quick and name == "inference")]
 
 
 def load(name: str) -> Any:

@@ -55,6 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = command.parse_args(arguments)
     if unknown := [name for name in options.names if name not in parts.PARTS]:
         command.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(parts.PARTS)}")
+    if min(options.threads, 1 if options.rounds is None else options.rounds) < 1:
+        command.error("--threads and --rounds: 1 or more")
     if options.plot and options.plot.suffix not in (".svg", ".png"):
         command.error(f"--plot {options.plot}: .svg or .png")
     if options.plot and not importlib.util.find_spec("matplotlib"):

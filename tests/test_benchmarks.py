@@ -281,10 +281,21 @@ def test_a_part_runs_in_a_process_of_its_own_and_its_failure_is_told() -> None:
         parts.run("tables", rounds=None, progress=nothing, **settings)
 
 
-def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["kernel"], "no benchmark kernel; there are kernels, start"),
+        (["--threads", "0"], "1 or more"),
+        (["--rounds", "0"], "1 or more"),
+        (["--plot", "plot.pdf"], "plot.pdf: .svg or .png"),
+    ],
+)
+def test_what_cannot_be_measured_or_drawn_is_refused_first(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        __main__.main(["kernel"])
-    assert "no benchmark kernel; there are kernels, start" in capsys.readouterr().err
+        __main__.main(arguments)
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

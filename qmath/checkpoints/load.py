@@ -72,8 +72,8 @@ def load(
     updates the ranges, whatever the ``get_config`` of a custom ``QuantizeConfig`` returns.
 
     `isolate` is not the default for what it costs: 0.3 s to start the process, which stays as long
-    as the tensors do, and twice the time (MobileNetV2 takes 2 s instead of 0.9 s). What else is
-    read, qmath reads itself, checking as it goes.
+    as the tensors do, and more than twice the time (MobileNetV2 takes 1.2 s instead of 0.5 s). What
+    else is read, qmath reads itself, checking as it goes.
 
     Examples
     --------

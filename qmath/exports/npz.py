@@ -8,11 +8,13 @@ its bytes depend on the zlib version; dates are fixed.
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import tokenize
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from itertools import chain
 from typing import Any, BinaryIO
 
@@ -70,9 +72,17 @@ def _add(archive: zipfile.ZipFile, name: str, array: NDArray[Any], names: set[st
     info = zipfile.ZipInfo(member, _EPOCH)
     info.external_attr = 0o644 << 16
     with archive.open(info, "w", force_zip64=True) as stream:
-        npy.write_array(
-            stream, np.ascontiguousarray(array).reshape(array.shape), allow_pickle=False
-        )
+        stream.write(_header(array.dtype, array.shape))
+        stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+@lru_cache(maxsize=64)
+def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Return how an ``.npy`` begins: most arrays of a model are scales and zero points alike."""
+    header = io.BytesIO()
+    descr = npy.dtype_to_descr(dtype)
+    npy.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+    return header.getvalue()
 
 
 def read(file: BinaryIO) -> tuple[dict[str, Any], Mapping[str, NDArray[Any]]]:

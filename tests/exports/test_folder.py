@@ -14,7 +14,7 @@ import pytest
 
 import qmath
 from qmath import FileFormatError, OutputError, QmathError
-from qmath.exports import atomic, export, formats
+from qmath.exports import atomic, export, exporter, formats
 from qmath.exports.atomic import replacing_folder
 from tests.exports.models import model
 
@@ -222,6 +222,16 @@ def test_a_format_of_qmaths_own_cannot_be_taken_over(monkeypatch):
     monkeypatch.setattr(metadata, "entry_points", lambda group: [point] * (group == point.group))
     with pytest.raises(OutputError, match=r"'npz' is both qmath\.exports\.npz and users_format"):
         formats()
+
+
+def test_for_a_format_of_qmaths_own_no_other_package_is_asked(monkeypatch):
+    def refuse(group):
+        raise AssertionError(group)
+
+    monkeypatch.setattr(metadata, "entry_points", refuse)
+    assert exporter("model.npz")[0] == exporter("model", "NPZ")[0] == "npz"
+    with pytest.raises(AssertionError, match=r"qmath\.exports"):
+        exporter("model.names")
 
 
 @pytest.mark.parametrize("name", ["../out", "names.txt", "manifest.json"])

@@ -6,6 +6,7 @@ import json
 import pickle
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,18 @@ def test_what_lies_plainly_needs_no_library(
     monkeypatch.setattr(h5py, "File", None)
     assert np.asarray(array).dtype == values.dtype.newbyteorder("=")
     assert (np.asarray(array) == values).all()
+
+
+def test_threads_read_at_once(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        for i in range(200):
+            file[f"g/{i}"] = np.full(1000, i, np.float32)
+    with Hdf5File(str(path)) as file:
+        arrays = [file.array(name) for name in file.datasets("g")]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(np.asarray, arrays))
+    for array, values in zip(arrays, found, strict=True):
+        assert (values == int(array.path[2:])).all()
 
 
 def test_types_that_numpy_does_not_have_are_converted(path: Path) -> None:

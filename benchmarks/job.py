@@ -21,7 +21,7 @@ from benchmarks.tables import faster, markdown, time_text
 
 __all__ = ["JOBS", "ROUNDS", "full", "measure", "skipped", "summary"]
 
-ROUNDS = {"full": 5, "quick": 0}
+ROUNDS = {"full": 3, "quick": 0}
 # Containers of each model; of "+" the architecture comes from a file of its own.
 JOBS = {
     "mobilenetv2": ("model.h5", "model.keras", "saved_model", "model.weights.h5+", "checkpoint+"),
@@ -44,14 +44,15 @@ def _tensorflow() -> bool:
     return all(map(importlib.util.find_spec, ("tensorflow", "tensorflow_model_optimization")))
 
 
-def commands(source: Path, architecture: Path | None, out: Path) -> dict[str, list[str]]:
-    """Return what takes turns on one file."""
+def commands(model: str, source: Path, architecture: Path | None) -> dict[str, list[str]]:
+    """Return what takes turns on one file of a model."""
+    out = source.parent
     ours = [*QMATH, "export", str(source), "-o", str(out / "qmath.npz"), "--overwrite"]
     if architecture:
         ours += ["--architecture", str(architecture)]
     found = {"qmath": ours}
     if _tensorflow():
-        found["tensorflow"] = [*MODELS, "integers", str(source), str(out / "tensorflow.npz")]
+        found["tensorflow"] = [*MODELS, "integers", model, str(source), str(out / "tensorflow.npz")]
     return found | {"cp": ["cp", "-r", str(source), str(out / "copy")]}
 
 
@@ -72,6 +73,7 @@ def measure(options: Options, progress: Progress) -> Iterator[Row]:
                 source = folder / reading.removesuffix("+")
                 architecture = folder / "architecture.json" if reading.endswith("+") else None
                 yield {"model": model, "container": source.name} | costs(
+                    model,
                     source,
                     architecture,
                     options.rounds,
@@ -83,12 +85,16 @@ def measure(options: Options, progress: Progress) -> Iterator[Row]:
 
 
 def costs(
-    source: Path, architecture: Path | None, rounds: int, progress: Callable[[float, str], None]
+    model: str,
+    source: Path,
+    architecture: Path | None,
+    rounds: int,
+    progress: Callable[[float, str], None],
 ) -> Row:
     """Do the job on one file; return what it took, after comparing what came out."""
     folder = source.parent
     files = [source] if source.is_file() else [f for f in source.rglob("*") if f.is_file()]
-    taken = processes.interleaved(commands(source, architecture, folder), rounds, progress)
+    taken = processes.interleaved(commands(model, source, architecture), rounds, progress)
     if "tensorflow" in taken:
         results = [str(folder / f"{name}.npz") for name in ("qmath", "tensorflow")]
         processes.run([*MODELS, "compare", *results])

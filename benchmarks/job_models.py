@@ -15,7 +15,7 @@ LAYERS, UNITS = 17, 4096  # of the big model: 64 MiB of kernel a layer
 
 
 def build(name: str) -> Any:
-    """Return a quantized model with random weights: ``mobilenetv2`` or ``big``."""
+    """Return a quantized model as it is before training: ``mobilenetv2`` or ``big``."""
     import tensorflow as tf
     import tensorflow_model_optimization as tfmot
 
@@ -25,16 +25,15 @@ def build(name: str) -> Any:
     else:
         layers = [tf.keras.layers.Dense(UNITS, name=f"dense{i}") for i in range(LAYERS)]
         model = tf.keras.Sequential([tf.keras.layers.InputLayer(UNITS), *layers])
-    model = tfmot.quantization.keras.quantize_model(model)
-    for layer in model.layers:  # the ranges that a step of training sets
-        for weight, quantizer, ranges in getattr(layer, "_weight_vars", ()):
-            quantizer(weight, True, weights=ranges)
-    return model
+    return tfmot.quantization.keras.quantize_model(model)
 
 
 def write(name: str, folder: str) -> None:
     """Write a model to the containers that the job reads, and its architecture."""
     model, path = build(name), Path(folder)
+    for layer in model.layers:  # the ranges that a step of training sets
+        for weight, quantizer, ranges in getattr(layer, "_weight_vars", ()):
+            quantizer(weight, True, weights=ranges)
     (path / "architecture.json").write_text(model.to_json(), "utf-8")
     containers: dict[str, Callable[[str], object]] = {
         "model.h5": lambda to: model.save(to, include_optimizer=False),
@@ -50,18 +49,21 @@ def write(name: str, folder: str) -> None:
         save(str(path / container))
 
 
-def integers(source: str, output: str) -> None:
-    """Do the job in TensorFlow, as briefly as it goes: load, fake-quantize, divide, save."""
+def integers(name: str, source: str, output: str) -> None:
+    """Do the job in TensorFlow, as briefly as it goes: load, fake-quantize, divide, save.
+
+    TFMOT fails to load a ``.keras`` file that it wrote, and weights of a model from JSON: for these
+    the model has to be built by its code.
+    """
     import tensorflow as tf
     import tensorflow_model_optimization as tfmot
 
     path = Path(source)
-    with tfmot.quantization.keras.quantize_scope():
-        if path.name in ("checkpoint", "model.weights.h5"):
-            text = path.with_name("architecture.json").read_text("utf-8")
-            model = tf.keras.models.model_from_json(text)
-            model.load_weights(path / "ckpt" if path.is_dir() else path)
-        else:
+    if path.name in ("model.keras", "model.weights.h5", "checkpoint"):
+        model = build(name)
+        model.load_weights(path / "ckpt" if path.is_dir() else path)
+    else:
+        with tfmot.quantization.keras.quantize_scope():
             model = tf.keras.models.load_model(path, compile=False)
     arrays = {}
     for layer in model.layers:

@@ -22,7 +22,7 @@ SHAPES = [(3, 3, 256, 256), (1152, 10), (3, 3, 512, 1), (8, 56, 56, 64)]
 QUICK = [1 << 10, 1 << 16, 1 << 20]
 ROUNDS = {"full": 9, "quick": 3}
 _SAMPLE = 0.006  # seconds, for which a fast candidate is repeated
-_PATIENCE = 6.0  # seconds for all rounds of a candidate; a slower one has fewer, but 3
+_PATIENCE = 3.0  # seconds for all rounds of a candidate; a slower one has fewer, but 3
 
 
 def shapes(quick: bool) -> list[tuple[int, ...]]:

@@ -24,7 +24,7 @@ __all__ = ["PARTS", "equal_threads", "load", "run", "usual"]
 # A part's share of the progress bar: about the seconds that it takes, all of it and quick.
 PARTS = {
     "kernels": (600, 20),
-    "start": (220, 10),
+    "start": (100, 10),
     "job": (600, 12),
     "growth": (40, 3),
     "packing": (15, 2),

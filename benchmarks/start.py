@@ -18,7 +18,7 @@ from benchmarks.tables import faster, markdown
 
 __all__ = ["ROUNDS", "full", "measure", "skipped", "summary"]
 
-ROUNDS = {"full": 15, "quick": 0}
+ROUNDS = {"full": 9, "quick": 0}
 # What qmath's package imports when it is first used is not hidden: one line uses its kernels.
 STATEMENTS = {
     "numpy": "import numpy",

@@ -48,6 +48,8 @@ def load(name: str) -> Any:
 
 def equal_threads(threads: int) -> None:
     """Tell all libraries of all later processes how many threads to use, and to be quiet."""
+    # Installed packages have their bytecode; without it, each start would compile qmath's sources.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     os.environ |= dict.fromkeys(_THREADS, str(threads))
     os.environ |= {
         "TF_CPP_MIN_LOG_LEVEL": "3", "TF_USE_LEGACY_KERAS": "1", "CUDA_VISIBLE_DEVICES": "",

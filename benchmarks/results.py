@@ -52,7 +52,17 @@ def _processor() -> str:
 
 def write(results: dict[str, Any], path: Path) -> None:
     """Write results: ``{"about": …, "parts": {name: {"skipped": […], "rows": […]}}}``."""
-    path.write_text(json.dumps({"format": FORMAT, **results}, indent=1) + "\n", "utf-8")
+    path.write_text(_text({"format": FORMAT, **results}, 4) + "\n", "utf-8")
+
+
+def _text(value: object, depth: int) -> str:
+    """Return JSON in lines down to a depth, which is that of a row."""
+    if depth and value and isinstance(value, dict):
+        lines = [f"{json.dumps(key)}: {_text(item, depth - 1)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(lines) + "\n}"
+    if depth and value and isinstance(value, list):
+        return "[\n" + ",\n".join(_text(item, depth - 1) for item in value) + "\n]"
+    return json.dumps(value)
 
 
 def read(path: Path) -> dict[str, Any]:

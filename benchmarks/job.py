@@ -53,7 +53,7 @@ def commands(model: str, source: Path, architecture: Path | None) -> dict[str, l
     found = {"qmath": ours}
     if _tensorflow():
         found["tensorflow"] = [*MODELS, "integers", model, str(source), str(out / "tensorflow.npz")]
-    return found | {"cp": ["cp", "-r", str(source), str(out / "copy")]}
+    return found | {"cp": ["cp", "-r", str(source), str(out / f"copy of {source.name}")]}
 
 
 def measure(options: Options, progress: Progress) -> Iterator[Row]:

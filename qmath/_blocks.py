@@ -51,6 +51,8 @@ def each_block(work: Work, size: int, constants: Sequence[NDArray[Any]]) -> None
 def run_blocks(work: Work, first: int, last: int, constants: Sequence[NDArray[Any]]) -> None:
     """Call ``work(block, *constants)`` as `each_block` does, for whole rows and in this thread."""
     size = last - first
+    if constants[0].size == 1:
+        constants = [part.reshape(()) for part in constants]
     if constants[0].ndim:
         step = min(_BLOCK_WITH_CHANNELS, max(_SMALLEST_BLOCK_WITH_CHANNELS, size // 8))
         constants = _repeated(constants, size, step)
@@ -75,13 +77,13 @@ def _repeated(constants: Sequence[NDArray[Any]], size: int, step: int) -> Sequen
     """
     few = max(1, _LONG_ROW // constants[0].size)
     row = few * constants[0].size
+    table = np.array(constants)
     for times in (few, max(1, min(step, size + row - 1) // row)):
         if times > 1:
-            table = np.empty((len(constants), times, constants[0].size), constants[0].dtype)
-            for repeated, part in zip(table, constants, strict=True):
-                repeated[...] = part
-            constants = list(table.reshape(len(constants), -1))
-    return constants
+            repeated = np.empty((len(table), times, table.shape[1]), table.dtype)
+            repeated[...] = table[:, np.newaxis]
+            table = repeated.reshape(len(table), -1)
+    return list(table)
 
 
 def _run_period(

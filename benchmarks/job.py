@@ -53,7 +53,8 @@ def commands(model: str, source: Path, architecture: Path | None) -> dict[str, l
     found = {"qmath": ours}
     if _tensorflow():
         found["tensorflow"] = [*MODELS, "integers", model, str(source), str(out / "tensorflow.npz")]
-    return found | {"cp": ["cp", "-r", str(source), str(out / f"copy of {source.name}")]}
+    contents = f"{source}/." if source.is_dir() else str(source)  # else the second copy goes inside
+    return found | {"cp": ["cp", "-r", contents, str(out / f"copy of {source.name}")]}
 
 
 def measure(options: Options, progress: Progress) -> Iterator[Row]:

@@ -38,6 +38,24 @@ def one_thread() -> Iterator[measure.Options]:
     qmath.set_num_threads(None)
 
 
+def test_a_file_and_a_folder_are_copied_again_and_again(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    for source in (tmp_path / "model.h5", folder / "checkpoint"):
+        source.write_text("it")
+    for source in (tmp_path / "model.h5", folder):
+        for _ in range(3):
+            processes.run(job.commands("model", source, None)["cp"])
+    assert (tmp_path / "copy of model.h5").read_text() == "it"
+    assert [file.name for file in (tmp_path / "copy of checkpoint").rglob("*")] == ["checkpoint"]
+
+
+def test_the_documentation_shows_the_results_that_are_kept() -> None:
+    root = Path(__file__).parents[1]
+    found = results.read(root / "benchmarks" / "results.json")
+    assert __main__.text(found, "summary") in (root / "docs" / "benchmarks.md").read_text("utf-8")
+
+
 def test_candidates_take_turns_and_the_first_round_is_dropped() -> None:
     calls: list[str] = []
     candidates = {name: lambda name=name: calls.append(name) or len(calls) for name in "ab"}

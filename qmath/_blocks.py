@@ -51,14 +51,13 @@ def each_block(work: Work, size: int, constants: Sequence[NDArray[Any]]) -> None
 def run_blocks(work: Work, first: int, last: int, constants: Sequence[NDArray[Any]]) -> None:
     """Call ``work(block, *constants)`` as `each_block` does, for whole rows and in this thread."""
     size = last - first
-    if constants[0].size == 1:
-        constants = [part.reshape(()) for part in constants]
-    if constants[0].ndim:
+    period = step = _BLOCK
+    if constants[0].size > 1:
         step = min(_BLOCK_WITH_CHANNELS, max(_SMALLEST_BLOCK_WITH_CHANNELS, size // 8))
         constants = _repeated(constants, size, step)
         period = constants[0].size
-    else:
-        period = step = _BLOCK
+    elif constants[0].ndim:  # one channel is a tensor
+        constants = [part.reshape(()) for part in constants]
     with np.errstate(all="ignore"):
         for start in range(first, last, period):
             _run_period(work, start, min(start + period, last), step, period, constants)

@@ -107,7 +107,7 @@ class Leaves:
                 self._small.add(self.number - 1)
         for number in self._small:
             addends = products(slice(*self.edges[number : number + 2]))
-            leaves[:, number] = [flushing_sum(side) for side in addends]
+            leaves[:, number] = [_flushing_sum(side) for side in addends]
         return _tree_sum(iter(leaves.swapaxes(0, 1)), self._count, flushing=bool(self._small))
 
 
@@ -135,7 +135,7 @@ def _tree_sum(leaves: Iterator[Float32Array], count: int, *, flushing: bool) -> 
     return flush(total) if flushing else total
 
 
-def flushing_sum(x: Float32Array) -> Float32Array:
+def _flushing_sum(x: Float32Array) -> Float32Array:
     """Sum the columns of one leaf with every operand and every partial sum flushed.
 
     A sum in the range of subnormals is exact, so it can be flushed afterwards.

@@ -360,7 +360,7 @@ class Hdf5File:
     def _texts(self, group: str, name: str) -> list[str]:
         where = f"{self.path}: attribute {name!r} of {group or '/'!r}"
         with _as_format_error(where):
-            attributes = self._h5py.AttributeManager(self._h5py.Group(self._group(group)))
+            attributes = self._h5py.Group(self._group(group)).attrs
             claim = attributes.get_id(name)
             if math.prod(claim.shape) * claim.dtype.itemsize > self._size:
                 raise FileFormatError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -54,6 +55,24 @@ def take_turns(
                 if number >= warm_up:
                     kept[name].append(value)
     return kept
+
+
+def take_long_turns(
+    candidates: Mapping[str, Callable[[], T]], rounds: int, progress: Progress
+) -> dict[str, list[T]]:
+    """Let processes take turns and tell of each, after one round that fills the disk cache.
+
+    Of 0 rounds, that one counts.
+    """
+    total = len(candidates) * (1 + rounds)
+    done = iter(range(total))
+
+    def told(name: str, run: Callable[[], T]) -> T:
+        progress(next(done) / total, name)
+        return run()
+
+    runs = {name: partial(told, name, run) for name, run in candidates.items()}
+    return take_turns(runs, max(rounds, 1), warm_up=int(rounds > 0))
 
 
 def choose_clock(name: str) -> None:

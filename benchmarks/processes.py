@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from benchmarks.measure import Progress, take_turns
+from benchmarks.measure import Progress, take_long_turns
 
 __all__ = ["Cost", "Median", "interleaved", "run"]
 
@@ -61,16 +61,8 @@ def interleaved(
     commands: Mapping[str, Sequence[str]], rounds: int, progress: Progress
 ) -> dict[str, Median]:
     """Let commands take turns, after one round that fills the disk cache."""
-    total = len(commands) * (1 + rounds)
-    done = iter(range(total))
-
-    def sample(name: str) -> Cost:
-        progress(next(done) / total, name)
-        return run(commands[name])
-
-    runs = {name: partial(sample, name) for name in commands}
-    # Of 0 rounds, the one that fills the cache counts.
-    costs = take_turns(runs, max(rounds, 1), warm_up=int(rounds > 0))
+    runs = {name: partial(run, command) for name, command in commands.items()}
+    costs = take_long_turns(runs, rounds, progress)
     found = {}
     for name, taken in costs.items():
         seconds = [cost.seconds for cost in taken]

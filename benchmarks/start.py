@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from functools import partial
 
-from benchmarks.measure import Options, Progress, Row, take_turns
+from benchmarks.measure import Options, Progress, Row, take_long_turns
 from benchmarks.tables import faster, markdown
 
 __all__ = ["ROUNDS", "full", "measure", "skipped", "summary"]
@@ -63,17 +63,8 @@ def measure(options: Options, progress: Progress) -> Iterator[Row]:
     """Yield a row for each import."""
     absent = skipped()
     names = [name for name in STATEMENTS if name.partition(",")[0] not in absent]
-    total = len(names) * (1 + options.rounds)
-    done = iter(range(total))
-
-    def sample(name: str) -> tuple[float, float]:
-        progress(next(done) / total, f"import {name}")
-        return probe(STATEMENTS[name])
-
-    samples = {name: partial(sample, name) for name in names}
-    # The first round fills the disk cache; of 0 rounds, it counts.
-    taken = take_turns(samples, max(options.rounds, 1), warm_up=int(options.rounds > 0))
-    for name, found in taken.items():
+    samples = {name: partial(probe, STATEMENTS[name]) for name in names}
+    for name, found in take_long_turns(samples, options.rounds, progress).items():
         times, memory = zip(*found, strict=True)
         yield {
             "import": name,

@@ -1,4 +1,4 @@
-"""Time of `qmath.packing` in units of memcpy.
+"""Time of `qmath.kernels.packing` in units of memcpy.
 
 For every width, packing and unpacking take turns with ``numpy.copyto`` of the same integers: the
 input of the one, the output of the other; signed integers in the smallest NumPy dtype.
@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.measure import Options, Progress, Row, spread, take_turns, timed
 from benchmarks.tables import markdown
-from qmath.affine import smallest_dtype
-from qmath.packing import pack, unpack
+from qmath.kernels.affine import smallest_dtype
+from qmath.kernels.packing import pack, unpack
 
 __all__ = ["ROUNDS", "full", "measure", "skipped", "summary"]
 

@@ -22,13 +22,13 @@ from qmath.errors import (
 )
 
 if TYPE_CHECKING:
-    from qmath._threads import get_num_threads, set_num_threads
-    from qmath.affine import quantize
-    from qmath.bundle import Bundle, quantize_model
-    from qmath.checkpoints.keras_model import from_keras
-    from qmath.checkpoints.load import load
     from qmath.exports import export
-    from qmath.fake_quant import (
+    from qmath.exports.bundle import Bundle, quantize_model
+    from qmath.inspection.report import inspect
+    from qmath.integer.api import diff, run
+    from qmath.kernels._threads import get_num_threads, set_num_threads
+    from qmath.kernels.affine import quantize
+    from qmath.kernels.fake_quant import (
         fake_quant_with_min_max_args,
         fake_quant_with_min_max_args_gradient,
         fake_quant_with_min_max_vars,
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
         fake_quant_with_min_max_vars_per_channel,
         fake_quant_with_min_max_vars_per_channel_gradient,
     )
-    from qmath.integer.api import diff, run
-    from qmath.packing import pack, unpack
-    from qmath.quantize_and_dequantize import (
+    from qmath.kernels.packing import pack, unpack
+    from qmath.kernels.quantize_and_dequantize import (
         quantize_and_dequantize_v2,
         quantize_and_dequantize_v2_gradient,
     )
-    from qmath.quantized_tensor import QuantizedTensor
+    from qmath.kernels.quantized_tensor import QuantizedTensor
+    from qmath.model import Graph, Node, QatModel, QatTensor, QuantSpec
     from qmath.quantizers import (
         AllValuesQuantizer,
         Default8BitConvTransposeWeightsQuantizer,
@@ -54,9 +54,9 @@ if TYPE_CHECKING:
         MovingAverageQuantizer,
         NoQuantizer,
     )
-    from qmath.report import inspect
-    from qmath.types import Graph, Node, QatModel, QatTensor, QuantSpec
-    from qmath.verification import verify
+    from qmath.readers.keras.live import from_keras
+    from qmath.readers.loading import load
+    from qmath.verification.check import verify
 
 __all__ = [
     "AllValuesQuantizer",
@@ -109,13 +109,13 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "qmath._threads": ("get_num_threads", "set_num_threads"),
-    "qmath.affine": ("quantize",),
-    "qmath.bundle": ("Bundle", "quantize_model"),
-    "qmath.checkpoints.keras_model": ("from_keras",),
-    "qmath.checkpoints.load": ("load",),
+    "qmath.kernels._threads": ("get_num_threads", "set_num_threads"),
+    "qmath.kernels.affine": ("quantize",),
+    "qmath.exports.bundle": ("Bundle", "quantize_model"),
+    "qmath.readers.keras.live": ("from_keras",),
+    "qmath.readers.loading": ("load",),
     "qmath.exports": ("export",),
-    "qmath.fake_quant": (
+    "qmath.kernels.fake_quant": (
         "fake_quant_with_min_max_args",
         "fake_quant_with_min_max_args_gradient",
         "fake_quant_with_min_max_vars",
@@ -124,12 +124,12 @@ _HOMES = {
         "fake_quant_with_min_max_vars_per_channel_gradient",
     ),
     "qmath.integer.api": ("diff", "run"),
-    "qmath.packing": ("pack", "unpack"),
-    "qmath.quantize_and_dequantize": (
+    "qmath.kernels.packing": ("pack", "unpack"),
+    "qmath.kernels.quantize_and_dequantize": (
         "quantize_and_dequantize_v2",
         "quantize_and_dequantize_v2_gradient",
     ),
-    "qmath.quantized_tensor": ("QuantizedTensor",),
+    "qmath.kernels.quantized_tensor": ("QuantizedTensor",),
     "qmath.quantizers": (
         "AllValuesQuantizer",
         "Default8BitConvTransposeWeightsQuantizer",
@@ -141,9 +141,9 @@ _HOMES = {
         "MovingAverageQuantizer",
         "NoQuantizer",
     ),
-    "qmath.report": ("inspect",),
-    "qmath.types": ("Graph", "Node", "QatModel", "QatTensor", "QuantSpec"),
-    "qmath.verification": ("verify",),
+    "qmath.inspection.report": ("inspect",),
+    "qmath.model": ("Graph", "Node", "QatModel", "QatTensor", "QuantSpec"),
+    "qmath.verification.check": ("verify",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

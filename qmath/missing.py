@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import NamedTuple
 
-from qmath.types import QatModel, Role
+from qmath.model import QatModel, Role
 
 __all__ = ["MissingSetting", "ask_for_settings", "missing_settings"]
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 import qmath
-from qmath._float32 import flush
-from qmath._nudge import nudge
+from qmath.kernels._float32 import flush
+from qmath.kernels._nudge import nudge
 from reference import oracle
 
 TINY = [1e-45, 1e-39, 2.0**-126, 1e-37]

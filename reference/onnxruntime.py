@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail as Failure
 
 import qmath
-from qmath.bundle import Bundle, quantize_model
-from qmath.exports import onnx as qdq
-from qmath.integer.compare import LayerDifference, compare
-from qmath.integer.profiles import Exact
+from qmath.exports.bundle import Bundle, quantize_model
+from qmath.exports.onnx import qdq
+from qmath.integer.comparison import LayerDifference, compare
+from qmath.integer.profiles.profiles import Exact
 from qmath.integer.program import Program, QuantizeStep
 from reference import models, samples
 

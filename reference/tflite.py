@@ -28,11 +28,11 @@ import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 
 import qmath
-from qmath.integer.lower import lower
+from qmath.integer.executor import Executor
+from qmath.integer.lowering.lower import lower
+from qmath.integer.profiles.tflite import Kernel, Stored, Tflite, Xnnpack, kernels
+from qmath.integer.profiles.tflite_kernels import quantization
 from qmath.integer.program import FloatStep, Linear, Program, Requantize
-from qmath.integer.run import Executor
-from qmath.integer.tflite import Kernel, Stored, Tflite, Xnnpack, kernels
-from qmath.integer.tflite_kernels import quantization
 from reference import samples
 
 __all__ = [

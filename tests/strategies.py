@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from qmath._nudge import nudge
+from qmath.kernels._nudge import nudge
 
 SPECIAL = [0.0, -0.0, 1e-45, -1e-45, 1e-39, -1e-39, 2.0**-126, -(2.0**-126), 2.0**-102, 1.0, -1.0]
 SPECIAL += [6.0, -6.0, 127.5, 255.0, 65535.0, 3.4028235e38, -3.4028235e38, np.inf, -np.inf, np.nan]

@@ -18,7 +18,7 @@ from qmath.cli.settings import (
 from qmath.cli.text import advancing, console, count, printable
 
 if TYPE_CHECKING:
-    from qmath.integer.compare import Comparison
+    from qmath.integer.comparison import Comparison
 
 __all__ = ["diff"]
 
@@ -71,7 +71,7 @@ def diff(
     """
     from qmath.cli.data import read_arrays, read_program_and_inputs
     from qmath.integer.api import diff as compare
-    from qmath.integer.registry import PROFILES
+    from qmath.integer.profiles.registry import PROFILES
 
     if len(profiles) + (against is not None) > 2:
         raise click.UsageError("two runs can be compared: give --profile twice, or with --against")

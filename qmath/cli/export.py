@@ -11,7 +11,7 @@ from qmath.cli.settings import model_options, read_settings
 from qmath.cli.text import advancing, count, printable
 
 if TYPE_CHECKING:
-    from qmath.bundle import Bundle
+    from qmath.exports.bundle import Bundle
 
 __all__ = ["export"]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from qmath.report import Report, Row
+    from qmath.inspection.report import Report, Row
 
 __all__ = ["inspect"]
 
@@ -57,9 +57,9 @@ def inspect(
     values outside the range; values so close to a rounding tie that other kernels could differ;
     signal-to-quantization-noise ratio.
     """
-    from qmath.exports.atomic import check_output, replacing
-    from qmath.page import render
-    from qmath.report import inspect as report_on
+    from qmath.exports.output.atomic import check_output, replacing
+    from qmath.inspection.html import render
+    from qmath.inspection.report import inspect as report_on
 
     if page is not None:
         check_output(page, overwrite=overwrite, sources=(model, settings, architecture))
@@ -110,7 +110,7 @@ def _tables(rows: list[Row], out: Console) -> list[Table]:
     """Return one table, or two where a terminal is too narrow for it."""
     from rich.measure import Measurement
 
-    from qmath.cells import cells
+    from qmath.inspection.cells import cells
 
     found = [cells(row) for row in rows]
     # Names come first: they are broken only where they would fill more than half the line.

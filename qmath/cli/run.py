@@ -22,7 +22,7 @@ from qmath.cli.text import advancing, console, count, printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from qmath.integer.profiles import FixedPoint
+    from qmath.integer.profiles.profiles import FixedPoint
 
 __all__ = ["run"]
 
@@ -71,11 +71,11 @@ def run(
     import numpy as np
 
     from qmath.cli.data import read_program_and_inputs
-    from qmath.exports.atomic import check_output, replacing
-    from qmath.exports.npz import write_arrays
+    from qmath.exports.arrays.npz import write_arrays
+    from qmath.exports.output.atomic import check_output, replacing
     from qmath.integer.api import run as run_model
     from qmath.integer.describe import arrays as arrays_of
-    from qmath.integer.profiles import constants
+    from qmath.integer.profiles.profiles import constants
     from qmath.integer.program import sources
 
     if output is not None:

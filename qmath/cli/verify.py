@@ -36,7 +36,7 @@ def verify(
     Settings that are not in MODEL are those that OUTPUT says export was told, unless --quantizer
     or --settings give them. Exit status 1 if anything differs.
     """
-    from qmath.verification import verify as check
+    from qmath.verification.check import verify as check
 
     with advancing("reading …", "comparing …") as progress:
         result = check(

@@ -1,4 +1,4 @@
-"""Where a `qmath.bundle.Bundle` goes: one small module for each format.
+"""Where a `qmath.exports.bundle.Bundle` goes: one small module for each format.
 
 A format of one file is a module with ``write(bundle, file, **options)``, which writes to an open
 binary file, deterministically, and ``read(file)``, which returns what `qmath.verify` checks; with
@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
 from numpy.typing import NDArray
 
 from qmath._progress import Progress
-from qmath._source import as_model
-from qmath.bundle import Bundle, quantize_model
 from qmath.errors import OutputError, QmathError
-from qmath.exports import folder
-from qmath.exports.atomic import check_output, replacing, replacing_folder
-from qmath.types import QatModel
+from qmath.exports.bundle import Bundle, quantize_model
+from qmath.exports.output import folder
+from qmath.exports.output.atomic import check_output, replacing, replacing_folder
+from qmath.model import QatModel
+from qmath.readers.source import as_model
 
 if TYPE_CHECKING:
     from qmath.quantizers import Quantizer
@@ -47,18 +47,18 @@ __all__ = [
 
 # A format's name, which is also the suffix of its files, to its module.
 FORMATS: dict[str, str] = {
-    "npz": "qmath.exports.npz",
-    "safetensors": "qmath.exports.safetensors",
-    "bin": "qmath.exports.bin",
+    "npz": "qmath.exports.arrays.npz",
+    "safetensors": "qmath.exports.arrays.safetensors",
+    "bin": "qmath.exports.arrays.bin",
     "c": "qmath.exports.c",
     "cmsis-nn": "qmath.exports.cmsis_nn",
-    "h5": "qmath.exports.h5",
-    "onnx": "qmath.exports.onnx",
-    "qonnx": "qmath.exports.qonnx",
-    "mem": "qmath.exports.mem",
-    "hex": "qmath.exports.hex",
-    "coe": "qmath.exports.coe",
-    "mif": "qmath.exports.mif",
+    "h5": "qmath.exports.arrays.h5",
+    "onnx": "qmath.exports.onnx.qdq",
+    "qonnx": "qmath.exports.onnx.qonnx",
+    "mem": "qmath.exports.memories.mem",
+    "hex": "qmath.exports.memories.hex",
+    "coe": "qmath.exports.memories.coe",
+    "mif": "qmath.exports.memories.mif",
 }
 _GROUP = "qmath.exports"
 

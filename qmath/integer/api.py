@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath._progress import Progress
-from qmath._source import as_model, refuse_file_options
 from qmath.errors import QmathError
-from qmath.integer.compare import Comparison, compare, integers_of_dump
-from qmath.integer.lower import lower
+from qmath.integer.comparison import Comparison, compare, integers_of_dump
+from qmath.integer.executor import Executor, batches
+from qmath.integer.lowering.lower import lower
+from qmath.integer.profiles.registry import profile_named
 from qmath.integer.program import FloatStep, Program
-from qmath.integer.registry import profile_named
-from qmath.integer.run import Executor, batches
-from qmath.types import QatModel
+from qmath.model import QatModel
+from qmath.readers.source import as_model, refuse_file_options
 
 if TYPE_CHECKING:
     from qmath.quantizers import Quantizer
@@ -77,7 +77,7 @@ def program_of(
     Raises
     ------
     QmathError
-        See `qmath.load` and `qmath.integer.lower.lower`.
+        See `qmath.load` and `qmath.integer.lowering.lower.lower`.
     """
     if isinstance(model, Program):
         refuse_file_options(quantizers, architecture, isolate)

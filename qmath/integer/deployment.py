@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.integer.describe import arrays, describe
-from qmath.integer.lower import lower
-from qmath.integer.profiles import Integer, constants
+from qmath.integer.lowering.lower import lower
+from qmath.integer.profiles.profiles import Integer, constants
 from qmath.integer.program import FloatStep, Program, QuantizeStep
-from qmath.types import QatModel
+from qmath.model import QatModel
 
 __all__ = ["Deployment", "deploy"]
 
@@ -28,7 +28,7 @@ class Deployment:
     Attributes
     ----------
     program, constants, vectors
-        As in `qmath.bundle.Bundle`.
+        As in `qmath.exports.bundle.Bundle`.
     description : dict or None
         As `qmath.integer.describe.describe` returns it.
     notes : tuple of str
@@ -83,7 +83,7 @@ def _golden(program: Program, count: int, profile: Integer) -> dict[str, NDArray
 
     What runs in float32 is left out: its last bits depend on the machine.
     """
-    from qmath.integer.run import Executor  # which few exports need
+    from qmath.integer.executor import Executor  # which few exports need
 
     ranges = {s.source: s.grid for s in program.steps if isinstance(s, QuantizeStep)}
     # The stream of this generator is frozen: every NumPy draws the same numbers.

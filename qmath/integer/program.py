@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.affine import quantize
+from qmath.kernels.affine import quantize
 
 __all__ = [
     "Accumulator",

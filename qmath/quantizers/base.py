@@ -8,11 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qmath._float32 import Float32Array, as_float32, flush, rounded
-from qmath.affine import quantize as quantize_to_range
 from qmath.errors import QmathError
-from qmath.fake_quant import fake_quant_with_min_max_vars, fake_quant_with_min_max_vars_per_channel
-from qmath.quantized_tensor import QuantizedTensor
+from qmath.kernels._float32 import Float32Array, as_float32, flush, rounded
+from qmath.kernels.affine import quantize as quantize_to_range
+from qmath.kernels.fake_quant import (
+    fake_quant_with_min_max_vars,
+    fake_quant_with_min_max_vars_per_channel,
+)
+from qmath.kernels.quantized_tensor import QuantizedTensor
 
 State = MutableMapping[str, Float32Array]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from qmath._float32 import Float32Array, as_float32
 from qmath.errors import QmathError
+from qmath.kernels._float32 import Float32Array, as_float32
 from qmath.quantizers.base import Quantizer, State, one_per_channel
 from qmath.quantizers.ranged import LastValueQuantizer
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from numpy.typing import ArrayLike
 
-from qmath._float32 import Float32Array
-from qmath.affine import quantize as quantize_to_range
 from qmath.errors import QmathWarning
-from qmath.fake_quant import fake_quant_with_min_max_args
-from qmath.quantized_tensor import QuantizedTensor
+from qmath.kernels._float32 import Float32Array
+from qmath.kernels.affine import quantize as quantize_to_range
+from qmath.kernels.fake_quant import fake_quant_with_min_max_args
+from qmath.kernels.quantized_tensor import QuantizedTensor
 from qmath.quantizers.base import Quantizer, State
 
 

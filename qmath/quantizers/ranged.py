@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qmath._float32 import Float32Array, flush, rounded
 from qmath.errors import QmathError
+from qmath.kernels._float32 import Float32Array, flush, rounded
 from qmath.quantizers.base import (
     RangeQuantizer,
     State,

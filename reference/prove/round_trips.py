@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 import qmath
-from qmath._nudge import quant_limits
-from qmath.affine import scale_and_zero_point, smallest_dtype
+from qmath.kernels._nudge import quant_limits
+from qmath.kernels.affine import scale_and_zero_point, smallest_dtype
 from reference.prove.tally import Tick
 
 __all__ = ["WIDTHS", "descriptions", "elements", "round_trips", "spans"]

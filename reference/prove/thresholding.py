@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import qmath
-from qmath._nudge import nudge, quant_limits
-from qmath.affine import scale_and_zero_point
+from qmath.kernels._nudge import nudge, quant_limits
+from qmath.kernels.affine import scale_and_zero_point
 from reference import oracle
 from reference.prove.tally import Tally, Tick
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tests.attacks.collection import Build, Collection
-from tests.checkpoints.builders import (
+from tests.readers.builders import (
     entry,
     functional,
     kernel,

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from tests.attacks.collection import Collection
-from tests.checkpoints.builders import (
+from tests.readers.builders import (
     entry,
     kernel,
     one_layer,

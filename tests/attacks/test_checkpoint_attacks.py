@@ -14,12 +14,6 @@ from qmath.containers.protos import parse
 from qmath.containers.sorted_table import read_table
 from tests.attacks.collection import Build, Collection
 from tests.attacks.jail import judge
-from tests.checkpoints.object_graphs import (
-    model,
-    save,
-    span,
-    wrapper,
-)  # fmt: skip
 from tests.containers.bundles import (
     GRAPH,
     block,
@@ -31,6 +25,12 @@ from tests.containers.bundles import (
     write_arrays,
 )
 from tests.containers.bundles import write as write_bundle
+from tests.readers.object_graphs import (
+    model,
+    save,
+    span,
+    wrapper,
+)  # fmt: skip
 
 NODE = "TrackableObjectGraph.TrackableObject"
 TENSORS = ["d/kernel", "d/bias"]

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qmath.checkpoints.load import load
+from qmath.readers.loading import load
 from tests.attacks.hdf5_files import ATTACKS, READ
 from tests.attacks.jail import judge
-from tests.checkpoints.builders import kernel, one_layer
+from tests.readers.builders import kernel, one_layer
 
 
 @pytest.mark.parametrize("name", ATTACKS)

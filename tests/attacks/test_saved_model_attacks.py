@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.jail import judge
-from tests.checkpoints.test_saved_model import ATTACKS, SMALL, edit  # noqa: F401 (a fixture)
+from tests.readers.test_saved_model import ATTACKS, SMALL, edit  # noqa: F401 (a fixture)
 
 
 @pytest.mark.parametrize(

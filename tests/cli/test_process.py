@@ -41,8 +41,8 @@ def test_help_and_version_load_little(option):
         "rich",
         "tensorflow",
         "keras",
-        "qmath.bundle",
-        "qmath.report",
+        "qmath.exports.bundle",
+        "qmath.inspection.report",
     }
 
 
@@ -68,12 +68,12 @@ def test_an_interruption_is_quiet_and_leaves_nothing(tmp_path):
     code = f"""
 import os, signal, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores
-import qmath.exports.npz
+import qmath.exports.arrays.npz
 def write(bundle, file):
     file.write(b"half")
     open({str(tmp_path / "started")!r}, "w").close()
     time.sleep(30)
-qmath.exports.npz.write = write
+qmath.exports.arrays.npz.write = write
 {MAIN}
 """
     out = tmp_path / "folder"

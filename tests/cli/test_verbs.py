@@ -71,7 +71,7 @@ def test_export_and_verify_every_sample(tmp_path, name):
     assert ": equal; " in result.stdout
     run("export", SAMPLES / f"{name}.h5", "-o", again)
     assert path.read_bytes() == again.read_bytes()
-    schema = json.loads((resources.files("qmath") / "manifest.schema.json").read_text())
+    schema = json.loads((resources.files("qmath.exports") / "manifest.schema.json").read_text())
     with np.load(GOLDEN) as file:
         golden = {key: file[key] for key in file.files}
     kernels = [key for key in golden if re.fullmatch(rf"{name}/.*kernel", key)]

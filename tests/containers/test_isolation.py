@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qmath.checkpoints.load import load
 from qmath.containers import isolation
 from qmath.containers.hdf5 import Hdf5File
 from qmath.containers.isolation import IsolatedHdf5File
 from qmath.errors import FileFormatError, MissingExtraError, QmathError
-from qmath.types import QatModel
-from tests.checkpoints.builders import kernel, sequential, span, wrapped, write_v3
+from qmath.model import QatModel
+from qmath.readers.loading import load
+from tests.readers.builders import kernel, sequential, span, wrapped, write_v3
 
 h5py = pytest.importorskip("h5py")
 

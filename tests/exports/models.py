@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qmath import Graph, Node, QatModel, QatTensor, QuantSpec
-from qmath.types import Hint
+from qmath.model import Hint
 
 CONV = QuantSpec("LastValueQuantizer", 4, per_axis=True, symmetric=True, narrow_range=True)
 DENSE = QuantSpec("LastValueQuantizer", 5, per_axis=False, symmetric=False, narrow_range=False)

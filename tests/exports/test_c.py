@@ -8,13 +8,13 @@ import pytest
 
 import qmath
 from qmath import OutputError, QatModel, QatTensor, QuantSpec
-from qmath.bundle import quantize_model
 from qmath.exports import export
+from qmath.exports.bundle import quantize_model
 from qmath.exports.c import render
 from qmath.exports.c.program import segments
 from qmath.exports.c.tensors import PACKINGS
 from qmath.integer.program import FloatStep
-from qmath.quantized_tensor import QuantizedTensor
+from qmath.kernels.quantized_tensor import QuantizedTensor
 from tests.exports import c_reader, networks
 from tests.exports.compiling import STRICT, compiled, needs_compiler, run
 from tests.exports.models import every_width, model, strange_names

@@ -7,8 +7,8 @@ import pytest
 
 import qmath
 from qmath import OutputError
-from qmath.bundle import quantize_model
 from qmath.exports import export
+from qmath.exports.bundle import quantize_model
 from qmath.exports.cmsis_nn import render
 from qmath.exports.cmsis_nn.layers import layers
 from qmath.exports.cmsis_nn.vectors import expected

@@ -4,10 +4,10 @@ import stat
 import numpy as np
 import pytest
 
-import qmath.exports.npz
+import qmath.exports.arrays.npz
 from qmath import OutputError, QmathError
 from qmath.exports import export
-from qmath.exports.atomic import check_output, replacing
+from qmath.exports.output.atomic import check_output, replacing
 from tests.exports.models import model
 
 
@@ -48,7 +48,7 @@ def test_a_failing_writer_leaves_the_old_file(tmp_path, monkeypatch):
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(qmath.exports.npz, "write", fail)
+    monkeypatch.setattr(qmath.exports.arrays.npz, "write", fail)
     with pytest.raises(OutputError, match=r"cannot write .*out\.npz: No space left on device"):
         export(model(), path, overwrite=True)
     assert path.read_text() == "old"

@@ -14,8 +14,9 @@ import pytest
 
 import qmath
 from qmath import FileFormatError, OutputError, QmathError
-from qmath.exports import atomic, export, exporter, formats
-from qmath.exports.atomic import replacing_folder
+from qmath.exports import export, exporter, formats
+from qmath.exports.output import atomic
+from qmath.exports.output.atomic import replacing_folder
 from tests.exports.models import model
 
 SAMPLE = "reference/samples/default8.h5"
@@ -48,7 +49,7 @@ def test_a_folder_holds_the_files_and_a_manifest(tmp_path):
     assert manifest["export"]["files"]["kernel.bin"]["size"] == 3 * 3 * 2 * 5
     assert manifest["tensors"].keys() == model().tensors.keys()
     assert manifest["export"]["identifiers"]["conv_kernel_scale"] == "conv/kernel.scale"
-    schema = json.loads((resources.files("qmath") / "manifest.schema.json").read_text())
+    schema = json.loads((resources.files("qmath.exports") / "manifest.schema.json").read_text())
     jsonschema.validate(manifest, schema)
 
 
@@ -182,7 +183,7 @@ def test_a_killed_export_leaves_the_old_folder(tmp_path):
     export(model(), tmp_path / "o.names")
     code = f"""
         import os, pathlib
-        from qmath.exports.atomic import replacing_folder
+        from qmath.exports.output.atomic import replacing_folder
         path = pathlib.Path({str(tmp_path / "o.names")!r})
         with replacing_folder(path, overwrite=True) as folder:
             (folder / "half").write_text("half")
@@ -220,7 +221,9 @@ def test_options_a_format_does_not_have_are_refused(tmp_path):
 def test_a_format_of_qmaths_own_cannot_be_taken_over(monkeypatch):
     point = metadata.EntryPoint("npz", "users_format", "qmath.exports")
     monkeypatch.setattr(metadata, "entry_points", lambda group: [point] * (group == point.group))
-    with pytest.raises(OutputError, match=r"'npz' is both qmath\.exports\.npz and users_format"):
+    with pytest.raises(
+        OutputError, match=r"'npz' is both qmath\.exports\.arrays\.npz and users_format"
+    ):
         formats()
 
 

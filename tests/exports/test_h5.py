@@ -7,7 +7,9 @@ import pytest
 
 import qmath
 from qmath import FileFormatError, OutputError
-from tests.checkpoints.builders import (
+from tests.exports.models import model
+from tests.helpers import assert_same_bits
+from tests.readers.builders import (
     SAMPLES,
     kernel,
     one_layer,
@@ -17,8 +19,6 @@ from tests.checkpoints.builders import (
     write,
     write_v3,
 )
-from tests.exports.models import model
-from tests.helpers import assert_same_bits
 
 FOUR_BITS = {
     "d/kernel": qmath.LastValueQuantizer(

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmath.bundle import quantize_model
-from qmath.exports.identifiers import Identifiers
+from qmath.exports.bundle import quantize_model
+from qmath.exports.output.identifiers import Identifiers
 from tests.exports.models import model
 
 # Text, and text in which collisions are likely.

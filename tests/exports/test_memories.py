@@ -7,9 +7,9 @@ import pytest
 
 import qmath
 from qmath import OutputError, QatModel, QatTensor
-from qmath.bundle import quantize_model
-from qmath.exports import mem
-from qmath.exports.memories import memories
+from qmath.exports.bundle import quantize_model
+from qmath.exports.memories import mem
+from qmath.exports.memories.words import memories
 from tests.exports import networks
 from tests.exports.memory_readers import FORMATS, READERS
 from tests.exports.models import every_width, model, strange_names

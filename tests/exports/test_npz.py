@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from qmath import FileFormatError, QatModel, QatTensor, QmathError
-from qmath.bundle import quantize_model
-from qmath.exports import npz
+from qmath.exports.arrays import npz
+from qmath.exports.bundle import quantize_model
 from tests.exports.models import model, unknown
 
 
@@ -151,8 +151,8 @@ def test_writing_holds_one_tensor_at_a_time():
 import io, resource
 import numpy as np
 from qmath import QatModel, QatTensor
-from qmath.bundle import quantize_model
-from qmath.exports import npz
+from qmath.exports.bundle import quantize_model
+from qmath.exports.arrays import npz
 
 class Lazy:
     shape, dtype = (4 << 20,), np.dtype(np.float32)  # 16 MiB each

@@ -13,12 +13,12 @@ import pytest
 
 import qmath
 from qmath import FileFormatError, OutputError, QatModel
-from qmath.bundle import quantize_model
 from qmath.errors import MissingExtraError
-from qmath.exports import onnx as qdq
-from qmath.exports.onnx_library import MANIFEST
-from qmath.integer.compare import compare
-from qmath.integer.profiles import Exact
+from qmath.exports.bundle import quantize_model
+from qmath.exports.onnx import qdq
+from qmath.exports.onnx.library import MANIFEST
+from qmath.integer.comparison import compare
+from qmath.integer.profiles.profiles import Exact
 from tests.exports import networks
 from tests.exports.models import WIDTHS, model
 from tests.exports.qdq_networks import of_every_layer, of_shared_layers, of_width
@@ -410,7 +410,7 @@ def test_an_older_library_says_so(monkeypatch):
 
 
 def test_too_much_for_a_file(monkeypatch):
-    monkeypatch.setattr("qmath.exports.onnx_library._LARGEST", 1000)
+    monkeypatch.setattr("qmath.exports.onnx.library._LARGEST", 1000)
     with pytest.raises(OutputError, match="holds at most 1000; export to npz"):
         written(of_width(2, True))
 
@@ -426,7 +426,7 @@ def test_a_missing_library_is_named(monkeypatch, tmp_path):
 
 def test_the_manifest_fits_its_schema():
     jsonschema = pytest.importorskip("jsonschema")
-    with open("qmath/manifest.schema.json", encoding="utf-8") as file:
+    with open("qmath/exports/manifest.schema.json", encoding="utf-8") as file:
         schema = json.load(file)
     (entry,) = onnx.load_from_string(written(of_every_layer())).metadata_props
     assert entry.key == MANIFEST

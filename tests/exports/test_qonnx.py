@@ -11,11 +11,11 @@ import pytest
 
 import qmath
 from qmath import FileFormatError, OutputError
-from qmath.bundle import quantize_model
 from qmath.errors import MissingExtraError
-from qmath.exports import qonnx as quant
-from qmath.integer.compare import compare
-from qmath.integer.profiles import Exact
+from qmath.exports.bundle import quantize_model
+from qmath.exports.onnx import qonnx as quant
+from qmath.integer.comparison import compare
+from qmath.integer.profiles.profiles import Exact
 from tests.exports import networks
 from tests.exports.models import WIDTHS
 from tests.exports.qdq_networks import of_every_layer, of_shared_layers, of_width

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import qmath
-from qmath import manifest
 from qmath.errors import FileFormatError, OutputError
+from qmath.exports import manifest
 from qmath.exports.reading import checked
 
 SAMPLE = "reference/samples/default8.h5"

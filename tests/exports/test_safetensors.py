@@ -13,8 +13,8 @@ from safetensors.numpy import load, load_file
 
 import qmath
 from qmath import FileFormatError, OutputError, QatModel, QatTensor
-from qmath.bundle import quantize_model
-from qmath.exports import safetensors
+from qmath.exports.arrays import safetensors
+from qmath.exports.bundle import quantize_model
 from tests.exports.models import DENSE, every_width, model, strange_names, weight
 
 SAMPLES = Path("reference/samples")

@@ -8,7 +8,7 @@ import pytest
 
 import qmath
 from qmath import Graph, QatModel
-from qmath.bundle import quantize_model
+from qmath.exports.bundle import quantize_model
 from tests.exports import networks
 from tests.exports.memory_readers import needs_simulator, simulated
 from tests.exports.models import STRANGE_NAMES, WIDTHS

@@ -11,10 +11,10 @@ import qmath
 from qmath import Graph, Node, QatModel, QatTensor, QuantSpec
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.integer.api import program_of
-from qmath.integer.lower import lower
-from qmath.integer.profiles import constants
+from qmath.integer.executor import Executor
+from qmath.integer.lowering.lower import lower
+from qmath.integer.profiles.profiles import constants
 from qmath.integer.program import Program, Requantize
-from qmath.integer.run import Executor
 from tests.exports.qdq_networks import of_width
 
 WEIGHT = QuantSpec("LastValueQuantizer", 4, per_axis=True, symmetric=True, narrow_range=True)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmath.errors import QmathError
-from qmath.integer.profiles import Exact, Integer
+from qmath.integer.profiles.profiles import Exact, Integer
+from qmath.integer.profiles.registry import profile_named
 from qmath.integer.program import Accumulator, Activation, Grid, Requantize, Term
-from qmath.integer.registry import profile_named
 
 widths = st.integers(2, 16)
 scales = st.floats(2.0**-40, 2.0**10)

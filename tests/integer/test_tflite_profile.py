@@ -12,10 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qmath
-from qmath.integer import geometry
-from qmath.integer import tflite_arithmetic as arithmetic
-from qmath.integer.lower import lower
-from qmath.integer.profiles import Exact
+from qmath.integer.executor import Executor
+from qmath.integer.lowering import geometry
+from qmath.integer.lowering.lower import lower
+from qmath.integer.profiles import tflite_arithmetic as arithmetic
+from qmath.integer.profiles.profiles import Exact
+from qmath.integer.profiles.tflite import Tflite, Xnnpack, kernels
+from qmath.integer.profiles.tflite_kernels import quantization
+from qmath.integer.profiles.tflite_parts import parts
 from qmath.integer.program import (
     Accumulator,
     Activation,
@@ -26,10 +30,6 @@ from qmath.integer.program import (
     Requantize,
     Term,
 )
-from qmath.integer.run import Executor
-from qmath.integer.tflite import Tflite, Xnnpack, kernels
-from qmath.integer.tflite_kernels import quantization
-from qmath.integer.tflite_parts import parts
 
 REFERENCE = Path(__file__).parents[2] / "reference"
 INT32 = st.integers(-(2**31) + 1, 2**31 - 1) | st.integers(-70_000, 70_000)

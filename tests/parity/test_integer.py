@@ -11,11 +11,11 @@ import pytest
 
 import qmath
 from qmath.errors import QmathError
-from qmath.integer.compare import compare, integers_of_dump
-from qmath.integer.lower import lower
-from qmath.integer.profiles import Exact, Integer
+from qmath.integer.comparison import compare, integers_of_dump
+from qmath.integer.executor import Executor
+from qmath.integer.lowering.lower import lower
+from qmath.integer.profiles.profiles import Exact, Integer
 from qmath.integer.program import FloatStep
-from qmath.integer.run import Executor
 from tests.helpers import assert_same_bits
 
 pytest.importorskip("tensorflow_model_optimization")

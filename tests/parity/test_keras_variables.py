@@ -13,9 +13,9 @@ from reference import oracle  # before TensorFlow: it sets the environment  # no
 # isort: split
 import tensorflow as tf
 
-from qmath.checkpoints.keras_model import from_keras
-from qmath.checkpoints.keras_variables import _LAYERS
-from qmath.checkpoints.load import load
+from qmath.readers.architecture.variables import _LAYERS
+from qmath.readers.keras.live import from_keras
+from qmath.readers.loading import load
 
 keras = tf.keras
 layers = keras.layers

@@ -19,10 +19,10 @@ import tensorflow_model_optimization as tfmot
 from tensorflow_model_optimization.python.core.quantization.keras import quantize
 from tensorflow_model_optimization.python.core.quantization.keras.experimental import default_n_bit
 
-from qmath.checkpoints.keras_model import from_keras
-from qmath.checkpoints.load import load
 from qmath.errors import FileFormatError, QmathError
-from qmath.types import QatModel, QatTensor
+from qmath.model import QatModel, QatTensor
+from qmath.readers.keras.live import from_keras
+from qmath.readers.loading import load
 from tests.helpers import assert_same_bits
 
 assert os.environ["TF_USE_LEGACY_KERAS"]

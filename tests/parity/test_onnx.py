@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import qmath
-from qmath.bundle import quantize_model
-from qmath.exports import qonnx
-from qmath.integer.compare import compare
-from qmath.integer.profiles import Exact
+from qmath.exports.bundle import quantize_model
+from qmath.exports.onnx import qonnx
+from qmath.integer.comparison import compare
+from qmath.integer.profiles.profiles import Exact
 from qmath.integer.program import MoveStep, QuantizeStep
 from tests.exports.test_onnx import names, written
 from tests.exports.test_qonnx import execute, integers

@@ -1,4 +1,4 @@
-"""Packed bytes of onnx, Keras 3 and TFLite against `qmath.packing`."""
+"""Packed bytes of onnx, Keras 3 and TFLite against `qmath.kernels.packing`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import qmath
-from qmath.packing import pack, unpack
+from qmath.kernels.packing import pack, unpack
 
 tflite = pytest.importorskip("reference.tflite")  # before Keras 3: it configures TensorFlow
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import qmath
-from qmath.integer.lower import lower
-from qmath.report import inspect
+from qmath.inspection.report import inspect
+from qmath.integer.lowering.lower import lower
 
 models = pytest.importorskip("reference.models")
 

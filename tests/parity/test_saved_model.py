@@ -15,7 +15,7 @@ import tensorflow as tf
 
 import qmath
 from qmath.containers.lazy_array import LazyArray
-from qmath.types import QatModel
+from qmath.model import QatModel
 from reference import models, samples
 from tests.helpers import assert_same_bits
 

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 import qmath
-from qmath.affine import scale_and_zero_point
-from qmath.integer import tflite_kernels
-from qmath.integer.lower import lower
+from qmath.integer.lowering.lower import lower
+from qmath.integer.profiles import tflite_kernels
 from qmath.integer.program import (
     Accumulator,
     Activation,
@@ -18,6 +17,7 @@ from qmath.integer.program import (
     Requantize,
     Term,
 )
+from qmath.kernels.affine import scale_and_zero_point
 
 tf = pytest.importorskip("tensorflow")
 tflite = pytest.importorskip("reference.tflite")

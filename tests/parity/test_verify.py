@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import qmath
-from tests.test_verification import tampered
+from tests.verification.test_verification import tampered
 
 verify = pytest.importorskip("reference.verify")
 samples = pytest.importorskip("reference.samples")

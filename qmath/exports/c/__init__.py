@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qmath.bundle import Bundle
 from qmath.errors import OutputError
+from qmath.exports.bundle import Bundle
 from qmath.exports.c import source
 from qmath.exports.c.check import check_source
 from qmath.exports.c.program import Model, add_program
 from qmath.exports.c.tensors import PACKINGS, Code, Names, add_tensors, check_prefix
-from qmath.integer.profiles import constants
+from qmath.integer.profiles.profiles import constants
 from qmath.integer.program import FloatStep, Program, QuantizeStep, sources
 
 __all__ = ["VECTORS", "render"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from qmath.bundle import Bundle
+from qmath.exports.bundle import Bundle
 from qmath.exports.c import source
 from qmath.exports.c.program import Model
 from qmath.exports.c.tensors import Code

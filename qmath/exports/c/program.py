@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath._nudge import is_ordinary, nudge
-from qmath.bundle import Bundle
 from qmath.errors import OutputError
+from qmath.exports.bundle import Bundle
 from qmath.exports.c import source
 from qmath.exports.c.source import braces
 from qmath.exports.c.tensors import Code, Names
-from qmath.integer.profiles import FixedPoint, clamps
+from qmath.integer.profiles.profiles import FixedPoint, clamps
 from qmath.integer.program import (
     FloatStep,
     Grid,
@@ -34,7 +33,8 @@ from qmath.integer.program import (
     TableStep,
     sources,
 )
-from qmath.quantized_tensor import QuantizedTensor
+from qmath.kernels._nudge import is_ordinary, nudge
+from qmath.kernels.quantized_tensor import QuantizedTensor
 
 __all__ = ["Model", "add_program", "segments"]
 

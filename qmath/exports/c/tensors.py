@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.bundle import Bundle, FloatTensor, QuantizedRange, Record
 from qmath.errors import OutputError
+from qmath.exports.bundle import Bundle, FloatTensor, QuantizedRange, Record
 from qmath.exports.c import source
-from qmath.exports.identifiers import Identifiers
-from qmath.packing import LAYOUTS, pack
-from qmath.quantized_tensor import QuantizedTensor
+from qmath.exports.output.identifiers import Identifiers
+from qmath.kernels.packing import LAYOUTS, pack
+from qmath.kernels.quantized_tensor import QuantizedTensor
 
 __all__ = ["PACKINGS", "Code", "Integers", "Names", "add_integers", "add_tensors", "check_prefix"]
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qmath.bundle import Bundle
 from qmath.errors import OutputError
+from qmath.exports.bundle import Bundle
 from qmath.exports.c import source
 from qmath.exports.c.tensors import Code, Names, check_prefix
 from qmath.exports.cmsis_nn.calls import Writer

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import QmathError
+from qmath.integer.profiles.tflite import Tflite
+from qmath.integer.profiles.tflite_kernels import Kernel
+from qmath.integer.profiles.tflite_parts import Part, parts
 from qmath.integer.program import FloatStep, Linear, Program, QuantizeStep, Requantize, Shape
-from qmath.integer.tflite import Tflite
-from qmath.integer.tflite_kernels import Kernel
-from qmath.integer.tflite_parts import Part, parts
 
 __all__ = ["CmsisNn", "Layer", "layers"]
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.bundle import Bundle
+from qmath.exports.bundle import Bundle
 from qmath.exports.c import source
 from qmath.exports.c.tensors import Code
 from qmath.exports.cmsis_nn.calls import Writer
 from qmath.exports.cmsis_nn.layers import CmsisNn, Layer
-from qmath.integer.profiles import Integer
+from qmath.integer.executor import Executor
+from qmath.integer.profiles.profiles import Integer
 from qmath.integer.program import FloatStep, Requantize
-from qmath.integer.run import Executor
 
 __all__ = ["check_source", "expected"]
 

@@ -1,0 +1,158 @@
+"""The ``.npz`` format: NumPy alone reads it, and equal bundles give equal bytes.
+
+Every array is a stored (uncompressed) zip member ``<key>.npy``: ``<tensor>`` (integers, or the
+floats of a tensor that training left float), ``<tensor>.scale`` (float32), ``<tensor>.zero_point``
+(int32), and ``manifest``, UTF-8 JSON as one-dimensional uint8. Compression is left out because
+its bytes depend on the zlib version; dates are fixed.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import tokenize
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from itertools import chain
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from qmath.containers.bounded_json import parse_json
+from qmath.errors import FileFormatError, QmathError
+from qmath.exports.bundle import Bundle
+from qmath.exports.reading import checked
+
+__all__ = ["read", "write", "write_arrays"]
+
+MANIFEST = "manifest"
+STORED_INTEGERS = True  # the manifest states the convention of each tensor
+# What zipfile and numpy raise on damaged files.
+_DAMAGE = (
+    zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, RuntimeError,
+    SyntaxError, tokenize.TokenError,
+)  # fmt: skip
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip archive can hold
+
+
+def write(bundle: Bundle, file: BinaryIO) -> None:
+    """Write `bundle` to an open file, one tensor in memory at a time."""
+    manifest = json.dumps(bundle.manifest, allow_nan=False).encode()
+    first = (MANIFEST, np.frombuffer(manifest, np.uint8))
+    write_arrays(file, chain([first], bundle.arrays()))
+
+
+def write_arrays(file: BinaryIO, arrays: Iterable[tuple[str, NDArray[Any]]]) -> None:
+    """Write named arrays to an open file; unlike `numpy.savez`, whatever their names are.
+
+    Raises
+    ------
+    QmathError
+        Two arrays cannot be told apart by their names.
+    """
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        names: set[str] = set()
+        for name, array in arrays:
+            _add(archive, name, array, names)
+
+
+def _add(archive: zipfile.ZipFile, name: str, array: NDArray[Any], names: set[str]) -> None:
+    member = name + ".npy"
+    # numpy.load("f.npz")["x.npy"] means the member of the array x.
+    if {name, member + ".npy"} & names:
+        raise QmathError(
+            f"{name}: in an .npz this name is also that of {name.removesuffix('.npy')}; "
+            "rename the layer"
+        )
+    names.add(member)
+    info = zipfile.ZipInfo(member, _EPOCH)
+    info.external_attr = 0o644 << 16
+    with archive.open(info, "w", force_zip64=True) as stream:
+        stream.write(_header(array.dtype, array.shape))
+        stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+@lru_cache(maxsize=64)
+def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Return how an ``.npy`` begins: most arrays of a model are scales and zero points alike."""
+    header = io.BytesIO()
+    descr = npy.dtype_to_descr(dtype)
+    npy.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def read(file: BinaryIO) -> tuple[dict[str, Any], Mapping[str, NDArray[Any]]]:
+    """Return the manifest and the arrays by key of what `write` wrote.
+
+    Nothing is trusted: members must be stored uncompressed under unique names, and the array that
+    a member's header announces must be as large as the member. The arrays are read one by one,
+    when they are asked for, so `file` must stay open.
+
+    Raises
+    ------
+    FileFormatError
+        The file, or later the array, is damaged, or not one of qmath's.
+    """
+    name = str(getattr(file, "name", "the file"))
+    arrays = _Arrays(file, name)
+    if MANIFEST not in arrays:
+        raise FileFormatError(f"{name} has no manifest, so it is not an .npz that qmath wrote")
+    text = arrays.pop(MANIFEST).tobytes()
+    return checked(parse_json(text, f"{name}: the manifest", "export again"), name), arrays
+
+
+class _Arrays(Mapping[str, NDArray[Any]]):
+    """The arrays of an ``.npz`` by key, each read from the archive when asked for."""
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._name = name
+        try:
+            self._archive = zipfile.ZipFile(file)
+        except _DAMAGE as error:
+            raise FileFormatError(
+                f"{name} is not an .npz file, or it is damaged ({error})"
+            ) from error
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        for info in self._archive.infolist():
+            key = info.filename.removesuffix(".npy")
+            if key in self._members or key == info.filename:
+                raise FileFormatError(
+                    f"{name} has an unexpected member {info.filename!r}, so it is "
+                    "not an .npz that qmath wrote"
+                )
+            self._members[key] = info
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __getitem__(self, key: str) -> NDArray[Any]:
+        info = self._members[key]
+        try:
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise ValueError("it is compressed")
+            with self._archive.open(info) as stream:
+                if npy.read_magic(stream) != (1, 0):
+                    raise ValueError("unknown .npy version")
+                shape, fortran_order, dtype = npy.read_array_header_1_0(stream)
+                count = math.prod(shape)
+                if dtype.hasobject or stream.tell() + count * dtype.itemsize != info.file_size:
+                    raise ValueError("its header does not fit its size")
+                data = np.frombuffer(stream.read(), dtype, count)
+            return data.reshape(shape, order="F" if fortran_order else "C")
+        except _DAMAGE as error:
+            raise FileFormatError(
+                f"{self._name}: the array {key!r} is damaged ({error}); export again"
+            ) from error
+
+    def pop(self, key: str) -> NDArray[Any]:
+        """Read an array and drop it from the mapping."""
+        array = self[key]
+        del self._members[key]
+        return array

@@ -1,0 +1,417 @@
+"""From a model to what is exported: integers, scales, zero points, and a manifest of it all."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qmath._progress import Progress, ticking
+from qmath.containers.lazy_array import LazyArray
+from qmath.errors import MissingSettingsError, QmathError
+from qmath.exports import manifest
+from qmath.integer.deployment import deploy
+from qmath.kernels import affine, exact
+from qmath.kernels._nudge import nudge
+from qmath.missing import ask_for_settings
+from qmath.model import Float32Array, QatModel, QatTensor, QuantizedTensor
+
+if TYPE_CHECKING:
+    from qmath.integer.program import Program
+
+__all__ = ["Bundle", "FloatTensor", "QuantizedRange", "quantize_model"]
+
+# Axis order of a kernel, by layer class. H, W: height, width; I, O: input, output channels;
+# M: depth multiplier.
+_KERNEL_LAYOUTS = {
+    "Conv1D": "WIO",
+    "Conv2D": "HWIO",
+    "Conv2DTranspose": "HWOI",
+    "Dense": "IO",
+    "DepthwiseConv2D": "HWIM",
+}
+_KERNELS = ("kernel", "depthwise_kernel")
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedRange:
+    """Scale and zero point of a tensor whose values no file holds, such as an activation.
+
+    Attributes are those of `qmath.QuantizedTensor`.
+    """
+
+    scale: Float32Array
+    zero_point: NDArray[np.int32]
+    num_bits: int
+    narrow_range: bool
+    signed: bool
+
+
+@dataclass(frozen=True, eq=False)
+class FloatTensor:
+    """A tensor that training left float, read from the model when it is asked for.
+
+    Attributes
+    ----------
+    name : str
+    source : array-like
+        The floats as the model holds them.
+    axes : tuple of int
+        The order of the source's axes.
+    """
+
+    name: str
+    source: ArrayLike
+    axes: tuple[int, ...]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        array = np.asarray(self.source).transpose(self.axes)
+        is_damaged = array.dtype.kind == "f" and not np.isfinite(array).all()
+        if is_damaged and isinstance(self.source, LazyArray):  # others are the caller's
+            raise QmathError(
+                f"{self.name} holds values that are not finite: training diverged, or the file "
+                "is damaged; save the model again"
+            )
+        return np.array(array, dtype) if copy else np.asarray(array, dtype)
+
+
+Record = QuantizedTensor | QuantizedRange | FloatTensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Weight:
+    """A weight that is quantized when it is asked for, and its axes' orders."""
+
+    tensor: QatTensor
+    source: str | None
+    target: str | None
+    signed: bool
+
+    def quantize(self) -> QuantizedTensor:
+        return _reordered(self._quantized()[1], self.source, self.target)
+
+    def quantize_and_count(self) -> tuple[QuantizedTensor, dict[str, int]]:
+        floats, quantized = self._quantized()
+        counts = count(self.tensor, floats, quantized)
+        return _reordered(quantized, self.source, self.target), counts
+
+    def _quantized(self) -> tuple[Float32Array, QuantizedTensor]:
+        floats = np.asarray(self.tensor.values, np.float32)
+        return floats, dataclasses.replace(self.tensor, values=floats).quantize(signed=self.signed)
+
+
+class _Records(Mapping[str, Record]):
+    """The records by name; memory holds one weight's integers at a time."""
+
+    def __init__(self, records: Mapping[str, _Weight | QuantizedRange | FloatTensor]) -> None:
+        self._records = records
+
+    def __getitem__(self, name: str) -> Record:
+        record = self._records[name]
+        return record.quantize() if isinstance(record, _Weight) else record
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """All that an export holds.
+
+    Attributes
+    ----------
+    tensors : mapping of str to QuantizedTensor, QuantizedRange or FloatTensor
+        By name, in the model's order; a weight is quantized anew each time it is asked for, so
+        that memory is bounded by the largest. Ranges whose settings are unknown are in the
+        manifest only. Along an axis that is not the last, `scale` and `zero_point` have shape
+        ``(C, 1, …)``, so that the formula of reconstruction holds as it is written.
+    manifest : dict
+        JSON values only, as ``manifest.schema.json`` in this package describes them.
+    model : QatModel
+        What the bundle was made from.
+    program : Program or None
+        The integer model; ``None`` where the model has none, which a note explains.
+    constants : mapping of str to ndarray
+        Of the program, as `qmath.integer.describe.arrays` names them.
+    vectors : mapping of str to ndarray
+        Golden test vectors: ``vectors/<input>`` floats, ``vectors/<step>`` the integers, unsigned,
+        or floats, that the profile ``integer`` makes of them.
+    """
+
+    tensors: Mapping[str, Record]
+    manifest: dict[str, Any]
+    model: QatModel
+    program: Program | None = None
+    constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    vectors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    @property
+    def obstacles(self) -> str:
+        """Why there is no integer model, where there is none."""
+        return "; ".join(self.manifest["notes"]) or "the file holds no layers"
+
+    def keys(self) -> Iterator[str]:
+        """Yield the keys of `arrays`, which are not made for it."""
+        for name, entry in self.manifest["tensors"].items():
+            if "dtype" in entry:
+                yield name
+            if "scale_bits" in entry:
+                yield f"{name}.scale"
+                yield f"{name}.zero_point"
+        yield from self.constants
+        yield from self.vectors
+
+    def arrays(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Yield every array under its key, made or read one tensor at a time.
+
+        The keys are ``<tensor>``, ``<tensor>.scale`` and ``<tensor>.zero_point``, and those of
+        `constants` and `vectors`.
+        """
+        for name, record in self.tensors.items():
+            if isinstance(record, FloatTensor):
+                yield name, np.asarray(record)
+                continue
+            if isinstance(record, QuantizedTensor):
+                yield name, record.values
+            yield f"{name}.scale", record.scale
+            yield f"{name}.zero_point", record.zero_point
+        yield from self.constants.items()
+        yield from self.vectors.items()
+
+
+def quantize_model(
+    model: QatModel,
+    *,
+    strict: bool = False,
+    layouts: Sequence[str] = (),
+    signed: bool = True,
+    vectors: int = 0,
+    multiplier_bits: int = 31,
+    progress: Progress | None = None,
+) -> Bundle:
+    """Quantize all of a model: stored values to their stored ranges.
+
+    Parameters
+    ----------
+    model : QatModel
+        From `qmath.load` or `qmath.from_keras`.
+    strict : bool
+        Raise where the settings of an activation are unknown, instead of exporting its range.
+    layouts : sequence of str
+        Axis orders to export in, such as ``"OHWI"``: each applies to every tensor whose own
+        layout has the same letters (``HWIO`` of Conv2D, ``HWOI`` of Conv2DTranspose; there are
+        ``HWIM`` of DepthwiseConv2D, ``IO`` of Dense, ``WIO`` of Conv1D).
+    signed : bool
+        Two's complement integers of the weights, or TensorFlow's unsigned count.
+    vectors : int
+        How many golden test vectors to make, with every layer's integers.
+    multiplier_bits : int
+        Width of the integer model's multipliers, 8 to 31.
+    progress : callable, optional
+        Called with how many tensors are done, and of how many.
+
+    Returns
+    -------
+    Bundle
+        Integers of every quantized weight; unsigned scale and zero point of every
+        activation, output and input; the other floats as they are; the integer model with its
+        constants and test vectors, if there is one; the manifest.
+
+    Raises
+    ------
+    MissingSettingsError
+        The settings of a weight are in no file: all such weights are listed at once.
+    QmathError
+        A layout matches nothing; names collide; a tensor or range determines no integers; a number
+        is out of range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from qmath.model import QatModel, QatTensor, QuantSpec
+    >>> spec = QuantSpec("LastValueQuantizer", num_bits=4, per_axis=False, narrow_range=False)
+    >>> kernel = QatTensor("dense/kernel", "weight", np.float32([[0.5, -1.0]]), np.float32(-1),
+    ...                    np.float32(0.875), spec)
+    >>> bundle = quantize_model(QatModel({"dense/kernel": kernel}))
+    >>> bundle.tensors["dense/kernel"].values
+    array([[ 4, -8]], dtype=int8)
+    """
+    tensors = model.tensors.values()
+    unknown = {t.role for t in tensors if t.role != "float" and not t.spec.is_complete}
+    if "weight" in unknown or (strict and unknown):
+        raise MissingSettingsError(ask_for_settings(model, unknown if strict else {"weight"}))
+    notes = [*model.notes, *([ask_for_settings(model, unknown)] if unknown else [])]
+    orders = _orders(model, layouts)
+    records: dict[str, _Weight | QuantizedRange | FloatTensor] = {}
+    entries: dict[str, Any] = {}
+    for name, tensor in ticking(model.tensors.items(), progress):
+        source, target = orders[name]
+        entry: dict[str, Any] = {"role": tensor.role, "num_bits": None}
+        if tensor.role != "float":
+            entry |= manifest.settings(tensor)
+        if tensor.role == "float" and tensor.values is not None:
+            axes = _axes(source, target, len(np.shape(tensor.values)))
+            record = FloatTensor(name, tensor.values, axes)
+            records[name] = record
+            entry |= _describe(record, source, target)
+            if tensor.stored is not None:
+                entry["stored"] = dataclasses.asdict(tensor.stored)
+        elif tensor.role == "weight":
+            records[name] = weight = _Weight(tensor, source, target, signed)
+            integers, counts = weight.quantize_and_count()
+            entry |= counts | _describe(integers, source, target)
+        elif tensor.spec.is_complete:
+            records[name] = known = quantized_range(tensor)
+            entry |= _describe(known, source, target)
+        entries[name] = entry
+    deployed = deploy(model, vectors, multiplier_bits)
+    _check_keys(records, (*deployed.constants, *deployed.vectors))
+    options = {
+        "layouts": list(layouts),
+        "signed": signed,
+        "vectors": vectors,
+        "multiplier_bits": multiplier_bits,
+    }
+    return Bundle(
+        _Records(records),
+        manifest.build(model, entries, deployed.description, options, [*notes, *deployed.notes]),
+        model,
+        deployed.program,
+        deployed.constants,
+        deployed.vectors,
+    )
+
+
+def _orders(model: QatModel, layouts: Sequence[str]) -> dict[str, tuple[str | None, str | None]]:
+    """Return each tensor's own layout and the one to export, ``None`` where unknown."""
+    classes = {node.layer: node.class_name for node in model.graph.nodes} if model.graph else {}
+    orders: dict[str, tuple[str | None, str | None]] = {}
+    used: dict[str, set[str]] = {layout: set() for layout in layouts}
+    for name, tensor in model.tensors.items():
+        layer, _, weight = name.rpartition("/")
+        source = _KERNEL_LAYOUTS.get(classes.get(layer, "")) if weight in _KERNELS else None
+        if tensor.stored is not None:  # its scale would have to be reordered with it
+            source = None
+        if source is None or tensor.values is None or len(np.shape(tensor.values)) != len(source):
+            orders[name] = None, None
+            continue
+        matching = [layout for layout in used if sorted(layout) == sorted(source)]
+        if len(matching) > 1:
+            raise QmathError(
+                f"layouts {' and '.join(matching)} both apply to {name}; give one of them"
+            )
+        for layout in matching:
+            used[layout].add(name)
+        orders[name] = source, matching[0] if matching else source
+    for layout, names in used.items():
+        if not names:
+            known = sorted({source for source, _ in orders.values() if source})
+            raise QmathError(
+                f"layout {layout!r} matches no tensor; the model's own layouts are "
+                f"{', '.join(known) or 'unknown'}: give the same letters in another order"
+            )
+    return orders
+
+
+def _axes(source: str | None, target: str | None, rank: int) -> tuple[int, ...]:
+    """Return the source axis of each target axis."""
+    if source is None or target is None:
+        return tuple(range(rank))
+    return tuple(source.index(letter) for letter in target)
+
+
+def _reordered(
+    quantized: QuantizedTensor, source: str | None, target: str | None
+) -> QuantizedTensor:
+    """Return a weight with its axes in another order."""
+    shape = quantized.values.shape
+    axes = _axes(source, target, len(shape))
+    values = np.ascontiguousarray(quantized.values.transpose(axes)).reshape(
+        [shape[axis] for axis in axes]
+    )
+    if quantized.axis is None:
+        return dataclasses.replace(quantized, values=values)
+    axis = axes.index(quantized.axis)
+    column = (-1,) + (1,) * (len(shape) - 1 - axis)
+    return dataclasses.replace(
+        quantized,
+        values=values,
+        axis=axis,
+        scale=quantized.scale.reshape(column),
+        zero_point=quantized.zero_point.reshape(column),
+    )
+
+
+def count(tensor: QatTensor, floats: Float32Array, quantized: QuantizedTensor) -> dict[str, int]:
+    """Count the elements outside the nudged range, and the near-ties of `qmath.kernels.exact`."""
+    low, high = manifest.stored_range(tensor)
+    bits, narrow = quantized.num_bits, quantized.narrow_range
+    unsigned = quantized.zero_point + quantized.signed * 2 ** (bits - 1)
+    nudged = nudge(low, high, bits, narrow)
+    near = exact.near_ties(floats, low, high, bits, narrow_range=narrow, zero_point=unsigned)
+    return {
+        "clipped": int(
+            np.count_nonzero(floats < nudged.min) + np.count_nonzero(floats > nudged.max)
+        ),
+        "near_ties": int(np.count_nonzero(near)),
+    }
+
+
+def quantized_range(tensor: QatTensor) -> QuantizedRange:
+    """Return scale and zero point of a tensor whose settings are complete."""
+    low, high = manifest.stored_range(tensor)
+    bits, narrow = tensor.spec.num_bits or 0, bool(tensor.spec.narrow_range)
+    scale, zero_point = affine.scale_and_zero_point(
+        low, high, bits, narrow_range=narrow, signed=False, name=tensor.name
+    )
+    return QuantizedRange(scale, zero_point, bits, narrow, signed=False)
+
+
+def _check_keys(
+    records: Mapping[str, _Weight | QuantizedRange | FloatTensor], others: Iterable[str]
+) -> None:
+    """Raise where two arrays would have one name, or one that no file can hold."""
+    owners = {"manifest": "the manifest", **dict.fromkeys(others, "the integer model")}
+    for name, record in records.items():
+        parts = [""] if not isinstance(record, QuantizedRange) else []
+        parts += [".scale", ".zero_point"] if not isinstance(record, FloatTensor) else []
+        for key in (name + part for part in parts):
+            if key in owners:
+                raise QmathError(
+                    f"{name}: the exported name {key!r} is also that of {owners[key]}; "
+                    "rename the layer"
+                )
+            if not key.isprintable():
+                raise QmathError(
+                    f"{name!r}: the name has characters that a file cannot hold; rename the layer"
+                )
+            owners[key] = name
+
+
+def _describe(record: Record, source: str | None, target: str | None) -> dict[str, Any]:
+    """Return the part of a manifest entry that says what the exported arrays are."""
+    entry: dict[str, Any] = {}
+    if not isinstance(record, FloatTensor):
+        entry["signed"] = record.signed
+        entry["scale_bits"] = manifest.bit_patterns(record.scale)
+        entry["zero_point"] = record.zero_point.ravel().tolist()
+    if isinstance(record, QuantizedTensor):
+        entry |= {
+            "axis": record.axis,
+            "shape": list(record.values.shape),
+            "dtype": str(record.values.dtype),
+        }
+    if isinstance(record, FloatTensor):
+        shape = np.shape(record.source)
+        dtype = getattr(record.source, "dtype", None) or np.asarray(record.source).dtype
+        entry |= {"shape": [shape[axis] for axis in record.axes], "dtype": str(dtype)}
+    if not isinstance(record, QuantizedRange):
+        entry |= {"layout": target, "source_layout": source}
+    return entry

@@ -1,0 +1,1 @@
+"""Formats of FPGA memories, and the testbench that reads them."""

@@ -1,0 +1,1 @@
+"""The two ONNX formats, and the network that both write."""

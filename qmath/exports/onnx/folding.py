@@ -1,0 +1,71 @@
+"""Batch normalizations that the weights right before them can take in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.integer.lowering import geometry
+from qmath.model import Graph, Node, QatModel, QatTensor
+
+__all__ = ["NORMALIZATION", "Fold", "foldable", "real"]
+
+# The tensors of a batch normalization, and what counts where it has none.
+NORMALIZATION = {"gamma": 1.0, "beta": 0.0, "moving_mean": 0.0, "moving_variance": 1.0}
+_ENDS = ("pre_activation", "post_activation", "output")
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """A batch normalization, by the name of its node: ``x * factor + shift``."""
+
+    name: str
+    factor: NDArray[np.float64]
+    shift: NDArray[np.float64]
+
+
+def foldable(model: QatModel, graph: Graph) -> dict[str, Fold]:
+    """Return the layers whose weights can take in the batch normalization after them."""
+    readers: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    found = {}
+    for node in graph.nodes:
+        after = readers.get(node.name, [])
+        if (
+            node.class_name not in geometry.WEIGHTED
+            or node.name in graph.outputs
+            or [reader.class_name for reader in after] != ["BatchNormalization"]
+            or node.config.get("activation", "linear") != "linear"
+            or any(f"{node.layer}/{end}" in model.tensors for end in _ENDS)
+        ):
+            continue
+        kernel = model.tensors[f"{node.layer}/{geometry.WEIGHTED[node.class_name]}"]
+        along_inputs = node.class_name == "Conv2DTranspose" and kernel.spec.per_axis
+        fold = _fold(model, after[0])
+        # A scale of 0 would lose the bias where a runtime makes an integer of it.
+        if kernel.role == "weight" and not along_inputs and fold.factor.all():
+            found[node.name] = fold
+    return found
+
+
+def _fold(model: QatModel, node: Node) -> Fold:
+    """Return a batch normalization as a factor and a shift."""
+    gamma, beta, mean, variance = (
+        default if tensor is None else real(tensor)
+        for tensor, default in (
+            (model.tensors.get(f"{node.layer}/{key}"), default)
+            for key, default in NORMALIZATION.items()
+        )
+    )
+    factor = np.asarray(gamma / np.sqrt(variance + node.config.get("epsilon", 1e-3)))
+    return Fold(node.name, factor, np.asarray(beta - mean * factor))
+
+
+def real(tensor: QatTensor) -> NDArray[np.float64]:
+    """Return the values that inference uses."""
+    values = tensor.quantize().dequantize() if tensor.role == "weight" else tensor.values
+    return np.asarray(values, np.float32).astype(np.float64)

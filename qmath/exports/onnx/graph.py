@@ -1,0 +1,172 @@
+"""An ONNX graph under construction: unique names, constants, nodes and the order of axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.exports.onnx import library
+from qmath.integer.program import Shape
+
+__all__ = ["GraphBuilder", "Value", "arranged", "restored", "scale_axis"]
+
+Array = NDArray[Any]
+
+# Which axes of a kernel, in its own order, are ONNX's axes: output channels, input channels, space;
+# of a transposed convolution, input channels come first. A depthwise kernel's are joined besides.
+_KERNELS = {"HWIO": (3, 2, 0, 1), "WIO": (2, 1, 0), "HWOI": (3, 2, 0, 1), "HWIM": (2, 3, 0, 1),
+            "IO": (0, 1)}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Value:
+    """A float tensor of the graph.
+
+    Attributes
+    ----------
+    name : str
+    shape : tuple of int
+        Without the batch, channels last, whatever the order in the graph.
+    channels_first : bool
+        Whether the graph's tensor has its channels right after the batch.
+    """
+
+    name: str
+    shape: Shape
+    channels_first: bool = False
+
+
+class GraphBuilder:
+    """Nodes and initializers, in order.
+
+    Parameters
+    ----------
+    onnx : module
+    reserved : iterable of str
+        Names that only `parameter` gives.
+    """
+
+    def __init__(self, onnx: Any, reserved: Iterable[str]) -> None:
+        self.onnx = onnx
+        self.nodes: list[Any] = []
+        self.initializers: dict[str, Any] = {}
+        self._taken = {"", *reserved}
+        self._transposes: dict[str, str] = {}
+
+    def unique(self, wanted: str) -> str:
+        """Return a name that nothing has, `wanted` if it is free."""
+        name, number = wanted, 1
+        while name in self._taken:
+            number += 1
+            name = f"{wanted}#{number}"
+        self._taken.add(name)
+        return name
+
+    def parameter(self, name: str, kind: str, values: Array) -> str:
+        """Add an initializer under a reserved name, once; return the name."""
+        if name not in self.initializers:
+            self.initializers[name] = library.tensor(self.onnx, name, kind, values)
+        return name
+
+    def constant(self, wanted: str, values: Any, kind: str = "FLOAT") -> str:
+        """Add an initializer; return its name."""
+        return self.parameter(self.unique(wanted), kind, np.asarray(values))
+
+    def node(self, op: str, inputs: Iterable[str], wanted: str, **attributes: Any) -> str:
+        """Add a node of one output; return the output's name, which is also the node's."""
+        name = self.unique(wanted)
+        self.nodes.append(
+            self.onnx.helper.make_node(op, list(inputs), [name], name=name, **attributes)
+        )
+        return name
+
+    def channels_first(self, value: Value) -> Value:
+        """Return the value with its channels right after the batch."""
+        rank = len(value.shape)
+        if value.channels_first or rank < 2:
+            return value
+        return self._transposed(value, (0, rank, *range(1, rank)), True)
+
+    def channels_last(self, value: Value) -> Value:
+        """Return the value as Keras has it."""
+        if not value.channels_first:
+            return value
+        return self._transposed(value, (0, *range(2, len(value.shape) + 1), 1), False)
+
+    def _transposed(self, value: Value, axes: Shape, channels_first: bool) -> Value:
+        ending = "channels_first" if channels_first else "channels_last"
+        if value.name not in self._transposes:
+            self._transposes[value.name] = self.node(
+                "Transpose", [value.name], f"{value.name}/{ending}", perm=axes
+            )
+        return replace(value, name=self._transposes[value.name], channels_first=channels_first)
+
+    def model(
+        self,
+        name: str,
+        inputs: Mapping[str, Shape],
+        outputs: Mapping[str, Shape],
+        opsets: Mapping[str, int],
+        batch: int | str,
+    ) -> Any:
+        """Return the ``ModelProto``."""
+        helper = self.onnx.helper
+        infos = (
+            [
+                helper.make_tensor_value_info(
+                    key, self.onnx.TensorProto.FLOAT, [batch, *map(int, shape)]
+                )
+                for key, shape in given.items()
+            ]
+            for given in (inputs, outputs)
+        )
+        graph = helper.make_graph(self.nodes, name, *infos, list(self.initializers.values()))
+        imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+        return helper.make_model(
+            graph,
+            opset_imports=imports,
+            ir_version=helper.find_min_ir_version_for(imports, ignore_unknown=True),
+            producer_name="qmath",
+        )
+
+
+def arranged(values: Array, layout: str | None) -> Array:
+    """Return a kernel in ONNX's order of axes; what has no layout stays as it is."""
+    if layout is None:
+        return values
+    moved = values.transpose(_KERNELS[layout])
+    if layout == "HWIM":
+        moved = moved.reshape(-1, 1, *moved.shape[2:])
+    return np.ascontiguousarray(moved)
+
+
+def restored(values: Array, layout: str | None, shape: Shape) -> Array:
+    """Return a kernel in its own order of axes, and of that shape: the reverse of `arranged`.
+
+    Raises
+    ------
+    ValueError
+        The array has another shape.
+    """
+    if layout is None:
+        expected = shape
+    else:
+        axes = _KERNELS[layout]
+        expected = tuple(shape[axis] for axis in axes)
+        if layout == "HWIM":
+            expected = (expected[0] * expected[1], 1, *expected[2:])
+    if values.shape != expected:
+        raise ValueError(f"its shape is {values.shape} instead of {expected}")
+    if layout is None:
+        return values
+    moved = values.reshape([shape[axis] for axis in axes])
+    return np.ascontiguousarray(moved.transpose(np.argsort(axes)))
+
+
+def scale_axis(layout: str | None, rank: int) -> int:
+    """Return the axis of an arranged kernel that its scales, one for each last index, run along."""
+    return rank - 1 if layout in (None, "IO") else 0

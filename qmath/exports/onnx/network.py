@@ -1,0 +1,424 @@
+"""From a model's layers to ONNX nodes in float32, with quantizers where training had them.
+
+A network is written layer by layer, as TensorFlow computes it: convolutions, sums and activations
+of fake-quantized tensors. How a quantizer is written is a format's own affair, see `Quantizers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.errors import OutputError
+from qmath.exports.bundle import Bundle, QuantizedRange
+from qmath.exports.onnx.folding import NORMALIZATION, Fold, foldable, real
+from qmath.exports.onnx.graph import GraphBuilder, Value, arranged
+from qmath.integer.lowering import functions, geometry
+from qmath.integer.lowering.lower import IDENTITY
+from qmath.integer.program import Activation, Linear
+from qmath.model import Graph, Node, QatTensor
+
+__all__ = ["Network", "Quantizers", "Weight", "build", "check_exportable"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A quantized weight to be written.
+
+    Attributes
+    ----------
+    tensor : QatTensor
+    layout : str or None
+        The order of a kernel's axes, such as ``"HWIO"``.
+    factor : ndarray of float64 or None
+        What each output channel is multiplied by: a folded batch normalization.
+    """
+
+    tensor: QatTensor
+    layout: str | None = None
+    factor: NDArray[np.float64] | None = None
+
+
+class Quantizers(Protocol):
+    """How a format writes quantizers."""
+
+    def weight(self, builder: GraphBuilder, weight: Weight) -> str:
+        """Add a weight; return the name of its real values, in ONNX's order of axes."""
+
+    def activation(
+        self, builder: GraphBuilder, value: Value, step: str, tensor: str, grid: QuantizedRange
+    ) -> tuple[str, Value]:
+        """Quantize a value; return the name of what tells its integers, and the real values.
+
+        `step` is the name of the quantized tensor in the integer model, `tensor` the name of the
+        model's tensor that holds the range.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A graph that is complete.
+
+    Attributes
+    ----------
+    model : ModelProto
+    export : dict
+        What the manifest says of the export: ``format`` and ``options``; and ``names``, that is
+        ``inputs`` and ``outputs`` by layer, ``integers`` by step, these with a flag that says
+        whether the channels come first.
+    """
+
+    model: Any
+    export: dict[str, Any]
+
+
+def check_exportable(bundle: Bundle, format: str) -> Graph:
+    """Return the graph of a bundle's model, or raise that there is nothing to write.
+
+    Raises
+    ------
+    OutputError
+        The model holds no layers, or some that are not supported; or test vectors are asked for.
+    """
+    graph = bundle.model.graph
+    if graph is None:
+        raise OutputError(
+            f"{bundle.model.source}: the file holds no layers, only tensors, so there is no "
+            f"network for the format {format!r}; name the file of its architecture, or export to "
+            "npz"
+        )
+    if bundle.program is None:
+        raise OutputError(
+            f"{bundle.model.source}: the format {format!r} holds a whole network, which this model "
+            f"does not give: {bundle.obstacles}; else export to npz"
+        )
+    if bundle.vectors:
+        raise OutputError(f"the format {format!r} holds no test vectors; export them to npz")
+    return graph
+
+
+def build(
+    onnx: Any,
+    bundle: Bundle,
+    quantizers: Quantizers,
+    opsets: dict[str, int],
+    *,
+    format: str,
+    options: dict[str, Any],
+    fold: bool = False,
+    batch: int | str = "N",
+) -> Network:
+    """Write a model's layers as an ONNX graph.
+
+    Parameters
+    ----------
+    onnx : module
+    bundle : Bundle
+    quantizers : Quantizers
+    opsets : dict of str to int
+        Version of each domain.
+    format : str
+    options : dict
+        As they were given to the format.
+    fold : bool
+        Multiply the weights' scales by the batch normalizations that follow directly.
+    batch : int or str
+        How many examples the network takes; a name leaves it open.
+    """
+    graph = check_exportable(bundle, format)
+    assert bundle.program is not None  # checked
+    layers = _Layers(onnx, bundle, graph, quantizers, fold)
+    inputs = {key: layers.builder.unique(key) for key in bundle.program.inputs}
+    # The outputs have their layers' names, as far as these are free.
+    outputs = [layers.builder.unique(key) for key in graph.outputs]
+    for node in graph.nodes:
+        if node.class_name == "InputLayer":
+            shape = bundle.program.inputs[node.name]
+            layers.values[node.name] = Value(inputs[node.name], shape)
+        else:
+            layers.values[node.name] = layers.written(node)
+    shapes = {}
+    for key, output in zip(graph.outputs, outputs, strict=True):
+        value = layers.builder.channels_last(layers.values[key])
+        layers.builder.nodes.append(
+            onnx.helper.make_node("Identity", [value.name], [output], name=output)
+        )
+        shapes[output] = value.shape
+    given = {inputs[key]: shape for key, shape in bundle.program.inputs.items()}
+    model = layers.builder.model("qmath", given, shapes, opsets, batch)
+    names = {"inputs": inputs, "outputs": outputs, "integers": layers.integers}
+    return Network(model, {"format": format, "options": options, "names": names})
+
+
+class _Layers:
+    def __init__(
+        self, onnx: Any, bundle: Bundle, graph: Graph, quantizers: Quantizers, fold: bool
+    ) -> None:
+        self.builder = GraphBuilder(onnx, bundle.keys())
+        self.bundle, self.model, self.quantizers = bundle, bundle.model, quantizers
+        self.values: dict[str, Value] = {}
+        self.integers: dict[str, dict[str, Any]] = {}
+        self.folds = foldable(bundle.model, graph) if fold else {}
+        self.folded = {fold.name for fold in self.folds.values()}
+
+    # ---- one layer
+
+    def written(self, node: Node) -> Value:
+        inputs = [self.values[name] for name in node.inputs]
+        kind, x = node.class_name, inputs[0]
+        if kind in geometry.WEIGHTED:
+            value = self.weighted(node, x)
+        elif kind == "BatchNormalization":
+            value = x if node.name in self.folded else self.normalized(node, x)
+        elif kind in ("ReLU", "LeakyReLU"):
+            value = self.piecewise(node, x, functions.relu_layer(node))
+        elif kind in ("Add", "Subtract"):
+            value = self.summed(node, inputs)
+        elif kind == "Concatenate":
+            value = self.joined(node, inputs)
+        elif kind in (*geometry.POOLS, *geometry.GLOBAL_POOLS):
+            linear, _ = geometry.average_pool(node, x.shape)
+            value = self.pooled(node, x, "Average", linear.attributes, linear.shape)
+        elif kind in (*geometry.MAX_POOLS, *geometry.GLOBAL_MAX_POOLS):
+            _, shape, attributes = geometry.max_pool(node, x.shape)
+            value = self.pooled(node, x, "Max", attributes, shape)
+        elif kind in geometry.MOVES:
+            value = self.moved(node, x, geometry.move(node, x.shape))
+        else:
+            assert kind in (*IDENTITY, "Activation", "Softmax")  # else there is no program
+            value = x
+        return self.ended(node, value)
+
+    def ended(self, node: Node, value: Value) -> Value:
+        """Add the quantizers and the activation that a layer ends with."""
+        kind = functions.activation_of(node)
+        value = self.quantized(node, value, "pre_activation")
+        if kind in functions.PIECEWISE:
+            value = self.piecewise(node, value, functions.PIECEWISE[kind])
+        elif kind == "softmax":
+            value = self.builder.channels_last(value)
+            value = self.add("Softmax", [value], node, axis=-1)
+        elif kind == "swish":
+            value = self.add("Mul", [value, self.add("Sigmoid", [value], node)], node)
+        else:
+            value = self.add(kind.capitalize(), [value], node)
+        value = self.quantized(node, value, "post_activation")
+        return self.quantized(node, value, "output")
+
+    def quantized(self, node: Node, value: Value, which: str) -> Value:
+        tensor = f"{node.layer}/{which}"
+        if tensor not in self.model.tensors:
+            return value
+        grid = self.bundle.tensors[tensor]
+        assert isinstance(grid, QuantizedRange)
+        step = f"{node.name}/{which}"
+        name, value = self.quantizers.activation(self.builder, value, step, tensor, grid)
+        self.integers[step] = {"name": name, "channels_first": value.channels_first}
+        return value
+
+    def add(
+        self,
+        op: str,
+        inputs: Sequence[Value | str],
+        node: Node,
+        shape: Sequence[int] | None = None,
+        **attributes: Any,
+    ) -> Value:
+        """Add a node; the result has the order of axes of its first input, and its shape."""
+        first = inputs[0]
+        assert isinstance(first, Value)
+        names = [x.name if isinstance(x, Value) else x for x in inputs]
+        name = self.builder.node(op, names, f"{node.name}/{op}", **attributes)
+        return replace(first, name=name, shape=first.shape if shape is None else tuple(shape))
+
+    # ---- layers with weights
+
+    def weighted(self, node: Node, x: Value) -> Value:
+        tensor = self.model.tensors[f"{node.layer}/{geometry.WEIGHTED[node.class_name]}"]
+        layout = self.bundle.manifest["tensors"][tensor.name]["source_layout"]
+        # Only the kernel's shape counts here.
+        linear = geometry.weighted(node, x.shape, np.asarray(tensor.values))
+        fold = self.folds.get(node.name)
+        weight = self.weight(tensor, layout, fold)
+        bias = self.bias(node, fold)
+        if node.class_name == "Dense":
+            product = self.add(
+                "MatMul", [self.builder.channels_last(x), weight], node, linear.shape
+            )
+            return product if bias is None else self.add("Add", [product, bias], node)
+        x = self.builder.channels_first(x)
+        given: list[Value | str] = [x, weight, *([] if bias is None else [bias])]
+        transposed = node.class_name == "Conv2DTranspose"
+        attributes = _transposed(linear, x) if transposed else _convolution(linear, x)
+        return self.add("ConvTranspose" if transposed else "Conv", given, node, linear.shape,
+                        **attributes)  # fmt: skip
+
+    def weight(self, tensor: QatTensor, layout: str | None, fold: Fold | None = None) -> str:
+        """Return the name of a tensor's real values, in ONNX's order of axes."""
+        if tensor.role == "weight":
+            factor = fold.factor if fold else None
+            return self.quantizers.weight(self.builder, Weight(tensor, layout, factor))
+        values = np.asarray(tensor.values)
+        if values.dtype == np.float32:
+            return self.builder.parameter(tensor.name, "FLOAT", arranged(values, layout))
+        # Of float16, say: what is computed with is float32.
+        return self.builder.constant(f"{tensor.name}/float32", arranged(values, layout))
+
+    def bias(self, node: Node, fold: Fold | None) -> str | None:
+        tensor = self.model.tensors.get(f"{node.layer}/bias")
+        if fold:
+            shift = fold.shift + (0 if tensor is None else real(tensor) * fold.factor)
+            return self.builder.constant(f"{fold.name}/bias", shift)
+        return None if tensor is None else self.weight(tensor, None)
+
+    def normalized(self, node: Node, x: Value) -> Value:
+        x = self.builder.channels_first(x)
+        names = []
+        for key, default in NORMALIZATION.items():
+            tensor = self.model.tensors.get(f"{node.layer}/{key}")
+            if tensor is None:
+                plain = np.full(x.shape[-1], default, np.float32)
+                names.append(self.builder.constant(f"{node.name}/{key}", plain))
+            else:
+                names.append(self.weight(tensor, None))
+        epsilon = float(node.config.get("epsilon", 1e-3))
+        return self.add("BatchNormalization", [x, *names], node, epsilon=epsilon)
+
+    # ---- layers without
+
+    def piecewise(self, node: Node, x: Value, activation: Activation | None) -> Value:
+        if activation is None:
+            return x
+        slope, limit = float(activation.slope), float(activation.limit)
+        if slope:
+            x = self.add("LeakyRelu", [x], node, alpha=slope)
+        elif limit == np.inf:
+            x = self.add("Relu", [x], node)
+        if limit < np.inf:
+            high = self.builder.constant(f"{node.name}/max", limit)
+            ends = [high] if slope else [self.builder.constant(f"{node.name}/min", 0), high]
+            x = self.add("Min" if slope else "Clip", [x, *ends], node)
+        return x
+
+    def summed(self, node: Node, inputs: list[Value]) -> Value:
+        ranks = {len(x.shape) for x in inputs}
+        order: Callable[[Value], Value] = self.builder.channels_last
+        if len(ranks) == 1 and any(x.channels_first for x in inputs):
+            order = self.builder.channels_first
+        op = "Sub" if node.class_name == "Subtract" else "Add"
+        total, *others = (self.unsqueezed(node, order(x), max(ranks)) for x in inputs)
+        for x in others:
+            total = self.add(op, [total, x], node, np.broadcast_shapes(total.shape, x.shape))
+        return total
+
+    def unsqueezed(self, node: Node, x: Value, rank: int) -> Value:
+        """Add the axes that a value lacks after the batch, as Keras does."""
+        count = rank - len(x.shape)
+        if not count:
+            return x
+        axes = self.builder.constant(f"{node.name}/axes", np.arange(1, count + 1), "INT64")
+        return self.add("Unsqueeze", [x, axes], node, (1,) * count + x.shape)
+
+    def joined(self, node: Node, inputs: list[Value]) -> Value:
+        rank = len(inputs[0].shape)
+        given = node.config.get("axis", -1)
+        axis = given - 1 if given > 0 else given % rank
+        first = any(x.channels_first for x in inputs)
+        order = self.builder.channels_first if first else self.builder.channels_last
+        shape = list(inputs[0].shape)
+        shape[axis] = sum(x.shape[axis] for x in inputs)
+        place = (1 if axis == rank - 1 else axis + 2) if first else axis + 1
+        return self.add("Concat", [order(x) for x in inputs], node, shape, axis=place)
+
+    def pooled(
+        self, node: Node, x: Value, kind: str, attributes: Any, shape: Sequence[int]
+    ) -> Value:
+        x = self.builder.channels_first(x)
+        if attributes.get("global"):
+            kept = (1,) * (len(x.shape) - 1) + x.shape[-1:]
+            pooled = self.add(f"Global{kind}Pool", [x], node, kept)
+            return (
+                pooled
+                if tuple(shape) == kept
+                else self.reshaped(node, replace(pooled, channels_first=False), shape)
+            )
+        given: dict[str, Any] = {
+            "kernel_shape": _last(attributes["size"], x),
+            "strides": _last(attributes["strides"], x),
+            "pads": _pads(attributes["pads"], x),
+        }
+        if kind == "Average":
+            given["count_include_pad"] = 0
+        return self.add(f"{kind}Pool", [x], node, shape, **given)
+
+    def moved(self, node: Node, x: Value, linear: Linear) -> Value:
+        attributes = linear.attributes
+        if linear.kind == "reshape":
+            return self.reshaped(node, self.builder.channels_last(x), linear.shape)
+        if linear.kind == "permute":
+            x = self.builder.channels_last(x)
+            return self.add("Transpose", [x], node, linear.shape, perm=attributes["axes"])
+        x = self.builder.channels_first(x)
+        if linear.kind == "pad":
+            *spatial, channels = attributes["pads"]
+            pads = _begins_and_ends([(0, 0), channels, *spatial])
+            name = self.builder.constant(f"{node.name}/pads", pads, "INT64")
+            return self.add("Pad", [x, name], node, linear.shape)
+        scales = self.builder.constant(f"{node.name}/scales", [1, 1, *attributes["size"]])
+        # Of no meaning here, but QONNX's tools want a name for it.
+        region = self.builder.constant(f"{node.name}/roi", np.zeros(0))
+        return self.add(
+            "Resize", [x, region, scales], node, linear.shape, mode="nearest",
+            coordinate_transformation_mode="asymmetric", nearest_mode="floor",
+        )  # fmt: skip
+
+    def reshaped(self, node: Node, x: Value, shape: Sequence[int]) -> Value:
+        target = self.builder.constant(f"{node.name}/shape", [0, *shape], "INT64")
+        return self.add("Reshape", [x, target], node, shape)
+
+
+def _convolution(linear: Linear, x: Value) -> dict[str, Any]:
+    kernel = np.asarray(linear.weights).shape
+    depthwise = linear.kind == "depthwise_conv2d"
+    return {
+        "kernel_shape": _last(kernel[:2], x),
+        "strides": _last(linear.attributes["strides"], x),
+        "dilations": _last(linear.attributes["dilation"], x),
+        "pads": _pads(linear.attributes["pads"], x),
+        "group": x.shape[-1] if depthwise else x.shape[-1] // kernel[2],
+    }
+
+
+def _transposed(linear: Linear, x: Value) -> dict[str, Any]:
+    strides, crops = linear.attributes["strides"], linear.attributes["crops"]
+    kernel, size = np.asarray(linear.weights).shape[:2], linear.attributes["size"]
+    # Where the kernel is smaller than its steps, the rows after the last one are empty.
+    missing = [
+        out - ((n - 1) * s + k - sum(c))
+        for out, n, s, k, c in zip(size, x.shape, strides, kernel, crops, strict=False)
+    ]
+    return {
+        "kernel_shape": list(kernel),
+        "strides": list(strides),
+        "pads": _pads(crops, x),
+        "output_padding": missing,
+    }
+
+
+def _last(values: Sequence[int], x: Value) -> list[int]:
+    """Return what is set for each spatial axis: a signal has one, the last, an image two."""
+    return [int(n) for n in values[-(len(x.shape) - 1) :]]
+
+
+def _pads(pads: Sequence[Sequence[int]], x: Value) -> list[int]:
+    return _begins_and_ends(pads[-(len(x.shape) - 1) :])
+
+
+def _begins_and_ends(pads: Sequence[Sequence[int]]) -> list[int]:
+    return [int(pad[end]) for end in (0, 1) for pad in pads]

@@ -1,0 +1,158 @@
+"""The ``.onnx`` format: the whole network, quantizers as QuantizeLinear and DequantizeLinear.
+
+Weights are int4 or int8 (int16 beyond 8 bits; int2 from opset 25 on), activations uint8 or uint16,
+with a Clip before where they have fewer bits; biases and batch normalization stay float.
+``docs/onnx.md`` says what ONNX Runtime makes of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.errors import OutputError
+from qmath.exports.bundle import Bundle, QuantizedRange
+from qmath.exports.onnx import library, reading
+from qmath.exports.onnx.graph import GraphBuilder, Value, arranged, scale_axis
+from qmath.exports.onnx.network import Network, Weight, build
+
+__all__ = ["differences", "read", "write"]
+
+_FORMAT = "onnx"
+_OPSETS = range(21, 26)  # the first with int4, the first with int2
+
+
+def write(bundle: Bundle, file: BinaryIO, *, opset: int = 21, fold: bool = False) -> None:
+    """Write `bundle` to an open file.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    file : file
+    opset : int
+        Of ONNX, 21 to 25. From 25 on 2-bit weights are stored as int2, before that as int4.
+    fold : bool
+        Multiply the weights' scales by the batch normalizations that follow directly, where no
+        factor is 0: a factor below 0 makes a scale below 0. The graph is a convolution between
+        quantizers then, which a runtime can compute with integers.
+
+    Raises
+    ------
+    OutputError
+        The model is no network, or a setting is unknown.
+    MissingExtraError
+        onnx is not installed.
+    """
+    network = _network(bundle, opset, fold)
+    library.save(network.model, bundle.manifest | {"export": network.export}, file)
+
+
+def read(file: BinaryIO) -> tuple[dict[str, Any], Mapping[str, NDArray[Any]]]:
+    """Return the manifest of what `write` wrote, and the arrays that are parts of the graph.
+
+    Raises
+    ------
+    FileFormatError
+        The file is damaged, or not one of qmath's.
+    MissingExtraError
+        onnx is not installed.
+    """
+    return reading.read(file, _FORMAT, lambda name, held: held[name])
+
+
+def differences(
+    file: BinaryIO,
+    bundle: Bundle,
+    manifest: Mapping[str, Any],
+    *,
+    opset: int = 21,
+    fold: bool = False,
+) -> Iterable[str]:
+    """Tell in words where the network of a file differs from the one that `write` would write."""
+    return reading.differences(file, manifest, _network(bundle, opset, fold))
+
+
+def _network(bundle: Bundle, opset: int, fold: bool) -> Network:
+    if type(fold) is not bool or type(opset) is not int or opset not in _OPSETS:
+        raise OutputError(
+            f"opset={opset!r}, fold={fold!r}: opset must be {_OPSETS[0]} to {_OPSETS[-1]}, and "
+            "fold true or false"
+        )
+    onnx = library.library(_FORMAT)
+    if opset > onnx.defs.onnx_opset_version():
+        raise OutputError(
+            f"opset={opset}: the onnx library {onnx.__version__} knows opsets up to "
+            f"{onnx.defs.onnx_opset_version()}; update it"
+        )
+    options = {"opset": opset, "fold": fold}
+    return build(
+        onnx, bundle, _Qdq(bundle, opset), {"": opset}, format=_FORMAT, options=options, fold=fold
+    )
+
+
+class _Qdq:
+    """Quantizers as QuantizeLinear and DequantizeLinear; a weight's QuantizeLinear is done."""
+
+    def __init__(self, bundle: Bundle, opset: int) -> None:
+        self.signed = bundle.manifest["options"]["signed"]
+        self.narrowest = 2 if opset >= 25 else 4
+        self._real: dict[str, str] = {}
+
+    def weight(self, builder: GraphBuilder, weight: Weight) -> str:
+        name = weight.tensor.name
+        if name in self._real and weight.factor is None:  # a layer that is called again
+            return self._real[name]
+        q = weight.tensor.quantize(signed=self.signed)
+        values = arranged(q.values, weight.layout)
+        axis = scale_axis(weight.layout, values.ndim)
+        scale, zero_point = q.scale, q.zero_point
+        if weight.layout == "HWIM" and scale.ndim:  # which run along the multiplier
+            count = len(values) // len(scale)
+            scale, zero_point = np.tile(scale, count), np.tile(zero_point, count)
+        scale_name, zero_point_name = f"{name}.scale", f"{name}.zero_point"
+        if weight.factor is not None:
+            axis = 1 if weight.layout == "HWOI" else axis
+            scale = np.float32(scale.astype(np.float64) * weight.factor)
+            zero_point = np.broadcast_to(zero_point, scale.shape)
+            scale_name, zero_point_name = (
+                builder.unique(f"{key}/folded") for key in (scale_name, zero_point_name)
+            )
+        kind = ("" if self.signed else "U") + f"INT{self._width(q.num_bits)}"
+        inputs = [
+            builder.parameter(name, kind, values),
+            builder.parameter(scale_name, "FLOAT", scale),
+            builder.parameter(zero_point_name, kind, zero_point),
+        ]
+        along = {"axis": axis} if scale.ndim else {}
+        real = builder.node("DequantizeLinear", inputs, f"{name}/dequantized", **along)
+        if weight.factor is None:
+            self._real[name] = real
+        return real
+
+    def _width(self, num_bits: int) -> int:
+        """Return the width of the narrowest ONNX type that holds integers of `num_bits`."""
+        return next(w for w in (2, 4, 8, 16) if w >= max(num_bits, self.narrowest))
+
+    def activation(
+        self, builder: GraphBuilder, value: Value, step: str, tensor: str, grid: QuantizedRange
+    ) -> tuple[str, Value]:
+        width = 8 if grid.num_bits <= 8 else 16
+        x = value.name
+        if grid.num_bits < width or grid.narrow_range:
+            limits = np.array([grid.narrow_range, 2**grid.num_bits - 1]) - grid.zero_point
+            ends = [
+                builder.constant(f"{step}/{end}", limit)
+                for end, limit in zip(("min", "max"), limits.astype(np.float32) * grid.scale,
+                                      strict=True)
+            ]  # fmt: skip
+            x = builder.node("Clip", [x, *ends], f"{step}/Clip")
+        parameters = [
+            builder.parameter(f"{tensor}.scale", "FLOAT", grid.scale),
+            builder.parameter(f"{tensor}.zero_point", f"UINT{width}", grid.zero_point),
+        ]
+        integers = builder.node("QuantizeLinear", [x, *parameters], step)
+        real = builder.node("DequantizeLinear", [integers, *parameters], f"{step}/dequantized")
+        return integers, Value(real, value.shape, value.channels_first)

@@ -1,0 +1,205 @@
+"""Write a file or folder so that its name holds the old content or all of the new, never a part."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fnmatch
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from qmath.errors import OutputError
+from qmath.exports.output.folder import foreign_entry
+
+__all__ = ["check_output", "replacing", "replacing_folder"]
+
+_EXCHANGE = 2  # RENAME_EXCHANGE of Linux
+_HERE = -100  # AT_FDCWD
+
+
+def check_output(
+    path: Path,
+    *,
+    overwrite: bool,
+    sources: Iterable[str | os.PathLike[str] | None] = (),
+    is_folder: bool = False,
+) -> None:
+    """Raise if `path` cannot be the name of a new file or folder, before any work is done for it.
+
+    Parameters
+    ----------
+    path : Path
+        The name.
+    overwrite : bool
+        Whether what has that name may be replaced.
+    sources : iterable of path
+        Files, SavedModels and checkpoints that are read, of which `path` must be no file.
+    is_folder : bool
+        Whether a folder is to be written.
+
+    Raises
+    ------
+    OutputError
+        Something of another kind has that name; something has it and `overwrite` is false; a
+        folder of that name holds what qmath did not write; the folder above does not exist.
+    """
+    try:
+        if path.is_dir() and not is_folder:
+            raise OutputError(
+                f"{path} is a directory; give a file name, such as {path / 'model.npz'}"
+            )
+        if is_folder and path.exists() and not path.is_dir():
+            raise OutputError(f"{path} is a file, and this format writes a folder; give a new name")
+        if path.exists() and not is_folder and not path.is_file():
+            raise OutputError(f"{path} is not a regular file; give the name of a new file")
+        if path.exists() and any(source and _is_part_of(path, Path(source)) for source in sources):
+            raise OutputError(f"{path} is an input itself; choose another name for the output")
+        if path.exists() and not overwrite:
+            raise OutputError(
+                f"{path} exists; choose another name, or overwrite it with --overwrite "
+                "(overwrite=True)"
+            )
+        if is_folder and path.is_dir() and (entry := foreign_entry(path)) is not None:
+            raise OutputError(
+                f"{path} holds {entry}, which qmath did not write there; give the name of a new "
+                "folder"
+            )
+        if not path.resolve().parent.is_dir():
+            raise OutputError(f"{path}: the folder {path.parent} does not exist; create it first")
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _is_part_of(path: Path, source: Path) -> bool:
+    """Say whether the existing `path` is `source`, or a file of the model saved under that name."""
+    if source.exists() and path.samefile(source):
+        return True
+    target = path.resolve()
+    if source.is_dir():
+        names = ("*.pb", "checkpoint", "*.index", "*.data-?????-of-?????")
+        inside = source.resolve() in target.parents
+        return inside and any(fnmatch.fnmatchcase(target.name, name) for name in names)
+    prefix = source.resolve().with_suffix("") if source.suffix == ".index" else source.resolve()
+    return target.parent == prefix.parent and (
+        target.name == f"{prefix.name}.index" or target.name.startswith(f"{prefix.name}.data-")
+    )
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
+    """Open a new file that takes the name `path` when the block ends without an error.
+
+    The bytes go to a temporary name in the same folder, so that the last step is one rename. If
+    anything fails, Ctrl-C included, the temporary file is removed and what was there stays.
+
+    Parameters
+    ----------
+    path : Path
+        The file's name; a symbolic link is followed.
+    overwrite : bool
+        Whether a file of that name may be replaced.
+
+    Yields
+    ------
+    file
+        Open for binary writing; seekable.
+
+    Raises
+    ------
+    OutputError
+        As `check_output`, or the file system refuses: no permission, no space.
+    """
+    check_output(path, overwrite=overwrite)
+    target = path.resolve()
+    temporary = _temporary(target)
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        check_output(path, overwrite=overwrite)
+        os.replace(temporary, target)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise _cannot_write(path, error) from error
+        raise
+
+
+@contextlib.contextmanager
+def replacing_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Make a new folder that takes the name `path` when the block ends without an error.
+
+    As `replacing`. An old folder is exchanged for the new one in one step where the system can
+    (Linux); elsewhere it is moved away first, and back if the new one cannot take its place.
+
+    Parameters
+    ----------
+    path : Path
+        The folder's name; a symbolic link is followed.
+    overwrite : bool
+        Whether a folder of that name, written by qmath, may be replaced.
+
+    Yields
+    ------
+    Path
+        The folder to write to, which is empty.
+
+    Raises
+    ------
+    OutputError
+        As `check_output`, or the file system refuses: no permission, no space.
+    """
+    check_output(path, overwrite=overwrite, is_folder=True)
+    target = path.resolve()
+    temporary = _temporary(target)
+    try:
+        temporary.mkdir()
+        yield temporary
+        for entry in temporary.iterdir():
+            with open(entry, "rb") as file:
+                os.fsync(file.fileno())
+        check_output(path, overwrite=overwrite, is_folder=True)
+        _put(temporary, target)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # what is there now: the new or the old one
+
+
+def _put(new: Path, target: Path) -> None:
+    """Give `new` the name `target`; an old folder of that name is at `new` then, or gone."""
+    if not target.exists():
+        os.rename(new, target)
+    elif not _exchanged(new, target):
+        old = _temporary(target)
+        os.rename(target, old)
+        try:
+            os.rename(new, target)
+        except OSError:
+            os.rename(old, target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchanged(a: Path, b: Path) -> bool:
+    """Exchange two folders' names in one step, if this system can."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    if rename is None:
+        return False
+    return bool(rename(_HERE, os.fsencode(a), _HERE, os.fsencode(b), _EXCHANGE) == 0)
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".qmath-{os.urandom(6).hex()}.tmp")
+
+
+def _cannot_write(path: Path, error: OSError) -> OutputError:
+    reason = error.strerror or str(error)
+    return OutputError(
+        f"cannot write {path}: {reason}; check the folder's permissions and free space"
+    )

@@ -1,0 +1,1 @@
+"""What a person is shown of a model: verdict, tables, warnings and a page."""

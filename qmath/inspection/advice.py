@@ -1,0 +1,262 @@
+"""What looks wrong in a trained model, each with what a user of TFMOT can do about it.
+
+Every piece of advice has a kind, which scripts can rely on:
+
+``missing-settings``
+    A quantizer's settings are in no file.
+``no-integers``
+    NaN values, or a range that determines no integers.
+``untrained-range``
+    A range that is exactly as TFMOT initialises it.
+``unconverged-average``
+    The moving average of a ReLU's output still holds a part of its initial -6.
+``dead-channel``
+    A range of 0 to 0: every weight of the channel is 0, or becomes 0 though it is not.
+``single-range-depthwise``
+    A depthwise kernel whose channels share one range.
+``zero-point-half-step``
+    The exact zero point lies on a rounding tie, so that float32 rounding decides it.
+``outside-range``
+    Values far outside the stored range, which are clipped to it.
+``fixed-quantizer-bits``
+    A ``FixedQuantizer``, of which TFMOT drops the width: it computes with 8 bits.
+``float-layer``, ``float-input``, ``float-function``
+    A layer whose weights, input or arithmetic is left float, see `qmath.inspection.dataflow`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qmath.kernels import exact
+from qmath.model import Float32Array, Node, QatModel, QatTensor, QuantizedTensor
+
+__all__ = ["Advice", "activation", "missing_settings", "no_integers", "of_range", "of_weight"]
+
+_INITIAL = 6.0  # TFMOT's ranges start at -6 … 6
+_DECAY = 0.999  # TFMOT's moving average, fixed in quant_ops.MovingAvgQuantize
+_FAR_OUTSIDE = 0.1  # of the range; one optimizer step usually moves a weight by less
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One thing to look at.
+
+    Attributes
+    ----------
+    kind : str
+        Stable name, see the module.
+    where : str
+        The tensor or layer.
+    message : str
+        What is the case.
+    remedy : str
+        What to do about it.
+    """
+
+    kind: str
+    where: str
+    message: str
+    remedy: str
+
+
+def activation(node: Node) -> str:
+    """Return the name of a layer's activation function, ``"linear"`` where it has none."""
+    value: Any = node.config.get("activation") or "linear"
+    if isinstance(value, Mapping):
+        value = value.get("class_name")
+    return value if isinstance(value, str) else "custom"
+
+
+def missing_settings(tensor: QatTensor) -> Advice:
+    """Advise on a tensor whose quantizer's settings are unknown."""
+    message = f"in no file: {', '.join(tensor.spec.missing)}"
+    return Advice("missing-settings", tensor.name, message, str(tensor.hint or ""))
+
+
+def no_integers(tensor: QatTensor, reason: str) -> Advice:
+    """Advise on a tensor that determines no integers."""
+    return Advice(
+        "no-integers",
+        tensor.name,
+        reason.removeprefix(f"{tensor.name}: "),
+        "training diverged; train again from an earlier checkpoint with a lower learning rate",
+    )
+
+
+def of_range(model: QatModel, tensor: QatTensor) -> Iterator[Advice]:
+    """Yield what a stored range alone shows."""
+    low, high, spec = tensor.min, tensor.max, tensor.spec
+    if low is None or high is None or not (np.isfinite(low).all() and np.isfinite(high).all()):
+        return
+    if spec.quantizer == "FixedQuantizer":
+        # TFMOT drops the width; the reader notes where another one was meant.
+        if any(note.startswith(f"{tensor.name}: FixedQuantizer(num_bits=") for note in model.notes):
+            yield Advice(
+                "fixed-quantizer-bits",
+                tensor.name,
+                "TFMOT's FixedQuantizer ignores its num_bits and computes with 8 bits",
+                "take the 8-bit integers; for another width, train with MovingAverageQuantizer or "
+                "LastValueQuantizer",
+            )
+    elif _is_untrained(tensor, low, high):
+        yield Advice(
+            "untrained-range",
+            tensor.name,
+            f"its range is the initial {low.flat[0]:g} … {high.flat[0]:g}: it was never updated",
+            "train the model after quantize_apply, or call it on some batches with training=True, "
+            "and save it again",
+        )
+        return
+    elif tensor.role != "weight":
+        yield from _unconverged(model, tensor, float(low.flat[0]), float(high.flat[0]))
+    yield from _dead(tensor, low, high)
+    if spec.num_bits is not None and spec.narrow_range is not None:
+        yield from _on_half_step(tensor, low, high, spec.num_bits, spec.narrow_range)
+
+
+def of_weight(
+    model: QatModel, tensor: QatTensor, floats: Float32Array, quantized: QuantizedTensor
+) -> Iterator[Advice]:
+    """Yield what a quantized weight's values show."""
+    low, high = np.asarray(tensor.min), np.asarray(tensor.max)
+    node = _node(model, tensor)
+    if node and node.class_name == "DepthwiseConv2D" and low.size == 1 and floats.ndim == 4:
+        yield from _single_range(tensor, floats, quantized)
+    span = np.where(high > low, high.astype(np.float64) - low, np.inf)
+    excess = float(np.max(np.maximum(low - floats, floats - high) / span, initial=0))
+    if excess > _FAR_OUTSIDE:
+        share = np.count_nonzero((floats < low) | (floats > high)) / floats.size
+        yield Advice(
+            "outside-range",
+            tensor.name,
+            f"{share:.1%} of its values lie outside the stored range, by up to {excess:.0%} of it",
+            "they are clipped, as in TFMOT's own inference; to widen the range, call the model "
+            "once with training=True without an optimizer step and save it again",
+        )
+
+
+def _is_untrained(tensor: QatTensor, low: Float32Array, high: Float32Array) -> bool:
+    """Whether a range is exactly the initial one: 0 … 0 of AllValuesQuantizer, ±6 of others."""
+    if tensor.role != "weight" and bool(np.all(low == 0) and np.all(high == 0)):
+        return True
+    return bool(np.all(low == -_INITIAL) and np.all(high == _INITIAL))
+
+
+def _dead(tensor: QatTensor, low: Float32Array, high: Float32Array) -> Iterator[Advice]:
+    """Advise on ranges of 0 to 0: of weights that are 0, or of others, which are lost."""
+    dead = np.flatnonzero((low == 0) & (high == 0))
+    if not dead.size:
+        return
+    message = "its range is 0 … 0: every value is 0"
+    if low.ndim:
+        message = f"{dead.size} of {low.size} ranges are 0 … 0 (first: channel {dead[0]})"
+    remedy = (
+        "nothing is lost: scale is 0 and every integer the zero point; do not divide by that "
+        "scale, prune the channel or train it again from another initial value"
+    )
+    values = np.asarray(tensor.values if tensor.role == "weight" else 0.0)
+    lost = np.count_nonzero(values[..., dead] if low.ndim else values)
+    if lost:
+        if not low.ndim:
+            message = "its range is 0 … 0"
+        message += f", and {lost} of its values are not 0: all of them become 0"
+        remedy = (
+            "the range is older than the values, and TFMOT's own inference clips to it, too: call "
+            "the model once with training=True without an optimizer step and save it again"
+        )
+    yield Advice("dead-channel", tensor.name, message, remedy)
+
+
+def _unconverged(model: QatModel, tensor: QatTensor, low: float, high: float) -> Iterator[Advice]:
+    """Read the number of steps off a ReLU's minimum, which is -6 * 0.999**steps.
+
+    A ReLU's own minimum is 0, so nothing but the initial value can make the average negative. The
+    maximum is then 6 * 0.999**steps plus the rest of a mean that tells what it will become.
+    """
+    spec, node = tensor.spec, _node(model, tensor)
+    if (
+        node is None
+        or not _is_relu(node)
+        or tensor.name.endswith("/pre_activation")
+        or spec.quantizer not in (None, "MovingAverageQuantizer")
+        or spec.symmetric
+        or not -_INITIAL < low < 0 < high
+    ):
+        return
+    kept = -low / _INITIAL
+    steps = round(math.log(kept) / math.log(_DECAY))
+    mean = (high - _INITIAL * kept) / (1 - kept)
+    bits = spec.num_bits or 8
+    half_step = mean / (2**bits - 1) / 2
+    if mean <= 0 or -low <= half_step:
+        return
+    more = math.ceil(math.log(half_step / -low) / math.log(_DECAY))
+    yield Advice(
+        "unconverged-average",
+        tensor.name,
+        f"its moving average has seen {steps} steps: the minimum {low:.4g} of a ReLU's output is "
+        f"-6 * 0.999**{steps}",
+        f"train about {more} more steps, until the minimum is within half an integer step of 0 "
+        f"({bits} bits{'' if spec.num_bits else ' assumed'}); TFMOT's decay of 0.999 is fixed",
+    )
+
+
+def _on_half_step(
+    tensor: QatTensor, low: Float32Array, high: Float32Array, num_bits: int, narrow_range: bool
+) -> Iterator[Advice]:
+    if (low > high).any():
+        return
+    ties = np.flatnonzero(exact.zero_points(low, high, num_bits, narrow_range=narrow_range)[1])
+    if ties.size:
+        where = f" of channel {ties[0]} ({ties.size} such channels)" if low.ndim else ""
+        ends = f"{low.flat[ties[0]]:g} … {high.flat[ties[0]]:g}"
+        yield Advice(
+            "zero-point-half-step",
+            tensor.name,
+            f"the exact zero point of the range {ends}{where} lies halfway between two integers, "
+            "so float32 rounding decides, and other kernels may decide otherwise",
+            "use the exported zero point as it is; to avoid the tie, train with narrow_range=True",
+        )
+
+
+def _single_range(
+    tensor: QatTensor, floats: Float32Array, quantized: QuantizedTensor
+) -> Iterator[Advice]:
+    """Advise where one range serves several channels, axis 2 of HWIM."""
+    largest = np.abs(floats).max(axis=(0, 1, 3), initial=0)
+    alive = largest[largest > 0]
+    if alive.size > 1:
+        worst = int(np.where(largest > 0, largest, np.inf).argmin())
+        used = np.unique(quantized.values[:, :, worst]).size
+        yield Advice(
+            "single-range-depthwise",
+            tensor.name,
+            f"one range serves {largest.size} channels, the largest of them "
+            f"{alive.max() / alive.min():.3g} times the smallest: channel {worst} uses {used} of "
+            f"{2**quantized.num_bits} integers",
+            "TFMOT's per_axis means the last axis, which is the depth multiplier here; give this "
+            "layer more bits in its QuantizeConfig, or even its channels out (weight decay, "
+            "kernel constraints)",
+        )
+
+
+def _node(model: QatModel, tensor: QatTensor) -> Node | None:
+    """Return the layer's node that a tensor belongs to."""
+    layer = tensor.name.rpartition("/")[0]
+    nodes = model.graph.nodes if model.graph else ()
+    return next((node for node in nodes if node.layer == layer), None)
+
+
+def _is_relu(node: Node) -> bool:
+    """Whether a layer's output is never negative because of a ReLU."""
+    if node.class_name == "ReLU":
+        slope, threshold = node.config.get("negative_slope"), node.config.get("threshold")
+        is_known = threshold is None or isinstance(threshold, (int, float))
+        return not slope and is_known and not (threshold or 0) < 0
+    return activation(node) in ("relu", "relu6")

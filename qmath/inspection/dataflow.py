@@ -1,0 +1,192 @@
+"""Where a model computes in integers and where in float.
+
+A model that lowers to an integer program is what that program is; of any other, with settings
+unknown or a layer that is not supported, the graph tells as much as it can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from typing import Literal
+
+from qmath.errors import QmathError
+from qmath.inspection.advice import Advice, activation
+from qmath.integer.lowering.lower import lower
+from qmath.model import Node, QatModel
+
+__all__ = ["Flow", "follow"]
+
+# What flows out of a layer: integers with one scale; sums of products of such, which a following
+# quantizer turns into integers without any float; or floats.
+State = Literal["integers", "sums", "float"]
+
+_WEIGHTED = frozenset({
+    "Conv1D", "Conv2D", "Conv2DTranspose", "Conv3D", "Dense", "DepthwiseConv2D", "EinsumDense",
+    "Embedding", "SeparableConv2D",
+})  # fmt: skip
+_KEEPS = frozenset({
+    "Activation", "Cropping1D", "Cropping2D", "Dropout", "Flatten", "GaussianNoise",
+    "GlobalMaxPooling1D", "GlobalMaxPooling2D", "MaxPooling1D", "MaxPooling2D", "Permute",
+    "QuantizeLayer", "ReLU", "RepeatVector", "Reshape", "SpatialDropout1D", "SpatialDropout2D",
+    "UpSampling1D", "ZeroPadding1D", "ZeroPadding2D",
+})  # fmt: skip
+_SUMS = frozenset({
+    "Add", "Average", "AveragePooling1D", "AveragePooling2D", "BatchNormalization", "Concatenate",
+    "GlobalAveragePooling1D", "GlobalAveragePooling2D", "Subtract", "SyncBatchNormalization",
+    "UpSampling2D",
+})  # fmt: skip
+# Layers that change no value: a quantizer belongs on what is before them.
+_RESHAPES = frozenset({"Dropout", "Flatten", "Permute", "Reshape", "SpatialDropout2D"})
+_PIECEWISE_LINEAR = frozenset({"linear", "relu", "relu6"})
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Whether a model needs no float before its last layer (``None``: unknown), and what does."""
+
+    integer_only: bool | None
+    warnings: tuple[Advice, ...] = ()
+
+
+def follow(model: QatModel, ready: Set[str]) -> Flow:
+    """Say where a model computes in float before its last layer, and what to do about it.
+
+    Parameters
+    ----------
+    model : QatModel
+        With a graph, or nothing can be said.
+    ready : set of str
+        Names of the tensors whose settings are known.
+    """
+    if model.graph is None:
+        return Flow(None)
+    warnings = _follow_graph(model)
+    quantized = {tensor.name for tensor in model.tensors.values() if tensor.role != "float"}
+    if not quantized or not quantized <= ready:
+        return Flow(False, warnings)
+    try:
+        islands = lower(model).islands
+    except QmathError:
+        return Flow(not warnings, warnings)
+    return Flow(not islands, tuple(_of_islands(model, islands, warnings)))
+
+
+def _of_islands(
+    model: QatModel, islands: Mapping[str, str], warnings: tuple[Advice, ...]
+) -> Iterator[Advice]:
+    """Yield what the graph says of a program's islands, or, where it says nothing, the remedy."""
+    said: set[str] = set()
+    for node in model.graph.nodes if model.graph else ():
+        if node.name not in islands or node.layer in said:
+            continue
+        said.add(node.layer)
+        known = [item for item in warnings if item.where == node.layer]
+        if known:
+            yield from known
+            continue
+        remedy = islands[node.name]
+        kind = "float-layer" if node.class_name in _WEIGHTED else "float-function"
+        kind = "float-input" if remedy.startswith("quantize its input") else kind
+        message = f"{node.class_name} is computed in float in the middle of the model"
+        yield Advice(kind, node.layer, message, remedy)
+
+
+def _follow_graph(model: QatModel) -> tuple[Advice, ...]:
+    """Follow integers and floats from the inputs to the outputs, layer by layer."""
+    graph = model.graph
+    assert graph is not None
+    states: dict[str, State] = {}
+    warnings: dict[tuple[str, str], Advice] = {}
+    nodes = {node.name: node for node in graph.nodes}
+    last = set(graph.outputs) - {name for node in graph.nodes for name in node.inputs}
+    for node in graph.nodes:
+        states[node.name], found = _compute(model, node, states, nodes, is_last=node.name in last)
+        for item in found:
+            warnings[item.kind, item.where] = item
+    return tuple(warnings.values())
+
+
+def _compute(
+    model: QatModel,
+    node: Node,
+    states: dict[str, State],
+    nodes: dict[str, Node],
+    *,
+    is_last: bool,
+) -> tuple[State, list[Advice]]:
+    """Return the state of a node's output, and what keeps the node from computing in integers."""
+    fed: set[State] = {states[name] for name in node.inputs}
+    state: State = "float" if "float" in fed else "sums" if "sums" in fed else "integers"
+    found = []
+    if node.class_name == "InputLayer":
+        state = "float"
+    elif node.class_name in _WEIGHTED or node.class_name == "Multiply":
+        if state != "integers" and node.class_name != "Embedding":
+            found.append(_float_input(node, states, nodes))
+        if node.class_name in _WEIGHTED and not _has(model, node, "weight"):
+            found.append(_float_layer(node))
+        state = "float" if found else "sums"
+    elif node.class_name in _SUMS:
+        state = "float" if state == "float" else "sums"
+    function = activation(node)
+    known = _WEIGHTED | _SUMS | _KEEPS | {"InputLayer", "Multiply"}
+    if node.class_name not in known or function not in _PIECEWISE_LINEAR:
+        # The last layer's function needs no float before it; an argmax does without the function.
+        if not is_last:
+            what = node.class_name if node.class_name not in known else function
+            found.append(_float_function(node, what))
+        state = "float"
+    if _has(model, node, "post_activation") or _has(model, node, "output"):
+        state = "integers"
+    return state, found
+
+
+def _has(model: QatModel, node: Node, what: str) -> bool:
+    """Whether a layer has a quantized weight, or a quantizer of the given name."""
+    if what != "weight":
+        return f"{node.layer}/{what}" in model.tensors
+    return any(
+        tensor.role == "weight" and name.rpartition("/")[0] == node.layer
+        for name, tensor in model.tensors.items()
+    )
+
+
+def _float_layer(node: Node) -> Advice:
+    return Advice(
+        "float-layer",
+        node.layer,
+        f"the weights of {node.class_name} were left float",
+        "before quantize_apply, wrap the layer: tfmot.quantization.keras.quantize_annotate_layer("
+        "layer, MyConfig()), where MyConfig.get_weights_and_quantizers returns its kernel",
+    )
+
+
+def _float_input(node: Node, states: dict[str, State], nodes: dict[str, Node]) -> Advice:
+    """Advise on a layer of which an input has no quantizer; name the layer that should get one."""
+    source = next(nodes[name] for name in node.inputs if states[name] != "integers")
+    while source.class_name in _RESHAPES and source.inputs:
+        source = nodes[source.inputs[0]]
+    if source.class_name == "InputLayer":
+        remedy = (
+            "quantize the model's input with a tfmot QuantizeLayer after it, as quantize_apply "
+            "does with its default scheme"
+        )
+    else:
+        remedy = (
+            f"before quantize_apply, annotate {source.layer} with a QuantizeConfig whose "
+            "get_output_quantizers returns [MovingAverageQuantizer(num_bits=N, per_axis=False, "
+            "symmetric=False, narrow_range=False)]"
+        )
+    message = f"its input, from {source.layer}, has no quantizer"
+    return Advice("float-input", node.layer, message, remedy)
+
+
+def _float_function(node: Node, function: str) -> Advice:
+    return Advice(
+        "float-function",
+        node.layer,
+        f"{function} is computed in float in the middle of the model",
+        "use relu or a linear activation there, or compute this layer in float or by a table "
+        "of its quantized inputs",
+    )

@@ -1,0 +1,307 @@
+"""What there is to know about a model before exporting it: rows, a verdict, warnings."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qmath._progress import Progress, ticking
+from qmath.errors import QmathError
+from qmath.exports import bundle
+from qmath.inspection import advice, dataflow
+from qmath.inspection.advice import Advice
+from qmath.model import Float32Array, QatModel, QatTensor, QuantizedTensor, QuantSpec
+from qmath.readers.source import as_model
+
+if TYPE_CHECKING:
+    from qmath.quantizers import Quantizer
+
+__all__ = ["Report", "Row", "Verdict", "inspect"]
+
+_MOST_BARS = 256
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor. ``None`` marks what is unknown or has no meaning for it.
+
+    Attributes
+    ----------
+    tensor, role
+        Name and role, see `qmath.QatTensor`.
+    shape : tuple of int or None
+        ``None`` for activations, whose shape no file holds.
+    dtype : str or None
+        Of the stored floats.
+    num_bits : int or None
+        Width.
+    scheme : str
+        The quantizer and its settings, such as ``LastValue sym narrow per channel``; ``float``
+        for a float tensor.
+    evidence : mapping of str to str
+        Where each setting was learnt.
+    ready : bool or None
+        Whether the integers are determined; ``None`` for a float tensor.
+    problem : str or None
+        Why it is not ready.
+    min, max : tuple of float or None
+        The stored range, one number per channel. Numbers that are not finite are ``None``.
+    scale : tuple of float or None
+        One per channel.
+    zero_point : tuple of int or None
+        One per channel, as exported: weights signed, the rest unsigned.
+    integers_used, integers_available : int or None
+        Distinct integers among a weight's values, and how many the width offers.
+    lowest : int or None
+        The lowest integer that the width offers a weight.
+    histogram : tuple of int or None
+        How many of a weight's values have each integer, from `lowest` on; from 9 bits on, each
+        number is that of a few neighbouring integers, equally many, so that there are at most 256.
+    elements, clipped, near_ties : int or None
+        A weight's elements, those outside the nudged range, and those so close to a rounding tie
+        that other kernels could differ.
+    sqnr_db : float or None
+        Signal-to-quantization-noise ratio of a weight; ``None`` also where there is no noise.
+    """
+
+    tensor: str
+    role: str
+    shape: tuple[int, ...] | None = None
+    dtype: str | None = None
+    num_bits: int | None = None
+    scheme: str = "float"
+    evidence: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    ready: bool | None = None
+    problem: str | None = None
+    min: tuple[float | None, ...] | None = None
+    max: tuple[float | None, ...] | None = None
+    scale: tuple[float, ...] | None = None
+    zero_point: tuple[int, ...] | None = None
+    integers_used: int | None = None
+    integers_available: int | None = None
+    lowest: int | None = None
+    histogram: tuple[int, ...] | None = None
+    elements: int | None = None
+    clipped: int | None = None
+    near_ties: int | None = None
+    sqnr_db: float | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How far a model is ready.
+
+    Attributes
+    ----------
+    weights_ready, weights : int
+        Quantized weights whose integers are determined, of all quantized weights.
+    activations_ready, activations : int
+        The same of activations, layer outputs and model inputs.
+    integer_only : bool or None
+        Whether inference needs no float between the model's input and its last layer;
+        ``None`` where the file holds no architecture.
+    """
+
+    weights_ready: int
+    weights: int
+    activations_ready: int
+    activations: int
+    integer_only: bool | None
+
+    def __str__(self) -> str:
+        integer_only = {True: "yes", False: "no", None: "unknown"}[self.integer_only]
+        return (
+            f"weights {self.weights_ready}/{self.weights} ready, activations "
+            f"{self.activations_ready}/{self.activations} ready, integer-only: {integer_only}"
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `inspect` found.
+
+    Attributes
+    ----------
+    source : str
+        The file, or the class of a live model.
+    verdict : Verdict
+        The short answer.
+    rows : tuple of Row
+        One for each tensor, in the model's order.
+    warnings : tuple of Advice
+        What to look at, each with its remedy.
+    notes : tuple of str
+        What the reader of the file has to say.
+    """
+
+    source: str
+    verdict: Verdict
+    rows: tuple[Row, ...]
+    warnings: tuple[Advice, ...]
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values."""
+        return dataclasses.asdict(self) | {"summary": str(self.verdict)}
+
+
+def inspect(
+    model: str | os.PathLike[str] | QatModel,
+    quantizers: Mapping[str, Quantizer] | None = None,
+    *,
+    force: bool = False,
+    architecture: str | os.PathLike[str] | None = None,
+    isolate: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Say what a model holds, what is missing, and what looks wrong.
+
+    Parameters
+    ----------
+    model : path or QatModel
+        What `qmath.load` reads, or what it or `qmath.from_keras` returned.
+    quantizers : mapping, optional
+        Settings that are in no file, as for `qmath.load`.
+    force : bool
+        Let `quantizers` win where the file says something else.
+    architecture : path, optional
+        The file that holds the model's architecture, as for `qmath.load`.
+    isolate : bool
+        Let another process read HDF5 files, as for `qmath.load`.
+    progress : callable, optional
+        Called with how many tensors are done, and of how many.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    QmathError
+        See `qmath.load`. What keeps a tensor from being quantized is in its row instead.
+
+    Examples
+    --------
+    >>> import qmath
+    >>> print(qmath.inspect("reference/samples/question.h5").verdict)
+    weights 2/2 ready, activations 1/3 ready, integer-only: no
+    """
+    source = as_model(model, quantizers, force=force, architecture=architecture, isolate=isolate)
+    rows, warnings = [], []
+    for tensor in ticking(source.tensors.values(), progress):
+        row, found = _row(source, tensor)
+        rows.append(row)
+        warnings += found
+    weights = [row for row in rows if row.role == "weight"]
+    activations = [row for row in rows if row.role in ("activation", "output", "input")]
+    flow = dataflow.follow(source, {row.tensor for row in rows if row.ready})
+    warnings += flow.warnings
+    verdict = Verdict(
+        sum(row.ready is True for row in weights),
+        len(weights),
+        sum(row.ready is True for row in activations),
+        len(activations),
+        flow.integer_only,
+    )
+    return Report(source.source, verdict, tuple(rows), tuple(warnings), tuple(source.notes))
+
+
+def _row(model: QatModel, tensor: QatTensor) -> tuple[Row, list[Advice]]:
+    """Describe one tensor, and what is odd about it."""
+    row = Row(tensor.name, tensor.role)
+    if tensor.values is not None:
+        dtype = getattr(tensor.values, "dtype", None)
+        row = dataclasses.replace(
+            row, shape=tuple(np.shape(tensor.values)), dtype=str(dtype) if dtype else None
+        )
+    if tensor.role == "float":
+        return row, []
+    spec = tensor.spec
+    row = dataclasses.replace(
+        row,
+        num_bits=spec.num_bits,
+        scheme=_scheme(spec),
+        evidence=dict(tensor.evidence),
+        min=_finite(tensor.min),
+        max=_finite(tensor.max),
+        ready=False,
+    )
+    warnings = list(advice.of_range(model, tensor))
+    if not spec.is_complete:
+        problem = "the settings are in no file"
+        warnings.append(advice.missing_settings(tensor))
+        return dataclasses.replace(row, problem=problem), warnings
+    try:
+        if tensor.role == "weight":
+            row, found = _weight(model, row, tensor)
+            return row, warnings + found
+        record = bundle.quantized_range(tensor)
+    except QmathError as error:
+        warnings.append(advice.no_integers(tensor, str(error)))
+        return dataclasses.replace(row, problem=str(error)), warnings
+    return _ready(row, record.scale, record.zero_point), warnings
+
+
+def _weight(model: QatModel, row: Row, tensor: QatTensor) -> tuple[Row, list[Advice]]:
+    """Add what only a tensor with values has."""
+    floats = np.asarray(tensor.values, np.float32)
+    quantized = dataclasses.replace(tensor, values=floats).quantize()
+    counts = bundle.count(tensor, floats, quantized)
+    row = _ready(row, quantized.scale, quantized.zero_point)
+    lowest = quantized.narrow_range - 2 ** (quantized.num_bits - 1)
+    available = 2**quantized.num_bits - quantized.narrow_range
+    occurrences = np.bincount(quantized.values.ravel().astype(np.int64) - lowest, None, available)
+    width = -(-available // _MOST_BARS)
+    bars = np.add.reduceat(occurrences, np.arange(0, available, width))
+    row = dataclasses.replace(
+        row,
+        integers_used=int(np.count_nonzero(occurrences)),
+        integers_available=available,
+        lowest=lowest,
+        histogram=tuple(bars.tolist()),
+        elements=floats.size,
+        clipped=counts["clipped"],
+        near_ties=counts["near_ties"],
+        sqnr_db=_sqnr_db(floats, quantized),
+    )
+    return row, list(advice.of_weight(model, tensor, floats, quantized))
+
+
+def _ready(row: Row, scale: Float32Array, zero_point: Any) -> Row:
+    return dataclasses.replace(
+        row,
+        ready=True,
+        scale=tuple(scale.ravel().tolist()),
+        zero_point=tuple(zero_point.ravel().tolist()),
+    )
+
+
+def _sqnr_db(floats: Float32Array, quantized: QuantizedTensor) -> float | None:
+    """Return the ratio of the values' energy to that of what quantizing took away, in dB."""
+    x = floats.astype(np.float64)
+    noise = float(np.sum(np.square(x - quantized.dequantize())))
+    signal = float(np.sum(np.square(x)))
+    return 10 * math.log10(signal / noise) if signal and noise and math.isfinite(signal) else None
+
+
+def _finite(end: Float32Array | None) -> tuple[float | None, ...] | None:
+    if end is None:
+        return None
+    return tuple(value if math.isfinite(value) else None for value in np.ravel(end).tolist())
+
+
+def _scheme(spec: QuantSpec) -> str:
+    """Say in few words how a quantizer is configured, as far as known."""
+    words = (
+        spec.quantizer.removesuffix("Quantizer") if spec.quantizer else None,
+        {True: "sym", False: "asym", None: None}[spec.symmetric],
+        "narrow" if spec.narrow_range else None,
+        {True: "per channel", False: "per tensor", None: None}[spec.per_axis],
+    )
+    return " ".join(word for word in words if word) or "unknown"

@@ -1,0 +1,238 @@
+"""Run a program on data under an arithmetic profile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qmath.errors import QmathError
+from qmath.integer.bounds import exact_dtype, interval
+from qmath.integer.lowering import functions
+from qmath.integer.profiles.profiles import Exact, Profile
+from qmath.integer.program import (
+    Accumulator,
+    FloatStep,
+    Grid,
+    MoveStep,
+    Program,
+    QuantizeStep,
+    Requantize,
+    Step,
+    Term,
+    sources,
+)
+from qmath.kernels.affine import smallest_dtype
+
+__all__ = ["Executor", "batches"]
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """What a term needs at run time: weights in the dtype that BLAS multiplies exactly."""
+
+    dtype: type[np.floating[Any]]
+    weights: tuple[Array | None, ...]
+    interval: tuple[int, int]
+
+
+class Executor:
+    """A program made ready to run, once, for any number of batches.
+
+    Parameters
+    ----------
+    program : Program
+    profile : Profile, optional
+        Default: `Exact`.
+    """
+
+    def __init__(self, program: Program, profile: Profile | None = None) -> None:
+        self.program = program
+        self.profile = profile or Exact()
+        self.grids: dict[str, Grid] = {
+            step.name: step.grid for step in program.steps if not isinstance(step, FloatStep)
+        }
+        self._idle_after = _idle_after(program)
+        self._prepared: dict[int, _Prepared] = {}
+        for step in program.steps:
+            for value in _accumulators(step):
+                for term in value.terms:
+                    self._prepared[id(term)] = self._prepare(term, step.name)
+
+    def _prepare(self, term: Term, name: str) -> _Prepared:
+        ends = interval(term)
+        dtype = exact_dtype(*ends, name)
+        weights = tuple(None if op.weights is None else op.weights.astype(dtype) for op in term.ops)
+        return _Prepared(dtype, weights, ends)
+
+    def intervals(self, step: Requantize) -> list[tuple[int, int]]:
+        """Return the least and greatest accumulator of each term of a step."""
+        return [self._prepared[id(term)].interval for term in step.value.terms]
+
+    def run(
+        self,
+        inputs: Mapping[str, ArrayLike],
+        forced: Mapping[str, Array] | None = None,
+        watch: Callable[[Requantize, list[Array]], None] | None = None,
+        keep: Container[str] | None = None,
+    ) -> dict[str, Array]:
+        """Run one batch.
+
+        Parameters
+        ----------
+        inputs : mapping of str to array-like
+            Float data of each input, ``(N, …)``.
+        forced : mapping of str to ndarray, optional
+            Unsigned integers that replace those of the named steps for what follows
+            (teacher forcing); the step's own result is still what is returned.
+        watch : callable, optional
+            Called with each requantization and its exact accumulators.
+        keep : container of str, optional
+            The steps whose results to return; default: all.
+
+        Returns
+        -------
+        dict of str to ndarray
+            For every step kept its result: unsigned integers, as TensorFlow counts, of the smallest
+            dtype, or float32.
+        """
+        values = self._as_arrays(inputs)
+        results: dict[str, Array] = {}
+        for step in self.program.steps:
+            value = self._compute(step, values, watch)
+            if keep is None or step.name in keep:
+                grid = self.grids.get(step.name)
+                results[step.name] = value if grid is None else _unsigned(value, grid)
+            if forced and step.name in forced and step.name in self.grids:
+                zero_point = self.grids[step.name].zero_point
+                value = (forced[step.name].astype(np.int32) - zero_point).astype(np.float32)
+            values[step.name] = value
+            for name in self._idle_after[step.name]:
+                del values[name]
+        return results
+
+    def checked(self, inputs: Mapping[str, ArrayLike]) -> dict[str, Array]:
+        """Return all of the data as float32 arrays, or raise if they cannot be the model's.
+
+        Raises
+        ------
+        QmathError
+            Names, shapes or dtypes do not fit; the inputs differ in length; the data are scaled
+            otherwise than in training, so that the model's input would clip them.
+        """
+        arrays = self._as_arrays(inputs)
+        lengths = {len(x) for x in arrays.values()}
+        if len(lengths) > 1:
+            raise QmathError(f"the inputs differ in their number of examples: {sorted(lengths)}")
+        for step in self.program.steps:
+            if isinstance(step, QuantizeStep) and step.source in arrays:
+                _check_range(arrays[step.source], step)
+        return arrays
+
+    def _as_arrays(self, inputs: Mapping[str, ArrayLike]) -> dict[str, Array]:
+        if set(inputs) != set(self.program.inputs):
+            raise QmathError(
+                f"the model's inputs are {sorted(self.program.inputs)}, the data has "
+                f"{sorted(inputs)}"
+            )
+        arrays: dict[str, Array] = {}
+        for name, shape in self.program.inputs.items():
+            x = np.asarray(inputs[name])
+            if x.dtype.kind not in "fiub":
+                raise QmathError(f"{name}: the data must be numbers, got dtype {x.dtype}")
+            if x.shape[1:] != tuple(shape) or x.ndim != len(shape) + 1:
+                expected = ", ".join(map(str, shape))
+                raise QmathError(f"{name}: the data must have shape (N, {expected}), got {x.shape}")
+            arrays[name] = np.ascontiguousarray(x, np.float32)
+        return arrays
+
+    def _compute(
+        self,
+        step: Step,
+        values: Mapping[str, Array],
+        watch: Callable[[Requantize, list[Array]], None] | None,
+    ) -> Array:
+        if isinstance(step, Requantize):
+            sums = [self._accumulate(term, values) for term in step.value.terms]
+            if watch:
+                watch(step, sums)
+            return self.profile.requantize(step, sums, self.intervals(step))
+        if isinstance(step, MoveStep):
+            return step.apply(values[step.source])
+        if isinstance(step, QuantizeStep):
+            return step.grid.quantize(values[step.source], step.source).astype(np.float32)
+        if isinstance(step, FloatStep):
+            parts = [
+                values[source] if isinstance(source, str) else self._real(source, values)
+                for source in step.sources
+            ]
+            return np.asarray(step.apply(*parts), np.float32)
+        index = values[step.source].astype(np.int32) + self.grids[step.source].zero_point
+        return step.table[index].astype(np.float32)
+
+    def _accumulate(self, term: Term, values: Mapping[str, Array]) -> Array:
+        prepared = self._prepared[id(term)]
+        x = values[term.source].astype(prepared.dtype, copy=False)
+        for linear, weights in zip(term.ops, prepared.weights, strict=True):
+            x = linear.apply(x, weights)
+        return x
+
+    def _real(self, value: Accumulator, values: Mapping[str, Array]) -> Array:
+        """Return an accumulator's real values in float32."""
+        total = value.offset
+        for term in value.terms:
+            total = total + self._accumulate(term, values).astype(np.float64) * term.scale
+        total = np.broadcast_to(total, (len(total), *value.shape))
+        if value.activation is not None:
+            total = functions.piecewise(total, value.activation)
+        return total.astype(np.float32)
+
+
+def batches(arrays: Mapping[str, Array], size: int = 8192) -> Iterator[dict[str, Array]]:
+    """Cut arrays of equal length into batches of about `size` elements: these stay in the cache."""
+    length = len(next(iter(arrays.values())))
+    step = max(1, size // max(1, *(x[:1].size for x in arrays.values()), 1))
+    for start in range(0, max(length, 1), step):
+        yield {name: x[start : start + step] for name, x in arrays.items()}
+
+
+def _idle_after(program: Program) -> dict[str, list[str]]:
+    """Return the tensors that nothing reads after each step: their memory is used again."""
+    last = {name: step.name for step in program.steps for name in sources(step)}
+    idle: dict[str, list[str]] = {step.name: [] for step in program.steps}
+    for name, step_name in last.items():
+        idle[step_name].append(name)
+    return idle
+
+
+def _check_range(x: Array, step: QuantizeStep) -> None:
+    """Refuse data that the model's input would clip: training scaled them otherwise."""
+    grid = step.grid
+    low, high = (limit * grid.scale for limit in grid.limits)
+    width = high - low
+    outside = np.count_nonzero((x < low - grid.scale) | (x > high + grid.scale))
+    far = np.count_nonzero((x < low - width) | (x > high + width))
+    if 4 * outside > x.size or 100 * far > x.size:
+        raise QmathError(
+            f"{step.source}: {outside / x.size:.0%} of the data, from {x.min():.6g} to "
+            f"{x.max():.6g}, lie outside the range [{grid.min:.6g}, {grid.max:.6g}] of "
+            f"{step.name}; scale them as in training"
+        )
+
+
+def _accumulators(step: Step) -> list[Accumulator]:
+    if isinstance(step, Requantize):
+        return [step.value]
+    if isinstance(step, FloatStep):
+        return [source for source in step.sources if isinstance(source, Accumulator)]
+    return []
+
+
+def _unsigned(value: Array, grid: Grid) -> Array:
+    dtype = smallest_dtype(grid.num_bits, signed=False)
+    return np.asarray((value + np.float32(grid.zero_point)).astype(dtype))

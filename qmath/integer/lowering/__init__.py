@@ -1,0 +1,1 @@
+"""Layers to integer accumulators, and where each is rounded."""

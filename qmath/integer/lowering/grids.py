@@ -1,0 +1,65 @@
+"""From a tensor's stored range to the grid of its integers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.errors import QmathError
+from qmath.integer.program import Grid
+from qmath.kernels.affine import scale_and_zero_point
+from qmath.model import QatTensor, QuantSpec
+
+Array = NDArray[Any]
+
+
+def grid_of(tensor: QatTensor) -> Grid:
+    """Return the grid of a quantized activation."""
+    spec = tensor.spec
+    low, high = _ends(tensor)
+    if low.ndim:
+        raise QmathError(f"{tensor.name}: an activation with a range per channel is not supported")
+    scale, zero_point = scale_and_zero_point(
+        low,
+        high,
+        spec.num_bits or 0,
+        narrow_range=bool(spec.narrow_range),
+        signed=False,
+        name=tensor.name,
+    )
+    if not scale:
+        raise QmathError(
+            f"{tensor.name}: its range is [0, 0], so it was never trained; train the "
+            "model, or run it once with training=True on real data"
+        )
+    return Grid(
+        float(scale),
+        int(zero_point),
+        int(bool(spec.narrow_range)),
+        highest(spec),
+        spec.num_bits or 0,
+        float(low),
+        float(high),
+        spec.op,
+    )
+
+
+def width_and_steps(tensor: QatTensor) -> tuple[Array, int]:
+    """Return the width of a weight's range, in float64, and the number of its steps."""
+    spec = tensor.spec
+    low, high = _ends(tensor)
+    return high.astype(np.float64) - low.astype(np.float64), highest(spec) - bool(spec.narrow_range)
+
+
+def highest(spec: QuantSpec) -> int:
+    """Return the highest integer, counted from 0; the settings are known by now."""
+    return int(2 ** (spec.num_bits or 0)) - 1
+
+
+def _ends(tensor: QatTensor) -> tuple[Array, Array]:
+    """Return the stored range, which every quantized tensor has."""
+    if tensor.min is None or tensor.max is None:
+        raise QmathError(f"{tensor.name}: the model holds no range for it")
+    return tensor.min, tensor.max

@@ -1,0 +1,1 @@
+"""The arithmetics in which the integer model runs."""

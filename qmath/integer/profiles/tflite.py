@@ -1,0 +1,196 @@
+"""The profiles `tflite` and `xnnpack`: what TFLite's reference kernels and its delegate compute.
+
+Both start from TFLite's integers: the bias is rounded to int32, in steps of input scale times
+weight scale, and the accumulator is multiplied by the float32 scales' quotient. They differ in how
+they round the product, which is why there is no one TFLite result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.errors import QmathError
+from qmath.integer.profiles import tflite_arithmetic as arithmetic
+from qmath.integer.profiles.tflite_kernels import Kernel, Stored
+from qmath.integer.profiles.tflite_parts import Part, kernels, parts
+from qmath.integer.program import Linear, Requantize
+
+__all__ = ["Kernel", "Stored", "Tflite", "Xnnpack", "kernels"]
+
+Array = NDArray[Any]
+Int64Array = NDArray[np.int64]
+
+
+class Tflite:
+    """TFLite's reference kernels: int32 bias, 31-bit multipliers, two roundings.
+
+    Parameters
+    ----------
+    rounding : {"double", "single"}
+        ``"single"`` is what a TFLite built with ``TFLITE_SINGLE_ROUNDING`` does, as some
+        microcontroller builds are. Dense layers round once, from float64, in either.
+    stored : mapping of str to mapping, optional
+        By step and weight tensor, the scales and biases of a deployed file; see `kernels`.
+
+    Notes
+    -----
+    Identical to TensorFlow 2.21's ``BUILTIN_REF`` resolver, operation by operation, where a file
+    holds the same scales. Not mirrored: what TFLite does between the model's quantized tensors
+    (sigmoid, tanh and softmax on its own fixed grids) and its rounding of a float model input.
+    """
+
+    name = "tflite"
+
+    def __init__(
+        self,
+        rounding: arithmetic.Rounding = "double",
+        stored: Mapping[str, Mapping[str, Stored]] | None = None,
+    ) -> None:
+        if rounding not in ("double", "single"):
+            raise QmathError(f"rounding must be 'double' or 'single', got {rounding!r}")
+        self.rounding = rounding
+        self._stored = stored or {}
+        self._parts: WeakKeyDictionary[Requantize, tuple[Part, ...]] = WeakKeyDictionary()
+
+    def requantize(
+        self, step: Requantize, sums: Sequence[Array], _intervals: Sequence[tuple[int, int]]
+    ) -> Array:
+        """Return the integers relative to the output's zero point, as float32."""
+        if step not in self._parts:
+            found = parts(step, self._stored.get(step.name))
+            self._parts[step] = tuple(_spread(part) for part in found)
+        results = self._parts[step]
+        if len(results) == 1:
+            return self._run(results[0], sums)
+        out = np.empty((len(sums[0]), *step.shape), np.float32)
+        for part in results:
+            region = (slice(None), *part.region)
+            out[region] = self._run(part, [sums[i][region] for i in part.sources])
+        return out
+
+    def _run(self, part: Part, sums: Sequence[Array]) -> Array:
+        values = [np.asarray(total, np.int64) for total in sums]
+        for kernel in part.kernels:
+            result = self._compute(kernel, values)
+            low, high = kernel.limits
+            values = [np.clip(result, low, high)]
+        return values[0].astype(np.float32)
+
+    def _compute(self, kernel: Kernel, values: Sequence[Array]) -> Array:
+        """Return a kernel's result before its clamps, relative to the output's zero point."""
+        if kernel.bias is not None:
+            return self._weighted(kernel, values[0] * kernel.weight_sign + kernel.bias)
+        if kernel.op == "ADD":
+            return self._add(kernel, *values)
+        if kernel.op == "AVERAGE_POOL_2D":
+            assert kernel.count is not None
+            zero_point = kernel.output.zero_point
+            total = values[0] + zero_point * kernel.count
+            return arithmetic.average(total, kernel.count) - zero_point
+        if kernel.op == "LEAKY_RELU":
+            return self._leaky(kernel, values[0])
+        if kernel.op == "QUANTIZE":
+            return self._quantize(kernel, values[0])
+        if kernel.op == "MEAN":
+            return self._mean(kernel, values[0])
+        return self._scaled(kernel, values[0])
+
+    def _scaled(self, kernel: Kernel, x: Int64Array, i: int = 0) -> Array:
+        multiplier, shift = kernel.multipliers[i], kernel.shifts[i]
+        return arithmetic.multiply_by_quantized_multiplier(x, multiplier, shift, self.rounding)
+
+    def _weighted(self, kernel: Kernel, x: Int64Array) -> Array:
+        if kernel.op != "FULLY_CONNECTED":
+            return self._scaled(kernel, x)
+        assert kernel.weight_scale is not None
+        scale = np.float64(kernel.inputs[0].scale) * kernel.weight_scale.astype(np.float64)
+        return arithmetic.round_half_away(x * (scale / np.float64(kernel.output.scale)))
+
+    def _add(self, kernel: Kernel, a: Int64Array, b: Int64Array) -> Array:
+        shifted = (x << kernel.left_shift for x in (a, b))
+        total = sum(self._scaled(kernel, x, i) for i, x in enumerate(shifted))
+        return self._scaled(kernel, np.asarray(total), 2)
+
+    def _quantize(self, kernel: Kernel, x: Int64Array) -> Array:
+        return self._scaled(kernel, x)
+
+    def _mean(self, kernel: Kernel, x: Int64Array) -> Array:
+        return self._scaled(kernel, x)
+
+    def _leaky(self, kernel: Kernel, x: Int64Array) -> Array:
+        return np.where(x >= 0, self._scaled(kernel, x), self._scaled(kernel, x, 1))
+
+
+class Xnnpack(Tflite):
+    """XNNPACK, TFLite's default delegate on a CPU: int32 bias, float32 scales, ties to even.
+
+    Convolutions (transposed ones too) and dense layers multiply in float32, sums have multipliers
+    of 21 bits, changes of grid and leaky ReLUs of 8, a mean rounds ties away from zero. What
+    XNNPACK leaves to TFLite (pools, ReLUs by themselves, ratios of scales out of its range) is
+    computed as `Tflite` does.
+
+    Parameters
+    ----------
+    stored : mapping of str to mapping, optional
+        As for `Tflite`.
+    """
+
+    name = "xnnpack"
+
+    def __init__(self, stored: Mapping[str, Mapping[str, Stored]] | None = None) -> None:
+        super().__init__("double", stored)
+
+    def _weighted(self, kernel: Kernel, x: Int64Array) -> Array:
+        assert kernel.weight_scale is not None
+        scale = kernel.inputs[0].scale * kernel.weight_scale / kernel.output.scale
+        return arithmetic.xnnpack_fp32_requantize(x, scale)
+
+    def _add(self, kernel: Kernel, a: Int64Array, b: Int64Array) -> Array:
+        first, second = (q.scale / kernel.output.scale for q in kernel.inputs)
+        if not all(2.0**-10 <= scale < 2.0**8 for scale in (first, second)):
+            return super()._add(kernel, a, b)
+        m, n, shift = arithmetic.xnnpack_add_multipliers(first, second)
+        return (a * m + b * n + (1 << (shift - 1))) >> shift
+
+    def _quantize(self, kernel: Kernel, x: Int64Array) -> Array:
+        ratio = kernel.inputs[0].scale / kernel.output.scale
+        if not 2.0**-8 <= ratio <= 2.0**7:
+            return super()._quantize(kernel, x)
+        return (x * int(np.rint(256 * ratio)) + 128) >> 8
+
+    def _mean(self, kernel: Kernel, x: Int64Array) -> Array:
+        assert kernel.count is not None
+        (source,), output, count = kernel.inputs, kernel.output, int(kernel.count)
+        zero_points = source.zero_point, output.zero_point
+        total = x + source.zero_point * count
+        mean = arithmetic.xnnpack_mean(total, count, source.scale / output.scale, zero_points)
+        return mean - output.zero_point
+
+    def _leaky(self, kernel: Kernel, x: Int64Array) -> Array:
+        positive = kernel.inputs[0].scale / kernel.output.scale
+        negative = positive * np.float32(kernel.slope)
+        if not all(2.0**-8 <= ratio <= 2.0**7 for ratio in (positive, negative)):
+            return super()._leaky(kernel, x)
+        multiplier = np.where(x >= 0, *(int(np.rint(256 * r)) for r in (positive, negative)))
+        return (x * multiplier + 128) >> 8
+
+
+def _spread(part: Part) -> Part:
+    """Return the part with the channels' numbers where its moves put the channels."""
+    if not part.moves:
+        return part
+    linear = part.terms[0].ops[0]
+    kernel = part.kernels[0].moved(lambda array: _moved(array, linear, part.moves))
+    return Part(part.region, part.sources, part.terms, (kernel,), part.moves)
+
+
+def _moved(array: Array, linear: Linear, moves: Sequence[Linear]) -> Array:
+    array = np.broadcast_to(array, linear.shape)[np.newaxis]
+    for move in moves:
+        array = move.apply(array, None)
+    return np.asarray(array[0])

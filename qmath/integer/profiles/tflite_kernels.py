@@ -1,0 +1,305 @@
+"""The numbers that TFLite's operations take: biases, multipliers, shifts, zero points, clamps.
+
+They follow TFLite's converter and the preparation of its reference kernels: scales are float32,
+their quotients float64, a multiplier has 31 bits. Widths other than 8 bits follow the same rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qmath.errors import QmathError
+from qmath.integer.bounds import signed_sums
+from qmath.integer.profiles.tflite_arithmetic import (
+    mean_multiplier,
+    quantize_multiplier,
+    round_half_away,
+)
+from qmath.integer.program import Activation, Grid, Linear, Origin, Requantize, Term
+
+__all__ = [
+    "Kernel",
+    "Quantization",
+    "Stored",
+    "add",
+    "elementwise",
+    "pool",
+    "quantization",
+    "reciprocal_sqrt",
+    "refused",
+    "weighted",
+]
+
+Array = NDArray[Any]
+Float32Array = NDArray[np.float32]
+Int64Array = NDArray[np.int64]
+
+OPERATIONS = {
+    "conv2d": "CONV_2D",
+    "conv2d_transpose": "TRANSPOSE_CONV",
+    "dense": "FULLY_CONNECTED",
+    "depthwise_conv2d": "DEPTHWISE_CONV_2D",
+}
+_INT32 = 2**31
+_DEAD_WIDTH = 1e-6  # what the converter widens an empty range of weights to
+_ADD_SHIFT, _WIDE_ADD_SHIFT = 20, 15  # of ADD's inputs, up to 8 bits and above
+
+
+class Quantization(NamedTuple):
+    """A grid as TFLite stores it: signed integers, the float64 scale rounded once."""
+
+    scale: np.float32
+    zero_point: int
+    low: int
+    high: int
+    exact_scale: float
+
+
+class Stored(NamedTuple):
+    """What a deployed file holds of an operation with weights."""
+
+    weight_scale: Float32Array
+    bias: NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """One operation of TFLite, and the numbers that its kernel works with.
+
+    Attributes
+    ----------
+    op : str
+        TFLite's name, such as ``"CONV_2D"``.
+    name : str
+        The step that it computes, or a part of it.
+    inputs : tuple of Quantization
+    output : Quantization
+        With the clamps of a fused activation as its ends.
+    multipliers, shifts : tuple of ndarray of int64
+        31-bit multipliers and shifts (left where positive), of shape ``()`` or ``(C,)``: one, or
+        for ``ADD`` those of both inputs and the output, for ``LEAKY_RELU`` those of the positive
+        and of the negative side. ``AVERAGE_POOL_2D`` has none.
+    weights : str
+        Name of the weights' tensor.
+    weight_scale : ndarray of float32 or None
+        With batch normalization's factor in it, which is why it is per channel after one.
+    weight_sign : ndarray of int64 or None
+        What the weights' integers are multiplied by: -1 in a channel with a negative gamma, 0 in
+        one with a gamma of zero, whose scale then is that of its weights alone.
+    weight_bits : int
+        Two's complement width of the weights with their sign: one more than training's where a
+        ``-2**(n-1)`` turned positive.
+    bias : ndarray of int64 or None
+        In steps of input scale times weight scale; int32, in which it saturates as the converter's.
+    count : ndarray of int64 or None
+        Values that an average divides by.
+    left_shift : int
+        Of ADD's inputs before their multipliers.
+    slope : float
+        Of a leaky ReLU.
+    """
+
+    op: str
+    name: str
+    inputs: tuple[Quantization, ...]
+    output: Quantization
+    multipliers: tuple[Int64Array, ...] = ()
+    shifts: tuple[Int64Array, ...] = ()
+    weights: str = ""
+    weight_scale: Float32Array | None = None
+    weight_sign: Int64Array | None = None
+    weight_bits: int = 0
+    bias: Int64Array | None = None
+    count: Int64Array | None = None
+    left_shift: int = 0
+    slope: float = 0.0
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Lowest and highest result, relative to the output's zero point."""
+        return self.output.low - self.output.zero_point, self.output.high - self.output.zero_point
+
+    def moved(self, move: Callable[[Array], Array]) -> Kernel:
+        """Return the kernel with `move` applied to what each channel has of its own."""
+        assert self.weight_scale is not None
+        assert self.weight_sign is not None
+        assert self.bias is not None
+        return replace(
+            self,
+            multipliers=tuple(map(move, self.multipliers)),
+            shifts=tuple(map(move, self.shifts)),
+            weight_scale=move(self.weight_scale),
+            weight_sign=move(self.weight_sign),
+            bias=move(self.bias),
+        )
+
+
+def quantization(grid: Grid, name: str) -> Quantization:
+    """Return a grid as TFLite's converter derives it from the stored range, in float64.
+
+    Its scale is at times one unit in the last place off TensorFlow's. Its zero point is the same
+    but for ranges whose exact zero point is a tie; these have no representation here.
+    """
+    scale = (np.float64(grid.max) - np.float64(grid.min)) / (grid.high - grid.low)
+    below, above = grid.min / scale, grid.max / scale
+    from_min = grid.low + abs(below) < grid.high + abs(above)
+    exact = grid.low - below if from_min else grid.high - above
+    zero_point = int(np.clip(round_half_away(exact), grid.low, grid.high))
+    if zero_point != grid.zero_point:
+        raise QmathError(
+            f"{name}: its range [{grid.min:.9g}, {grid.max:.9g}] puts zero between two integers, "
+            f"where TensorFlow takes {grid.zero_point} and TFLite {zero_point}; train on, or use "
+            "another profile"
+        )
+    offset = 2 ** (grid.num_bits - 1)
+    ends = (grid.low - offset, grid.high - offset)
+    return Quantization(np.float32(scale), zero_point - offset, *ends, float(scale))
+
+
+def weighted(
+    step: Requantize, term: Term, activation: Activation | None, stored: Mapping[str, Stored]
+) -> Kernel:
+    """Return the kernel of a convolution or a dense layer, batch normalization folded in."""
+    linear, origin = term.ops[0], term.origin
+    if origin is None:
+        raise refused(step, f"batch normalization after moving the output of {linear.name}")
+    source, output = quantization(term.grid, term.source), _output(step, activation)
+    factor, real_bias = _folded(origin)
+    sign = np.sign(factor).astype(np.int64)
+    width = np.where(origin.weight_width == 0, _DEAD_WIDTH, origin.weight_width)
+    scale = width / origin.weight_steps * np.where(sign, np.abs(factor), 1).astype(np.float64)
+    steps = round_half_away(real_bias.astype(np.float64) / (source.exact_scale * scale))
+    steps = np.broadcast_to(np.clip(steps, -_INT32, _INT32 - 1), linear.shape[-1:])
+    found = stored.get(linear.name, Stored(scale.astype(np.float32), steps.astype(np.int32)))
+    bias: Int64Array = found.bias.astype(np.int64)
+    multiplier, shift = quantize_multiplier(
+        np.float64(source.scale) * found.weight_scale.astype(np.float64) / np.float64(output.scale)
+    )
+    low, high = _channel_ends(linear, term.grid, sign)
+    _check_carrier(step, low + bias, high + bias, shift)
+    return Kernel(
+        OPERATIONS[linear.kind], step.name, (source,), output, (multiplier,), (shift,), linear.name,
+        found.weight_scale, sign, _weight_bits(linear, sign), bias,
+    )  # fmt: skip
+
+
+def pool(step: Requantize, term: Term) -> tuple[Kernel, ...]:
+    """Return the kernels of an average pool: a mean, or a pool on its input's grid."""
+    source, output = quantization(term.grid, term.source), _output(step, None)
+    count = np.rint(term.grid.scale / term.scale).astype(np.int64)
+    ratio = np.float64(source.scale) / np.float64(output.scale)
+    multiplier, shift = quantize_multiplier(ratio)
+    span = term.grid.high - term.grid.low
+    if not term.ops[0].attributes.get("global"):
+        _check_carrier(step, 0, span, shift)
+        average = Kernel("AVERAGE_POOL_2D", step.name, (source,), source, count=count)
+        return average, Kernel("QUANTIZE", step.name, (source,), output, (multiplier,), (shift,))
+    multiplier, shift = mean_multiplier(multiplier, shift, int(count))
+    _check_carrier(step, 0, span * int(count), shift)
+    return (Kernel("MEAN", step.name, (source,), output, (multiplier,), (shift,), count=count),)
+
+
+def add(step: Requantize, terms: Sequence[Term], activation: Activation | None) -> Kernel:
+    """Return the kernel of a sum of two tensors, each scaled by itself first."""
+    sources = tuple(quantization(term.grid, term.source) for term in terms)
+    output = _output(step, activation)
+    left = _ADD_SHIFT if max(term.grid.num_bits for term in terms) <= 8 else _WIDE_ADD_SHIFT
+    twice = 2 * max(np.float64(source.scale) for source in sources)
+    total = twice / (2.0**left * np.float64(output.scale))
+    if total >= 1:
+        raise refused(
+            step,
+            f"a sum on a scale of {output.scale:.3g}, so much finer than its "
+            f"inputs' {twice / 2:.3g} (is the output's range untrained?)",
+        )
+    reals = [*(np.float64(source.scale) / twice for source in sources), total]
+    multipliers, shifts = zip(*map(quantize_multiplier, reals), strict=True)
+    return Kernel("ADD", step.name, sources, output, multipliers, shifts, left_shift=left)
+
+
+def elementwise(step: Requantize, term: Term, activation: Activation | None) -> Kernel:
+    """Return the kernel of a change of grid, with or without an activation."""
+    source, output = quantization(term.grid, term.source), _output(step, activation)
+    op, slope = "QUANTIZE", 0.0
+    reals: list[ArrayLike] = [np.float64(source.scale) / np.float64(output.scale)]
+    if activation is not None:  # these kernels divide in float32
+        op, slope = ("RELU6" if activation.limit == 6 else "RELU"), float(activation.slope)
+        reals = [source.scale / output.scale]
+        if slope:
+            op = "LEAKY_RELU"
+            reals.append(source.scale * np.float32(slope) / output.scale)
+    if slope < 0:
+        raise refused(step, f"a leaky ReLU with the slope {slope:g}")
+    multipliers, shifts = zip(*map(quantize_multiplier, reals), strict=True)
+    for shift in shifts:
+        _check_carrier(step, *term.grid.limits, shift)
+    return Kernel(op, step.name, (source,), output, multipliers, shifts, slope=slope)
+
+
+def reciprocal_sqrt(x: Float32Array) -> Float32Array:
+    """Return ``1 / sqrt(x)``; the converter's is an approximation that depends on its machine."""
+    return np.asarray(np.float32(1) / np.sqrt(x))
+
+
+def refused(step: Requantize, what: str) -> QmathError:
+    """Return the error for what no operation of TFLite computes."""
+    return QmathError(
+        f"{step.name}: TFLite has no operation for {what}; run the model under the "
+        "exact or the integer profile, or quantize what lies in between"
+    )
+
+
+def _output(step: Requantize, activation: Activation | None) -> Quantization:
+    """Return the output's quantization, its ends those of a fused activation."""
+    q = quantization(step.grid, step.name)
+    if activation is None or activation.leaks:
+        return q
+    high = q.high
+    if np.isfinite(activation.limit):
+        limit = round_half_away(np.float32(activation.limit) / q.scale)
+        high = min(high, q.zero_point + int(limit))
+    return q._replace(low=max(q.low, q.zero_point), high=high)
+
+
+def _folded(origin: Origin) -> tuple[Float32Array, Float32Array]:
+    """Return batch normalization's factor, and the bias with it, in the converter's float32."""
+    factor, bias = np.ones((), np.float32), origin.bias
+    for n in origin.normalizations:
+        own = n.gamma * reciprocal_sqrt(n.variance + np.float32(n.epsilon))
+        factor = factor * own
+        bias = bias * own + (n.beta - n.mean * own)
+    return np.asarray(factor), np.asarray(bias)
+
+
+def _channel_ends(linear: Linear, grid: Grid, sign: Int64Array) -> tuple[Int64Array, Int64Array]:
+    """Return the least and greatest accumulator of each channel, its sign applied."""
+    above, below = (sums.reshape(-1) for sums in signed_sums(linear))
+    low, high = grid.limits
+    ends = (below * high + above * low) * sign, (above * high + below * low) * sign
+    return np.minimum(*ends).astype(np.int64), np.maximum(*ends).astype(np.int64)
+
+
+def _check_carrier(step: Requantize, low: Any, high: Any, shift: Int64Array) -> None:
+    """Refuse what 32 bits do not hold, before or after the multiplier's left shift."""
+    largest = np.maximum(np.abs(low), np.abs(high)) * 2.0 ** np.maximum(shift, 0)
+    if (largest >= _INT32).any():
+        raise QmathError(
+            f"{step.name}: an accumulator with its bias can reach {largest.max():.3g}, and TFLite "
+            "has 32 bits for it; use the integer profile, or fewer bits, or set the gamma of "
+            "channels that are all but dead to zero"
+        )
+
+
+def _weight_bits(linear: Linear, sign: Int64Array) -> int:
+    weights = np.asarray(linear.weights)
+    if linear.kind == "depthwise_conv2d":
+        weights = weights.reshape(*weights.shape[:2], -1)
+    elif linear.kind == "conv2d_transpose":
+        weights = weights.swapaxes(2, 3)
+    weights = weights * sign
+    return max(int(weights.max()).bit_length(), int(-1 - weights.min()).bit_length()) + 1

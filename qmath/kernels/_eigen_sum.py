@@ -1,0 +1,159 @@
+"""Sums in the order of Eigen's reduction, compiled for AVX and run by one thread.
+
+Mirrors ``InnerMostDimReducer`` with tree reduction (Eigen, ``TensorReduction.h``): halves, split
+on a register boundary, down to leaves of 8192 elements; in a leaf four accumulators of eight
+lanes, then the lanes pairwise, then the scalar tail. All columns of a ``(n, C)`` array are summed
+at once; a column's sum does not depend on the others.
+
+A sum that begins at +0 stays what it is when a zero of either sign is added, so that what is
+masked out need not be added at all.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.kernels._float32 import Float32Array, flush
+
+_LANES = 8  # float32 in an AVX register
+_ACCUMULATORS = 4  # in Eigen's inner loop
+_UNROLLED = _ACCUMULATORS * _LANES
+_LEAF = 1024 * _LANES
+_SMALL = np.float32(2.0**-102)
+
+
+def has_small(x: Float32Array) -> bool:
+    """Whether a sum of elements of `x` can meet a subnormal.
+
+    Sums of multiples of FLT_MIN are zero or normal, and from 2**-102 on every float32 is one.
+    """
+    magnitudes = np.abs(x)
+    if magnitudes.min(initial=np.inf) >= _SMALL:
+        return False
+    bits = magnitudes.view(np.uint32)
+    np.subtract(bits, np.uint32(1), out=bits)  # what is zero becomes the largest
+    return bool(bits.min() < _SMALL.view(np.uint32) - np.uint32(1))
+
+
+class Leaves:
+    """The leaves of the tree over the rows of ``(n, C)`` arrays, and two sums of each.
+
+    Attributes
+    ----------
+    number : int
+        How many leaves there are.
+    edges : list of int
+        Where each leaf begins, and the last one ends, in elements of the flat array.
+    body : int
+        Number of elements before the scalar tail.
+    """
+
+    def __init__(self, count: int, channels: int) -> None:
+        sizes = list(_sizes(count))
+        self.number = len(sizes)
+        self.edges = [channels * rows for rows in accumulate(sizes, initial=0)]
+        self.body = count // _LANES * _LANES * channels
+        self._count, self._channels = count, channels
+        self._small: set[int] = set()  # leaves in whose sums a subnormal may be met
+        # Of each leaf the accumulators, and the registers that are added to the first of them.
+        accumulators = _ACCUMULATORS * (count >= _UNROLLED)
+        registers = accumulators + max(rows % _UNROLLED // _LANES for rows in sizes)
+        self._sums = np.zeros((2, self.number, registers, _LANES, channels), np.float32)
+        self._begins = np.array(self.edges[:-1])
+        self._unrolled = np.array([rows // _UNROLLED * _UNROLLED * channels for rows in sizes])
+        self._after = accumulators * _LANES * channels
+
+    def add(self, side: int, positions: NDArray[np.intp], values: Float32Array) -> None:
+        """Add values at ascending positions of the flat array's body to one of the sums.
+
+        No two threads may add to one leaf.
+        """
+        first, last = (bisect(self.edges, int(positions[end])) - 1 for end in (0, -1))
+        if has_small(values):
+            self._small.update(range(first, last + 1))
+        leaf: Any = first
+        if last > first:
+            begins = np.searchsorted(positions, self.edges[first : last + 2])
+            leaf = np.repeat(np.arange(first, last + 1), np.diff(begins))
+        inner = positions - self._begins[leaf]
+        beyond = inner - self._unrolled[leaf]
+        inner %= _UNROLLED * self._channels
+        place = np.where(beyond < 0, inner, beyond + self._after)
+        place += leaf * self._sums[0, 0].size
+        np.add.at(self._sums[side].reshape(-1), place, values)
+
+    def total(self, products: Callable[[slice], Float32Array]) -> Float32Array:
+        """Return the two sums, of shape ``(2, C)``.
+
+        Parameters
+        ----------
+        products : callable
+            Returns all addends of a slice of the flat array: shape ``(2, n, C)``.
+        """
+        sums = np.add.reduce(self._sums, axis=2)
+        for half in (4, 2, 1):  # ((v0+v4)+(v2+v6)) + ((v1+v5)+(v3+v7))
+            sums = sums[:, :, :half] + sums[:, :, half:]
+        leaves = sums[:, :, 0]
+        if self.body < self.edges[-1]:
+            tail = products(slice(self.body, None))
+            leaves[:, -1] += np.add.accumulate(tail, axis=1)[:, -1]
+            if has_small(tail):
+                self._small.add(self.number - 1)
+        for number in self._small:
+            addends = products(slice(*self.edges[number : number + 2]))
+            leaves[:, number] = [_flushing_sum(side) for side in addends]
+        return _tree_sum(iter(leaves.swapaxes(0, 1)), self._count, flushing=bool(self._small))
+
+
+def _sizes(count: int) -> Iterator[int]:
+    """Yield the number of rows of each leaf, in order."""
+    if count <= _LEAF:
+        yield count
+    else:
+        split = _split(count)
+        yield from _sizes(split)
+        yield from _sizes(count - split)
+
+
+def _split(count: int) -> int:
+    """Return the rows of the left half."""
+    return -(-((count + 1) // 2) // _LANES) * _LANES
+
+
+def _tree_sum(leaves: Iterator[Float32Array], count: int, *, flushing: bool) -> Float32Array:
+    if count <= _LEAF:
+        return next(leaves)
+    split = _split(count)
+    left = _tree_sum(leaves, split, flushing=flushing)
+    total = left + _tree_sum(leaves, count - split, flushing=flushing)
+    return flush(total) if flushing else total
+
+
+def _flushing_sum(x: Float32Array) -> Float32Array:
+    """Sum the columns of one leaf with every operand and every partial sum flushed.
+
+    A sum in the range of subnormals is exact, so it can be flushed afterwards.
+    """
+    rows = flush(x)
+    unrolled = len(x) // _UNROLLED * _UNROLLED
+    lanes = np.zeros((_ACCUMULATORS, _LANES, x.shape[1]), np.float32)
+    for group in rows[:unrolled].reshape(-1, *lanes.shape):
+        lanes = flush(lanes + group)
+    total = lanes[0]
+    for accumulator in lanes[1:]:
+        total = flush(total + accumulator)
+    packed = len(x) // _LANES * _LANES
+    for row in range(unrolled, packed, _LANES):
+        total = flush(total + rows[row : row + _LANES])
+    for half in (4, 2, 1):
+        total = flush(total[:half] + total[half:])
+    tail = np.zeros_like(total[0])
+    for last in rows[packed:]:
+        tail = flush(tail + last)
+    return flush(tail + total[0])

@@ -1,0 +1,76 @@
+"""The gradients' kernels: a mask times the gradients, and two sums in the order of Eigen."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from qmath.kernels._blocks import each_block, run_blocks, threads_for
+from qmath.kernels._eigen_sum import Leaves, has_small
+from qmath.kernels._float32 import Bounds, Float32Array, flush
+from qmath.kernels._output import apart, output
+from qmath.kernels._range import Range
+from qmath.kernels._threads import in_threads
+
+
+def backward(
+    g: Float32Array, x: Float32Array, of: Range, out: Float32Array | None
+) -> tuple[Float32Array, Float32Array, Float32Array]:
+    """Return the three gradients of the ops whose range is a variable."""
+    out = output(out, x.shape)
+    shape, channels = of.nudged.scale.shape, of.nudged.scale.size
+    sums = np.zeros((2, channels), np.float32)
+    if x.size:
+        columns = (-1, channels)
+        gs, xs = (apart(a, out) for a in (g, x))
+        idle = of.dead.reshape(-1)
+        passed = gs.reshape(columns)[:, idle] if of.has_dead else None
+        if not idle.all():
+            sums = _outside_sums(gs, xs, of.bounds)
+        backprop(gs, xs, of.bounds, out.reshape(-1))
+        if passed is not None:
+            sums[:, idle] = 0
+            out.reshape(columns)[:, idle] = passed
+    low, high = (np.asarray(part).reshape(shape) for part in sums)
+    return out, low, high
+
+
+def backprop(g: Float32Array, x: Float32Array, bounds: Bounds, out: Float32Array) -> None:
+    """Write ``g * (min <= x <= max)`` of flat arrays, subnormal gradients flushed."""
+
+    def work(block: slice, lower: Float32Array, upper: Float32Array) -> None:
+        inside = x[block] >= lower
+        np.logical_and(inside, x[block] <= upper, out=inside)
+        factor = inside.astype(np.float32)  # a product with bools would convert them more slowly
+        gradients = flush(g[block]) if has_small(g[block]) else g[block]
+        np.multiply(gradients, factor, out=out[block])
+
+    each_block(work, x.size, bounds)
+
+
+def _outside_sums(g: Float32Array, x: Float32Array, bounds: Bounds) -> Float32Array:
+    """Sum ``g * (x < min)`` and ``g * (x > max)`` of flat arrays for each channel: ``(2, C)``."""
+    channels = bounds.lower.size
+    leaves = Leaves(x.size // channels, channels)
+    share = -(-leaves.number // threads_for(x.size))
+
+    def add(block: slice, lower: Float32Array, upper: Float32Array) -> None:
+        finite = np.isfinite(g[block])
+        is_finite = finite.all()
+        for side, outside in enumerate((x[block] < lower, x[block] > upper)):
+            # a product with 0 is NaN where the gradient is not finite, and otherwise changes no sum
+            at = (outside if is_finite else outside | ~finite).nonzero()[0]
+            if at.size:
+                values = g[block][at] if is_finite else g[block][at] * outside[at]
+                leaves.add(side, at + block.start, values)
+
+    def run(number: int) -> None:
+        last = leaves.edges[min(number + share, leaves.number)]
+        run_blocks(add, leaves.edges[number], min(last, leaves.body), bounds)
+
+    def products(part: slice) -> Float32Array:
+        gs, xs = (a[part].reshape(-1, channels) for a in (g, x))
+        return np.stack([gs * (xs < bounds.lower), gs * (xs > bounds.upper)])
+
+    in_threads(run, range(0, leaves.number, share))
+    with np.errstate(all="ignore"):
+        return leaves.total(products)

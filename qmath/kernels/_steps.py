@@ -1,0 +1,87 @@
+"""The kernels' inner loop: from floats to integers relative to the zero point, as float32.
+
+Order and kind of every operation are those of TensorFlow's kernels: ``FakeQuantWithMinMaxVars``
+divides by the scale, ``…Args`` and ``…VarsPerChannel`` multiply by its inverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from qmath.kernels._float32 import Float32Array, flush, maximum, minimum, rounded
+from qmath.kernels._nudge import Nudged
+
+_HALF = np.float32(0.5)
+
+
+class Steps:
+    """The steps of an ordinary range in plain float32, written where they are wanted.
+
+    TensorFlow computes ``floor((t - z) + 0.5)`` of ``t = (clamped - min) / scale`` and the integer
+    ``z = quant_zero``. Here it is ``floor(t - (z - 0.5))``, one pass less and the same number:
+
+    * Where ``t >= z``, and where ``z/2 <= t``, ``t - z`` is exact, so both round the same real
+      number once.
+    * Elsewhere both results are negative if ``z >= 2``, and an integer ``k < 0`` is reached by
+      TensorFlow if ``t - z`` rounds to ``k - 0.5`` or more (adding a half is then exact), here if
+      ``t - (z - 0.5)`` rounds to `k` or more. ``k`` and ``k - 0.5`` have the same exponent, and
+      even significands (``|k| < 2**17``), so both happen from the same `t` on.
+    * For ``z == 0``, ``t - z`` is `t`. Only ``z == 1`` needs both passes: just below ``t = 0.5``,
+      ``t - 1`` rounds up to ``-0.5``.
+
+    A minimum of 0 need not be subtracted: at most the sign of a zero differs, to which a half is
+    added. And for ``z == 0`` the sum is at least 0.5, so that truncating it, as a conversion to
+    integers does, is its floor.
+
+    Attributes
+    ----------
+    constants : tuple of ndarray
+        What a call takes for each block.
+    truncates : bool
+        Whether ``z`` is 0 everywhere.
+    """
+
+    def __init__(self, nudged: Nudged, divide: bool) -> None:
+        zero = nudged.quant_zero
+        self._divide = divide
+        self._twice = bool((zero == 1).any())
+        self._shifts = bool(nudged.min.any())
+        self.truncates = not zero.any()
+        factor = nudged.scale if divide else nudged.inverse
+        threshold = zero if self._twice else np.asarray(zero - _HALF)
+        self.constants = (nudged.min, nudged.max, factor, threshold)
+
+    def __call__(
+        self,
+        x: Float32Array,
+        constants: Sequence[Float32Array],
+        out: Float32Array,
+        *,
+        floor: bool = True,
+    ) -> None:
+        """Write the steps of a block; ``floor=False`` leaves the last pass to the caller."""
+        low, high, factor, threshold = constants
+        if low.ndim:
+            np.minimum(x, high, out=out)
+            np.maximum(out, low, out=out)
+        else:  # one pass; with arrays for bounds, NumPy's clip is slower than the two above
+            x.clip(low, high, out=out)
+        if self._shifts:
+            np.subtract(out, low, out=out)
+        (np.divide if self._divide else np.multiply)(out, factor, out=out)
+        np.subtract(out, threshold, out=out)
+        if self._twice:
+            np.add(out, _HALF, out=out)
+        if floor:
+            np.floor(out, out=out)
+
+
+def careful_steps(x: Float32Array, nudged: Nudged, divide: bool) -> Float32Array:
+    """Return the steps of any range: subnormals flushed, NaN bounds ignored."""
+    clamped = maximum(minimum(flush(x), nudged.max), nudged.min)
+    shifted = rounded(clamped.astype(np.float64) - nudged.min).astype(np.float64)
+    t = rounded(shifted / nudged.scale if divide else shifted * nudged.inverse)
+    relative = rounded(t.astype(np.float64) - nudged.quant_zero)
+    return np.asarray(np.floor(rounded(relative.astype(np.float64) + 0.5)))

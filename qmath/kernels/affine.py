@@ -1,0 +1,304 @@
+"""The affine map: from a range to scale and zero point, from floats to integers.
+
+Notes
+-----
+TensorFlow nudges every range so that real zero is an integer. The integers are those behind
+TensorFlow's fake quantization, not a rounding of ``inputs / scale``: the two differ near ties.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, Literal, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qmath.errors import QmathError
+from qmath.kernels._blocks import each_block
+from qmath.kernels._float32 import SMALLEST_NORMAL, Float32Array, as_float32
+from qmath.kernels._nudge import Nudged, is_ordinary
+from qmath.kernels._range import Range, range_of
+from qmath.kernels._steps import Steps, careful_steps
+from qmath.kernels.quantized_tensor import QuantizedTensor
+
+__all__ = ["quantize"]
+
+
+def check_num_bits(num_bits: SupportsIndex) -> int:
+    """Return `num_bits` as an int in 2 … 16, the widths TensorFlow's kernels take."""
+    if isinstance(num_bits, (bool, np.bool_)) or not hasattr(num_bits, "__index__"):
+        raise QmathError(
+            f"num_bits must be an integer between 2 and 16, inclusive, got {num_bits!r}"
+        )
+    bits = operator.index(num_bits)
+    if not 2 <= bits <= 16:
+        raise QmathError(f"num_bits must be between 2 and 16, inclusive, got {bits}")
+    return bits
+
+
+def check_flag(value: object, name: str) -> bool:
+    """Return `value` as a bool, if it is one: any other number would enter the arithmetic."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise QmathError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def scale_and_zero_point(
+    min: ArrayLike,
+    max: ArrayLike,
+    num_bits: SupportsIndex,
+    *,
+    narrow_range: bool = False,
+    signed: bool = True,
+    name: str | None = None,
+) -> tuple[Float32Array, NDArray[np.int32]]:
+    """Return the scale and zero point that a range gives, as `quantize` does.
+
+    Parameters
+    ----------
+    min, max : array-like of float32
+        Range ends, shape ``()`` or ``(C,)``.
+    num_bits, narrow_range, signed, name
+        As for `quantize`.
+
+    Returns
+    -------
+    scale : ndarray of float32
+    zero_point : ndarray of int32
+
+    Raises
+    ------
+    QmathError
+        The range does not determine integers, see `quantize`.
+
+    Examples
+    --------
+    >>> scale, zero_point = scale_and_zero_point(0.0, 6.0, 4, signed=False)
+    >>> scale, zero_point
+    (array(0.4, dtype=float32), array(0, dtype=int32))
+    """
+    bits = check_num_bits(num_bits)
+    prefix = f"{name}: " if name else ""
+    narrow, signed = _flags(prefix, narrow_range=narrow_range, signed=signed)
+    low, high = as_float32(min, f"{prefix}min"), as_float32(max, f"{prefix}max")
+    of = _usable(low, high, bits, narrow, name)
+    return _scale_and_zero_point(of, bits, signed)
+
+
+def quantize(
+    inputs: ArrayLike,
+    min: ArrayLike,
+    max: ArrayLike,
+    num_bits: SupportsIndex,
+    *,
+    narrow_range: bool = False,
+    per_axis: bool = False,
+    op: Literal["vars", "args"] = "vars",
+    signed: bool = True,
+    name: str | None = None,
+    out: NDArray[Any] | None = None,
+) -> QuantizedTensor:
+    """Map floats to the integers behind TensorFlow's fake quantization.
+
+    Parameters
+    ----------
+    inputs : array-like of float
+        Any shape; infinities are clamped. Anything but float32 is cast to it first, as
+        TensorFlow does.
+    min, max : array-like of float
+        The range as a quantizer stored it, before nudging: scalars, or shape ``(C,)`` for an
+        input of shape ``(…, C)`` with ``per_axis=True``.
+    num_bits : int
+        Width of the integers, 2 to 16.
+    narrow_range : bool
+        Leave the lowest integer unused.
+    per_axis : bool
+        One range for each index of the last axis.
+    op : {"vars", "args"}
+        Whose arithmetic counts per tensor: ``FakeQuantWithMinMaxVars`` divides by the scale,
+        ``FakeQuantWithMinMaxArgs`` multiplies by its inverse. Per axis there is one op only,
+        which multiplies.
+    signed : bool
+        Two's complement integers, as TFLite stores them, or TensorFlow's unsigned count.
+    name : str, optional
+        Put in front of error messages.
+    out : ndarray, optional
+        Where to write ``result.values``: C-contiguous, of the smallest integer dtype that holds
+        `num_bits`, of the shape of `inputs` and apart from them.
+
+    Returns
+    -------
+    QuantizedTensor
+        ``result.dequantize()`` equals TensorFlow's fake quantization of `inputs` in every bit.
+
+    Raises
+    ------
+    QmathError
+        `inputs` hold NaN (what is in `out` then is undefined); ``min > max``; the scale, its
+        inverse or the width of the nudged range would not be a finite, normal float32 (so there
+        are no integers that reproduce TensorFlow); shapes do not fit; a flag is neither True nor
+        False.
+
+    Notes
+    -----
+    Mirrors ``tensorflow/core/kernels/fake_quant_ops_functor.h``. A dead range,
+    ``min == max == 0``, gives scale 0, and every value is the zero point (0 when signed).
+    Ranges that miss zero are moved to contain it: ``[1, 2]`` is quantized as ``[0, 1]``.
+
+    Examples
+    --------
+    >>> import qmath
+    >>> q = qmath.quantize([-1.0, -0.3, 0.0, 0.4, 9.0], min=-1.0, max=0.875, num_bits=4)
+    >>> q.values, q.scale, q.zero_point
+    (array([-8, -2,  0,  3,  7], dtype=int8), array(0.125, dtype=float32), array(0, dtype=int32))
+    """
+    bits = check_num_bits(num_bits)
+    prefix = f"{name}: " if name else ""
+    narrow, per_axis, signed = _flags(
+        prefix, narrow_range=narrow_range, per_axis=per_axis, signed=signed
+    )
+    x = as_float32(inputs, f"{prefix}inputs")
+    low, high = as_float32(min, f"{prefix}min"), as_float32(max, f"{prefix}max")
+    if op not in ("vars", "args"):
+        raise QmathError(f"{prefix}op must be 'vars' or 'args', got {op!r}")
+    check_range_shape(x.shape, low, high, per_axis, prefix)
+    of = _usable(low, high, bits, narrow, name)
+    values = _output(out, x, smallest_dtype(bits, signed), prefix)
+    divide = op == "vars" and not per_axis
+    scale, zero_point = _scale_and_zero_point(of, bits, signed)
+    _fill(x, values, of, zero_point, divide=divide, prefix=prefix)
+    axis = x.ndim - 1 if per_axis else None
+    return QuantizedTensor(values, scale, zero_point, bits, narrow, signed, axis)
+
+
+def _flags(prefix: str, **flags: object) -> list[bool]:
+    return [check_flag(value, f"{prefix}{name}") for name, value in flags.items()]
+
+
+def smallest_dtype(num_bits: int, signed: bool) -> np.dtype[Any]:
+    """Return the smallest NumPy integer dtype that holds `num_bits`."""
+    return np.dtype(f"{'i' if signed else 'u'}{1 if num_bits <= 8 else 2}")
+
+
+def check_range_shape(
+    shape: tuple[int, ...], low: Float32Array, high: Float32Array, per_axis: bool, prefix: str = ""
+) -> None:
+    """Raise unless the range's shape is ``()``, or ``(C,)`` for a last axis of length `C`."""
+    if per_axis and not shape:
+        raise QmathError(
+            f"{prefix}per-axis quantization needs inputs of rank 1 or more, got rank 0"
+        )
+    expected = shape[-1:] if per_axis else ()
+    for end, array in (("min", low), ("max", high)):
+        if array.shape != expected:
+            raise QmathError(f"{prefix}{end} must have shape {expected}, got {array.shape}")
+
+
+def _output(
+    out: NDArray[Any] | None, x: Float32Array, dtype: np.dtype[Any], prefix: str
+) -> NDArray[Any]:
+    """Return the array to write the integers of `x` to."""
+    if out is None:
+        return np.empty(x.shape, dtype)
+    if not isinstance(out, np.ndarray) or out.dtype != dtype or out.shape != x.shape:
+        raise QmathError(f"{prefix}out must be an array of {dtype}, of shape {x.shape}")
+    if not out.flags.c_contiguous or not out.flags.writeable or np.may_share_memory(out, x):
+        raise QmathError(f"{prefix}out must be C-contiguous, writeable and apart from the inputs")
+    return out
+
+
+def _usable(
+    low: Float32Array, high: Float32Array, num_bits: int, narrow_range: bool, name: str | None
+) -> Range:
+    """Nudge a range that must determine integers; dead channels get constants that round to 0."""
+    of = range_of(low, high, num_bits, narrow_range)
+    if of.has_odd or not of.has_width:  # of the others, all that is checked holds
+        _refuse_unusable(low, high, of, name)
+    if not of.has_dead:
+        return of
+    half = np.float32(2 ** (num_bits - 1))
+    idle = Nudged(*map(np.float32, (1, 1, half, 0, 0, 0)))
+    parts = (np.where(of.dead, z, part) for part, z in zip(of.nudged, idle, strict=True))
+    nudged = Nudged(*parts)
+    return of._replace(
+        nudged=nudged,
+        has_odd=not is_ordinary(nudged).all(),
+        divide=Steps(nudged, divide=True),
+        multiply=Steps(nudged, divide=False),
+    )
+
+
+def _refuse_unusable(low: Float32Array, high: Float32Array, of: Range, name: str | None) -> None:
+    """Raise if a range that is not dead determines no integers."""
+    nudged = of.nudged
+    with np.errstate(over="ignore", invalid="ignore"):
+        width, inverted = nudged.max - nudged.min, low > high
+    problems = {
+        "is not finite": ~(np.isfinite(low) & np.isfinite(high)),
+        "is inverted (min > max)": inverted,
+        "is too wide: its width, scale or the scale's inverse leaves float32's normal range": ~(
+            np.isfinite(nudged.scale) & (nudged.inverse >= SMALLEST_NORMAL) & np.isfinite(width)
+        ),
+        "is too narrow: its scale or the scale's inverse leaves float32's normal range": ~(
+            (nudged.scale >= SMALLEST_NORMAL) & np.isfinite(nudged.inverse)
+        ),
+    }
+    for problem, where in problems.items():
+        where = where & ~of.dead
+        if where.any():
+            index = int(np.flatnonzero(where)[0])
+            channel = f" of channel {index}" if low.ndim else ""
+            ends = f"[{low.flat[index]!s}, {high.flat[index]!s}]"
+            raise QmathError(
+                f"{name + ': ' if name else ''}the range {ends}{channel} {problem}, so no integers "
+                "reproduce TensorFlow; retrain or supply the range"
+            )
+
+
+def _scale_and_zero_point(
+    of: Range, num_bits: int, signed: bool
+) -> tuple[Float32Array, NDArray[np.int32]]:
+    scale = np.where(of.dead, np.float32(0), of.nudged.scale) if of.has_dead else of.nudged.scale
+    offset = np.float32(2 ** (num_bits - 1) * signed)
+    return scale.copy(), (of.nudged.zero_point - offset).astype(np.int32)[...]
+
+
+def _fill(
+    x: Float32Array,
+    values: NDArray[Any],
+    of: Range,
+    zero_point: NDArray[np.int32],
+    *,
+    divide: bool,
+    prefix: str,
+) -> None:
+    """Write the integers of `x` to `values`, block by block."""
+    steps = of.divide if divide else of.multiply
+    flat, result = np.ascontiguousarray(x).reshape(-1), values.reshape(-1)
+    shift = zero_point.astype(np.float32)[...]
+    is_shifted = bool(shift.any())
+
+    def check(block: slice, buffer: Float32Array) -> None:
+        if np.isnan(buffer.min()):
+            index = np.unravel_index(block.start + int(np.isnan(buffer).argmax()), x.shape)
+            where = tuple(int(i) for i in index)
+            raise QmathError(f"{prefix}the input at {where} is NaN, which no integer stands for")
+
+    def plainly(block: slice, shift: Float32Array, *constants: Float32Array) -> None:
+        buffer = np.empty(block.stop - block.start, np.float32)
+        steps(flat[block], constants, buffer, floor=is_shifted or not steps.truncates)
+        check(block, buffer)
+        if is_shifted:
+            np.add(buffer, shift, out=buffer)
+        np.copyto(result[block], buffer, casting="unsafe")
+
+    def carefully(block: slice, shift: Float32Array, *parts: Float32Array) -> None:
+        buffer = careful_steps(flat[block], Nudged(*parts), divide)
+        check(block, buffer)
+        np.copyto(result[block], buffer + shift, casting="unsafe")
+
+    if of.has_odd:
+        each_block(carefully, flat.size, (shift, *of.nudged))
+    else:
+        each_block(plainly, flat.size, (shift, *steps.constants))

@@ -1,0 +1,251 @@
+"""What travels through qmath: small frozen records, with no behaviour beyond their meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qmath.errors import MissingSettingsError, QmathError
+from qmath.kernels import affine
+from qmath.kernels.quantized_tensor import QuantizedTensor
+
+if TYPE_CHECKING:
+    from qmath.containers.source_files import SourceFiles
+
+__all__ = [
+    "Graph",
+    "Hint",
+    "Node",
+    "QatModel",
+    "QatTensor",
+    "QuantSpec",
+    "QuantizedTensor",
+    "Role",
+    "StoredIntegers",
+]
+
+Role = Literal["weight", "activation", "output", "input", "float"]
+Float32Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """How a quantizer was configured; ``None`` marks what no source says.
+
+    Attributes
+    ----------
+    quantizer : str or None
+        TFMOT's class name, such as ``"LastValueQuantizer"``.
+    num_bits : int or None
+        Width of the integers, 2 to 16.
+    per_axis : bool or None
+        One range for each index of the last axis, instead of one for the tensor.
+    symmetric : bool or None
+        Whether training kept the range symmetric. Inference does not depend on it.
+    narrow_range : bool or None
+        Whether the lowest integer is left unused.
+    op : {"vars", "args"}
+        The TensorFlow op that computes: ``FakeQuantWithMinMaxVars`` (or, per axis,
+        ``…VarsPerChannel``), or ``FakeQuantWithMinMaxArgs`` for a fixed range.
+    """
+
+    quantizer: str | None = None
+    num_bits: int | None = None
+    per_axis: bool | None = None
+    symmetric: bool | None = None
+    narrow_range: bool | None = None
+    op: Literal["vars", "args"] = "vars"
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The fields without which the integers are not determined."""
+        needed = ("num_bits", "narrow_range", "per_axis")
+        return tuple(name for name in needed if getattr(self, name) is None)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the integers are determined: width, narrowness and axis are known."""
+        return not self.missing
+
+
+class Hint(NamedTuple):
+    """The option that would complete a tensor's settings, and where its width comes from."""
+
+    option: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"Pass the settings of your training script: {self.option} ({self.why})"
+
+
+@dataclass(frozen=True)
+class StoredIntegers:
+    """What a tensor's values mean if they are integers that Keras 3 itself quantized.
+
+    Attributes
+    ----------
+    num_bits : int
+        Width of the integers, which are signed.
+    scale : str
+        Name of the tensor that divides them: unlike everywhere else, the real values are
+        `reconstruction`.
+    reconstruction : str
+        In NumPy, where ``values`` are the integers and ``scale`` that tensor.
+    """
+
+    num_bits: int
+    scale: str
+    reconstruction: str = "values.astype(np.float32) / scale"
+
+
+@dataclass(frozen=True, eq=False)
+class QatTensor:
+    """A float tensor, or the range of one, as a model holds it.
+
+    Attributes
+    ----------
+    name : str
+        ``<layer path>/<weight>``, without ``:0`` and without the wrapper's ``quant_``.
+    role : {"weight", "activation", "output", "input", "float"}
+        A quantized weight; a quantized activation inside a layer; a layer's quantized output;
+        the quantized model input; or a tensor that training left as it was.
+    values : array-like or None
+        The stored floats (lazy: `shape`, `dtype` and ``__array__``); ``None`` where only a range
+        is stored, as for activations.
+    min, max : ndarray of float32 or None
+        The stored range, shape ``()`` or ``(C,)``; ``None`` for float tensors.
+    spec : QuantSpec
+        How the quantizer was configured, as far as known.
+    evidence : mapping of str to str
+        For each known field of `spec`, where it was learnt.
+    hint : Hint or None
+        What to tell a user who has to supply the settings.
+    stored : StoredIntegers or None
+        Set where `values` are integers of Keras 3's own quantization, which TFMOT had no part in;
+        the role is ``"float"``, as of all that is exported unchanged.
+    """
+
+    name: str
+    role: Role
+    values: ArrayLike | None = None
+    min: Float32Array | None = None
+    max: Float32Array | None = None
+    spec: QuantSpec = field(default_factory=QuantSpec)
+    evidence: Mapping[str, str] = field(default_factory=dict)
+    hint: Hint | None = None
+    stored: StoredIntegers | None = None
+
+    def quantize(self, *, signed: bool | None = None) -> QuantizedTensor:
+        """Return the integers that training saw: stored range, stored values.
+
+        Parameters
+        ----------
+        signed : bool, optional
+            Two's complement integers, or TensorFlow's unsigned count. Default: signed for a
+            weight, unsigned for anything else.
+
+        Returns
+        -------
+        QuantizedTensor
+
+        Raises
+        ------
+        MissingSettingsError
+            The width, narrowness or axis is in no file; the message says how to supply it.
+        QmathError
+            The tensor is float, holds a range only, or holds values without integers (NaN).
+        """
+        if self.min is None or self.max is None:
+            raise QmathError(f"{self.name}: training left this tensor float; it has no range")
+        if self.values is None:
+            raise QmathError(
+                f"{self.name}: the file holds its range, not its values; quantize your "
+                f"own with qmath.quantize(values, tensor.min, tensor.max, num_bits)"
+            )
+        spec = self.spec
+        if spec.num_bits is None or spec.narrow_range is None or spec.per_axis is None:
+            hint = f". {self.hint}" if self.hint else ""
+            raise MissingSettingsError(f"{self.name}: in no file: {', '.join(spec.missing)}{hint}")
+        return affine.quantize(
+            self.values,
+            self.min,
+            self.max,
+            spec.num_bits,
+            narrow_range=spec.narrow_range,
+            per_axis=spec.per_axis,
+            op=spec.op,
+            signed=self.role == "weight" if signed is None else signed,
+            name=self.name,
+        )
+
+
+@dataclass(frozen=True)
+class Node:
+    """One call of a layer: what a deployment needs to know besides its tensors.
+
+    Attributes
+    ----------
+    name : str
+        Unique in the graph: the layer's path, with ``#1``, ``#2``, … for the further calls of a
+        shared layer.
+    layer : str
+        Path of the layer, the prefix of its tensors' names.
+    class_name : str
+        Keras class, such as ``"Conv2D"``; of a wrapped layer, the inner one.
+    inputs : tuple of str
+        Names of the nodes whose outputs feed it, in order.
+    config : mapping
+        The inner layer's own Keras config, JSON values only (strides, padding, activation, …).
+    quantize_config : str or None
+        Class name of the TFMOT ``QuantizeConfig`` around it, ``None`` if it was left float.
+    """
+
+    name: str
+    layer: str
+    class_name: str
+    inputs: tuple[str, ...]
+    config: Mapping[str, Any]
+    quantize_config: str | None = None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The calls of a model in topological order, its inputs and outputs named as in `nodes`."""
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class QatModel:
+    """All of a model that quantization-aware training left behind.
+
+    Attributes
+    ----------
+    tensors : mapping of str to QatTensor
+        By name, in the model's order.
+    graph : Graph or None
+        ``None`` where the file holds no architecture.
+    notes : tuple of str
+        What the reader wants the user to know.
+    source : str
+        The file that was read, or the class of the live model.
+    files : SourceFiles or None
+        Everything that was read; ``None`` for a live model.
+    """
+
+    tensors: Mapping[str, QatTensor]
+    graph: Graph | None = None
+    notes: tuple[str, ...] = ()
+    source: str = ""
+    files: SourceFiles | None = None
+
+    @property
+    def sha256(self) -> str | None:
+        """The digest of `files`, which are read for it when it is first asked for."""
+        return self.files.sha256 if self.files else None

@@ -1,0 +1,1 @@
+"""Keras's model config (JSON) to layers and the graph between them."""

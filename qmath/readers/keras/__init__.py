@@ -1,0 +1,1 @@
+"""Keras's files and live models to tensors with their quantizers' ranges."""

@@ -1,0 +1,102 @@
+"""Keras's HDF5 files → a `Reading`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qmath.containers.bounded_json import parse_json
+from qmath.containers.hdf5 import Hdf5File
+from qmath.containers.isolation import open_hdf5
+from qmath.containers.source_files import SourceFiles
+from qmath.errors import FileFormatError
+from qmath.readers import notes as words
+from qmath.readers.architecture.architecture import Architecture, read_architecture
+from qmath.readers.dispatch import Reading, refuse_architecture
+from qmath.readers.keras.v3 import is_v3, read_variables
+from qmath.readers.pairing import OWN_WEIGHTS, Variable, pair
+
+__all__ = ["read"]
+
+_CONFIG = "model_config"
+_LAYERS = "layer_names"
+_WEIGHTS = "model_weights"
+
+
+def read(path: str, architecture: Architecture | None, *, isolate: bool = False) -> Reading:
+    """Read a whole model, weights by name, or weights of the newer format.
+
+    Parameters
+    ----------
+    path : str
+        What ``model.save("model.h5")``, ``model.save_weights("weights.h5")`` or
+        ``model.save_weights("model.weights.h5")`` wrote.
+    architecture : Architecture or None
+        Of a model whose weights alone are saved. Those of the newer format cannot be read without;
+        weights by name can, but lack what only a config says.
+    isolate : bool
+        Let another process read it.
+
+    Raises
+    ------
+    FileFormatError
+        The file is damaged, hostile, or holds something else.
+    QmathError
+        An architecture is needed, or given for a file that holds its own.
+    """
+    files = SourceFiles([path, architecture.source] if architecture else [path])
+    with open_hdf5(path, isolate=isolate) as file:
+        known = architecture or Architecture(notes=(words.NO_ARCHITECTURE,))
+        if file.has_attribute("", _CONFIG):
+            refuse_architecture(path, architecture)
+            if not file.has(_WEIGHTS):
+                raise FileFormatError(
+                    f"{path}: this HDF5 file holds a model's architecture without its weights; "
+                    "save both with model.save('model.h5')"
+                )
+            known = read_architecture(parse_json(file.text("", _CONFIG), f"{path}: {_CONFIG}"))
+            found, notes = pair(_variables(file, _WEIGHTS), known.layers, path)
+        elif file.names("", _LAYERS) is not None:
+            found, notes = pair(_variables(file, ""), known.layers, path)
+        elif is_v3(file):
+            if architecture is None:
+                raise FileFormatError(
+                    f"{path}: this format holds no names; give the file that holds the model's "
+                    "architecture: --architecture MODEL.keras, config.json or MODEL.h5 "
+                    "(architecture= in Python)"
+                )
+            found, notes = read_variables(file, architecture)
+        else:
+            raise FileFormatError(
+                f"{path}: this HDF5 file holds no Keras model; save one with model.save('model.h5')"
+            )
+    return Reading(tuple(found), known, files, tuple(notes))
+
+
+def _variables(file: Hdf5File, group: str) -> Iterator[tuple[str, list[Variable]]]:
+    """Yield the variables of each layer, as the attributes list them."""
+    layers = _listed(file, group, _LAYERS)
+    if len(set(layers)) < len(layers):
+        raise FileFormatError(
+            f"{file.path}: it lists a layer twice; the file was edited, save the model again"
+        )
+    prefix = f"{group}/" if group else ""
+    own = [OWN_WEIGHTS] if file.has(prefix + OWN_WEIGHTS) else []
+    for layer in layers + own:
+        place = prefix + layer
+        yield (
+            layer,
+            [
+                Variable(name.removesuffix(":0"), file.array(f"{place}/{name}"))
+                for name in _listed(file, place, "weight_names")
+            ],
+        )
+
+
+def _listed(file: Hdf5File, group: str, attribute: str) -> list[str]:
+    names = file.names(group, attribute)
+    if names is None:
+        raise FileFormatError(
+            f"{file.path}: {group} does not list its {attribute}; the file was "
+            f"cut or edited, save the model again"
+        )
+    return list(names)

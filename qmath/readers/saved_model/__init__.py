@@ -1,0 +1,1 @@
+"""SavedModels: what the ops of the graph compute with."""

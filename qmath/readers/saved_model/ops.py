@@ -1,0 +1,378 @@
+"""TensorFlow's ops → what they are to a layer: its beginning, or a part of it.
+
+A handler takes the op's output and the values of its inputs, one of which flows, and returns what
+flows out of it. The settings of a layer are those of its op: strides, padding, dilation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from qmath.readers.architecture.graph import NotAGraphError
+from qmath.readers.saved_model.drafts import (
+    NO_BROADCAST,
+    Drafts,
+    Flow,
+    Value,
+    key_of,
+    label_of,
+    unknown,
+)
+from qmath.readers.saved_model.functions import Output
+from qmath.readers.saved_model.values import (
+    Param,
+    batch_normalization,
+    is_all_rows,
+    shortest,
+    target_shape,
+)
+
+__all__ = ["OPS"]
+
+_ACTIVATIONS = {"Relu": "relu", "Relu6": "relu6", "Sigmoid": "sigmoid", "Softmax": "softmax",
+                "Tanh": "tanh"}  # fmt: skip
+_POOLS = {"AvgPool": "AveragePooling", "MaxPool": "MaxPooling"}
+_GLOBAL_POOLS = {"Mean": "GlobalAveragePooling", "Max": "GlobalMaxPooling"}
+_CONVOLUTIONS = {"Conv2D": "Conv2D", "DepthwiseConv2dNative": "DepthwiseConv2D",
+                 "Conv2DBackpropInput": "Conv2DTranspose"}  # fmt: skip
+_NORMALIZED = (("moving_variance", None), ("moving_mean", None), ("beta", 0.0), ("gamma", 1.0))
+
+
+def _dense(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    flow, weight = inputs
+    attr = output.node.attr
+    if not isinstance(flow, Flow) or attr["transpose_a"].b or attr["transpose_b"].b:
+        raise unknown(output)
+    if flow.views not in ((), (("rows",),)):
+        raise unknown(output)
+    layer = drafts.layer_of(weight, "kernel", output)
+    config = {"activation": "linear", "use_bias": False}
+    return drafts.add("Dense", [flow], config, output, layer, flow.views)
+
+
+def _convolution(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    node = output.node
+    is_transposed = node.op == "Conv2DBackpropInput"
+    flow, weight = inputs[2 if is_transposed else 0], inputs[1]
+    if not isinstance(flow, Flow):
+        raise unknown(output)
+    class_name = _CONVOLUTIONS[node.op]
+    name = "depthwise_kernel" if class_name == "DepthwiseConv2D" else "kernel"
+    layer = drafts.layer_of(weight, name, output)
+    strides, dilation = _spatial(node, "strides"), _spatial(node, "dilations")
+    kinds = [view[0] for view in flow.views]
+    if "axis" in kinds:
+        if node.op != "Conv2D" or flow.views[-1] != ("axis", 1):
+            raise unknown(output)
+        class_name, strides, dilation = "Conv1D", strides[1:], dilation[1:]
+    if "rows" in kinds or (kinds and is_transposed):
+        raise unknown(output)
+    config = {
+        "strides": strides, "padding": _padding(output), "data_format": "channels_last",
+        "dilation_rate": dilation, "activation": "linear", "use_bias": False,
+    }  # fmt: skip
+    if "blocks" in kinds and (set(strides + dilation) != {1} or config["padding"] != "valid"):
+        raise unknown(output)
+    made = drafts.add(class_name, [flow], config, output, layer, flow.views)
+    made.draft.config["kernel_size"] = list(drafts.names.shapes[f"{layer}/{name}"][: len(strides)])
+    return made
+
+
+def _bias(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    flow, bias = inputs
+    if not isinstance(flow, Flow) or flow.views:
+        raise unknown(output)
+    draft = flow.draft
+    layer = drafts.layer_of(bias, "bias", output)
+    if layer != draft.layer or not drafts.is_open(draft) or draft.config.get("use_bias", True):
+        raise NotAGraphError(f"{output.name} adds a bias that is not its layer's")
+    draft.config["use_bias"] = True
+    draft.last = key_of(output)
+    return flow
+
+
+def _activation(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    flow = inputs[0]
+    if not isinstance(flow, Flow):
+        raise unknown(output)
+    draft, name = flow.draft, _ACTIVATIONS[output.node.op]
+    is_part = "pre_activation" in draft.ranges or label_of(output.name) == draft.layer
+    if (
+        is_part
+        and draft.config.get("activation") == "linear"
+        and not flow.views
+        and drafts.is_open(draft, "post_activation")
+    ):
+        draft.config["activation"] = name
+        draft.has_activation = True
+        draft.last = key_of(output)
+        return flow
+    return drafts.add("Activation", [flow], {"activation": name}, output)
+
+
+def _leaky(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    attr = output.node.attr
+    slope = shortest(attr["alpha"].f) if "alpha" in attr else 0.2
+    config = {"max_value": None, "negative_slope": slope, "threshold": 0.0}
+    return drafts.add("ReLU", inputs, config, output)
+
+
+def _clip(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    """Recognize the ReLU with a bound, which Keras makes of three ops."""
+    flow, bound = inputs
+    if not isinstance(flow, Flow) or not isinstance(bound, Param) or not bound.values:
+        raise unknown(output)
+    draft, limit = flow.draft, shortest(bound.values[0])
+    if not drafts.is_open(draft) or draft.ranges or flow.views:
+        raise unknown(output)
+    if output.node.op == "Minimum" and draft.config == {"activation": "relu"} and limit > 0:
+        draft.class_name = "ReLU"
+        draft.config = {"max_value": limit, "negative_slope": 0.0, "threshold": 0.0}
+    elif output.node.op != "Maximum" or not draft.config.get("max_value") or limit:
+        raise unknown(output)
+    draft.last = key_of(output)
+    return flow
+
+
+def _sum(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    is_difference = output.node.op == "Sub"
+    if len(inputs) == 2 and isinstance(inputs[0], Flow) and isinstance(inputs[1], Param):
+        flow, draft = inputs[0], inputs[0].draft
+        layer = batch_normalization(draft.config.get("factor"), inputs[1], drafts.tensor_of)
+        if layer is None or not drafts.is_open(draft) or is_difference:
+            raise NotAGraphError(f"{output.name}: {NO_BROADCAST}")
+        draft.class_name, draft.layer = "BatchNormalization", layer[0]
+        draft.config = {"axis": [-1], "epsilon": layer[1]}
+        draft.last = key_of(output)
+        return flow
+    if any(isinstance(value, Param) for value in inputs):
+        raise NotAGraphError(f"{output.name}: {NO_BROADCAST}")
+    return drafts.add("Subtract" if is_difference else "Add", inputs, {}, output)
+
+
+def _scale(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    """Keep a factor until an op tells that it is a batch normalization's."""
+    flow, factor = inputs
+    if not isinstance(flow, Flow) or not isinstance(factor, Param):
+        raise unknown(output)
+    return drafts.add("Mul", [flow], {"factor": factor}, output)
+
+
+def _normalize(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    flow, *params = inputs
+    attr = output.node.attr
+    is_inference = "is_training" in attr and not attr["is_training"].b
+    if not is_inference or len(params) != 4 or _layout(output) != b"NHWC":
+        raise unknown(output)
+    layers = set()
+    for param, (name, neutral) in zip(reversed(params), _NORMALIZED, strict=True):
+        if not isinstance(param, Param) or set(param.values or ()) != {neutral}:
+            layers.add(drafts.layer_of(param, name, output))
+    if len(layers) != 1:
+        raise unknown(output)
+    epsilon = shortest(attr["epsilon"].f) if "epsilon" in attr else 1e-4
+    config = {"axis": [-1], "epsilon": epsilon}
+    return drafts.add("BatchNormalization", [flow], config, output, layers.pop())
+
+
+def _split(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    axis, flow = inputs
+    if _values(axis) != (1,) or not isinstance(flow, Flow):
+        raise unknown(output)
+    return _viewed(drafts, output, flow, ("steps", output.node.attr["num_split"].i))
+
+
+def _repeated(drafts: Drafts, output: Output, flows: list[Value]) -> Value:
+    """Recognize ``UpSampling1D``, which Keras makes of all steps of a signal, each repeated."""
+    steps = [flow.views[-1] for flow in flows if isinstance(flow, Flow)]
+    _, count, _ = steps[0]
+    size = len(flows) // count
+    if steps != [("step", count, i // size) for i in range(count * size)]:
+        raise unknown(output)
+    (whole,) = {Flow(flow.draft, flow.views[:-1]) for flow in flows if isinstance(flow, Flow)}
+    return drafts.add("UpSampling1D", [whole], {"size": size}, output)
+
+
+def _concatenate(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    *flows, axis = inputs
+    first = flows[0]
+    if _values(axis) == (1,) and isinstance(first, Flow) and first.views[-1:]:
+        return _repeated(drafts, output, flows)
+    if not isinstance(axis, Param) or not axis.values or len(axis.values) != 1:
+        raise unknown(output)
+    return drafts.add("Concatenate", flows, {"axis": int(axis.values[0])}, output)
+
+
+def _pool(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    flow = inputs[0]
+    size, strides = (_spatial(output.node, key) for key in ("ksize", "strides"))
+    views = flow.views if isinstance(flow, Flow) else ()
+    if views:
+        if views != (("axis", 2),) or size[1] != 1 or strides[1] != 1:
+            raise unknown(output)
+        size, strides = size[:1], strides[:1]
+    config = {"pool_size": size, "strides": strides, "padding": _padding(output)}
+    name = f"{_POOLS[output.node.op]}{len(size)}D"
+    return drafts.add(name, [flow], config, output, views=views)
+
+
+def _global_pool(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    flow, axes = inputs
+    rank = {(1,): 1, (1, 2): 2}.get(_values(axes))
+    if rank is None:
+        raise unknown(output)
+    config = {"keepdims": output.node.attr["keep_dims"].b}
+    return drafts.add(f"{_GLOBAL_POOLS[output.node.op]}{rank}D", [flow], config, output)
+
+
+def _pad(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    flow, widths, *fill = inputs
+    pads = [int(n) for n in _values(widths)]
+    if len(pads) not in (6, 8) or any(pads[:2] + pads[-2:]):
+        raise unknown(output)
+    if any(_values(value) != (0.0,) for value in fill):
+        raise unknown(output)
+    inner = pads[2:-2]
+    padding: Any = inner if len(inner) == 2 else [inner[:2], inner[2:]]
+    return drafts.add(f"ZeroPadding{len(inner) // 2}D", [flow], {"padding": padding}, output)
+
+
+def _upsample(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    flow, size = inputs
+    is_product = isinstance(size, Param) and size.op == "Mul" and len(size.args) == 2
+    factors = size.args[1].values if isinstance(size, Param) and is_product else None
+    if not factors or len(factors) != 2 or not output.node.attr["half_pixel_centers"].b:
+        raise unknown(output)
+    config = {"size": [int(n) for n in factors], "interpolation": "nearest"}
+    return drafts.add("UpSampling2D", [flow], config, output)
+
+
+def _reshape(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    flow, shape = inputs
+    if not isinstance(flow, Flow) or not isinstance(shape, Param):
+        raise unknown(output)
+    if flow.views == (("rows",),) and shape.op == "ConcatV2":
+        return _unviewed(drafts, output, flow)
+    if not flow.views and is_all_rows(shape):
+        return _viewed(drafts, output, flow, ("rows",))
+    target = target_shape(shape)
+    if target is None:
+        raise unknown(output)
+    return drafts.add("Reshape", [flow], {"target_shape": target}, output)
+
+
+def _transpose(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    axes = [int(axis) for axis in _values(inputs[1])]
+    flow = inputs[0]
+    if axes and axes == list(range(len(axes))) and isinstance(flow, Flow):
+        drafts.moved(flow.draft, output)
+        return flow
+    if axes[:1] != [0]:
+        raise unknown(output)
+    return drafts.add("Permute", [flow], {"dims": axes[1:]}, output)
+
+
+def _expand(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    flow, axis = inputs
+    place = {(1,): 1, (2,): 2, (-3,): 1, (-2,): 2}.get(_values(axis))
+    if place is None or not isinstance(flow, Flow):
+        raise unknown(output)
+    return _viewed(drafts, output, flow, ("axis", place))
+
+
+def _squeeze(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    flow = inputs[0]
+    axes = list(output.node.attr["squeeze_dims"].list.i)
+    if not isinstance(flow, Flow) or len(axes) != 1 or axes[0] not in range(-4, 4):
+        raise unknown(output)
+    if flow.views[-1:] != (("axis", axes[0] % 4),):
+        raise unknown(output)
+    return _unviewed(drafts, output, flow)
+
+
+def _to_blocks(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    flow, block, pads = inputs
+    if not isinstance(flow, Flow) or len(_values(pads)) != 2 * len(_values(block)):
+        raise unknown(output)
+    return _viewed(drafts, output, flow, ("blocks", _values(block), _values(pads)))
+
+
+def _from_blocks(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+    """Recognize a dilated convolution, which TensorFlow runs on pixels put side by side."""
+    flow, block, crops = inputs
+    if not isinstance(flow, Flow) or flow.views[-1:] == () or flow.views[-1][0] != "blocks":
+        raise unknown(output)
+    _, dilation, pads = flow.views[-1]
+    config, cut = flow.draft.config, _values(crops)
+    size = config.get("kernel_size")
+    if dilation != _values(block) or len(cut) != len(pads) or size is None or any(cut[::2]):
+        raise unknown(output)
+    spans = [(k - 1) * d for k, d in zip(size, dilation, strict=True)]
+    same = [end for span in spans for end in (span // 2, span - span // 2)]
+    rest = [pad - crop for pad, crop in zip(pads, cut, strict=True)]
+    if rest not in (same, [0] * len(same)):
+        raise unknown(output)
+    config["padding"] = "same" if rest == same else "valid"
+    config["dilation_rate"] = [int(n) for n in dilation]
+    return _unviewed(drafts, output, flow)
+
+
+def _viewed(drafts: Drafts, output: Output, flow: Flow, view: tuple[Any, ...]) -> Flow:
+    drafts.moved(flow.draft, output)
+    return Flow(flow.draft, (*flow.views, view))
+
+
+def _unviewed(drafts: Drafts, output: Output, flow: Flow) -> Flow:
+    drafts.moved(flow.draft, output)
+    return Flow(flow.draft, flow.views[:-1])
+
+
+def _values(value: Value) -> tuple[Any, ...]:
+    return value.values or () if isinstance(value, Param) else ()
+
+
+def _spatial(node: Any, key: str) -> list[int]:
+    values = list(node.attr[key].list.i) if key in node.attr else [1, 1, 1, 1]
+    if len(values) != 4 or values[0] != 1 or values[3] != 1 or min(values) < 1:
+        raise NotAGraphError(f"the op {node.op} has the {key} {values[:8]}")
+    return [int(n) for n in values[1:3]]
+
+
+def _padding(output: Output) -> str:
+    attr = output.node.attr
+    padding = attr["padding"].s if "padding" in attr else b""
+    if padding not in (b"SAME", b"VALID") or _layout(output) != b"NHWC":
+        raise unknown(output)
+    return "same" if padding == b"SAME" else "valid"
+
+
+def _layout(output: Output) -> bytes:
+    attr = output.node.attr
+    layout: bytes = attr["data_format"].s if "data_format" in attr else b"NHWC"
+    return layout
+
+
+OPS: Mapping[str, Callable[[Drafts, Output, list[Value]], Value]] = {
+    **dict.fromkeys(("Add", "AddN", "AddV2", "Sub"), _sum),
+    **dict.fromkeys(_ACTIVATIONS, _activation),
+    **dict.fromkeys(_CONVOLUTIONS, _convolution),
+    **dict.fromkeys(_GLOBAL_POOLS, _global_pool),
+    **dict.fromkeys(_POOLS, _pool),
+    **dict.fromkeys(("Maximum", "Minimum"), _clip),
+    **dict.fromkeys(("Pad", "PadV2"), _pad),
+    "BatchToSpaceND": _from_blocks,
+    "BiasAdd": _bias,
+    "ConcatV2": _concatenate,
+    "ExpandDims": _expand,
+    "FusedBatchNormV3": _normalize,
+    "LeakyRelu": _leaky,
+    "MatMul": _dense,
+    "Mul": _scale,
+    "Reshape": _reshape,
+    "ResizeNearestNeighbor": _upsample,
+    "SpaceToBatchND": _to_blocks,
+    "Split": _split,
+    "Squeeze": _squeeze,
+    "Transpose": _transpose,
+}

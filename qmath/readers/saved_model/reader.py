@@ -1,0 +1,212 @@
+"""SavedModels → a `Reading`: what a checkpoint tells, and what the graph runs.
+
+The variables lie in a checkpoint, whose object graph is that of the SavedModel: walked side by
+side, the two tell which variable a fake-quant op reads. Width, narrowness, axis and, where
+training functions were saved, the kind of every quantizer are those of the ops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from qmath.containers.bounded_json import parse_json
+from qmath.containers.lazy_array import LazyArray
+from qmath.containers.saved_model import SavedModel
+from qmath.containers.source_files import SourceFiles
+from qmath.errors import FileFormatError
+from qmath.readers import notes
+from qmath.readers.architecture.architecture import Architecture, read_architecture
+from qmath.readers.architecture.config import is_model
+from qmath.readers.architecture.graph import NotAGraphError
+from qmath.readers.dispatch import Reading, refuse_architecture
+from qmath.readers.pairing import Paired, check_unique, complete, notes_on
+from qmath.readers.saved_model.drafts import Names
+from qmath.readers.saved_model.exported import exported_layers, renamed
+from qmath.readers.saved_model.fake_quants import FakeQuants, find_fake_quants, graph_facts
+from qmath.readers.saved_model.functions import FunctionGraph
+from qmath.readers.saved_model.layers import read_layers
+from qmath.readers.saved_model.scopes import Serving, read_scopes, serving
+from qmath.readers.settings.facts import Found
+from qmath.readers.tensorflow.checkpoint import PairedLayer, paired_layers
+from qmath.readers.tensorflow.object_graph import ObjectGraph, read_object_graph
+
+__all__ = ["read"]
+
+
+def read(path: str, architecture: Architecture | None) -> Reading:
+    """Read a SavedModel.
+
+    ``model.save(…, save_format="tf")`` keeps the config, so that names and layers are those of
+    the ``.h5``; ``tf.saved_model.save`` and ``model.export`` keep variables and functions, whose
+    scopes give names, and whose ops tell the layers.
+
+    Parameters
+    ----------
+    path : str
+        Its directory, or the ``saved_model.pb`` in it.
+    architecture : Architecture or None
+        Of the Sequential or Functional model, where the file holds none.
+
+    Raises
+    ------
+    FileFormatError
+        The file is damaged, hostile, of TensorFlow 1, or without variables; or `architecture` is
+        of another model.
+    MissingExtraError
+        protobuf or google-crc32c is not installed.
+
+    Notes
+    -----
+    More than any other file, it tells what runs: nothing about widths is left to ask, whatever
+    ``get_config`` of the quantizers returned.
+    """
+    saved = SavedModel(path)
+    where = saved.directory
+    objects = read_object_graph(saved.bundle, is_saved_model=True)
+    known = _architecture(saved, where)
+    if known is not None:
+        refuse_architecture(path, architecture)
+    elif architecture is not None:
+        known = architecture
+        where += f", with the architecture of {architecture.source}" if architecture.source else ""
+    layers, told = paired_layers(saved.bundle, objects, known.config if known else None, where)
+    graph = FunctionGraph(saved, where)
+    keys = _keys(saved, objects, where)
+    fake_quants = find_fake_quants(graph, iter(saved.bound), where)
+    served = serving(saved, graph) if known is None else None
+    if known is None:
+        scopes = read_scopes(graph, served.inner) if served else {}
+        by_key = {keys[number]: paths for number, paths in scopes.items() if number in keys}
+        if layers:
+            layers, told = renamed(layers, by_key), []
+        else:
+            layers = exported_layers(saved.bundle, objects, by_key, fake_quants, keys)
+        told.append(notes.NO_CONFIG)
+    found = _with_facts(layers, fake_quants, keys, where)
+    check_unique((item.name for item in found), where)
+    told += notes_on(found, [layer.facts for layer in layers])
+    if known is None:
+        known = _from_graph(graph, served, _names(layers, found, keys))
+    beside = [architecture.source] if architecture and architecture.source else []
+    files = SourceFiles([*saved.files, *beside], saved.directory)
+    return Reading(tuple(found), known, files, tuple(told))
+
+
+def _from_graph(graph: FunctionGraph, served: Serving | None, names: Names) -> Architecture:
+    """Return the layers that the function runs that serves, as far as they are known."""
+    if served is None:
+        return Architecture(notes=(notes.no_graph("the file has no function that serves"),))
+    try:
+        layers = read_layers(graph, *served, names)
+    except NotAGraphError as error:
+        return Architecture(notes=(notes.no_graph(str(error)),))
+    return Architecture(graph=layers)
+
+
+def _names(
+    layers: Sequence[PairedLayer], found: Sequence[Found], keys: Mapping[int | None, str]
+) -> Names:
+    """Return what tensors are called, by the numbers of their variables."""
+    weights, ranges = {}, {}
+    for layer in layers:
+        for member in layer.members:
+            name = f"{layer.facts.path}/{member.name}"
+            if member.values is None:
+                ranges[_key(member.low)] = name
+            else:
+                weights[_key(member.values)] = name
+    numbers = [(number, key) for number, key in keys.items() if number is not None]
+    return Names(
+        {number: weights[key] for number, key in numbers if key in weights},
+        {number: ranges[key] for number, key in numbers if key in ranges},
+        frozenset(item.name for item in found if item.role == "weight"),
+        {item.name: np.shape(item.values) for item in found if item.values is not None},
+    )
+
+
+def _architecture(saved: SavedModel, where: str) -> Architecture | None:
+    """Return what Keras says of the model, ``None`` if nothing or if it was subclassed."""
+    text = saved.metadata.get(0)
+    if not text:
+        return None
+    metadata = parse_json(text, f"{where}: Keras's metadata")
+    config = _plain(metadata)
+    return read_architecture(config) if is_model(config) else None
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON as ``.h5`` files hold it: lists for tuples, no numbers of shared objects.
+
+    `parse_json` has bounded the depth.
+    """
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("class_name") == "__tuple__" and isinstance(value.get("items"), list):
+        return _plain(value["items"])
+    return {key: _plain(item) for key, item in value.items() if key != "shared_object_id"}
+
+
+def _keys(saved: SavedModel, objects: ObjectGraph, where: str) -> dict[int | None, str]:
+    """Return the keys in the checkpoint of the variables among the saved objects.
+
+    Both graphs are walked side by side, from what was saved, by the names of attributes.
+    """
+    twins = {0: 0}
+    stack = [0]
+    while stack:
+        number = stack.pop()
+        if not 0 <= number < len(saved.objects):
+            raise FileFormatError(f"{where}: an object refers to one that is not there")
+        there = objects[twins[number]].children
+        for child in saved.objects[number].children:
+            objects.spend("")
+            twin = there.get(child.local_name)
+            if twin is None:
+                continue
+            if child.node_id not in twins:
+                twins[child.node_id] = twin
+                stack.append(child.node_id)
+            elif twins[child.node_id] != twin:
+                raise FileFormatError(
+                    f"{where}: the objects of its graph are not those of its variables; files of "
+                    f"two models were mixed, copy the directory again"
+                )
+    return {number: objects[twin].key for number, twin in twins.items() if objects[twin].key}
+
+
+def _with_facts(
+    layers: Sequence[PairedLayer], ops: FakeQuants, keys: Mapping[int | None, str], where: str
+) -> list[Found]:
+    """Return the tensors of all layers, with what the graph states about their quantizers."""
+    ends = [(end, op) for op in ops.by_range.values() for end in (op.low, op.high)]
+    ranged = {keys[end]: op for end, op in ends if end in keys}
+    fixed = {keys[weight]: op for weight, op in ops.fixed.items() if weight in keys}
+    found = []
+    for layer in layers:
+        members = {f"{layer.facts.path}/{member.name}": member for member in layer.members}
+        for item in complete(layer.facts, layer.members, where):
+            member = members.get(item.name, Paired(""))
+            op, weight = ranged.get(_key(member.low)), _key(member.values)
+            if op is not None:
+                run = [keys.get(number, "") for number in (op.weight, op.low, op.high)]
+                if run != [weight, _key(member.low), _key(member.high)]:
+                    raise FileFormatError(
+                        f"{where}: {item.name}: the graph uses its range for another tensor, or "
+                        f"another range for it; files of two models were mixed, or edited"
+                    )
+            elif item.role == "float" and weight in fixed:
+                op = fixed[weight]
+                low, high = (np.asarray(end, np.float32) for end in op.ends or ())
+                item = replace(item, role="weight", min=low, max=high, is_stored=False)
+            found.append(replace(item, facts=graph_facts(op)) if op else item)
+    return found
+
+
+def _key(values: Any) -> str:
+    return values.path if isinstance(values, LazyArray) else ""

@@ -1,0 +1,1 @@
+"""Facts about each quantizer, from files and from the user, to its settings."""

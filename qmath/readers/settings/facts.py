@@ -1,0 +1,131 @@
+"""Facts about quantizers: one statement, about one field of one tensor, from one source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qmath.model import Role, StoredIntegers
+from qmath.readers.architecture.config import LayerFacts
+
+__all__ = ["KINDS", "SOURCES", "Fact", "Found", "QuantizerSettings", "is_width", "quantizer_facts"]
+
+# The first that states a field is shown as its evidence. With `force`, the user comes first.
+SOURCES = ("live quantizer", "graph", "config", "range shape", "user", "range ratio")
+
+# TFMOT's quantizers by what they compute; those of the schemes only preset the arguments.
+KINDS: Mapping[str, str] = {
+    "LastValueQuantizer": "LastValueQuantizer",
+    "MovingAverageQuantizer": "MovingAverageQuantizer",
+    "AllValuesQuantizer": "AllValuesQuantizer",
+    "FixedQuantizer": "FixedQuantizer",
+    "NoQuantizer": "NoQuantizer",
+    "Default8BitConvWeightsQuantizer": "LastValueQuantizer",
+    "Default8BitConvTransposeWeightsQuantizer": "LastValueQuantizer",
+    "DefaultNBitConvWeightsQuantizer": "LastValueQuantizer",
+    "DefaultNBitConvTransposeWeightsQuantizer": "LastValueQuantizer",
+}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One statement about one field of a tensor's `QuantSpec`.
+
+    Attributes
+    ----------
+    field : str
+        Of `QuantSpec`.
+    value : object
+        What the source states.
+    source : str
+        One of `SOURCES`.
+    says : str
+        The source in a sentence: ``"the file's MyConfig says"``.
+    """
+
+    field: str
+    value: Any
+    source: str
+    says: str
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A tensor as a file or a live model holds it, before anything is known of its quantizer.
+
+    Attributes
+    ----------
+    name, role, values, min, max
+        As in `QatTensor`.
+    layer : LayerFacts
+        Where it belongs.
+    weight : str
+        The variable's own name, or ``post_activation`` and the like.
+    is_stored : bool
+        Whether variables hold the range, instead of the arguments of a `FixedQuantizer`.
+    stored : StoredIntegers or None
+        As in `QatTensor`.
+    facts : tuple of Fact
+        What is known beyond doubt: of a live quantizer, after which no config and no ratio is
+        asked, or from a graph, which wins over them.
+    """
+
+    name: str
+    role: Role
+    layer: LayerFacts
+    weight: str
+    values: ArrayLike | None = None
+    min: NDArray[np.float32] | None = None
+    max: NDArray[np.float32] | None = None
+    is_stored: bool = True
+    stored: StoredIntegers | None = None
+    facts: tuple[Fact, ...] = ()
+
+
+@dataclass(frozen=True)
+class QuantizerSettings:
+    """A quantizer: its class, the one of TFMOT's five it computes as (or ``None``), arguments."""
+
+    class_name: str
+    kind: str | None
+    arguments: Mapping[str, Any]
+
+
+def is_width(value: object) -> bool:
+    """Tell whether a value is a width that TensorFlow's fake quantization takes."""
+    return type(value) is int and 2 <= value <= 16
+
+
+def quantizer_facts(settings: QuantizerSettings, source: str, says: str) -> list[Fact]:
+    """Return what a quantizer states about the tensor it was given.
+
+    TFMOT's quantizers do not do all that their arguments say: `FixedQuantizer` computes with 8
+    bits, `AllValuesQuantizer` per tensor.
+    """
+    arguments = settings.arguments
+    values: dict[str, Any] = {"quantizer": settings.kind or settings.class_name}
+    if settings.kind == "FixedQuantizer":
+        values |= {
+            "op": "args",
+            "num_bits": 8,
+            "per_axis": False,
+            "narrow_range": arguments.get("narrow_range"),
+        }
+    elif settings.kind == "NoQuantizer":
+        values["op"] = "none"
+    elif settings.kind is not None:
+        values |= {
+            field: arguments.get(field)
+            for field in ("num_bits", "per_axis", "symmetric", "narrow_range")
+        }
+    if settings.kind == "AllValuesQuantizer":
+        del values["per_axis"]
+    return [
+        Fact(field, value, source, says)
+        for field, value in values.items()
+        if (is_width(value) if field == "num_bits" else isinstance(value, (str, bool)))
+    ]

@@ -1,0 +1,80 @@
+"""What to tell a user whose file does not hold a quantizer's settings: the option to paste."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from qmath.model import Hint, QatTensor
+from qmath.readers.settings.facts import KINDS, Found
+from qmath.readers.settings.ratio import is_mirrored
+from qmath.readers.settings.tfmot import ambiguous_bits, class_names, config_chain
+
+__all__ = ["with_hints"]
+
+
+def with_hints(tensors: Mapping[str, QatTensor], found: Sequence[Found]) -> dict[str, QatTensor]:
+    """Return `tensors`, each incomplete one with the option that would complete it.
+
+    One option serves a ``QuantizeConfig`` class and role, unless its tensors need different ones.
+    """
+    owners = {item.name: item for item in found}
+    widths: dict[str, set[int]] = {}
+    for name, tensor in tensors.items():
+        if tensor.role == "weight" and tensor.spec.num_bits is not None:
+            for config in class_names(owners[name].layer)[:1]:
+                widths.setdefault(config, set()).add(tensor.spec.num_bits)
+    suggested: dict[str, tuple[str, str, str]] = {}
+    settled: set[str] = set()  # keys that also match a tensor whose settings are known
+    for name, tensor in tensors.items():
+        names = class_names(owners[name].layer)
+        role = "weights" if tensor.role == "weight" else tensor.role
+        key = f"{names[0]}.{role}" if names else name
+        if tensor.role == "float":
+            continue
+        if tensor.spec.is_complete:
+            settled.add(key)
+            continue
+        known = widths.get(names[0], set()) if names else set()
+        suggested[name] = (key, *_suggest(tensor, owners[name], known))
+    hinted = dict(tensors)
+    for name, (key, quantizer, why) in suggested.items():
+        proposals = {other[1] for other in suggested.values() if other[0] == key}
+        shared = len(proposals) == 1 and key not in settled
+        option = shlex.quote(f"{key if shared else name}={quantizer}")
+        hinted[name] = replace(tensors[name], hint=Hint(f"--quantizer {option}", why))
+    return hinted
+
+
+def _suggest(tensor: QatTensor, owner: Found, widths: set[int]) -> tuple[str, str]:
+    """Return a quantizer to propose for a tensor, and where its width comes from."""
+    spec = tensor.spec
+    chain = config_chain(owner.layer)
+    stored = ambiguous_bits(chain[-1]) if chain else None
+    config = (class_names(owner.layer) or [""])[0]
+    if spec.num_bits is not None:
+        num_bits, why = str(spec.num_bits), "the width is known; check narrow_range"
+    elif stored is not None:
+        num_bits, why = str(stored), f"{config} stores {stored} without saying what for; check it"
+    elif len(widths) == 1:
+        num_bits = str(*widths)
+        why = f"{num_bits} is the width of {config}'s weights; check it"
+    else:
+        num_bits, why = "N", "N stands for the width"
+    is_narrow = (
+        tensor.min is not None and tensor.max is not None and is_mirrored(tensor.min, tensor.max)
+    )
+    arguments: dict[str, Any] = {
+        "num_bits": num_bits,
+        "per_axis": spec.per_axis,
+        "symmetric": spec.symmetric,
+        "narrow_range": spec.narrow_range,
+    }
+    text = ", ".join(
+        f"{field}={is_narrow if value is None else value}" for field, value in arguments.items()
+    )
+    default = "LastValueQuantizer" if tensor.role == "weight" else "MovingAverageQuantizer"
+    kind = spec.quantizer if spec.quantizer in KINDS else default
+    return f"{kind}({text})", why

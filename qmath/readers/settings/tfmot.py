@@ -1,0 +1,290 @@
+"""What a ``QuantizeConfig`` in a file states about the tensors of its layer.
+
+Mirrors the constructors in TFMOT's ``default_8bit_quantize_registry.py``,
+``default_n_bit_quantize_registry.py``, ``default_8bit_quantize_configs.py``,
+``default_n_bit_quantize_configs.py`` and ``quantize_config.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from qmath.errors import FileFormatError
+from qmath.readers.architecture.config import LayerFacts, Serialized, bare_name
+from qmath.readers.settings.facts import KINDS, Fact, QuantizerSettings, is_width, quantizer_facts
+
+__all__ = [
+    "Expected",
+    "activation_ranges",
+    "ambiguous_bits",
+    "class_names",
+    "config_chain",
+    "config_facts",
+    "expected_ranges",
+    "fixed_quantizer",
+    "is_custom",
+    "layer_quantizer",
+    "stores_fixed",
+]
+
+# Where TFMOT's QuantizeAwareActivation quantizes each activation it knows.
+_ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
+    "softmax": ("pre_activation",),
+    "sigmoid": ("pre_activation",),
+    "tanh": ("pre_activation",),
+    "gelu": ("pre_activation", "post_activation"),
+    "linear": ("post_activation",),
+    "relu": ("post_activation",),
+    "swish": ("post_activation",),
+    "NoOpActivation": (),
+}
+
+_LAYER_CONFIG = re.compile(r"Default(8|N)Bit(Conv|ConvTranspose)?QuantizeConfig(RNN)?")
+_OUTPUT_CONFIG = re.compile(r"Default(8|N)Bit(Activation|Output)QuantizeConfig")
+_WRAPPING_CONFIGS = {"OutputOnlyConfig": "quantize_config", "FixedQuantizeConfig": "config"}
+
+
+class Expected(NamedTuple):
+    """The ranges that one of TFMOT's own configs must have left: weights, and the others."""
+
+    weights: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+
+
+def config_chain(layer: LayerFacts) -> tuple[Serialized, ...]:
+    """Return a wrapper's ``QuantizeConfig`` and the configs that it wraps itself."""
+    chain = [layer.quantize_config] if layer.quantize_config else []
+    while chain and (key := _WRAPPING_CONFIGS.get(chain[-1].class_name)):
+        inner = Serialized.read(chain[-1].config.get(key))
+        if inner is None:
+            break
+        chain.append(inner)
+    return tuple(chain)
+
+
+def class_names(layer: LayerFacts) -> list[str]:
+    """Return the names a layer's ``QuantizeConfig`` answers to, the user's own class first."""
+    return [
+        name
+        for config in config_chain(layer)[::-1]
+        for name in (bare_name(config.class_name), config.class_name)
+    ]
+
+
+def is_custom(config: Serialized) -> bool:
+    """Tell whether a ``QuantizeConfig`` is the user's own."""
+    name = config.class_name
+    return not (
+        name == "NoOpQuantizeConfig"
+        or name in _WRAPPING_CONFIGS
+        or _OUTPUT_CONFIG.fullmatch(name)
+        or _LAYER_CONFIG.fullmatch(name)
+    )
+
+
+def config_facts(layer: LayerFacts, role: str, weight: str, weights: Sequence[str]) -> list[Fact]:
+    """Return what a layer's config states about one of its tensors.
+
+    Parameters
+    ----------
+    layer : LayerFacts
+        The layer.
+    role : str
+        The tensor's, as in `QatTensor`.
+    weight : str
+        The variable's own name, or ``post_activation`` and the like.
+    weights : sequence of str
+        Names of all quantized weights of the layer.
+
+    Raises
+    ------
+    FileFormatError
+        One of TFMOT's own configs holds a width that does not exist.
+    """
+    if layer.kind == "quantize_layer":
+        settings = layer_quantizer(layer)
+        if settings is None or settings.kind is None:
+            return []
+        return quantizer_facts(settings, "config", "the file's QuantizeLayer says")
+    chain = config_chain(layer)
+    if not chain:
+        return []
+    if role != "weight" and (fixed := fixed_quantizer(layer)):
+        return quantizer_facts(fixed, "config", "the file's FixedQuantizeConfig says")
+    config = chain[-1]
+    scheme = _scheme_quantizer(layer.path, config, role == "weight")
+    if scheme is not None:
+        return quantizer_facts(scheme, "config", f"the file's {config.class_name} says")
+    found: list[Fact] = []
+    for key, value in _entries_about(config.config, role, weight, weights):
+        says = f"{key} in the file's {config.class_name} says"
+        settings = _read_quantizer(value)
+        if settings is not None and settings.kind is not None:
+            found += quantizer_facts(settings, "config", says)
+        elif is_width(value) and _subject(key)[1]:
+            found.append(Fact("num_bits", value, "config", says))
+    return found
+
+
+def ambiguous_bits(config: Serialized) -> int | None:
+    """Return a width that a custom config holds without saying for which tensors."""
+    found = {
+        value
+        for key, value in config.config.items()
+        if is_width(value) and _subject(key) == ("", True)
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def expected_ranges(layer: LayerFacts) -> Expected:
+    """Return which ranges one of TFMOT's own configs must have left in a layer's wrapper."""
+    chain = config_chain(layer)
+    match = _LAYER_CONFIG.fullmatch(chain[-1].class_name) if chain else None
+    if match is None or match[3]:  # of RNNs, a list for each cell
+        return Expected()
+    config = chain[-1].config
+    weights = config.get("weight_attrs")
+    if not isinstance(weights, list) or any(c.class_name == "OutputOnlyConfig" for c in chain):
+        weights = []
+    activations = config.get("activation_attrs")
+    others: list[str] = []
+    for attribute in activations if isinstance(activations, list) else ():
+        others += _ACTIVATIONS.get(_activation_name(layer.config.get(str(attribute))), ())
+    if config.get("quantize_output") is True:
+        others.append("output")
+    return Expected(tuple(map(str, weights)), tuple(others))
+
+
+def activation_ranges(layer: LayerFacts) -> tuple[str, ...]:
+    """Return which ranges the quantized activations that a layer's config shows have."""
+    found: list[str] = []
+    for value in layer.config.values():
+        read = Serialized.read(value)
+        if read is not None and bare_name(read.class_name) == "QuantizeAwareActivation":
+            found += _ACTIVATIONS.get(_activation_name(value), ())
+    return tuple(found)
+
+
+def layer_quantizer(layer: LayerFacts) -> QuantizerSettings | None:
+    """Return the quantizer of a ``QuantizeLayer``."""
+    return _settings(layer.quantizer)
+
+
+def fixed_quantizer(layer: LayerFacts) -> QuantizerSettings | None:
+    """Return the `FixedQuantizer` that TFMOT's ``fix_input_output_range`` put into a layer."""
+    if layer.kind == "quantize_layer":
+        settings = layer_quantizer(layer)
+        return settings if settings and settings.kind == "FixedQuantizer" else None
+    return next(
+        (
+            QuantizerSettings("FixedQuantizer", "FixedQuantizer", config.config)
+            for config in config_chain(layer)
+            if config.class_name == "FixedQuantizeConfig"
+        ),
+        None,
+    )
+
+
+def stores_fixed(config: Serialized) -> bool:
+    """Tell whether a custom config holds a `FixedQuantizer` for something."""
+    settings = map(_read_quantizer, config.config.values())
+    return any(item is not None and item.kind == "FixedQuantizer" for item in settings)
+
+
+def _scheme_quantizer(path: str, config: Serialized, is_weight: bool) -> QuantizerSettings | None:
+    """Return the quantizer that a config of the 8-bit or n-bit scheme makes."""
+    match = _LAYER_CONFIG.fullmatch(config.class_name) or _OUTPUT_CONFIG.fullmatch(
+        config.class_name
+    )
+    if match is None:
+        return None
+    num_bits: Any = 8
+    if match[1] == "N":
+        key = "num_bits_weight" if is_weight else "num_bits_activation"
+        num_bits = config.config.get(key, 8)
+        if not is_width(num_bits):
+            raise FileFormatError(
+                f"{path}: {config.class_name} holds {key} = {num_bits!r}, not a "
+                f"width from 2 to 16; the file is damaged"
+            )
+    kind = "LastValueQuantizer" if is_weight else "MovingAverageQuantizer"
+    return QuantizerSettings(
+        kind,
+        kind,
+        {
+            "num_bits": num_bits,
+            "symmetric": is_weight,
+            "narrow_range": is_weight,
+            "per_axis": is_weight and match[2] == "Conv",
+        },
+    )
+
+
+def _read_quantizer(value: Any) -> QuantizerSettings | None:
+    """Return a quantizer from its JSON, alone or in a list of one."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return _settings(Serialized.read(value))
+
+
+def _settings(read: Serialized | None) -> QuantizerSettings | None:
+    if read is None:
+        return None
+    kind = KINDS.get(read.class_name)  # a class the user registered has a package in its name
+    return QuantizerSettings(read.class_name, kind, read.config)
+
+
+def _activation_name(value: Any) -> str:
+    """Return the name of an activation, from within ``QuantizeAwareActivation``."""
+    read = Serialized.read(value)
+    if read is not None and read.class_name == "QuantizeAwareActivation":
+        value = read.config.get("activation")
+        read = Serialized.read(value)
+    if read is not None:
+        return read.class_name
+    return value if isinstance(value, str) else ""
+
+
+_BIT_WORDS = frozenset({"bits", "bit", "nbits", "bitwidth"})
+_FILLERS = _BIT_WORDS | {"num", "number", "of", "n", "width", "quantizer", "quantizers", "quant"}
+_SUBJECTS: Mapping[str, frozenset[str]] = {
+    "weight": frozenset({"weight", "weights"}),
+    "activation": frozenset({"activation", "activations", "act"}),
+    "output": frozenset({"output", "outputs"}),
+}
+
+
+def _subject(key: str) -> tuple[str, bool]:
+    """Split a config's key into what it is about, and whether it is about a width.
+
+    ``weight_num_bits`` → ``("weight", True)``, ``kernelQuantizer`` → ``("kernel", False)``.
+    """
+    words = re.findall(r"[a-z]+|\d+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower())
+    return "_".join(w for w in words if w not in _FILLERS), not _BIT_WORDS.isdisjoint(words)
+
+
+def _entries_about(
+    config: Mapping[str, Any], role: str, weight: str, weights: Sequence[str]
+) -> Iterator[tuple[str, Any]]:
+    """Yield the entries of a custom config that are surely about one tensor.
+
+    A key that names the variable counts most; ``weight`` and ``kernel`` are not about a bias, nor
+    is ``kernel`` about one of several kernels.
+    """
+    subjects = {key: _subject(key)[0] for key in config}
+    named = [key for key, words in subjects.items() if words in (weight, f"{weight}s")]
+    if not named:
+        general = _SUBJECTS.get(role, frozenset())
+        if role == "weight" and "bias" in weight:
+            general = frozenset()
+        elif (
+            role == "weight"
+            and weight.endswith("kernel")
+            and (sum(other.endswith("kernel") for other in weights) == 1)
+        ):
+            general |= {"kernel", "kernels"}
+        named = [key for key, words in subjects.items() if words in general]
+    for key in named:
+        yield key, config[key]

@@ -1,0 +1,1 @@
+"""TensorFlow checkpoints to tensors with their quantizers' ranges."""

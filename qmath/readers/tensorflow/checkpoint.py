@@ -1,0 +1,325 @@
+"""TensorFlow checkpoints → a `Reading`: weights and ranges are paired by the object graph.
+
+TFMOT's wrapper keeps, for each weight it quantizes, the weight and its range side by side, so that
+nothing depends on names; only the ranges of activations are known by theirs. The names of tensors
+are those of the variables, from which the names of layers follow. Where a variable was made without
+the scope of its layer, as in a model made from a config, the way to it stands for its name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+from qmath.containers.checkpoint_paths import checkpoint_prefix
+from qmath.containers.lazy_array import LazyArray
+from qmath.containers.source_files import SourceFiles
+from qmath.containers.tensor_bundle import TensorBundle
+from qmath.errors import FileFormatError
+from qmath.readers import notes
+from qmath.readers.architecture.architecture import Architecture
+from qmath.readers.architecture.config import LayerFacts
+from qmath.readers.architecture.variables import uncounted
+from qmath.readers.dispatch import Reading
+from qmath.readers.pairing import (
+    LEFTOVERS,
+    OWN_WEIGHTS,
+    STEP,
+    Paired,
+    check_unique,
+    complete,
+    notes_on,
+)
+from qmath.readers.tensorflow.object_graph import ObjectGraph, read_object_graph
+from qmath.readers.tensorflow.tracked_layers import TrackedLayer, track_layers
+
+__all__ = ["PairedLayer", "paired_layers", "read"]
+
+_ACTIVATIONS = ("pre_activation", "post_activation", "output")
+_ENDS = ("_min", "_max")
+_STATE = ("min_var", "max_var")
+_INDEX = re.compile(r"[0-9]{1,9}")
+_NUMBER = re.compile(r"(?<![^/])layer-\d+(?![^/])")
+
+_Ends = tuple[int, int]
+
+
+def read(path: str, architecture: Architecture | None) -> Reading:
+    """Read a checkpoint, as ``save_weights("ckpt")`` and ``tf.train.Checkpoint`` write it.
+
+    Parameters
+    ----------
+    path : str
+        Its prefix, one of its files, or its directory.
+    architecture : Architecture or None
+        Of the Sequential or Functional model: the checkpoint itself holds neither the settings of
+        quantizers nor the names of nested models.
+
+    Raises
+    ------
+    FileFormatError
+        The checkpoint is damaged, hostile, or of TensorFlow 1; or `architecture` is of another
+        model.
+    MissingExtraError
+        protobuf or google-crc32c is not installed.
+
+    Notes
+    -----
+    Mirrors what ``QuantizeWrapperV2.build`` and ``QuantizeLayer.build`` of
+    ``tensorflow_model_optimization/python/core/quantization/keras`` track. The state of optimizers
+    and metrics is left out.
+    """
+    bundle = TensorBundle(checkpoint_prefix(path))
+    graph = read_object_graph(bundle)
+    where = bundle.path
+    if architecture is not None and architecture.source:
+        where += f", with the architecture of {architecture.source}"
+    layers, told = paired_layers(
+        bundle, graph, architecture.config if architecture else None, where
+    )
+    found = [item for layer in layers for item in complete(layer.facts, layer.members, where)]
+    check_unique((item.name for item in found), where)
+    told += notes_on(found, [layer.facts for layer in layers])
+    files = SourceFiles(
+        [bundle.index, *bundle.shards, *([architecture.source] if architecture else [])]
+    )
+    known = architecture or Architecture(notes=(notes.NO_ARCHITECTURE,))
+    return Reading(tuple(found), known, files, tuple(told))
+
+
+class PairedLayer(NamedTuple):
+    """A layer with its tensors; and the way to it, which stands for a name that is not unique."""
+
+    facts: LayerFacts
+    members: list[Paired]
+    trail: str
+
+
+def paired_layers(
+    bundle: TensorBundle, graph: ObjectGraph, config: Any, where: str
+) -> tuple[list[PairedLayer], list[str]]:
+    """Return the layers of a model with their tensors, whose names are unique, and notes.
+
+    Parameters
+    ----------
+    bundle : TensorBundle
+    graph : ObjectGraph
+        Of the checkpoint.
+    config : JSON value
+        Of the model, or ``None``.
+    where : str
+        The file, for error messages.
+
+    Raises
+    ------
+    FileFormatError
+        The checkpoint is damaged, or the config is of another model.
+    """
+    tracked = track_layers(graph, config, where)
+    pairing = _Pairing(bundle, graph, where, _call_scope(graph, tracked))
+    layers = _named([pairing.layer(layer) for layer in tracked])
+    told = [notes.leftovers(pairing.left_over)] if pairing.left_over else []
+    return layers, told + (_numbered(layers) if config is None else [])
+
+
+def _named(layers: Sequence[PairedLayer]) -> list[PairedLayer]:
+    """Return layers whose tensors have unique names.
+
+    Parts of a plain layer, such as the cells of an RNN, are put together; what then has the name of
+    another tensor is named by the way to it.
+    """
+    whole: dict[str | int, PairedLayer] = {}
+    taken: defaultdict[str, set[str]] = defaultdict(set)
+    for number, layer in enumerate(layers):
+        path, names = layer.facts.path, {member.name for member in layer.members}
+        is_part = layer.facts.kind == "plain" and names.isdisjoint(taken[path])
+        if is_part and path in whole:
+            whole[path].members.extend(layer.members)
+        else:
+            whole[path if is_part else number] = layer
+        taken[path] |= names if is_part else set()
+    named = [layer._replace(members=_uncounted(layer.members)) for layer in whole.values()]
+    counts = Counter(name for layer in named for name in _names(layer))
+    return [
+        layer._replace(facts=replace(layer.facts, path=layer.trail))
+        if any(counts[name] > 1 for name in _names(layer))
+        else layer
+        for layer in named
+    ]
+
+
+def _numbered(layers: Sequence[PairedLayer]) -> list[str]:
+    """Return a note on the layers and nested models for whose names their numbers stand."""
+    paths = (layer.facts.path for layer in layers)
+    found = dict.fromkeys(path[: part.end()] for path in paths for part in _NUMBER.finditer(path))
+    return [notes.numbered(list(found))] if found else []
+
+
+def _names(layer: PairedLayer) -> list[str]:
+    return [f"{layer.facts.path}/{member.name}" for member in layer.members]
+
+
+def _uncounted(members: Sequence[Paired]) -> list[Paired]:
+    names = uncounted([member.name for member in members])
+    return [member._replace(name=name) for member, name in zip(members, names, strict=True)]
+
+
+class _Pairing:
+    """Pairs the variables of layers, one after the other."""
+
+    def __init__(self, bundle: TensorBundle, graph: ObjectGraph, where: str, scope: str) -> None:
+        self._bundle = bundle
+        self._graph = graph
+        self._where = where
+        self._scope = f"{scope}/" if scope else ""
+        self.left_over: list[str] = []
+
+    def layer(self, layer: TrackedLayer) -> PairedLayer:
+        """Return the name and the tensors of a layer."""
+        own = self._graph.variables(layer.node)
+        scope = _common_scope(
+            [self._name(node) for node in ([own[STEP]] if STEP in own else own.values())]
+        )
+        trail = f"{layer.prefix}{layer.trail or OWN_WEIGHTS}"
+        if layer.kind == "plain":
+            scope = scope.partition("/")[0]  # what follows is of parts of the layer
+        inner = _unquantized(scope) if layer.kind == "wrapper" else scope
+        facts = layer.facts
+        if facts is None:
+            path = f"{layer.prefix}{inner}" if inner else trail
+            facts = LayerFacts(path, scope, "", "", {"name": inner}, layer.kind)
+        scopes = [facts.saved_name, facts.inner_name, scope, inner]
+        if layer.kind == "wrapper":
+            members = self._wrapper(layer.node, own, scopes, facts.path)
+        elif layer.kind == "quantize_layer":
+            ends = self._ends(f"{facts.path}/output", layer.node, "quantizer_vars")
+            members = [Paired("output", None, *self._arrays(ends))] if ends else []
+        else:
+            members = self._tensors({node: name for name, node in own.items()}, {}, scopes)
+        return PairedLayer(facts, members, trail)
+
+    def _wrapper(
+        self, wrapper: int, own: Mapping[str, int], scopes: Sequence[str], path: str
+    ) -> list[Paired]:
+        """Return the tensors of TFMOT's wrapper, whose own variables are its ranges."""
+        variables = self._graph.variables_below(self._graph[wrapper].children["layer"])
+        ranges: dict[int, _Ends] = {}
+        for number, item in self._items(wrapper, "_weight_vars"):
+            weight = self._graph.child(item, "0")
+            ends = self._ends(f"{path}/_weight_vars/{number}", item, "2")
+            if weight is None or not self._graph[weight].is_variable:
+                if ends:
+                    raise self._unowned(f"{path}/_weight_vars/{number}")
+                continue
+            variables.setdefault(weight, f"_weight_vars/{number}")
+            if ends:
+                ranges[weight] = ends
+        output = self._ends(f"{path}/output", wrapper, "_output_quantizer_vars")
+        used = {node for ends in (*ranges.values(), output or ()) for node in ends}
+        others: dict[str, dict[str, int]] = {}
+        for name, node in own.items():
+            if node in used or node in variables or name == STEP:
+                continue
+            if name in LEFTOVERS:
+                self.left_over += [path] if path not in self.left_over else []
+            elif name[-4:] in _ENDS:
+                others.setdefault(name[:-4], {})[name[-4:]] = node
+            else:
+                variables[node] = name
+        found = self._tensors(variables, ranges, scopes)
+        for name, sides in others.items():
+            if name not in _ACTIVATIONS or len(sides) < 2:
+                raise self._unowned(f"{path}/{name}")
+            low, high = (sides[end] for end in _ENDS)
+            found.append(Paired(name, None, *self._arrays((low, high))))
+        return found + ([Paired("output", None, *self._arrays(output))] if output else [])
+
+    def _tensors(
+        self, variables: Mapping[int, str], ranges: Mapping[int, _Ends], scopes: Sequence[str]
+    ) -> list[Paired]:
+        """Return variables by their names within the layer; by the way there if two are alike."""
+        names = {node: _within(self._name(node), scopes) for node in variables}
+        counts = Counter(names.values())
+        return [
+            Paired(
+                names[node] if names[node] and counts[names[node]] == 1 else trail,
+                self._array(node),
+                *self._arrays(ranges.get(node)),
+            )
+            for node, trail in variables.items()
+        ]
+
+    def _items(self, node: int, name: str) -> list[tuple[str, int]]:
+        """Return what a list holds, in order."""
+        holder = self._graph.child(node, name)
+        items = self._graph[holder].children.items() if holder is not None else ()
+        numbered = [item for item in items if _INDEX.fullmatch(item[0])]
+        return sorted(numbered, key=lambda item: int(item[0]))
+
+    def _ends(self, place: str, node: int, *path: str) -> _Ends | None:
+        """Return the variables of a range, ``None`` if there is none."""
+        holder = self._graph.child(node, *path)
+        ends = [] if holder is None else [self._graph.child(holder, end) for end in _STATE]
+        kept = tuple(end for end in ends if end is not None and self._graph[end].is_variable)
+        if len(kept) == 1:
+            raise self._unowned(place)
+        return (kept[0], kept[1]) if kept else None
+
+    def _unowned(self, place: str) -> FileFormatError:
+        return FileFormatError(
+            f"{self._where}: {place} has a range without its other end, or without a tensor that "
+            f"it could belong to; the file was edited, or its QuantizeConfig is one that qmath "
+            f"cannot read"
+        )
+
+    def _name(self, node: int) -> str:
+        return self._graph[node].name.removeprefix(self._scope)
+
+    def _arrays(self, ends: _Ends | None) -> tuple[LazyArray, LazyArray] | tuple[None, None]:
+        return (self._array(ends[0]), self._array(ends[1])) if ends else (None, None)
+
+    def _array(self, node: int) -> LazyArray:
+        return self._bundle.array(self._graph[node].key)
+
+
+def _call_scope(graph: ObjectGraph, layers: Sequence[TrackedLayer]) -> str:
+    """Return the name that a subclassed model puts before those of its layers, ``""`` if none."""
+    if any(layer.is_numbered and not layer.prefix for layer in layers):
+        return ""
+    names = [
+        graph[node].name.split("/")
+        for layer in layers
+        if layer.trail and not layer.is_numbered
+        for node in graph.variables(layer.node).values()
+    ]
+    first = {parts[0] for parts in names if len(parts) > 2}
+    is_shared = len(first) == 1 and all(len(parts) > 2 for parts in names)
+    return first.pop() if is_shared else ""
+
+
+def _common_scope(names: Sequence[str]) -> str:
+    """Return the scopes that all variables have in common."""
+    scopes = [name.split("/")[:-1] for name in names]
+    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*scopes, strict=False))
+    return "/".join(parts[0] for parts in shared)
+
+
+def _unquantized(scope: str) -> str:
+    """Return the scope of a wrapped layer, from that of TFMOT's wrapper."""
+    if scope.startswith("quant_"):
+        return scope.removeprefix("quant_")
+    outer, slash, own = scope.rpartition("/")
+    return outer + slash + own.removeprefix("quant_")
+
+
+def _within(name: str, scopes: Sequence[str]) -> str:
+    """Return a variable's name within its layer: after the layer's, which may hold slashes."""
+    for scope in scopes:
+        _, found, rest = f"/{name}".partition(f"/{scope}/")
+        if scope and found:
+            return rest
+    return name

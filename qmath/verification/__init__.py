@@ -1,0 +1,1 @@
+"""An independent check of an export: it shares no arithmetic with what it checks."""

@@ -1,0 +1,300 @@
+"""An independent check of an exported file or folder against the model.
+
+For the weights' integers, scales and settings, nothing here, and nothing in
+`qmath.verification.contents`, calls the code that makes what is exported: both share only the
+reader of the model, the reader of the file, and TensorFlow's arithmetic. The integer model is
+lowered again; a folder's files, and a file of a format without a reader, are rendered again and
+compared byte by byte; a network is rendered again and compared part by part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath._progress import Progress
+from qmath.errors import FileFormatError, MissingSettingsError
+from qmath.integer.deployment import Deployment, deploy
+from qmath.model import Float32Array, QatModel
+from qmath.readers.source import as_model
+from qmath.verification.contents import SAME_OPTIONS, USER, Check, object_in
+
+if TYPE_CHECKING:
+    from qmath.exports.bundle import Bundle
+    from qmath.quantizers import Quantizer
+
+__all__ = ["Verification", "verify"]
+
+_FIXED = "FixedQuantizer"
+# Settings that a user can tell, and what is one.
+_CHECKS: dict[str, Callable[[object], bool]] = {
+    "quantizer": lambda value: isinstance(value, str),
+    "num_bits": lambda value: type(value) is int and 2 <= value <= 16,
+    "per_axis": lambda value: isinstance(value, bool),
+    "symmetric": lambda value: isinstance(value, bool),
+    "narrow_range": lambda value: isinstance(value, bool),
+}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a check found.
+
+    Attributes
+    ----------
+    tensors : int
+        Tensors of the model that were compared.
+    elements : int
+        Integers and floats compared one by one.
+    near_ties : int
+        Integers so close to a rounding tie that TensorFlow's float32 arithmetic decided.
+    differing : int
+        Elements that differ.
+    differences : tuple of str
+        Every difference in words; of each array the first element.
+    assumed : tuple of str
+        Tensors whose settings are not in the model, so that those count which the file says the
+        user told the export.
+    """
+
+    tensors: int
+    elements: int
+    near_ties: int
+    differing: int
+    differences: tuple[str, ...]
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether the file holds what the model says."""
+        return not self.differences
+
+
+def verify(
+    model: str | os.PathLike[str] | QatModel,
+    output: str | os.PathLike[str],
+    *,
+    quantizers: Mapping[str, Quantizer] | None = None,
+    format: str | None = None,
+    force: bool = False,
+    architecture: str | os.PathLike[str] | None = None,
+    isolate: bool = False,
+    progress: Progress | None = None,
+) -> Verification:
+    """Check an exported file against the model it was made from.
+
+    Parameters
+    ----------
+    model : path or QatModel
+        What was exported.
+    output : path
+        The exported file or folder.
+    quantizers, format, force, architecture, isolate
+        As they were given to `qmath.export`; a folder tells its format itself.
+    progress : callable, optional
+        Called with how many tensors are compared, and of how many.
+
+    Returns
+    -------
+    Verification
+        Its `ok` says whether all is as it should be.
+
+    Raises
+    ------
+    FileFormatError
+        `output` is damaged or not what qmath wrote.
+    MissingSettingsError
+        The settings of a weight are unknown.
+
+    Notes
+    -----
+    Compared are: names, shapes and axis orders, dtypes; scales, bit by bit; zero points; every
+    integer; every float, bit by bit; every field of the manifest but its notes, the source's file
+    name and qmath's version. Settings that the model does not show are taken from the file where
+    it says that the user told them: see `Verification.assumed`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import qmath
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     bundle = qmath.export("reference/samples/question.h5", f"{folder}/model.npz")
+    ...     qmath.verify("reference/samples/question.h5", f"{folder}/model.npz").ok
+    True
+    """
+    source = as_model(model, quantizers, force=force, architecture=architecture, isolate=isolate)
+    path = Path(output)
+    check = Check(path.name)
+    try:
+        compare = _compare_folder if path.is_dir() else _compare_file
+        assumed = compare(check, source, path, format, progress)
+    except OSError as error:
+        raise FileFormatError(f"cannot read {path}: {error.strerror or error}") from error
+    return Verification(
+        check.tensors,
+        check.elements,
+        check.near_ties,
+        check.differing,
+        tuple(check.differences),
+        assumed,
+    )
+
+
+def _compare_file(
+    check: Check, model: QatModel, path: Path, format: str | None, progress: Progress | None
+) -> tuple[str, ...]:
+    from qmath.exports import (
+        FileExporter,
+        FolderExporter,
+        NetworkExporter,
+        check_options,
+        exporter,
+    )
+    from qmath.exports.output.rendered import byte_differences
+
+    path.stat()
+    name, module = exporter(path, format)
+    if isinstance(module, FolderExporter):
+        raise FileFormatError(f"{path} is a file, and the format {name!r} is a folder of files")
+    if not isinstance(module, FileExporter):
+        bundle = _compare_bundle(check, model, {}, None, progress)
+        with open(path, "rb") as file, tempfile.TemporaryFile() as expected:
+            module.write(bundle, expected)
+            check.differences += byte_differences(path.name, file, expected)
+        return ()
+    with open(path, "rb") as file:
+        manifest, arrays = module.read(file)
+        model, assumed = _with_told_settings(model, manifest, path.name)
+        options = _options(manifest, path.name)
+        if isinstance(module, NetworkExporter):
+            given = object_in(object_in(manifest, "export", path.name), "options", path.name)
+            check_options(name, module, given)
+            bundle = _compare_bundle(check, model, options, manifest, progress, arrays)
+            check.differences += module.differences(file, bundle, manifest, **given)
+        else:
+            deployed = deploy(model, options["vectors"], options["multiplier_bits"])
+            check.compare_model(model, manifest, arrays, deployed, progress)
+    return assumed
+
+
+def _compare_folder(
+    check: Check, model: QatModel, path: Path, format: str | None, progress: Progress | None
+) -> tuple[str, ...]:
+    from qmath.exports import FolderExporter, check_options, exporter
+    from qmath.exports.output import folder
+
+    manifest = folder.read_manifest(path)
+    name, module = exporter(path, format or str(manifest["export"].get("format")))
+    if not isinstance(module, FolderExporter):
+        raise FileFormatError(f"{path} is a folder, and the format {name!r} is one file")
+    model, assumed = _with_told_settings(model, manifest, path.name)
+    given = manifest["export"]["options"]
+    check_options(name, module, given)
+    bundle = _compare_bundle(check, model, _options(manifest, path.name), manifest, progress)
+    check.differences += folder.differences(
+        path, name, bundle, module.render(bundle, **given), given
+    )
+    return assumed
+
+
+def _compare_bundle(
+    check: Check,
+    model: QatModel,
+    options: dict[str, Any],
+    manifest: dict[str, Any] | None,
+    progress: Progress | None,
+    held: Mapping[str, NDArray[Any]] | None = None,
+) -> Bundle:
+    """Compare what an export would hold now, and what the output holds: a manifest, some arrays."""
+    from qmath.exports.bundle import quantize_model
+
+    bundle = quantize_model(model, **options)
+    deployed = Deployment(
+        bundle.program, bundle.manifest["program"], bundle.constants, bundle.vectors
+    )
+    arrays = dict(bundle.arrays()) | dict(held or {})
+    check.compare_model(model, manifest or bundle.manifest, arrays, deployed, progress)
+    return bundle
+
+
+def _options(manifest: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return how an export was made, as `qmath.quantize_model` takes it."""
+    options = object_in(manifest, "options", name)
+    layouts = options.get("layouts")
+    if (
+        set(options) != {"layouts", "signed", "vectors", "multiplier_bits"}
+        or type(options["signed"]) is not bool
+        or not isinstance(layouts, list)
+        or not all(isinstance(layout, str) for layout in layouts)
+        or any(type(options[key]) is not int for key in ("vectors", "multiplier_bits"))
+    ):
+        raise FileFormatError(f"{name}: the manifest's options are damaged; export again")
+    return options
+
+
+def _with_told_settings(
+    model: QatModel, manifest: dict[str, Any], name: str
+) -> tuple[QatModel, tuple[str, ...]]:
+    """Complete what the model leaves open with what the user told the export, as its file says.
+
+    Nothing else can be asked for these settings; whether scales and integers follow from them is
+    still checked.
+    """
+    entries = object_in(manifest, "tensors", name)
+    tensors, assumed = dict(model.tensors), []
+    for tensor in model.tensors.values():
+        entry = entries.get(tensor.name)
+        evidence = entry.get("evidence") if isinstance(entry, dict) else None
+        if not isinstance(entry, dict) or not isinstance(evidence, dict):
+            continue
+        told: dict[str, Any] = {
+            field: entry.get(field)
+            for field in _CHECKS
+            if evidence.get(field) == USER and getattr(tensor.spec, field) is None
+        }
+        if not told:
+            continue
+        told["op"] = entry.get("op")
+        ends: dict[str, Any] = {}
+        if tensor.role == "float":  # a FixedQuantizer keeps no variables: its range is told, too
+            ends = {"role": "weight", "min": _end(entry, "min"), "max": _end(entry, "max")}
+        if (
+            not all(_CHECKS[field](value) for field, value in told.items() if field != "op")
+            or told["op"] not in ("vars", "args")
+            or (ends and (entry.get("role"), told.get("quantizer")) != ("weight", _FIXED))
+            or any(end is None for end in ends.values())
+        ):
+            raise FileFormatError(
+                f"{name}: the manifest's settings of {tensor.name} are damaged; export again"
+            )
+        assumed.append(tensor.name)
+        tensors[tensor.name] = dataclasses.replace(
+            tensor,
+            spec=dataclasses.replace(tensor.spec, **told),
+            evidence={**tensor.evidence, **dict.fromkeys(told.keys() - {"op"}, USER)},
+            **ends,
+        )
+    unknown = [t.name for t in tensors.values() if t.role == "weight" and not t.spec.is_complete]
+    if unknown:
+        raise MissingSettingsError(
+            f"the quantizer settings of {', '.join(unknown)} are in no file; {SAME_OPTIONS}"
+        )
+    return dataclasses.replace(model, tensors=tensors), tuple(assumed)
+
+
+def _end(entry: dict[str, Any], key: str) -> Float32Array | None:
+    """Return one end of a range that only the file holds, ``None`` if it is no finite number."""
+    values = entry.get(key)
+    if not isinstance(values, list) or len(values) != 1 or type(values[0]) is not float:
+        return None
+    with np.errstate(over="ignore"):
+        end = np.asarray(values[0], np.float32)
+    return end if np.isfinite(end) else None

@@ -1,0 +1,373 @@
+"""Compare an exported file with the model, element by element, by arithmetic of its own.
+
+Scale and zero point are computed anew, each integer is decided by exact rational arithmetic
+(`qmath.kernels.exact`), and where that is a near-tie, by the identity
+``(q - zero_point) * scale == fake_quant(x)`` in float32. Axis orders and layer configs are worked
+out here a second time. The integer model is lowered again from the model. Of the manifest, only the
+notes, the source's file name and qmath's version are not compared.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath._progress import Progress, ticking
+from qmath.errors import FileFormatError, QmathError
+from qmath.integer.deployment import Deployment
+from qmath.kernels import exact, fake_quant
+from qmath.model import Float32Array, Node, QatModel, QatTensor
+
+__all__ = ["SAME_OPTIONS", "USER", "Check", "object_in"]
+
+SAME_OPTIONS = "verify with the options that export had"
+USER = "user"  # the evidence of settings that no file holds
+_FORMULA = "(values.astype(np.int32) - zero_point).astype(np.float32) * scale"
+# Keras's kernels: height, width, input and output channels, depth multiplier.
+_AXES = {"Dense": "IO", "Conv1D": "WIO", "Conv2D": "HWIO", "DepthwiseConv2D": "HWIM",
+         "Conv2DTranspose": "HWOI"}  # fmt: skip
+_TRAINING = ("initializer", "regularizer", "constraint")
+# Whether the user told what a range's ratio shows, too, is not in the model.
+_EQUAL_EVIDENCE = ([USER, "range ratio"], ["range ratio", USER])
+_NODE_FIELDS = ("name", "layer", "class_name", "quantize_config")
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class Check:
+    """One check under way: its counts and findings.
+
+    Attributes
+    ----------
+    tensors, elements, near_ties, differing, differences
+        As in `qmath.verification.check.Verification`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.signed = True
+        self.classes: dict[str, str] = {}
+        self.tensors = self.elements = self.near_ties = self.differing = 0
+        self.differences: list[str] = []
+
+    def expect(self, what: str, found: object, expected: object, remedy: str = "") -> bool:
+        """Note a difference unless `found` equals `expected`."""
+        if found == expected:
+            return True
+        self.differences.append(
+            f"{what}: the file holds {found!r}, the model gives {expected!r}"
+            + (f"; {remedy}" if remedy else "")
+        )
+        return False
+
+    def expect_names(self, what: str, found: Iterable[str], expected: Iterable[str]) -> None:
+        """Note a difference between two sets of names."""
+        for names, word in (
+            (set(expected) - set(found), "missing"),
+            (set(found) - set(expected), "unexpected"),
+        ):
+            if names:
+                self.differences.append(
+                    f"{what}: {', '.join(sorted(names))} {word}; {SAME_OPTIONS}"
+                )
+
+    def compare_model(
+        self,
+        model: QatModel,
+        manifest: dict[str, Any],
+        arrays: Arrays,
+        deployed: Deployment,
+        progress: Progress | None = None,
+    ) -> None:
+        """Compare everything; `deployed` is the integer model lowered again."""
+        self.signed = object_in(manifest, "options", self.name).get("signed") is not False
+        self.classes = {n.layer: n.class_name for n in (model.graph.nodes if model.graph else ())}
+        self.expect("reconstruction", manifest.get("reconstruction"), _FORMULA)
+        self.expect("format_version", manifest.get("format_version"), 1)
+        self.expect(
+            "source sha256",
+            object_in(manifest, "source", self.name).get("sha256"),
+            model.sha256,
+            "the file was made from another model",
+        )
+        entries = object_in(manifest, "tensors", self.name)
+        self.expect_names("tensors in the manifest", entries, model.tensors)
+        keys = [key for tensor in model.tensors.values() for key in _keys(tensor)]
+        constants = {**deployed.constants, **deployed.vectors}
+        self.expect_names("arrays", arrays, [*keys, *constants])
+        for name, tensor in ticking(model.tensors.items(), progress):
+            if name in entries and all(key in arrays for key in _keys(tensor)):
+                self.tensors += 1
+                self.compare_tensor(tensor, object_in(entries, name, self.name), arrays)
+        self.compare_graph(model, manifest)
+        for key, expected in constants.items():
+            if key in arrays and self.expect(
+                f"shape of {key}", arrays[key].shape, expected.shape, SAME_OPTIONS
+            ):
+                self.compare_floats(key, arrays[key], expected)
+        self.compare_program(manifest.get("program"), deployed.description)
+
+    def compare_program(self, found: Any, expected: dict[str, Any] | None) -> None:
+        """Compare the integer model's description, step by step."""
+        if not isinstance(found, dict) or expected is None:
+            self.expect("program", found, expected)
+            return
+        steps = found.get("steps")
+        for step, other in zip(
+            steps if isinstance(steps, list) else (), expected["steps"], strict=False
+        ):
+            self.expect(f"step {other['name']} of the program", step, other, SAME_OPTIONS)
+        for key in sorted(found.keys() | expected.keys()):
+            if key == "steps":
+                count = len(steps) if isinstance(steps, list) else None
+                self.expect("number of steps of the program", count, len(expected["steps"]))
+            else:
+                self.expect(f"{key} of the program", found.get(key), expected.get(key))
+
+    def compare_graph(self, model: QatModel, manifest: dict[str, Any]) -> None:
+        """Compare the layer list with the graph."""
+        graph = model.graph
+        layers = manifest.get("layers")
+        if not isinstance(layers, list) or not all(isinstance(layer, dict) for layer in layers):
+            raise FileFormatError(f"{self.name}: the manifest has no list of layers; export again")
+        nodes = graph.nodes if graph else ()
+        self.expect(
+            "layers", [layer.get("name") for layer in layers], [node.name for node in nodes]
+        )
+        for layer, node in zip(layers, nodes, strict=False):
+            for field in _NODE_FIELDS:
+                self.expect(f"{field} of layer {node.name}", layer.get(field), getattr(node, field))
+            self.expect(f"inputs of layer {node.name}", layer.get("inputs"), list(node.inputs))
+            config, expected = object_in(layer, "config", self.name), _config(node)
+            for key in sorted(config.keys() | expected.keys()):
+                self.expect(f"{key} of layer {node.name}", config.get(key), expected.get(key))
+        self.expect("inputs", manifest.get("inputs"), list(graph.inputs) if graph else [])
+        self.expect("outputs", manifest.get("outputs"), list(graph.outputs) if graph else [])
+
+    def compare_tensor(self, tensor: QatTensor, entry: dict[str, Any], arrays: Arrays) -> None:
+        """Compare one tensor's arrays and its entry in the manifest."""
+        expected: dict[str, Any] = {"role": tensor.role, "num_bits": tensor.spec.num_bits}
+        if tensor.role == "float":
+            expected |= {"num_bits": None, "stored": tensor.stored and asdict(tensor.stored)}
+        else:
+            expected |= _settings(tensor)
+        if tensor.role != "float" and tensor.spec.is_complete:
+            scale, counted = _scale_and_zero_point(tensor)
+            zero_point = counted - self.offset(tensor)
+            expected |= {
+                "signed": self.signed and tensor.role == "weight",
+                "scale_bits": _patterns(scale),
+                "zero_point": zero_point.ravel().tolist(),
+            }
+            for key, array in ((".scale", scale), (".zero_point", zero_point)):
+                self.compare_array(tensor.name + key, arrays[tensor.name + key], array, entry)
+        if tensor.values is not None and tensor.name in arrays:
+            held = self.in_source_order(tensor, entry, arrays[tensor.name])
+            if held is not None and tensor.role == "float":
+                self.compare_floats(tensor.name, held, np.asarray(tensor.values))
+            elif held is not None:
+                expected |= self.compare_integers(tensor, held)
+        for key, value in expected.items():
+            self.expect(f"{key} of {tensor.name}", entry.get(key), value, SAME_OPTIONS)
+        evidence = object_in(entry, "evidence", self.name) if tensor.role != "float" else {}
+        for field in sorted(evidence.keys() | tensor.evidence.keys()):
+            found, source = evidence.get(field), tensor.evidence.get(field)
+            if [found, source] not in _EQUAL_EVIDENCE:
+                self.expect(f"evidence of {tensor.name}: {field}", found, source, SAME_OPTIONS)
+
+    def compare_array(
+        self, key: str, found: NDArray[Any], expected: NDArray[Any], entry: dict[str, Any]
+    ) -> None:
+        """Compare a scale or zero point, whose shape must run along the entry's axis."""
+        shape, axis = entry.get("shape"), entry.get("axis")
+        if expected.ndim and isinstance(shape, list) and isinstance(axis, int):
+            along = [*expected.shape, *[1] * (len(shape) - 1 - axis)]
+            self.expect(f"shape of {key}", list(found.shape), along)
+        if self.expect(f"number of values in {key}", found.size, expected.size):
+            self.compare_floats(key, found.reshape(expected.shape), expected)
+
+    def in_source_order(
+        self, tensor: QatTensor, entry: dict[str, Any], found: NDArray[Any]
+    ) -> NDArray[Any] | None:
+        """Return an exported tensor with its axes in the model's order, if its entry fits it."""
+        name = tensor.name
+        shape = np.shape(tensor.values)  # type: ignore[arg-type]
+        layer, _, weight = name.rpartition("/")
+        kernel = weight in ("kernel", "depthwise_kernel") and tensor.stored is None
+        source = _AXES.get(self.classes.get(layer, "")) if kernel else None
+        if source is not None and len(source) != len(shape):
+            source = None
+        self.expect(f"source_layout of {name}", entry.get("source_layout"), source)
+        layout, axes = entry.get("layout"), list(range(len(shape)))
+        if source is None:
+            self.expect(f"layout of {name}", layout, None)
+        elif isinstance(layout, str) and sorted(layout) == sorted(source):
+            axes = [source.index(letter) for letter in layout]
+        else:
+            self.differences.append(f"layout of {name}: {layout!r} does not fit {source!r}")
+            return None
+        exported = [shape[axis] for axis in axes]
+        fits = self.expect(f"shape of {name}", list(found.shape), exported)
+        fits &= self.expect(f"shape of {name} in the manifest", entry.get("shape"), exported)
+        self.expect(f"dtype of {name} in the manifest", entry.get("dtype"), str(found.dtype))
+        if tensor.role == "weight":
+            axis = axes.index(len(shape) - 1) if tensor.spec.per_axis else None
+            self.expect(f"axis of {name}", entry.get("axis"), axis)
+        return found.transpose(np.argsort(axes)) if fits else None
+
+    def compare_floats(self, name: str, found: NDArray[Any], expected: NDArray[Any]) -> None:
+        """Compare bit by bit."""
+        self.elements += expected.size
+        if not self.expect(f"dtype of {name}", str(found.dtype), str(expected.dtype)):
+            return
+        bits = np.dtype(f"u{expected.dtype.itemsize}") if expected.dtype.itemsize <= 8 else None
+        a, b = np.ascontiguousarray(found), np.ascontiguousarray(expected)
+        if bits is not None:
+            a, b = a.view(bits), b.view(bits)
+        self.note(name, np.reshape(a != b, expected.shape), found, expected)
+
+    def offset(self, tensor: QatTensor) -> NDArray[np.int32]:
+        """Return what is subtracted from TensorFlow's unsigned count of a tensor's integers."""
+        signed = self.signed and tensor.role == "weight"
+        # An array, as an int of Python's would make NumPy 1's differences int64.
+        return np.asarray(1 << (_known(tensor).num_bits - 1) if signed else 0, np.int32)
+
+    def compare_integers(self, tensor: QatTensor, held: NDArray[Any]) -> dict[str, int]:
+        """Compare a weight's integers; return the counts its manifest entry should have."""
+        low, high, bits, narrow = _known(tensor)
+        x = np.asarray(tensor.values, np.float32)
+        self.elements += x.size
+        dtype = f"{'' if self.signed else 'u'}int{8 if bits <= 8 else 16}"
+        self.expect(f"dtype of {tensor.name}", str(held.dtype), dtype)
+        if np.isnan(x).any():
+            self.differences.append(
+                f"{tensor.name}: the model holds NaN, which no integer stands for"
+            )
+            return {}
+        scale, counted = _scale_and_zero_point(tensor)
+        zero_point = counted - self.offset(tensor)
+        integers, near = exact.relative_integers(
+            x, low, high, bits, narrow_range=narrow, zero_point=counted
+        )
+        expected = integers + zero_point
+        index = np.nonzero(near)
+        if index[0].size:
+            channel = index[-1] if low.ndim else ()
+            faked = _fake_quant(tensor, x[index], channel)
+            step = scale[channel]
+            # The integer of which the identity holds: steps are distinct in float32.
+            candidates = integers[index] + np.array([[-1], [0], [1]])
+            holds = candidates.astype(np.float32) * step == faked
+            expected[index] = np.where(holds, candidates, 0).sum(axis=0) + zero_point[channel]
+        self.near_ties += index[0].size
+        self.note(tensor.name, held != expected, held, expected, x)
+        first, last = exact.limits(bits, narrow)
+        outside = (x < (first - counted).astype(np.float32) * scale) | (
+            x > (last - counted).astype(np.float32) * scale
+        )
+        return {"clipped": int(np.count_nonzero(outside)), "near_ties": index[0].size}
+
+    def note(
+        self, name: str, wrong: NDArray[np.bool_], found: NDArray[Any], expected: NDArray[Any],
+        values: NDArray[Any] | None = None,
+    ) -> None:  # fmt: skip
+        """Count differing elements and describe the first one."""
+        count = int(np.count_nonzero(wrong))
+        if count:
+            at = tuple(int(i) for i in np.argwhere(wrong)[0])
+            where = f"{name}[{', '.join(map(str, at))}]" if at else name
+            real = f" for {values[at]!s}" if values is not None else ""
+            self.differing += count
+            self.differences.append(
+                f"{where}: the file holds {found[at]!s}, the model gives "
+                f"{expected[at]!s}{real} ({count} of {wrong.size} differ)"
+            )
+
+
+class _Known(NamedTuple):
+    """A range, and the settings that are known once the tensor is ready."""
+
+    low: Float32Array
+    high: Float32Array
+    num_bits: int
+    narrow_range: bool
+
+
+def _known(tensor: QatTensor) -> _Known:
+    if tensor.min is None or tensor.max is None:
+        raise QmathError(
+            f"{tensor.name}: the model holds no range for it, so nothing can be checked"
+        )
+    # An activation's settings may be unknown: then only the range is looked at.
+    return _Known(tensor.min, tensor.max, tensor.spec.num_bits or 0, bool(tensor.spec.narrow_range))
+
+
+def _keys(tensor: QatTensor) -> Iterator[str]:
+    """Yield the names of a tensor's arrays in the file."""
+    if tensor.role in ("float", "weight"):
+        yield tensor.name
+    if tensor.role != "float" and tensor.spec.is_complete:
+        yield f"{tensor.name}.scale"
+        yield f"{tensor.name}.zero_point"
+
+
+def object_in(owner: dict[str, Any], key: str, name: str) -> dict[str, Any]:
+    """Return a JSON object in another, or raise that the file `name` is damaged."""
+    value = owner.get(key)
+    if not isinstance(value, dict):
+        raise FileFormatError(f"{name}: the manifest has no object {key!r}; export again")
+    return value
+
+
+def _config(node: Node) -> dict[str, Any]:
+    """Return a layer's config without what only training needs, as JSON gives it back."""
+    text = json.dumps(dict(node.config))  # NaN and infinities as words, which JSON has not
+    config: dict[str, Any] = json.loads(text, parse_constant=lambda word: str(float(word)))
+    return {key: value for key, value in config.items() if key.split("_")[-1] not in _TRAINING}
+
+
+def _settings(tensor: QatTensor) -> dict[str, Any]:
+    spec, (low, high, _, _) = tensor.spec, _known(tensor)
+    return {
+        "quantizer": spec.quantizer, "symmetric": spec.symmetric, "per_axis": spec.per_axis,
+        "narrow_range": spec.narrow_range, "op": spec.op,
+        "min": low.ravel().tolist(), "max": high.ravel().tolist(),
+        "min_bits": _patterns(low), "max_bits": _patterns(high),
+    }  # fmt: skip
+
+
+def _patterns(array: Float32Array) -> list[str]:
+    return [f"{value:#010x}" for value in array.astype(np.float32).ravel().view(np.uint32)]
+
+
+def _scale_and_zero_point(tensor: QatTensor) -> tuple[Float32Array, NDArray[np.int32]]:
+    """Compute scale and zero point in float32, as TensorFlow's ``Nudge``; check the latter exactly.
+
+    The exact zero point holds, except where float32 rounding may decide a tie. It counts from 0.
+    """
+    low, high, bits, narrow = _known(tensor)
+    first, last = exact.limits(bits, narrow)
+    tiny = np.finfo(np.float32).tiny
+    low, high = (np.where(np.abs(end) < tiny, np.float32(0), end) for end in (low, high))
+    with np.errstate(all="ignore"):
+        scale = np.asarray((high - low) / np.float32(last - first))
+        estimate = np.clip(np.float32(first) - low / scale, first, last)
+        rounded = np.floor(estimate.astype(np.float64) + 0.5)
+    zero, near = exact.zero_points(low, high, bits, narrow_range=narrow)
+    return scale, np.asarray(np.where(near, rounded, zero), np.int32)
+
+
+def _fake_quant(tensor: QatTensor, x: Float32Array, channel: Any) -> Float32Array:
+    """Fake-quantize a list of elements, each with the range of its channel."""
+    low, high, bits, narrow = _known(tensor)
+    if low.ndim:
+        return fake_quant.fake_quant_with_min_max_vars_per_channel(
+            x, low[channel], high[channel], bits, narrow
+        )
+    if tensor.spec.op == "args":
+        return fake_quant.fake_quant_with_min_max_args(x, float(low), float(high), bits, narrow)
+    return fake_quant.fake_quant_with_min_max_vars(x, low, high, bits, narrow)

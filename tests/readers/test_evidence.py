@@ -1,0 +1,579 @@
+"""Where settings come from, what contradicts what, and what to ask the user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import qmath
+from qmath.errors import ContradictionError, FileFormatError, MissingSettingsError, QmathError
+from qmath.missing import missing_settings
+from qmath.model import QatTensor, QuantSpec
+from qmath.readers.loading import load
+from tests.readers.builders import (
+    entry,
+    kernel,
+    one_layer,
+    quantizer,
+    sequential,
+    span,
+    step,
+    wrapped,
+    write,
+)
+
+pytest.importorskip("h5py")
+
+
+def last(num_bits: int = 4, **settings: bool) -> qmath.LastValueQuantizer:
+    return qmath.LastValueQuantizer(
+        **{
+            "num_bits": num_bits,
+            "per_axis": False,
+            "symmetric": True,
+            "narrow_range": False,
+            **settings,
+        }
+    )
+
+
+def average(num_bits: int = 4) -> qmath.MovingAverageQuantizer:
+    return qmath.MovingAverageQuantizer(
+        num_bits=num_bits, per_axis=False, symmetric=False, narrow_range=False
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "model.h5"
+
+
+def tensor(path: Path, name: str = "d/kernel", **options: Any) -> QatTensor:
+    return load(path, **options).tensors[name]
+
+
+def test_the_ratio_tells_the_width(path: Path) -> None:
+    found = tensor(one_layer(path))
+    assert found.spec == QuantSpec(None, 4, False, True, False)
+    assert found.evidence == {
+        "num_bits": "range ratio",
+        "symmetric": "range ratio",
+        "narrow_range": "range ratio",
+        "per_axis": "range shape",
+    }
+    assert found.hint is None
+    assert found.quantize().num_bits == 4
+
+
+@pytest.mark.parametrize(
+    ("config_class", "per_axis"),
+    [
+        ("Default8BitQuantizeConfig", False),
+        ("Default8BitConvQuantizeConfig", True),
+        ("Default8BitConvTransposeQuantizeConfig", False),
+        ("Default8BitQuantizeConfigRNN", False),
+        ("DefaultNBitQuantizeConfig", False),
+        ("DefaultNBitConvQuantizeConfig", True),
+    ],
+)
+def test_the_schemes_are_known_by_their_classes(
+    path: Path, config_class: str, per_axis: bool
+) -> None:
+    ends = np.full(4, 0.8) if per_axis else 0.8
+    config = {
+        "weight_attrs": ["kernel"],
+        "activation_attrs": ["activation"],
+        "quantize_output": True,
+        "num_bits_weight": 5,
+        "num_bits_activation": 6,
+    }
+    one_layer(
+        path,
+        config,
+        kernel(-np.float32(ends), np.float32(ends)),
+        span("post_activation"),
+        span("output"),
+        config_class=config_class,
+    )
+    model = load(path)
+    bits = (5, 6) if "NBit" in config_class else (8, 8)
+    assert model.tensors["d/kernel"].spec == QuantSpec(
+        "LastValueQuantizer", bits[0], per_axis, True, True
+    )
+    for name in ("d/post_activation", "d/output"):
+        assert model.tensors[name].spec == QuantSpec(
+            "MovingAverageQuantizer", bits[1], False, False, False
+        )
+    assert set(model.tensors["d/kernel"].evidence.values()) == {"config"}
+    assert not missing_settings(model)
+
+
+@pytest.mark.parametrize(
+    "config_class", ["Default8BitOutputQuantizeConfig", "DefaultNBitActivationQuantizeConfig"]
+)
+def test_the_schemes_output_configs(path: Path, config_class: str) -> None:
+    one_layer(path, {"num_bits_activation": 8}, span("output"), config_class=config_class)
+    assert tensor(path, "d/output").spec.num_bits == 8
+
+
+@pytest.mark.parametrize("width", [1, 17, "8", None, True, 1e300])
+def test_a_scheme_with_an_impossible_width(path: Path, width: object) -> None:
+    one_layer(path, {"num_bits_weight": width}, config_class="DefaultNBitQuantizeConfig")
+    with pytest.raises(FileFormatError, match=rf"{path}: d: .*num_bits_weight"):
+        load(path)
+
+
+def test_a_user_class_with_a_scheme_name_is_the_users(path: Path) -> None:
+    one_layer(path, {}, config_class="Mine>Default8BitQuantizeConfig")
+    assert tensor(path).evidence["num_bits"] == "range ratio"
+
+
+NARROW = kernel(-0.8, 0.8)
+SERIALIZED = quantizer(num_bits=5, per_axis=False, symmetric=True, narrow_range=True)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"weight_quantizer": SERIALIZED},
+        {"kernel_quantizer": SERIALIZED},
+        {"weightQuantizer": SERIALIZED},
+        {"weights": [SERIALIZED]},
+        {"quantizer_kernel": SERIALIZED},
+        {
+            "weight_quantizer": {
+                **SERIALIZED,
+                "class_name": "DefaultNBitConvTransposeWeightsQuantizer",
+            }
+        },
+    ],
+)
+def test_a_stored_quantizer_is_a_fact(path: Path, config: dict[str, Any]) -> None:
+    found = tensor(one_layer(path, config, NARROW))
+    assert found.spec == QuantSpec("LastValueQuantizer", 5, False, True, True)
+    assert found.evidence["num_bits"] == "config"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"bias_quantizer": SERIALIZED},
+        {"activation_quantizer": SERIALIZED},
+        {"quantizer": SERIALIZED},
+        {"weight_and_activation_quantizer": SERIALIZED},
+        {"weight_quantizers": [SERIALIZED, SERIALIZED]},
+        {"weight_quantizer": {**SERIALIZED, "class_name": "Mine>LastValueQuantizer"}},
+        {"num_bits_activation": 5},
+        {"num_bits": 5},
+        {"num_bits_weight": 32},
+        {"num_bits_weight": True},
+        {"weights": 5},
+    ],
+)
+def test_what_is_not_surely_about_the_weight_is_no_fact(path: Path, config: dict[str, Any]) -> None:
+    found = tensor(one_layer(path, config, NARROW))
+    assert found.spec == QuantSpec(None, None, False, None, None)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "num_bits_weight",
+        "num_bits_weights",
+        "weight_num_bits",
+        "weight_bits",
+        "kernel_num_bits",
+        "n_bits_weight",
+        "weightBits",
+    ],
+)
+def test_a_width_with_a_role_is_a_fact(path: Path, key: str) -> None:
+    one_layer(
+        path,
+        {key: 5, "num_bits_activation": 7, "output_bits": 9},
+        NARROW,
+        span("post_activation"),
+        span("output"),
+    )
+    model = load(path)
+    widths = [tensor.spec.num_bits for tensor in model.tensors.values()]
+    assert widths == [5, 7, 9]
+    assert all(tensor.spec.narrow_range is None for tensor in model.tensors.values())
+
+
+def test_kernel_and_bias_are_told_apart(path: Path) -> None:
+    bias = kernel(-1, 1, "bias", shape=(4,))
+    config = {
+        "weight_num_bits": 5,
+        "bias_quantizer": quantizer(num_bits=16, per_axis=False, symmetric=True, narrow_range=True),
+    }
+    one_layer(path, config, NARROW, bias)
+    model = load(path)
+    assert model.tensors["d/kernel"].spec.num_bits == 5
+    assert model.tensors["d/bias"].spec.num_bits == 16
+    one_layer(path, {"num_bits_weight": 5}, NARROW, bias)
+    assert load(path).tensors["d/bias"].spec.num_bits is None
+
+
+def test_one_of_several_kernels(path: Path) -> None:
+    one_layer(
+        path,
+        {"kernel_bits": 5, "recurrent_kernel_bits": 6},
+        NARROW,
+        kernel(-1, 1, "recurrent_kernel"),
+    )
+    model = load(path)
+    assert model.tensors["d/kernel"].spec.num_bits == 5
+    assert model.tensors["d/recurrent_kernel"].spec.num_bits == 6
+    one_layer(path, {"kernel_bits": 5}, kernel(-1, 1, "a_kernel"), kernel(-1, 1, "b_kernel"))
+    assert all(t.spec.num_bits is None for t in load(path).tensors.values())
+
+
+def test_the_user_says_what_is_missing(path: Path) -> None:
+    one_layer(path, {}, NARROW, span("post_activation"), span("output"))
+    model = load(
+        path,
+        {
+            "MyConfig.weights": last(5, narrow_range=True),
+            "MyConfig.activation": average(6),
+            "MyConfig.output": average(7),
+        },
+    )
+    assert [t.spec.num_bits for t in model.tensors.values()] == [5, 6, 7]
+    assert model.tensors["d/kernel"].evidence == {
+        "quantizer": "user",
+        "num_bits": "user",
+        "per_axis": "range shape",
+        "symmetric": "user",
+        "narrow_range": "user",
+    }
+    assert not missing_settings(model)
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "MyConfig.weights",
+        "MyConfig.weight",
+        "Pkg>MyConfig.weights",
+        "d/kernel",
+        "d*",
+        "*/kernel",
+        "d/[k]ernel",
+    ],
+)
+def test_keys_of_the_user(path: Path, key: str) -> None:
+    one_layer(path, {}, NARROW, config_class="Pkg>MyConfig")
+    assert tensor(path, quantizers={key: last(5, narrow_range=True)}).spec.num_bits == 5
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["Other.weights", "MyConfig.output", "MyConfig", "conv*/kernel", "D/kernel", "MyConfig.bias"],
+)
+def test_keys_that_match_nothing(path: Path, key: str) -> None:
+    one_layer(path)
+    with pytest.raises(QmathError, match=r"matches nothing.*MyConfig.*d/kernel") as caught:
+        load(path, {key: last()})
+    assert key in str(caught.value)
+
+
+def test_keys_that_match_floats_alone(path: Path) -> None:
+    one_layer(path, {}, kernel() | {"d/bias:0": np.zeros(4, np.float32)})
+    with pytest.raises(QmathError, match="only float tensors"):
+        load(path, {"*/bias": last()})
+
+
+def test_two_keys_for_one_tensor(path: Path) -> None:
+    one_layer(path, {}, NARROW)
+    five = last(5, narrow_range=True)
+    assert tensor(path, quantizers={"d*": five, "MyConfig.weights": five}).spec.num_bits == 5
+    with pytest.raises(QmathError, match=r"d/kernel: .*'d\*'.*'MyConfig.weights'"):
+        load(path, {"d*": five, "MyConfig.weights": last(6, narrow_range=True)}, force=True)
+
+
+@pytest.mark.parametrize("value", [None, 4, "LastValueQuantizer", object()])
+def test_values_that_are_no_quantizers(path: Path, value: Any) -> None:
+    one_layer(path)
+    with pytest.raises(QmathError, match="takes one of qmath's"):
+        load(path, {"d/kernel": value})
+
+
+@pytest.mark.parametrize(
+    ("config", "ends", "said", "both"),
+    [
+        ({}, (-0.8, 0.7), last(5), ("num_bits is 5", "num_bits is 4")),
+        (
+            {},
+            (-0.8, 0.7),
+            last(4, narrow_range=True),
+            ("narrow_range is True", "narrow_range is False"),
+        ),
+        ({}, (-0.8, 0.7), last(4, symmetric=False), ("symmetric is False", "symmetric is True")),
+        ({}, (-0.8, 0.7), last(4, per_axis=True), ("per_axis is True", "per_axis is False")),
+        ({}, (-0.8, 0.3), last(4), ("symmetric is True", "-0.8")),
+        ({}, (-0.8, 0.8), last(4), ("symmetric is True", "0.875")),
+        ({}, (-0.8, 0.3), last(4, narrow_range=True), ("symmetric is True", "max/-min = 1.0")),
+        (
+            {"num_bits_weight": 5},
+            (-0.8, 0.8),
+            last(6, narrow_range=True),
+            ("num_bits is 5", "num_bits is 6"),
+        ),
+        ({}, (-0.8, 0.7), qmath.FixedQuantizer(8, -1, 1, False), ("op is args", "op is vars")),
+        ({}, (-0.8, 0.7), qmath.NoQuantizer(), ("op is none", "op is vars")),
+    ],
+)
+def test_user_and_file_contradict(path: Path, config: Any, ends: Any, said: Any, both: Any) -> None:
+    one_layer(path, config, kernel(*ends))
+    with pytest.raises(ContradictionError, match="force") as caught:
+        load(path, {"MyConfig.weights": said})
+    message = str(caught.value)
+    assert all(text in message for text in (*both, str(path), "d/kernel", "MyConfig.weights"))
+
+
+def test_the_user_can_force(path: Path) -> None:
+    one_layer(path)
+    model = load(path, {"MyConfig.weights": last(5)}, force=True)
+    assert model.tensors["d/kernel"].spec.num_bits == 5
+    assert model.tensors["d/kernel"].evidence["num_bits"] == "user"
+    assert any("forced" in note and "num_bits is 4" in note for note in model.notes)
+    model = load(path, {"MyConfig.weights": qmath.NoQuantizer()}, force=True)
+    assert (model.tensors["d/kernel"].role, model.tensors["d/kernel"].min) == ("float", None)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_bits_weight": 5},
+        {
+            "weight_quantizer": quantizer(
+                num_bits=4, per_axis=False, symmetric=True, narrow_range=True
+            )
+        },
+        {
+            "weight_quantizer": quantizer(
+                num_bits=4, per_axis=True, symmetric=True, narrow_range=False
+            )
+        },
+    ],
+)
+def test_a_file_that_contradicts_itself(path: Path, config: dict[str, Any]) -> None:
+    one_layer(path, config)
+    with pytest.raises(ContradictionError, match="the file was edited"):
+        load(path)
+    load(path, force=True)
+
+
+def test_ranges_that_prove_nothing_contradict_nothing(path: Path) -> None:
+    for ends in ((-6, 6), (0, 0), (-1e-40, 1e-40)):
+        one_layer(path, {}, kernel(*ends))
+        assert tensor(path, quantizers={"d/kernel": last(7)}).spec.num_bits == 7
+        assert tensor(path).spec.num_bits is None
+    average_of_weights = qmath.MovingAverageQuantizer(5, False, True, False)
+    one_layer(path)  # 4 by the ratio, were it the last value's
+    assert tensor(path, quantizers={"d/kernel": average_of_weights}).spec.num_bits == 5
+
+
+def test_the_input_layer_says_it_all(path: Path) -> None:
+    def model(quantizer_json: Any, **variables: float) -> QatTensor:
+        values = {f"q/q_{end}:0": np.float32(value) for end, value in variables.items()}
+        write(
+            path,
+            sequential(entry("QuantizeLayer", "q", quantizer=quantizer_json)),
+            {"q": values | {"q/optimizer_step:0": np.int32(-1)}},
+        )
+        return tensor(path, "q/output")
+
+    known = quantizer(
+        "AllValuesQuantizer", num_bits=6, per_axis=True, symmetric=False, narrow_range=False
+    )
+    found = model(known, min=0, max=1)
+    assert found.role == "input"
+    assert found.spec == QuantSpec("AllValuesQuantizer", 6, False, False, False)
+    assert found.evidence["per_axis"] == "range shape"  # TFMOT ignores the argument
+    found = model(quantizer("Mine"), min=0, max=1)
+    assert found.spec.num_bits is None
+    with pytest.raises(FileFormatError, match=r"q/output is quantized.*missing"):
+        model(known)
+
+
+def test_fixed_quantizers_of_the_file(path: Path) -> None:
+    fixed = {"num_bits": 4, "init_min": 0.0, "init_max": 1.1, "narrow_range": True}
+    inner = {
+        "class_name": "Default8BitQuantizeConfig",
+        "config": {
+            "weight_attrs": ["kernel"],
+            "activation_attrs": ["activation"],
+            "quantize_output": True,
+        },
+    }
+    write(
+        path,
+        sequential(
+            entry("QuantizeLayer", "q", quantizer=quantizer("FixedQuantizer", **fixed)),
+            wrapped("d", {"config": inner, **fixed}, "FixedQuantizeConfig", activation="tanh"),
+        ),
+        {"q": {"q/optimizer_step:0": np.int32(-1)}, "quant_d": kernel(-0.8, 0.8) | step()},
+    )
+    model = load(path)
+    spec = QuantSpec("FixedQuantizer", 8, False, None, True, "args")
+    for name, role in (
+        ("q/output", "input"),
+        ("d/pre_activation", "activation"),
+        ("d/output", "output"),
+    ):
+        found = model.tensors[name]
+        assert (found.role, found.spec) == (role, spec)
+        assert (found.min, found.max) == (np.float32(0), np.float32(1.1))
+        assert any(note.startswith(f"{name}: FixedQuantizer(num_bits=4)") for note in model.notes)
+    assert model.tensors["d/kernel"].spec.op == "vars"
+
+
+@pytest.mark.parametrize("end", [None, "0", float("nan"), 1e39])
+def test_fixed_quantizers_without_a_range(path: Path, end: object) -> None:
+    write(
+        path,
+        sequential(
+            entry(
+                "QuantizeLayer",
+                "q",
+                quantizer=quantizer("FixedQuantizer", num_bits=8, init_min=end, init_max=1),
+            )
+        ),
+        {"q": {"q/optimizer_step:0": np.int32(-1)}},
+    )
+    with pytest.raises(FileFormatError, match="q: its FixedQuantizer"):
+        load(path)
+
+
+def test_fixed_quantizers_of_the_user(path: Path) -> None:
+    one_layer(path, {}, kernel() | {"d/bias:0": np.zeros(4, np.float32)})
+    model = load(path, {"d/bias": qmath.FixedQuantizer(4, -1.0, 1.0, False)})
+    found = model.tensors["d/bias"]
+    assert (found.role, found.spec.num_bits, found.spec.op) == ("weight", 8, "args")
+    assert (found.min, found.max) == (np.float32(-1), np.float32(1))
+    assert any("d/bias" in note and "8 bits" in note for note in model.notes)
+
+
+def test_no_quantizer_leaves_floats(path: Path) -> None:
+    write(
+        path,
+        sequential(
+            entry("QuantizeLayer", "q", quantizer=quantizer("NoQuantizer")),
+            entry("QuantizeLayer", "p", quantizer=None),
+        ),
+        {"q": {"q/optimizer_step:0": np.int32(-1)}, "p": {"p/optimizer_step:0": np.int32(-1)}},
+    )
+    model = load(path)
+    assert not model.tensors
+    assert any("Nothing" in note for note in model.notes)
+
+
+def test_output_only_config(path: Path) -> None:
+    inner = {
+        "class_name": "DefaultNBitQuantizeConfig",
+        "config": {
+            "weight_attrs": ["kernel"],
+            "activation_attrs": [],
+            "quantize_output": True,
+            "num_bits_activation": 5,
+        },
+    }
+    one_layer(
+        path,
+        {"quantize_config": inner},
+        span("output") | {"d/kernel:0": np.ones((3, 4), np.float32)},
+        config_class="OutputOnlyConfig",
+    )
+    model = load(path)
+    assert model.tensors["d/kernel"].role == "float"
+    assert model.tensors["d/output"].spec.num_bits == 5
+
+
+def options(path: Path) -> dict[str, tuple[str, ...]]:
+    return {item.option: item.tensors for item in missing_settings(load(path))}
+
+
+def test_hints_take_the_width_of_the_weights(path: Path) -> None:
+    one_layer(path, {}, kernel(), span("post_activation"), span("output"))
+    model = load(path)
+    settings = "num_bits=4, per_axis=False, symmetric=False, narrow_range=False"
+    assert options(path) == {
+        f"--quantizer 'MyConfig.activation=MovingAverageQuantizer({settings})'": (
+            "d/post_activation",
+        ),
+        f"--quantizer 'MyConfig.output=MovingAverageQuantizer({settings})'": ("d/output",),
+    }
+    first = missing_settings(model)[0]
+    assert first.role == "activation"
+    assert "width of MyConfig's weights" in first.why
+    assert first.option in str(model.tensors["d/post_activation"].hint)
+
+
+def test_hints_take_an_ambiguous_width(path: Path) -> None:
+    one_layer(path, {"bits": 6}, NARROW)
+    assert options(path) == {
+        "--quantizer 'MyConfig.weights=LastValueQuantizer(num_bits=6, "
+        "per_axis=False, symmetric=True, narrow_range=True)'": ("d/kernel",)
+    }
+    found = load(path).tensors["d/kernel"]
+    with pytest.raises(MissingSettingsError, match="num_bits=6"):
+        found.quantize()
+
+
+def test_hints_know_no_width(path: Path) -> None:
+    one_layer(path, {"bits": 6, "num_bits": 7}, NARROW)
+    (item,) = missing_settings(load(path))
+    assert "num_bits=N," in item.option
+    assert item.why == "N stands for the width"
+
+
+def test_hints_share_an_option_where_one_will_do(path: Path) -> None:
+    config = sequential(wrapped("d"), wrapped("e"), wrapped("f"))
+    ends = {"d": 0.8, "e": 0.9}
+    write(
+        path,
+        config,
+        {f"quant_{n}": kernel(-end, end, layer=n) | step(n) for n, end in ends.items()},
+    )
+    assert list(options(path).values()) == [("d/kernel", "e/kernel")]
+    ends["f"] = 1.0
+    groups = {
+        f"quant_{n}": kernel(-end, end * (0.3 if n == "f" else 1), layer=n) | step(n)
+        for n, end in ends.items()
+    }
+    write(path, config, groups)
+    found = options(path)
+    assert [option.split("=")[0] for option in found] == [
+        "--quantizer 'd/kernel",
+        "--quantizer 'e/kernel",
+        "--quantizer 'f/kernel",
+    ]
+    assert list(found.values()) == [("d/kernel",), ("e/kernel",), ("f/kernel",)]
+
+
+def test_a_pasted_hint_never_contradicts_what_is_known(path: Path) -> None:
+    """One kernel's range tells its width; the option for the other must not reach it."""
+    groups = {
+        "quant_d": kernel(-0.8, 0.7, layer="d") | step("d"),
+        "quant_e": kernel(-0.8, 0.9, layer="e") | step("e"),
+    }
+    write(path, sequential(wrapped("d"), wrapped("e")), groups)
+    (option,) = options(path)
+    assert option.startswith("--quantizer 'e/kernel=LastValueQuantizer(num_bits=4, ")
+    quantizer = qmath.LastValueQuantizer(4, False, False, False)
+    assert load(path, {"e/kernel": quantizer}).tensors["e/kernel"].spec.num_bits == 4
+
+
+def test_notes_on_what_leaves_no_trace(path: Path) -> None:
+    bare = {"d/kernel:0": np.ones((3, 4), np.float32)}
+    one_layer(path, {}, bare)
+    assert any("MyConfig left no range in d" in note for note in load(path).notes)
+    one_layer(path, {"activation_quantizer": quantizer("FixedQuantizer", num_bits=8)})
+    assert any("stores a FixedQuantizer" in note for note in load(path).notes)
+    one_layer(path, {}, bare, config_class="NoOpQuantizeConfig")
+    assert load(path).notes == (load(path).notes[0],)

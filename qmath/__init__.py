@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from qmath.exports.bundle import Bundle, quantize_model
     from qmath.inspection.report import inspect
     from qmath.integer.api import diff, run
-    from qmath.kernels._threads import get_num_threads, set_num_threads
+    from qmath.kernels._blocks import get_num_threads, set_num_threads
     from qmath.kernels.affine import quantize
     from qmath.kernels.fake_quant import (
         fake_quant_with_min_max_args,
@@ -109,7 +109,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "qmath.kernels._threads": ("get_num_threads", "set_num_threads"),
+    "qmath.kernels._blocks": ("get_num_threads", "set_num_threads"),
     "qmath.kernels.affine": ("quantize",),
     "qmath.exports.bundle": ("Bundle", "quantize_model"),
     "qmath.readers.keras.live": ("from_keras",),

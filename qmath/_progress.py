@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from typing import TypeVar
 
-__all__ = ["Progress", "ticking"]
+__all__ = ["Progress", "with_progress"]
 
 T = TypeVar("T")
 
@@ -13,12 +13,12 @@ T = TypeVar("T")
 Progress = Callable[[int, int], object]
 
 
-def ticking(items: Collection[T], progress: Progress | None) -> Iterator[T]:
+def with_progress(items: Collection[T], progress: Progress | None) -> Iterator[T]:
     """Yield the items, and tell `progress` after the work on each.
 
     Examples
     --------
-    >>> for name in ticking(["a", "b"], lambda done, total: print(f"{done} of {total}")):
+    >>> for name in with_progress(["a", "b"], lambda done, total: print(f"{done} of {total}")):
     ...     print(name)
     a
     1 of 2

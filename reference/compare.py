@@ -126,7 +126,7 @@ def case(name: str, count: int | None = None) -> Case:
 
 def results(of: Case) -> Iterator[Result]:
     """Compare a model under every profile."""
-    bits = {name: grid.num_bits for name, grid in Executor(of.program).grids.items()}
+    bits = {name: params.num_bits for name, params in Executor(of.program).quant_params.items()}
     for name, profile in profiles().items():
         try:
             layers = compare(of.program, of.inputs, profile, of.integers).layers

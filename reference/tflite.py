@@ -232,7 +232,7 @@ def match(program: Program, file: File) -> dict[str, int]:
     """Return the tensor of each quantized step: that of its scale, zero point and shape.
 
     Where several have these, as around a maximum pool that keeps the shape, they are in the same
-    order. A step without a tensor is left out: the converter moves changes of grid around.
+    order. A step without a tensor is left out: the converter moves rescalings around.
     """
     tensors: dict[Any, list[int]] = defaultdict(list)
     for op in file.operations:
@@ -245,7 +245,7 @@ def match(program: Program, file: File) -> dict[str, int]:
     found: dict[str, int] = {}
     for step in program.steps:
         if not isinstance(step, FloatStep):
-            q = quantization(step.grid, step.name)
+            q = quantization(step.params, step.name)
             candidates = tensors[q.scale, q.zero_point, tuple(step.shape)]
             if candidates:
                 found[step.name] = candidates.pop(0)

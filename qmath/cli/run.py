@@ -102,7 +102,7 @@ def run(
     fixed = constants(program, multiplier_bits or 31) if profile == "integer" else {}
     if fixed:
         out.print(_table(fixed))
-    for name, remedy in program.islands.items():
+    for name, remedy in program.float_layers.items():
         out.print(f"in float32: {printable(f'{name}; {remedy}')}")
     for note in program.notes:
         out.print(f"note: {printable(note)}")

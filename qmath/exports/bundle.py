@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qmath._progress import Progress, ticking
+from qmath._progress import Progress, with_progress
 from qmath.containers.lazy_array import LazyArray
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.exports import manifest
@@ -251,7 +251,7 @@ def quantize_model(
     orders = _orders(model, layouts)
     records: dict[str, _Weight | QuantizedRange | FloatTensor] = {}
     entries: dict[str, Any] = {}
-    for name, tensor in ticking(model.tensors.items(), progress):
+    for name, tensor in with_progress(model.tensors.items(), progress):
         source, target = orders[name]
         entry: dict[str, Any] = {"role": tensor.role, "num_bits": None}
         if tensor.role != "float":

@@ -66,26 +66,26 @@ def follow(model: QatModel, ready: Set[str]) -> Flow:
     if not quantized or not quantized <= ready:
         return Flow(False, warnings)
     try:
-        islands = lower(model).islands
+        float_layers = lower(model).float_layers
     except QmathError:
         return Flow(not warnings, warnings)
-    return Flow(not islands, tuple(_of_islands(model, islands, warnings)))
+    return Flow(not float_layers, tuple(_of_float_layers(model, float_layers, warnings)))
 
 
-def _of_islands(
-    model: QatModel, islands: Mapping[str, str], warnings: tuple[Advice, ...]
+def _of_float_layers(
+    model: QatModel, float_layers: Mapping[str, str], warnings: tuple[Advice, ...]
 ) -> Iterator[Advice]:
-    """Yield what the graph says of a program's islands, or, where it says nothing, the remedy."""
+    """Yield the graph's advice on each float layer, or, where it has none, the remedy."""
     said: set[str] = set()
     for node in model.graph.nodes if model.graph else ():
-        if node.name not in islands or node.layer in said:
+        if node.name not in float_layers or node.layer in said:
             continue
         said.add(node.layer)
         known = [item for item in warnings if item.where == node.layer]
         if known:
             yield from known
             continue
-        remedy = islands[node.name]
+        remedy = float_layers[node.name]
         kind = "float-layer" if node.class_name in _WEIGHTED else "float-function"
         kind = "float-input" if remedy.startswith("quantize its input") else kind
         message = f"{node.class_name} is computed in float in the middle of the model"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qmath._progress import Progress, ticking
+from qmath._progress import Progress, with_progress
 from qmath.errors import QmathError
 from qmath.exports import bundle
 from qmath.inspection import advice, dataflow
@@ -194,7 +194,7 @@ def inspect(
     """
     source = as_model(model, quantizers, force=force, architecture=architecture, isolate=isolate)
     rows, warnings = [], []
-    for tensor in ticking(source.tensors.values(), progress):
+    for tensor in with_progress(source.tensors.values(), progress):
         row, found = _row(source, tensor)
         rows.append(row)
         warnings += found

@@ -40,7 +40,7 @@ class Run:
     integers : dict of str to ndarray
         Unsigned integers, as TensorFlow counts, of each quantized tensor.
     program : Program
-        What was run; `program.islands` are the layers that ran in float32.
+        What was run; `program.float_layers` are the layers that ran in float32.
     """
 
     outputs: dict[str, Array]
@@ -87,9 +87,11 @@ def program_of(
             as_model(model, quantizers, force=force, architecture=architecture, isolate=isolate),
             input_shapes,
         )
-    if require_integer and program.islands:
-        islands = "; ".join(f"{name}: {remedy}" for name, remedy in program.islands.items())
-        raise QmathError(f"these layers run in float32: {islands}")
+    if require_integer and program.float_layers:
+        float_layers = "; ".join(
+            f"{name}: {remedy}" for name, remedy in program.float_layers.items()
+        )
+        raise QmathError(f"these layers run in float32: {float_layers}")
     return program
 
 
@@ -164,8 +166,8 @@ def run(
     tensors = {name: np.concatenate(values) for name, values in parts.items()}
     outputs = {}
     for name in program.outputs:
-        grid = executor.grids.get(name)
-        outputs[name] = tensors[name] if grid is None else grid.dequantize(tensors[name])
+        params = executor.quant_params.get(name)
+        outputs[name] = tensors[name] if params is None else params.dequantize(tensors[name])
     floats = {step.name for step in program.steps if isinstance(step, FloatStep)}
     return Run(outputs, {k: v for k, v in tensors.items() if k not in floats}, program)
 

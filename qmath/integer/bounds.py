@@ -30,7 +30,7 @@ def channel_intervals(term: Term) -> tuple[Array, Array]:
     low, high : ndarray of int64
         Of shape ``(C,)`` for each channel, or ``()`` where channels cannot be told apart.
     """
-    low, high = (np.int64(limit) for limit in term.grid.limits)
+    low, high = (np.int64(limit) for limit in term.params.limits)
     for linear in term.ops:
         if linear.weights is not None:
             above, below = (part.astype(np.int64) for part in signed_sums(linear))

@@ -13,7 +13,7 @@ from qmath._progress import Progress
 from qmath.errors import QmathError
 from qmath.integer.executor import Executor, batches
 from qmath.integer.profiles.profiles import Profile, unrounded
-from qmath.integer.program import FloatStep, Grid, Program, QuantizedStep, Requantize
+from qmath.integer.program import FloatStep, Program, QuantizedStep, QuantParams, Requantize
 from qmath.kernels.affine import smallest_dtype
 
 __all__ = ["Comparison", "Difference", "LayerDifference", "compare", "integers_of_dump"]
@@ -259,7 +259,8 @@ def float32_noise(step: Requantize, executor: Executor, values: Mapping[str, Arr
     magnitude = np.abs(step.value.offset)
     operations = 0
     for term in step.value.terms:
-        relative = values[term.source].astype(np.float64) - executor.grids[term.source].zero_point
+        zero_point = executor.quant_params[term.source].zero_point
+        relative = values[term.source].astype(np.float64) - zero_point
         sums = np.abs(relative)
         for linear in term.ops:
             weights = None if linear.weights is None else np.abs(linear.weights).astype(np.float64)
@@ -267,7 +268,7 @@ def float32_noise(step: Requantize, executor: Executor, values: Mapping[str, Arr
         magnitude = magnitude + sums * np.abs(term.scale)
         operations = max(operations, sum(_length(op) for op in term.ops))
     roundings = operations + 8 + 2 * len(step.value.terms)
-    return (roundings * magnitude / step.grid.scale + 4 * 2.0**step.grid.num_bits) * 2.0**-24
+    return (roundings * magnitude / step.params.scale + 4 * 2.0**step.params.num_bits) * 2.0**-24
 
 
 def _length(linear: Any) -> int:
@@ -290,28 +291,28 @@ def integers_of_dump(program: Program, dump: Mapping[str, Array]) -> dict[str, A
     Raises
     ------
     QmathError
-        A value lies on no integer of its grid: the dump is of another model.
+        A value is no integer times its scale: the dump is of another model.
     """
     integers: dict[str, Array] = {}
     for step in program.steps:
         if isinstance(step, FloatStep) or step.name not in dump:
             continue
-        grid: Grid = step.grid
+        params: QuantParams = step.params
         values = np.asarray(dump[step.name])
         if values.dtype != np.float32 or not np.isfinite(values).all():
             raise QmathError(f"{step.name}: the dump must hold finite float32, got {values.dtype}")
-        relative = np.rint(values.astype(np.float64) / grid.scale)
-        low, high = grid.limits
+        relative = np.rint(values.astype(np.float64) / params.scale)
+        low, high = params.limits
         if ((relative < low) | (relative > high)).any():
             raise QmathError(
-                f"{step.name}: the dump's values leave the range [{grid.min:.6g}, "
-                f"{grid.max:.6g}]; was it made from this model?"
+                f"{step.name}: the dump's values leave the range [{params.min:.6g}, "
+                f"{params.max:.6g}]; was it made from this model?"
             )
-        if not np.array_equal(relative.astype(np.float32) * np.float32(grid.scale), values):
+        if not np.array_equal(relative.astype(np.float32) * np.float32(params.scale), values):
             raise QmathError(
                 f"{step.name}: the dump's values are not multiples of the scale "
-                f"{grid.scale:.9g}; was it made from this model?"
+                f"{params.scale:.9g}; was it made from this model?"
             )
-        dtype = smallest_dtype(grid.num_bits, signed=False)
-        integers[step.name] = (relative + grid.zero_point).astype(dtype)
+        dtype = smallest_dtype(params.num_bits, signed=False)
+        integers[step.name] = (relative + params.zero_point).astype(dtype)
     return integers

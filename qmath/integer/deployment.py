@@ -85,13 +85,13 @@ def _golden(program: Program, count: int, profile: Integer) -> dict[str, NDArray
     """
     from qmath.integer.executor import Executor  # which few exports need
 
-    ranges = {s.source: s.grid for s in program.steps if isinstance(s, QuantizeStep)}
+    ranges = {s.source: s.params for s in program.steps if isinstance(s, QuantizeStep)}
     # The stream of this generator is frozen: every NumPy draws the same numbers.
     rng = np.random.RandomState(0)
     inputs = {}
     for name, shape in program.inputs.items():
-        grid = ranges.get(name)
-        low, high = (grid.min, grid.max) if grid else (-1.0, 1.0)
+        params = ranges.get(name)
+        low, high = (params.min, params.max) if params else (-1.0, 1.0)
         inputs[name] = rng.uniform(low, high, (count, *shape)).astype(np.float32)
     steps = [step.name for step in program.steps if not isinstance(step, FloatStep)]
     results = Executor(program, profile).run(inputs, keep=steps)

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from qmath.integer.profiles.profiles import FixedPoint, clamps
 from qmath.integer.program import (
     FloatStep,
-    Grid,
     Linear,
     MoveStep,
     Program,
     QuantizeStep,
+    QuantParams,
     Requantize,
     Step,
     TableStep,
@@ -61,7 +61,7 @@ def describe(program: Program, constants: Constants) -> dict[str, Any]:
         "inputs": {name: list(shape) for name, shape in program.inputs.items()},
         "outputs": list(program.outputs),
         "steps": [_step(step, constants) for step in program.steps],
-        "islands": dict(program.islands),
+        "islands": dict(program.float_layers),
     }
 
 
@@ -111,7 +111,7 @@ def _step(step: Step, constants: Constants) -> dict[str, Any]:
         "shape": list(step.shape),
     }
     if not isinstance(step, FloatStep):
-        entry["grid"] = _grid(step.grid)
+        entry["grid"] = _quant_params(step.params)
     if isinstance(step, MoveStep):
         entry["op"] = _json(step.attributes)
     if isinstance(step, Requantize):
@@ -128,13 +128,13 @@ def _step(step: Step, constants: Constants) -> dict[str, Any]:
     return entry
 
 
-def _grid(grid: Grid) -> dict[str, Any]:
+def _quant_params(params: QuantParams) -> dict[str, Any]:
     return {
-        "num_bits": grid.num_bits,
-        "zero_point": grid.zero_point,
-        "low": grid.low,
-        "high": grid.high,
-        "scale_bits": f"0x{np.float32(grid.scale).view(np.uint32):08x}",
+        "num_bits": params.num_bits,
+        "zero_point": params.zero_point,
+        "low": params.low,
+        "high": params.high,
+        "scale_bits": f"0x{np.float32(params.scale).view(np.uint32):08x}",
     }
 
 

@@ -14,15 +14,15 @@ from qmath.integer.bounds import exact_dtype, interval
 from qmath.integer.lowering import functions
 from qmath.integer.profiles.profiles import Exact, Profile
 from qmath.integer.program import (
-    Accumulator,
     FloatStep,
-    Grid,
     MoveStep,
     Program,
     QuantizeStep,
+    QuantParams,
     Requantize,
     Step,
     Term,
+    UnroundedSum,
     sources,
 )
 from qmath.kernels.affine import smallest_dtype
@@ -54,8 +54,8 @@ class Executor:
     def __init__(self, program: Program, profile: Profile | None = None) -> None:
         self.program = program
         self.profile = profile or Exact()
-        self.grids: dict[str, Grid] = {
-            step.name: step.grid for step in program.steps if not isinstance(step, FloatStep)
+        self.quant_params: dict[str, QuantParams] = {
+            step.name: step.params for step in program.steps if not isinstance(step, FloatStep)
         }
         self._idle_after = _idle_after(program)
         self._prepared: dict[int, _Prepared] = {}
@@ -106,10 +106,10 @@ class Executor:
         for step in self.program.steps:
             value = self._compute(step, values, watch)
             if keep is None or step.name in keep:
-                grid = self.grids.get(step.name)
-                results[step.name] = value if grid is None else _unsigned(value, grid)
-            if forced and step.name in forced and step.name in self.grids:
-                zero_point = self.grids[step.name].zero_point
+                params = self.quant_params.get(step.name)
+                results[step.name] = value if params is None else _unsigned(value, params)
+            if forced and step.name in forced and step.name in self.quant_params:
+                zero_point = self.quant_params[step.name].zero_point
                 value = (forced[step.name].astype(np.int32) - zero_point).astype(np.float32)
             values[step.name] = value
             for name in self._idle_after[step.name]:
@@ -165,14 +165,14 @@ class Executor:
         if isinstance(step, MoveStep):
             return step.apply(values[step.source])
         if isinstance(step, QuantizeStep):
-            return step.grid.quantize(values[step.source], step.source).astype(np.float32)
+            return step.params.quantize(values[step.source], step.source).astype(np.float32)
         if isinstance(step, FloatStep):
             parts = [
                 values[source] if isinstance(source, str) else self._real(source, values)
                 for source in step.sources
             ]
             return np.asarray(step.apply(*parts), np.float32)
-        index = values[step.source].astype(np.int32) + self.grids[step.source].zero_point
+        index = values[step.source].astype(np.int32) + self.quant_params[step.source].zero_point
         return step.table[index].astype(np.float32)
 
     def _accumulate(self, term: Term, values: Mapping[str, Array]) -> Array:
@@ -182,7 +182,7 @@ class Executor:
             x = linear.apply(x, weights)
         return x
 
-    def _real(self, value: Accumulator, values: Mapping[str, Array]) -> Array:
+    def _real(self, value: UnroundedSum, values: Mapping[str, Array]) -> Array:
         """Return an accumulator's real values in float32."""
         total = value.offset
         for term in value.terms:
@@ -212,27 +212,27 @@ def _idle_after(program: Program) -> dict[str, list[str]]:
 
 def _check_range(x: Array, step: QuantizeStep) -> None:
     """Refuse data that the model's input would clip: training scaled them otherwise."""
-    grid = step.grid
-    low, high = (limit * grid.scale for limit in grid.limits)
+    params = step.params
+    low, high = (limit * params.scale for limit in params.limits)
     width = high - low
-    outside = np.count_nonzero((x < low - grid.scale) | (x > high + grid.scale))
+    outside = np.count_nonzero((x < low - params.scale) | (x > high + params.scale))
     far = np.count_nonzero((x < low - width) | (x > high + width))
     if 4 * outside > x.size or 100 * far > x.size:
         raise QmathError(
             f"{step.source}: {outside / x.size:.0%} of the data, from {x.min():.6g} to "
-            f"{x.max():.6g}, lie outside the range [{grid.min:.6g}, {grid.max:.6g}] of "
+            f"{x.max():.6g}, lie outside the range [{params.min:.6g}, {params.max:.6g}] of "
             f"{step.name}; scale them as in training"
         )
 
 
-def _accumulators(step: Step) -> list[Accumulator]:
+def _accumulators(step: Step) -> list[UnroundedSum]:
     if isinstance(step, Requantize):
         return [step.value]
     if isinstance(step, FloatStep):
-        return [source for source in step.sources if isinstance(source, Accumulator)]
+        return [source for source in step.sources if isinstance(source, UnroundedSum)]
     return []
 
 
-def _unsigned(value: Array, grid: Grid) -> Array:
-    dtype = smallest_dtype(grid.num_bits, signed=False)
-    return np.asarray((value + np.float32(grid.zero_point)).astype(dtype))
+def _unsigned(value: Array, params: QuantParams) -> Array:
+    dtype = smallest_dtype(params.num_bits, signed=False)
+    return np.asarray((value + np.float32(params.zero_point)).astype(dtype))

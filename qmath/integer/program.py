@@ -1,8 +1,9 @@
 """A lowered model: what flows, and the few kinds of step that make it flow.
 
-A `Program` is a list of steps. Every quantized tensor is an array of integers on a `Grid`; between
-two of them lies one `Requantize` step, which adds up exact integer accumulators, scales them and
-rounds once. Layers that training left float are of the kind `FloatStep`.
+A `Program` is a list of steps. Every quantized tensor is an array of integers with its
+`QuantParams`; between two of them lies one `Requantize` step, which adds up exact integer
+accumulators, scales them and rounds once. Layers that training left float are
+of the kind `FloatStep`.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ from numpy.typing import NDArray
 from qmath.kernels.affine import quantize
 
 __all__ = [
-    "Accumulator",
     "Activation",
     "FloatStep",
-    "Grid",
     "Linear",
     "MoveStep",
     "Normalization",
     "Origin",
     "Program",
+    "QuantParams",
     "QuantizeStep",
     "QuantizedStep",
     "Requantize",
     "Step",
     "TableStep",
     "Term",
+    "UnroundedSum",
     "sources",
 ]
 
@@ -41,7 +42,7 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Grid:
+class QuantParams:
     """The integers of a quantized activation: unsigned, as TensorFlow counts them.
 
     Attributes
@@ -55,7 +56,7 @@ class Grid:
     min, max : float
         The stored range that the rest is derived from.
     op : {"vars", "args"}
-        The TensorFlow op that quantizes floats to this grid.
+        The TensorFlow op that quantizes floats with these parameters.
     """
 
     scale: float
@@ -152,14 +153,14 @@ class Origin:
 class Term:
     """Operations on one quantized tensor's integers (relative to the zero point), and their scale.
 
-    `scale` is float64, of shape ``()``, ``(C,)`` or the output's. `grid` is the source's. `origin`
-    is known while only batch normalization follows an operation with weights.
+    `scale` is float64, of shape ``()``, ``(C,)`` or the output's. `params` are the source's.
+    `origin` is known while only batch normalization follows an operation with weights.
     """
 
     source: str
     ops: tuple[Linear, ...]
     scale: Float64Array
-    grid: Grid
+    params: QuantParams
     origin: Origin | None = None
 
 
@@ -181,7 +182,7 @@ class Activation:
 
 
 @dataclass(frozen=True, eq=False)
-class Accumulator:
+class UnroundedSum:
     """A real tensor, not rounded yet: a sum of terms, plus `offset`, then an activation."""
 
     terms: tuple[Term, ...]
@@ -192,21 +193,21 @@ class Accumulator:
 
 @dataclass(frozen=True, eq=False)
 class QuantizeStep:
-    """Floats → integers on a grid, by TensorFlow's own arithmetic."""
+    """Floats → integers, by TensorFlow's own arithmetic."""
 
     name: str
     source: str
-    grid: Grid
+    params: QuantParams
     shape: Shape
 
 
 @dataclass(frozen=True, eq=False)
 class Requantize:
-    """An accumulator → integers on a grid, rounded once."""
+    """An unrounded sum → integers, rounded once."""
 
     name: str
-    value: Accumulator
-    grid: Grid
+    value: UnroundedSum
+    params: QuantParams
 
     @property
     def shape(self) -> Shape:
@@ -216,24 +217,24 @@ class Requantize:
 
 @dataclass(frozen=True, eq=False)
 class MoveStep:
-    """Integers → integers on the same grid: a maximum pool."""
+    """Integers → integers with the same parameters: a maximum pool."""
 
     name: str
     source: str
     apply: Callable[[Array], Array]
-    grid: Grid
+    params: QuantParams
     shape: Shape
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class TableStep:
-    """Integers → integers by a table with an entry for each integer of the source's grid."""
+    """Integers → integers by a table with an entry for each integer of the source."""
 
     name: str
     source: str
     table: NDArray[np.int32]
-    grid: Grid
+    params: QuantParams
     shape: Shape
 
 
@@ -246,7 +247,7 @@ class FloatStep:
     """
 
     name: str
-    sources: tuple[str | Accumulator, ...]
+    sources: tuple[str | UnroundedSum, ...]
     apply: Callable[..., Array]
     shape: Shape
     is_function: bool = False
@@ -268,7 +269,7 @@ class Program:
         In order; a step's `name` is that of the tensor it makes.
     outputs : tuple of str
         Names of steps.
-    islands : mapping of str to str
+    float_layers : mapping of str to str
         Layers that run in float32, and what would have to be quantized to change that.
     notes : tuple of str
         Guards: what a deployment should know.
@@ -277,7 +278,7 @@ class Program:
     inputs: Mapping[str, Shape]
     steps: tuple[Step, ...]
     outputs: tuple[str, ...]
-    islands: Mapping[str, str]
+    float_layers: Mapping[str, str]
     notes: tuple[str, ...] = ()
 
     def step(self, name: str) -> Step:

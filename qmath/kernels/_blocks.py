@@ -1,14 +1,20 @@
-"""Cache-sized blocks: each pass over a block finds it in the cache, so no pass costs memory."""
+"""Large arrays in cache-sized blocks, on several threads, into the caller's array or a new one.
+
+Each pass over a block finds it in the cache, so no pass costs memory. NumPy releases Python's lock
+inside an operation, so threads help.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.kernels._threads import get_num_threads, in_threads
+from qmath.errors import QmathError
+from qmath.kernels._float32 import Float32Array
 
 # Elements of a block. Passes over 512 KiB of float32 are still fed by a cache, and NumPy's cost a
 # call is spread thinly. Where the constants are as long as the block, a quarter of that holds them
@@ -18,6 +24,10 @@ _BLOCK_WITH_CHANNELS = 1 << 15
 _SMALLEST_BLOCK_WITH_CHANNELS = 1 << 13
 _LONG_ROW = 128
 _SMALLEST_SHARE = 1 << 18  # elements for a thread: their work has to outweigh starting it
+
+_VARIABLE = "QMATH_NUM_THREADS"
+_MOST_BY_DEFAULT = 8  # all read and write one memory; who knows better sets another number
+_chosen: int | None = None
 
 Work = Callable[..., None]
 
@@ -95,3 +105,103 @@ def _run_period(
     for first in range(start, stop, step):
         last = min(first + step, stop)
         work(slice(first, last), *(part[first - start : last - start] for part in constants))
+
+
+def set_num_threads(num_threads: SupportsIndex | None) -> None:
+    """Set how many threads work on one large array.
+
+    Parameters
+    ----------
+    num_threads : int or None
+        1 or more; None returns to the default: the environment variable ``QMATH_NUM_THREADS`` if
+        it is set, else as many as the process may use processors, at most 8.
+
+    Raises
+    ------
+    QmathError
+        `num_threads` is no positive integer.
+
+    Notes
+    -----
+    No result depends on it, not even the order of a sum. Arrays of less than 512 Ki elements are
+    worked on by the calling thread alone.
+
+    Examples
+    --------
+    >>> import qmath
+    >>> qmath.set_num_threads(2)
+    >>> qmath.get_num_threads()
+    2
+    >>> qmath.set_num_threads(None)
+    """
+    global _chosen
+    _chosen = None if num_threads is None else _checked(num_threads, "num_threads")
+
+
+def get_num_threads() -> int:
+    """Return how many threads work on one large array: see `set_num_threads`."""
+    if _chosen is not None:
+        return _chosen
+    if text := os.environ.get(_VARIABLE):
+        return _checked(int(text) if text.isdecimal() else text, _VARIABLE)
+    if hasattr(os, "sched_getaffinity"):
+        available = len(os.sched_getaffinity(0))
+    else:
+        available = os.cpu_count() or 1
+    return min(available, _MOST_BY_DEFAULT)
+
+
+def _checked(value: object, name: str) -> int:
+    """Return a number of threads as an int, if it is one."""
+    if not isinstance(value, SupportsIndex) or isinstance(value, bool) or value.__index__() < 1:
+        raise QmathError(f"{name} must be a positive integer, got {value!r}")
+    return value.__index__()
+
+
+def in_threads(run: Callable[[int], None], parts: Sequence[int]) -> None:
+    """Call ``run(part)`` for each part, every one but the first in a thread of its own.
+
+    The calling thread waits for all; the error of the first part that has one is raised.
+    """
+    if len(parts) == 1:
+        run(parts[0])
+        return
+    from threading import Thread  # which NumPy does not import
+
+    errors: dict[int, BaseException] = {}
+
+    def attempt(part: int) -> None:
+        try:
+            run(part)
+        except BaseException as error:
+            errors[part] = error
+
+    threads = [Thread(target=attempt, args=(part,), daemon=True) for part in parts[1:]]
+    for thread in threads:
+        thread.start()
+    attempt(parts[0])
+    for thread in threads:
+        thread.join()
+    for part in parts:
+        if part in errors:
+            raise errors[part]
+
+
+def output(out: Float32Array | None, shape: tuple[int, ...]) -> Float32Array:
+    """Return the array to write a result of this shape to, refusing what cannot hold it."""
+    if out is None:
+        return np.empty(shape, np.float32)
+    if not isinstance(out, np.ndarray) or out.dtype != np.float32 or out.shape != shape:
+        raise QmathError(f"out must be a float32 array of shape {shape}")
+    if not out.flags.c_contiguous or not out.flags.writeable:
+        raise QmathError("out must be C-contiguous and writeable")
+    return out
+
+
+def non_overlapping(x: Float32Array, out: Float32Array) -> Float32Array:
+    """Return `x` flat, and copied if writing `out` would change elements that are not read yet."""
+    if not x.flags.c_contiguous:
+        return x.flatten()
+    if np.may_share_memory(x, out) and x.ctypes.data != out.ctypes.data:
+        return x.flatten()
+    return x.reshape(-1)

@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import numpy as np
 
-from qmath.kernels._blocks import each_block, run_blocks, threads_for
+from qmath.kernels._blocks import (
+    each_block,
+    in_threads,
+    non_overlapping,
+    output,
+    run_blocks,
+    threads_for,
+)
 from qmath.kernels._eigen_sum import Leaves, has_small
 from qmath.kernels._float32 import Bounds, Float32Array, flush
-from qmath.kernels._output import apart, output
 from qmath.kernels._range import Range
-from qmath.kernels._threads import in_threads
 
 
 def backward(
-    g: Float32Array, x: Float32Array, of: Range, out: Float32Array | None
+    g: Float32Array, x: Float32Array, ranges: Range, out: Float32Array | None
 ) -> tuple[Float32Array, Float32Array, Float32Array]:
     """Return the three gradients of the ops whose range is a variable."""
     out = output(out, x.shape)
-    shape, channels = of.nudged.scale.shape, of.nudged.scale.size
+    shape, channels = ranges.nudged.scale.shape, ranges.nudged.scale.size
     sums = np.zeros((2, channels), np.float32)
     if x.size:
         columns = (-1, channels)
-        gs, xs = (apart(a, out) for a in (g, x))
-        idle = of.dead.reshape(-1)
-        passed = gs.reshape(columns)[:, idle] if of.has_dead else None
+        gs, xs = (non_overlapping(a, out) for a in (g, x))
+        idle = ranges.zero_range.reshape(-1)
+        passed = gs.reshape(columns)[:, idle] if ranges.any_zero_range else None
         if not idle.all():
-            sums = _outside_sums(gs, xs, of.bounds)
-        backprop(gs, xs, of.bounds, out.reshape(-1))
+            sums = _outside_sums(gs, xs, ranges.bounds)
+        backprop(gs, xs, ranges.bounds, out.reshape(-1))
         if passed is not None:
             sums[:, idle] = 0
             out.reshape(columns)[:, idle] = passed

@@ -60,7 +60,7 @@ def nudge(min: Float32Array, max: Float32Array, num_bits: int, narrow_range: boo
         plain = _plain_nudge(min, max, num_bits, narrow_range)
         if is_ordinary(plain).all():
             return plain
-        return _careful_nudge(min, max, num_bits, narrow_range)
+        return _exact_nudge(min, max, num_bits, narrow_range)
 
 
 def _plain_nudge(min: Float32Array, max: Float32Array, num_bits: int, narrow_range: bool) -> Nudged:
@@ -81,9 +81,7 @@ def _plain_nudge(min: Float32Array, max: Float32Array, num_bits: int, narrow_ran
     return Nudged(*map(np.asarray, (scale, inverse, zero, nudged_min, nudged_max, quant_zero)))
 
 
-def _careful_nudge(
-    min: Float32Array, max: Float32Array, num_bits: int, narrow_range: bool
-) -> Nudged:
+def _exact_nudge(min: Float32Array, max: Float32Array, num_bits: int, narrow_range: bool) -> Nudged:
     """Nudge any range, whatever is subnormal, infinite or NaN."""
     low, high = quant_limits(num_bits, narrow_range)
     low64 = flush(min).astype(np.float64)
@@ -110,6 +108,6 @@ def is_ordinary(nudged: Nudged) -> NDArray[np.bool_]:
     )  # fmt: skip
 
 
-def is_dead(low: Float32Array, high: Float32Array) -> NDArray[np.bool_]:
+def is_zero_range(low: Float32Array, high: Float32Array) -> NDArray[np.bool_]:
     """Whether ``min == max == 0``, subnormals counting as zero: all outputs are 0."""
     return np.asarray((np.abs(low) < SMALLEST_NORMAL) & (np.abs(high) < SMALLEST_NORMAL))

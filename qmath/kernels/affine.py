@@ -18,8 +18,7 @@ from qmath.errors import QmathError
 from qmath.kernels._blocks import each_block
 from qmath.kernels._float32 import SMALLEST_NORMAL, Float32Array, as_float32
 from qmath.kernels._nudge import Nudged, is_ordinary
-from qmath.kernels._range import Range, range_of
-from qmath.kernels._steps import Steps, careful_steps
+from qmath.kernels._range import Range, Steps, exact_steps, range_of
 from qmath.kernels.quantized_tensor import QuantizedTensor
 
 __all__ = ["quantize"]
@@ -82,8 +81,8 @@ def scale_and_zero_point(
     prefix = f"{name}: " if name else ""
     narrow, signed = _flags(prefix, narrow_range=narrow_range, signed=signed)
     low, high = as_float32(min, f"{prefix}min"), as_float32(max, f"{prefix}max")
-    of = _usable(low, high, bits, narrow, name)
-    return _scale_and_zero_point(of, bits, signed)
+    ranges = _usable(low, high, bits, narrow, name)
+    return _scale_and_zero_point(ranges, bits, signed)
 
 
 def quantize(
@@ -142,7 +141,7 @@ def quantize(
 
     Notes
     -----
-    Mirrors ``tensorflow/core/kernels/fake_quant_ops_functor.h``. A dead range,
+    Mirrors ``tensorflow/core/kernels/fake_quant_ops_functor.h``. A range of 0 to 0,
     ``min == max == 0``, gives scale 0, and every value is the zero point (0 when signed).
     Ranges that miss zero are moved to contain it: ``[1, 2]`` is quantized as ``[0, 1]``.
 
@@ -163,11 +162,11 @@ def quantize(
     if op not in ("vars", "args"):
         raise QmathError(f"{prefix}op must be 'vars' or 'args', got {op!r}")
     check_range_shape(x.shape, low, high, per_axis, prefix)
-    of = _usable(low, high, bits, narrow, name)
+    ranges = _usable(low, high, bits, narrow, name)
     values = _output(out, x, smallest_dtype(bits, signed), prefix)
     divide = op == "vars" and not per_axis
-    scale, zero_point = _scale_and_zero_point(of, bits, signed)
-    _fill(x, values, of, zero_point, divide=divide, prefix=prefix)
+    scale, zero_point = _scale_and_zero_point(ranges, bits, signed)
+    _fill(x, values, ranges, zero_point, divide=divide, prefix=prefix)
     axis = x.ndim - 1 if per_axis else None
     return QuantizedTensor(values, scale, zero_point, bits, narrow, signed, axis)
 
@@ -211,27 +210,31 @@ def _output(
 def _usable(
     low: Float32Array, high: Float32Array, num_bits: int, narrow_range: bool, name: str | None
 ) -> Range:
-    """Nudge a range that must determine integers; dead channels get constants that round to 0."""
-    of = range_of(low, high, num_bits, narrow_range)
-    if of.has_odd or not of.has_width:  # of the others, all that is checked holds
-        _refuse_unusable(low, high, of, name)
-    if not of.has_dead:
-        return of
+    """Nudge a range that must determine integers; ranges of 0 to 0 get constants that give 0."""
+    ranges = range_of(low, high, num_bits, narrow_range)
+    if ranges.any_flush or not ranges.has_width:  # of the others, all that is checked holds
+        _refuse_unusable(low, high, ranges, name)
+    if not ranges.any_zero_range:
+        return ranges
     half = np.float32(2 ** (num_bits - 1))
     idle = Nudged(*map(np.float32, (1, 1, half, 0, 0, 0)))
-    parts = (np.where(of.dead, z, part) for part, z in zip(of.nudged, idle, strict=True))
+    parts = (
+        np.where(ranges.zero_range, z, part) for part, z in zip(ranges.nudged, idle, strict=True)
+    )
     nudged = Nudged(*parts)
-    return of._replace(
+    return ranges._replace(
         nudged=nudged,
-        has_odd=not is_ordinary(nudged).all(),
+        any_flush=not is_ordinary(nudged).all(),
         divide=Steps(nudged, divide=True),
         multiply=Steps(nudged, divide=False),
     )
 
 
-def _refuse_unusable(low: Float32Array, high: Float32Array, of: Range, name: str | None) -> None:
-    """Raise if a range that is not dead determines no integers."""
-    nudged = of.nudged
+def _refuse_unusable(
+    low: Float32Array, high: Float32Array, ranges: Range, name: str | None
+) -> None:
+    """Raise if a range other than 0 to 0 determines no integers."""
+    nudged = ranges.nudged
     with np.errstate(over="ignore", invalid="ignore"):
         width, inverted = nudged.max - nudged.min, low > high
     problems = {
@@ -245,7 +248,7 @@ def _refuse_unusable(low: Float32Array, high: Float32Array, of: Range, name: str
         ),
     }
     for problem, where in problems.items():
-        where = where & ~of.dead
+        where = where & ~ranges.zero_range
         if where.any():
             index = int(np.flatnonzero(where)[0])
             channel = f" of channel {index}" if low.ndim else ""
@@ -257,24 +260,28 @@ def _refuse_unusable(low: Float32Array, high: Float32Array, of: Range, name: str
 
 
 def _scale_and_zero_point(
-    of: Range, num_bits: int, signed: bool
+    ranges: Range, num_bits: int, signed: bool
 ) -> tuple[Float32Array, NDArray[np.int32]]:
-    scale = np.where(of.dead, np.float32(0), of.nudged.scale) if of.has_dead else of.nudged.scale
+    scale = (
+        np.where(ranges.zero_range, np.float32(0), ranges.nudged.scale)
+        if ranges.any_zero_range
+        else ranges.nudged.scale
+    )
     offset = np.float32(2 ** (num_bits - 1) * signed)
-    return scale.copy(), (of.nudged.zero_point - offset).astype(np.int32)[...]
+    return scale.copy(), (ranges.nudged.zero_point - offset).astype(np.int32)[...]
 
 
 def _fill(
     x: Float32Array,
     values: NDArray[Any],
-    of: Range,
+    ranges: Range,
     zero_point: NDArray[np.int32],
     *,
     divide: bool,
     prefix: str,
 ) -> None:
     """Write the integers of `x` to `values`, block by block."""
-    steps = of.divide if divide else of.multiply
+    steps = ranges.divide if divide else ranges.multiply
     flat, result = np.ascontiguousarray(x).reshape(-1), values.reshape(-1)
     shift = zero_point.astype(np.float32)[...]
     is_shifted = bool(shift.any())
@@ -293,12 +300,12 @@ def _fill(
             np.add(buffer, shift, out=buffer)
         np.copyto(result[block], buffer, casting="unsafe")
 
-    def carefully(block: slice, shift: Float32Array, *parts: Float32Array) -> None:
-        buffer = careful_steps(flat[block], Nudged(*parts), divide)
+    def exactly(block: slice, shift: Float32Array, *parts: Float32Array) -> None:
+        buffer = exact_steps(flat[block], Nudged(*parts), divide)
         check(block, buffer)
         np.copyto(result[block], buffer + shift, casting="unsafe")
 
-    if of.has_odd:
-        each_block(carefully, flat.size, (shift, *of.nudged))
+    if ranges.any_flush:
+        each_block(exactly, flat.size, (shift, *ranges.nudged))
     else:
         each_block(plainly, flat.size, (shift, *steps.constants))

@@ -95,7 +95,7 @@ def relative_integers(
     Returns
     -------
     RelativeIntegers
-        Arrays of the shape of `values`. A dead range (``min == max == 0``) gives 0, no ties.
+        Arrays of the shape of `values`. A range of 0 to 0 gives 0, no ties.
 
     Examples
     --------
@@ -209,7 +209,7 @@ def zero_points(min: ArrayLike, max: ArrayLike, num_bits: int, *, narrow_range: 
     Parameters
     ----------
     min, max : array-like of float32
-        Finite, ``min <= max``, shape ``()`` or ``(C,)``. Of a dead range (``min == max == 0``)
+        Finite, ``min <= max``, shape ``()`` or ``(C,)``. Of a range of 0 to 0
         any integer is the zero point: the middle one is returned.
     num_bits, narrow_range
         As for `qmath.quantize`.

@@ -20,13 +20,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import QmathError
-from qmath.kernels._blocks import each_block
+from qmath.kernels._blocks import each_block, non_overlapping, output
 from qmath.kernels._float32 import Float32Array, as_float32, flush, rounded
 from qmath.kernels._gradients import backprop, backward
 from qmath.kernels._nudge import Nudged
-from qmath.kernels._output import apart, output
-from qmath.kernels._range import Range, range_of
-from qmath.kernels._steps import careful_steps
+from qmath.kernels._range import Range, exact_steps, range_of
 from qmath.kernels.affine import check_flag, check_num_bits, check_range_shape
 
 __all__ = [
@@ -108,9 +106,10 @@ def fake_quant_with_min_max_args(
     (array([2.0235295], dtype=float32), array([1.9764706], dtype=float32))
     """
     del name
-    of = _args_range(min, max, num_bits, narrow_range)
-    of = of._replace(dead=np.zeros_like(of.dead))  # this op has no case of its own for them
-    return _forward(as_float32(inputs, "inputs"), of, divide=False, out=out)
+    ranges = _args_range(min, max, num_bits, narrow_range)
+    # This op has no case of its own for ranges of 0 to 0.
+    ranges = ranges._replace(zero_range=np.zeros_like(ranges.zero_range))
+    return _forward(as_float32(inputs, "inputs"), ranges, divide=False, out=out)
 
 
 def fake_quant_with_min_max_vars(
@@ -151,8 +150,8 @@ def fake_quant_with_min_max_vars(
     array([-1. ,  0. ,  0.5,  nan], dtype=float32)
     """
     del name
-    x, of = _vars_range(inputs, min, max, num_bits, narrow_range, per_axis=False)
-    return _forward(x, of, divide=True, out=out)
+    x, ranges = _vars_range(inputs, min, max, num_bits, narrow_range, per_axis=False)
+    return _forward(x, ranges, divide=True, out=out)
 
 
 def fake_quant_with_min_max_vars_per_channel(
@@ -195,8 +194,8 @@ def fake_quant_with_min_max_vars_per_channel(
     array([[ 0.25, 30.  ]], dtype=float32)
     """
     del name
-    x, of = _vars_range(inputs, min, max, num_bits, narrow_range, per_axis=True)
-    return _forward(x, of, divide=False, out=out)
+    x, ranges = _vars_range(inputs, min, max, num_bits, narrow_range, per_axis=True)
+    return _forward(x, ranges, divide=False, out=out)
 
 
 def fake_quant_with_min_max_args_gradient(
@@ -240,10 +239,10 @@ def fake_quant_with_min_max_args_gradient(
     array([ 1.,  2., -0.], dtype=float32)
     """
     del name
-    of = _args_range(min, max, num_bits, narrow_range)
+    ranges = _args_range(min, max, num_bits, narrow_range)
     g, x = _gradient_inputs(gradients, inputs)
     out = output(out, x.shape)
-    backprop(apart(g, out), apart(x, out), of.bounds, out.reshape(-1))
+    backprop(non_overlapping(g, out), non_overlapping(x, out), ranges.bounds, out.reshape(-1))
     return out
 
 
@@ -294,8 +293,8 @@ def fake_quant_with_min_max_vars_gradient(
     """
     del name
     g, x = _gradient_inputs(gradients, inputs)
-    x, of = _vars_range(x, min, max, num_bits, narrow_range, per_axis=False)
-    return FakeQuantWithMinMaxVarsGradient(*backward(g, x, of, out))
+    x, ranges = _vars_range(x, min, max, num_bits, narrow_range, per_axis=False)
+    return FakeQuantWithMinMaxVarsGradient(*backward(g, x, ranges, out))
 
 
 def fake_quant_with_min_max_vars_per_channel_gradient(
@@ -340,8 +339,8 @@ def fake_quant_with_min_max_vars_per_channel_gradient(
     """
     del name
     g, x = _gradient_inputs(gradients, inputs)
-    x, of = _vars_range(x, min, max, num_bits, narrow_range, per_axis=True)
-    return FakeQuantWithMinMaxVarsPerChannelGradient(*backward(g, x, of, out))
+    x, ranges = _vars_range(x, min, max, num_bits, narrow_range, per_axis=True)
+    return FakeQuantWithMinMaxVarsPerChannelGradient(*backward(g, x, ranges, out))
 
 
 def _op_attributes(num_bits: Any, narrow_range: Any) -> tuple[int, bool]:
@@ -356,10 +355,10 @@ def _args_range(min: float, max: float, num_bits: int, narrow_range: bool) -> Ra
     bits, narrow = _op_attributes(num_bits, narrow_range)
     low, high = as_float32(min, "min"), as_float32(max, "max")
     check_range_shape((), low, high, per_axis=False)
-    of = range_of(low, high, bits, narrow)
-    if of.has_odd and not flush(low) < flush(high):
+    ranges = range_of(low, high, bits, narrow)
+    if ranges.any_flush and not flush(low) < flush(high):
         raise QmathError(f"min has to be smaller than max, was: {low} >= {high}")
-    return of
+    return ranges
 
 
 def _vars_range(
@@ -384,35 +383,39 @@ def _gradient_inputs(gradients: ArrayLike, inputs: ArrayLike) -> tuple[Float32Ar
     return g, x
 
 
-def _forward(x: Float32Array, of: Range, *, divide: bool, out: Float32Array | None) -> Float32Array:
-    """Run the forward kernel: plain arithmetic, and careful for the channels that need it."""
+def _forward(
+    x: Float32Array, ranges: Range, *, divide: bool, out: Float32Array | None
+) -> Float32Array:
+    """Run the forward kernel: plain arithmetic, and exact steps for the channels that need them."""
     out = output(out, x.shape)
-    flat, result = apart(x, out), out.reshape(-1)
-    steps = of.divide if divide else of.multiply
+    flat, result = non_overlapping(x, out), out.reshape(-1)
+    steps = ranges.divide if divide else ranges.multiply
 
     def plainly(block: slice, scale: Float32Array, *constants: Float32Array) -> None:
         written = result[block]
         steps(flat[block], constants, written)
         np.multiply(written, scale, out=written)
 
-    def carefully(block: slice, odd: Array, dead: Array, *parts: Float32Array) -> None:
-        odd, dead = np.broadcast_to(odd != 0, block.stop - block.start), dead != 0
-        dead, *of_odd = (part[odd] if part.ndim else part for part in (dead, *parts[:6]))
-        fixed = _careful(flat[block][odd], Nudged(*of_odd), dead, divide)
-        if not odd.all():
+    def exactly(block: slice, flushes: Array, zero_range: Array, *parts: Float32Array) -> None:
+        flushes = np.broadcast_to(flushes != 0, block.stop - block.start)
+        is_zero, *nudged = (
+            part[flushes] if part.ndim else part for part in (zero_range != 0, *parts[:6])
+        )
+        fixed = _exact(flat[block][flushes], Nudged(*nudged), is_zero, divide)
+        if not flushes.all():
             plainly(block, parts[0], *parts[6:])
-        result[block][odd] = fixed
+        result[block][flushes] = fixed
 
-    if of.has_odd:
-        masks = (of.odd.astype(np.float32), of.dead.astype(np.float32))
-        constants = (*masks, *of.nudged, *steps.constants)
-        each_block(carefully, flat.size, constants)
+    if ranges.any_flush:
+        masks = (ranges.needs_flush.astype(np.float32), ranges.zero_range.astype(np.float32))
+        constants = (*masks, *ranges.nudged, *steps.constants)
+        each_block(exactly, flat.size, constants)
     else:
-        each_block(plainly, flat.size, (of.nudged.scale, *steps.constants))
+        each_block(plainly, flat.size, (ranges.nudged.scale, *steps.constants))
     return out
 
 
-def _careful(x: Float32Array, nudged: Nudged, dead: Array, divide: bool) -> Float32Array:
-    """Fake-quantize with any range; a dead one gives +0 everywhere."""
-    relative = careful_steps(x, nudged, divide).astype(np.float64)
-    return np.where(dead, np.float32(0), rounded(relative * nudged.scale))
+def _exact(x: Float32Array, nudged: Nudged, zero_range: Array, divide: bool) -> Float32Array:
+    """Fake-quantize with any range; one of 0 to 0 gives +0 everywhere."""
+    relative = exact_steps(x, nudged, divide).astype(np.float64)
+    return np.where(zero_range, np.float32(0), rounded(relative * nudged.scale))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import QmathError
-from qmath.kernels._blocks import each_block
+from qmath.kernels._blocks import each_block, non_overlapping, output
 from qmath.kernels._float32 import (
     SMALLEST_NORMAL,
     Float32Array,
@@ -28,7 +28,6 @@ from qmath.kernels._float32 import (
     rounded,
 )
 from qmath.kernels._gradients import backprop
-from qmath.kernels._output import apart, output
 from qmath.kernels.affine import check_flag
 
 __all__ = [
@@ -152,7 +151,9 @@ def quantize_and_dequantize_v2(
         grid = _grid(low, high, limits)
     columns = x if place is None else np.moveaxis(x, place, -1)
     written = out if place is None else np.empty(columns.shape, np.float32)
-    _fill(apart(columns, written), grid, given, round_mode == "HALF_UP", written.reshape(-1))
+    _fill(
+        non_overlapping(columns, written), grid, given, round_mode == "HALF_UP", written.reshape(-1)
+    )
     if place is not None:
         out[...] = np.moveaxis(written, -1, place)
     return out
@@ -203,7 +204,7 @@ def quantize_and_dequantize_v2_gradient(
     gs, xs = (np.moveaxis(a, last, -1) if a.ndim else a for a in (g, x))
     dx = np.empty(xs.shape, np.float32)
     bounds = bounds_of(flush(low), flush(high))
-    backprop(apart(gs, dx), apart(xs, dx), bounds, dx.reshape(-1))
+    backprop(non_overlapping(gs, dx), non_overlapping(xs, dx), bounds, dx.reshape(-1))
     dx = np.ascontiguousarray(np.moveaxis(dx, -1, last)) if x.ndim else dx
     return QuantizeAndDequantizeV4Gradient(dx, np.zeros_like(low), np.zeros_like(high))
 
@@ -308,7 +309,7 @@ def _fill(
             np.rint(written, out=written)
         np.multiply(written, inverse, out=written)
 
-    def carefully(block: slice, *parts: Float32Array) -> None:
+    def exactly(block: slice, *parts: Float32Array) -> None:
         scale, inverse, low, high = parts
         a = flush(x[block])
         if clamps:
@@ -317,4 +318,4 @@ def _fill(
         whole = np.floor(product + _HALF) if half_up else np.rint(product)
         out[block] = rounded(whole.astype(np.float64) * inverse)
 
-    each_block(plainly if ordinary.all() else carefully, x.size, grid)
+    each_block(plainly if ordinary.all() else exactly, x.size, grid)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath._progress import Progress, ticking
+from qmath._progress import Progress, with_progress
 from qmath.errors import FileFormatError, QmathError
 from qmath.integer.deployment import Deployment
 from qmath.kernels import exact, fake_quant
@@ -99,7 +99,7 @@ class Check:
         keys = [key for tensor in model.tensors.values() for key in _keys(tensor)]
         constants = {**deployed.constants, **deployed.vectors}
         self.expect_names("arrays", arrays, [*keys, *constants])
-        for name, tensor in ticking(model.tensors.items(), progress):
+        for name, tensor in with_progress(model.tensors.items(), progress):
             if name in entries and all(key in arrays for key in _keys(tensor)):
                 self.tensors += 1
                 self.compare_tensor(tensor, object_in(entries, name, self.name), arrays)

@@ -129,16 +129,16 @@ def test_diff_against_a_dump(tmp_path):
     quantizer = qmath.MovingAverageQuantizer(4, False, False, False)
     settings = {"MyConfig.activation": quantizer, "MyOutputConfig.output": quantizer}
     result = qmath.run(model, np.load(DATA)["images"], quantizers=settings)
-    grids = {step.name: step.grid for step in result.program.steps}
-    reals = {name: grids[name].dequantize(values) for name, values in result.integers.items()}
+    params = {step.name: step.params for step in result.program.steps}
+    reals = {name: params[name].dequantize(values) for name, values in result.integers.items()}
     np.savez(dump, **reals)
     assert run("diff", model, DATA, "--against", dump, *SETTINGS).exit_code == 0
-    reals["relu6/output"].flat[0] += np.float32(grids["relu6/output"].scale)
+    reals["relu6/output"].flat[0] += np.float32(params["relu6/output"].scale)
     np.savez(dump, **reals)
     result = run("diff", model, DATA, "--against", dump, *SETTINGS)
     assert result.exit_code == 1
     assert "first to differ: relu6/output" in result.stdout
-    reals["relu6/output"].flat[0] = -5 * grids["relu6/output"].scale
+    reals["relu6/output"].flat[0] = -5 * params["relu6/output"].scale
     np.savez(dump, **reals)
     assert "values leave the range" in fails("diff", model, DATA, "--against", dump, *SETTINGS)
     np.savez(dump, **{"relu6/output": np.array(["text"])})
@@ -156,7 +156,7 @@ def test_settings_that_are_missing_are_asked_for_and_can_be_pasted():
     assert run("run", SAMPLES / "question.h5", DATA, *shlex.split(option)).exit_code == 0
 
 
-def test_float_islands_are_listed_or_refused():
+def test_float_layers_are_listed_or_refused():
     arguments = ["run", SAMPLES / "question.h5", DATA, *SETTINGS[:2]]
     result = run(*arguments)
     assert result.exit_code == 0

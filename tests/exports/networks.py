@@ -137,7 +137,7 @@ def signals(**widths: int) -> QatModel:
     return net.model()
 
 
-def islands() -> QatModel:
+def float_layers() -> QatModel:
     """Return layers in integers with a float one between them, and a softmax at the end."""
     net = Network(5, 5, 2)
     net.add("Conv2D", kernel=(3, 3, 2, 4), ends=(-5.0, 5.0))

@@ -29,7 +29,7 @@ NETWORKS = {
     "branches": networks.branches(),
     "branches of 3 bits": networks.branches(bits=3, weight_bits=3),
     "signals": networks.signals(bits=8, weight_bits=5),
-    "islands": networks.islands(),
+    "float_layers": networks.float_layers(),
 }
 
 
@@ -198,7 +198,7 @@ def test_any_name_and_any_float(tmp_path):
 
 
 def test_a_model_is_cut_where_it_is_float(tmp_path):
-    bundle = export(NETWORKS["islands"], tmp_path / "out", format="c")
+    bundle = export(NETWORKS["float_layers"], tmp_path / "out", format="c")
     assert [len(part) for part in segments(bundle.program)] == [2, 3]
     header = (tmp_path / "out/model.h").read_text()
     assert "void model_run_1(void);" in header

@@ -178,7 +178,7 @@ def test_shared_layers_and_scales_along_the_inputs(fold):
 
 
 def test_layers_that_training_left_float():
-    network = networks.islands()
+    network = networks.float_layers()
     inputs = images(network)
     data = written(network)
     found = compare(quantize_model(network).program, inputs, Exact(), integers(data, inputs))

@@ -57,8 +57,8 @@ def integers(data: bytes, tensors, model) -> dict[str, np.ndarray]:
     program = quantize_model(model).program
     for step, each in names(data)["integers"].items():
         real = tensors[each["name"]]
-        grid = program.step(step).grid
-        count = np.rint(real.astype(np.float64) / grid.scale) + grid.zero_point
+        params = program.step(step).params
+        count = np.rint(real.astype(np.float64) / params.scale) + params.zero_point
         found[step] = np.moveaxis(count, 1, -1) if each["channels_first"] else count
     return found
 

@@ -73,7 +73,7 @@ def test_one_dimension(tmp_path, bits):
 
 
 def test_what_runs_in_float_has_none(tmp_path):
-    bundle = qmath.export(networks.islands(), tmp_path / "o.mem")
+    bundle = qmath.export(networks.float_layers(), tmp_path / "o.mem")
     steps = bundle.manifest["program"]["steps"]
     weighted = [s["name"] for s in steps if any(t["ops"] for t in s.get("terms", ()))]
     assert len(weighted) < len(steps)

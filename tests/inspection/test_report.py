@@ -311,10 +311,10 @@ TOLD = {
 def test_the_verdict_on_a_sample_is_its_programs(name):
     source = qmath.load(f"reference/samples/{name}.h5", TOLD[name])
     report = inspect(source)
-    islands = lower(source).islands
-    assert report.verdict.integer_only is not bool(islands)
-    assert {w.where for w in report.warnings if w.kind.startswith("float-")} == set(islands)
-    assert set(islands) == ({"dense"} if name == "question" else set())
+    float_layers = lower(source).float_layers
+    assert report.verdict.integer_only is not bool(float_layers)
+    assert {w.where for w in report.warnings if w.kind.startswith("float-")} == set(float_layers)
+    assert set(float_layers) == ({"dense"} if name == "question" else set())
 
 
 def test_what_runs_in_integers_is_called_so():

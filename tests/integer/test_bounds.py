@@ -13,11 +13,11 @@ from hypothesis.extra import numpy as hnp
 from qmath.errors import QmathError
 from qmath.integer import ops
 from qmath.integer.bounds import accumulator_bits, exact_dtype, interval
-from qmath.integer.program import Grid, Linear, Term
+from qmath.integer.program import Linear, QuantParams, Term
 
 
-def grid(low: int, high: int) -> Grid:
-    return Grid(1.0, -low, 0, high - low, 8, float(low), float(high))
+def params(low: int, high: int) -> QuantParams:
+    return QuantParams(1.0, -low, 0, high - low, 8, float(low), float(high))
 
 
 def same(x: np.ndarray, _weights: object) -> np.ndarray:
@@ -32,7 +32,7 @@ def dense(weights: np.ndarray) -> Linear:
     hnp.arrays(np.int32, (3, 2), elements=st.integers(-8, 7)), st.integers(-5, 0), st.integers(0, 5)
 )
 def test_the_interval_of_a_dense_layer_is_tight(weights: np.ndarray, low: int, high: int) -> None:
-    found = interval(Term("x", (dense(weights),), np.ones(()), grid(low, high)))
+    found = interval(Term("x", (dense(weights),), np.ones(()), params(low, high)))
     every_input = np.array(list(itertools.product((low, 0, high), repeat=3)))
     sums = every_input @ weights
     assert found == (min(sums.min(), 0), max(sums.max(), 0))
@@ -47,7 +47,7 @@ def test_the_interval_of_convolutions() -> None:
         ("depthwise_conv2d", kernel, ops.depthwise_conv2d(x, kernel.astype(float), (1, 1), ())),
     ):
         linear = Linear(kind, same, sums.shape[1:], weights)
-        low, high = interval(Term("x", (linear,), np.ones(()), grid(-3, 5)))
+        low, high = interval(Term("x", (linear,), np.ones(()), params(-3, 5)))
         assert low <= sums.min() <= sums.max() <= high
         axes = (0, 1, 2) if kind == "conv2d" else (0, 1)
         best = np.maximum(kernel * 5, kernel * -3).sum(axes).max()
@@ -56,7 +56,7 @@ def test_the_interval_of_convolutions() -> None:
 
 def test_sums_multiply_the_interval() -> None:
     pool = Linear("pool_sum", same, (1,), gain=9)
-    assert interval(Term("x", (pool,), np.ones(()), grid(-3, 5))) == (-27, 45)
+    assert interval(Term("x", (pool,), np.ones(()), params(-3, 5))) == (-27, 45)
 
 
 @pytest.mark.parametrize(

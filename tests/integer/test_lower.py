@@ -70,7 +70,7 @@ def test_batch_normalization_is_folded_exactly() -> None:
     )  # fmt: skip
     program = lower(of)
     assert [type(step).__name__ for step in program.steps] == ["QuantizeStep", "Requantize"]
-    assert not program.islands
+    assert not program.float_layers
     x = np.random.default_rng(0).uniform(-1, 1, (500, 2)).astype(np.float32)
     real = qmath.fake_quant_with_min_max_vars(x, -1, 1).astype(np.float64)
     real = real @ of.tensors["dense/kernel"].quantize().dequantize() + [0.1, 0.2, 0.3]
@@ -112,8 +112,10 @@ def test_lowest_weights_under_negative_gamma_are_noted_and_run_exactly(narrow_ra
     sums = (integers - image.zero_point) @ (kernel - weights.zero_point)
     real = sums * (image.scale.astype(np.float64) * weights.scale)
     real = (real + np.float32([0.1, 0.2, 0.3])) * [1, -1, 1]
-    grid = program.steps[-1].grid
-    expected = np.clip(np.floor(real / grid.scale + 0.5) + grid.zero_point, grid.low, grid.high)
+    params = program.steps[-1].params
+    expected = np.clip(
+        np.floor(real / params.scale + 0.5) + params.zero_point, params.low, params.high
+    )
     np.testing.assert_array_equal(result(program, x), expected)
 
 
@@ -124,8 +126,8 @@ def test_dead_channels_are_noted_and_give_their_bias() -> None:
     assert note.startswith("dense/kernel: 1 of 3 channels are dead")
     q = result(program, np.random.default_rng(0).uniform(-1, 1, (50, 2)))
     assert (q[:, 1] == q[0, 1]).all()
-    grid = program.steps[-1].grid
-    assert abs(grid.dequantize(q)[0, 1] - 0.2) <= grid.scale / 2
+    params = program.steps[-1].params
+    assert abs(params.dequantize(q)[0, 1] - 0.2) <= params.scale / 2
 
 
 def test_untrained_ranges_are_noted_or_refused() -> None:
@@ -178,9 +180,9 @@ def test_an_open_input_shape_is_asked_for() -> None:
     assert lower(opened, {"image": (2,)}).inputs == {"image": (2,)}
 
 
-def test_float_islands_are_named_with_their_remedy() -> None:
+def test_float_layers_are_named_with_their_remedy() -> None:
     of = model(("Dense", {}), **{"layer3/kernel": np.ones((3, 2), np.float32)})
-    assert program_of(of).islands == {
+    assert program_of(of).float_layers == {
         "layer3": "quantize its weights and its input, the output of dense"
     }
     with pytest.raises(QmathError, match="these layers run in float32: layer3: quantize its"):
@@ -205,8 +207,8 @@ def test_accumulator_widths_are_proved_from_the_integers() -> None:
     step = next(step for step in program.steps if isinstance(step, Requantize))
     weights = step.value.terms[0].ops[0].weights
     assert weights is not None
-    grid = step.value.terms[0].grid
-    ends = np.array(grid.limits)
+    params = step.value.terms[0].params
+    ends = np.array(params.limits)
     low = (np.maximum(weights, 0) * ends[0] + np.minimum(weights, 0) * ends[1]).sum(0)
     high = (np.maximum(weights, 0) * ends[1] + np.minimum(weights, 0) * ends[0]).sum(0)
     (bits,) = fixed.accumulator_bits
@@ -264,7 +266,7 @@ def float_graph(*nodes: Node, **tensors: np.ndarray) -> QatModel:
     return QatModel(found, Graph(nodes, (nodes[0].name,), (nodes[-1].name,)), source="m")
 
 
-def test_islands_compute_what_keras_does() -> None:
+def test_float_layers_compute_what_keras_does() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(5, 6, 2)).astype(np.float32)
     kernel = rng.normal(size=(3, 2, 4)).astype(np.float32)
@@ -273,7 +275,7 @@ def test_islands_compute_what_keras_does() -> None:
     mean = Node("mean", "mean", "GlobalAveragePooling1D", ("conv",), {})
     total = Node("sum", "sum", "Add", ("conv", "mean"), {})
     program = lower(float_graph(image, conv, mean, total, **{"conv/kernel": kernel}))
-    assert set(program.islands) == {"conv"}  # what follows it is float for its sake
+    assert set(program.float_layers) == {"conv"}  # what follows it is float for its sake
     results = Executor(program).run({"image": x})
     expected = sum(x[:, i : i + 4] @ kernel[i] for i in range(3))
     np.testing.assert_allclose(results["conv"], expected, rtol=1e-5, atol=1e-5)
@@ -282,8 +284,8 @@ def test_islands_compute_what_keras_does() -> None:
     np.testing.assert_allclose(results["sum"], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_functions_are_islands_unless_the_model_ends_with_them() -> None:
+def test_functions_are_float_layers_unless_the_model_ends_with_them() -> None:
     softmax, dense = ("Activation", {"activation": "softmax"}), ("Dense", {})
-    assert not lower(model(softmax)).islands
+    assert not lower(model(softmax)).float_layers
     tensors = {"layer4/kernel": np.ones((3, 2), np.float32)}
-    assert set(lower(model(softmax, dense, **tensors)).islands) == {"layer3", "layer4"}
+    assert set(lower(model(softmax, dense, **tensors)).float_layers) == {"layer3", "layer4"}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from qmath.errors import QmathError
 from qmath.integer.profiles.profiles import Exact, Integer
 from qmath.integer.profiles.registry import profile_named
-from qmath.integer.program import Accumulator, Activation, Grid, Requantize, Term
+from qmath.integer.program import Activation, QuantParams, Requantize, Term, UnroundedSum
 
 widths = st.integers(2, 16)
 scales = st.floats(2.0**-40, 2.0**10)
@@ -29,10 +29,10 @@ ACTIVATIONS += [Activation(slope=1.75), Activation(slope=0.25, limit=6.0)]
 def step(
     scale: float, offset: float, num_bits: int, zero_point: int, activation: Activation | None
 ) -> Requantize:
-    """Return a step with one term of `scale`, onto a grid of scale 0.5."""
-    grid = Grid(0.5, zero_point, 0, 2**num_bits - 1, num_bits, 0.0, 1.0)
-    term = Term("x", (), np.float64(scale), grid)
-    return Requantize("y", Accumulator((term,), np.float64(offset), (), activation), grid)
+    """Return a step with one term of `scale`, to a scale of 0.5."""
+    params = QuantParams(0.5, zero_point, 0, 2**num_bits - 1, num_bits, 0.0, 1.0)
+    term = Term("x", (), np.float64(scale), params)
+    return Requantize("y", UnroundedSum((term,), np.float64(offset), (), activation), params)
 
 
 def real(a: int, scale: float, offset: float, activation: Activation | None) -> Fraction:
@@ -56,7 +56,7 @@ def test_profiles_round_the_real_result(
     zero_point = data.draw(st.integers(0, 2**num_bits - 1))
     y = step(scale, offset, num_bits, zero_point, activation)
     sums = [np.array(a, np.float64)]
-    low, high = y.grid.limits
+    low, high = y.params.limits
     fixed_point = Integer().constants(y, [(-(2**23), 2**23)])[0]
     for profile in (Exact(), Integer()):
         found = profile.requantize(y, sums, [(-(2**23), 2**23)])

@@ -21,14 +21,14 @@ from qmath.integer.profiles.tflite import Tflite, Xnnpack, kernels
 from qmath.integer.profiles.tflite_kernels import quantization
 from qmath.integer.profiles.tflite_parts import parts
 from qmath.integer.program import (
-    Accumulator,
     Activation,
-    Grid,
     Linear,
     Normalization,
     Origin,
+    QuantParams,
     Requantize,
     Term,
+    UnroundedSum,
 )
 
 REFERENCE = Path(__file__).parents[2] / "reference"
@@ -256,27 +256,29 @@ def test_at_most_one_step_from_exact(name, profile):
 # ---- steps by hand
 
 
-UNIT = Grid(1 / 16, 128, 0, 255, 8, -8.0, 7.9375)
+UNIT = QuantParams(1 / 16, 128, 0, 255, 8, -8.0, 7.9375)
 WEIGHTS = np.array([[3, -4], [-128, 1]])
 
 
-def step(terms, activation=None, grid=UNIT, offset=0.0, shape=(2,)):
+def step(terms, activation=None, params=UNIT, offset=0.0, shape=(2,)):
     terms = tuple(terms)
-    return Requantize("y", Accumulator(terms, np.asarray(offset, float), shape, activation), grid)
+    return Requantize(
+        "y", UnroundedSum(terms, np.asarray(offset, float), shape, activation), params
+    )
 
 
-def identity(grid=UNIT, ops=(), scale=None):
-    return Term("x", ops, np.asarray(grid.scale if scale is None else scale), grid)
+def identity(params=UNIT, ops=(), scale=None):
+    return Term("x", ops, np.asarray(params.scale if scale is None else scale), params)
 
 
-def dense(gamma=None, weights=WEIGHTS, grid=UNIT, ops=(), bias=(0.5, -0.25), kind="dense"):
+def dense(gamma=None, weights=WEIGHTS, params=UNIT, ops=(), bias=(0.5, -0.25), kind="dense"):
     linear = Linear(kind, np.matmul, (weights.shape[-1],), weights, "layer/kernel")
     normalizations = ()
     if gamma is not None:
         zeros, ones = np.zeros(2, np.float32), np.ones(2, np.float32)
         normalizations = (Normalization(np.float32(gamma), zeros, zeros, ones, 0.0),)
     origin = Origin(np.float64(255 / 16), 255, np.float32(bias), normalizations)
-    return Term("x", (linear, *ops), np.asarray(grid.scale / 16), grid, origin)
+    return Term("x", (linear, *ops), np.asarray(params.scale / 16), params, origin)
 
 
 def pool(count=4, ops=(), **attributes):
@@ -327,7 +329,7 @@ def test_a_concatenation_is_what_it_joins():
     def placed(term, before, after):
         pad = geometry.zero_pad([(before, after)], (2,))
         scale = pad.apply(np.broadcast_to(term.scale, (1, 2)), None)[0]
-        return Term(term.source, (*term.ops, pad), scale, term.grid, term.origin)
+        return Term(term.source, (*term.ops, pad), scale, term.params, term.origin)
 
     terms = [placed(dense(), 0, 4), placed(identity(), 2, 2), placed(identity(), 2, 2),
              placed(identity(), 4, 0)]  # fmt: skip
@@ -366,29 +368,29 @@ def test_values_moved_before_they_are_rounded_keep_their_channels_numbers():
 
 
 def test_an_average_pool_rounds_on_its_input_s_grid_and_again():
-    half = Grid(1 / 8, 128, 0, 255, 8, -16.0, 15.875)
-    pooled = step([pool()], grid=half)
+    half = QuantParams(1 / 8, 128, 0, 255, 8, -16.0, 15.875)
+    pooled = step([pool()], params=half)
     assert [kernel.op for kernel in kernels(pooled)] == ["AVERAGE_POOL_2D", "QUANTIZE"]
     # 5/4 of the input are 0.625 of the output; rounded to 1 first they are a tie, which goes up.
     got = Tflite().requantize(pooled, [np.array([[5.0, -5.0]])], [])
     np.testing.assert_array_equal(got, [[1, 0]])
-    (mean,) = kernels(step([pool(**{"global": True})], grid=half))
+    (mean,) = kernels(step([pool(**{"global": True})], params=half))
     assert mean.op == "MEAN"
 
 
 @pytest.mark.parametrize("bits", range(2, 17))
 def test_every_width_has_the_same_rules(bits):
     top = 2**bits - 1
-    grid = Grid(1 / 16, 1, 0, top, bits, -1 / 16, (top - 1) / 16)
+    params = QuantParams(1 / 16, 1, 0, top, bits, -1 / 16, (top - 1) / 16)
     weights = np.array([[1, -1], [2, 1]])
-    made = step([dense(weights=weights, grid=grid, bias=0.0)], grid=grid)
+    made = step([dense(weights=weights, params=params, bias=0.0)], params=params)
     (kernel,) = kernels(made)
     assert kernel.output.zero_point == 1 - 2 ** (bits - 1)
     assert kernel.limits == (-1, top - 1)
     sums = np.array([[35.0, -20.0]])
     want = np.clip([2, -1], -1, top - 1)
     np.testing.assert_array_equal(Tflite().requantize(made, [sums], []), [want])
-    added = step([identity(grid), identity(grid)], grid=grid)
+    added = step([identity(params), identity(params)], params=params)
     assert kernels(added)[0].left_shift == (20 if bits <= 8 else 15)
     x = np.array([[top - 1.0, -1.0]])
     np.testing.assert_array_equal(Tflite().requantize(added, [x, x], []), [[top - 1, -1]])
@@ -397,8 +399,8 @@ def test_every_width_has_the_same_rules(bits):
 # ---- what is refused
 
 
-WIDE = Grid(1 / 16, 0, 0, 65535, 16, 0.0, 65535 / 16)
-FINE = Grid(2.0**-40, 128, 0, 255, 8, -128 * 2.0**-40, 127 * 2.0**-40)
+WIDE = QuantParams(1 / 16, 0, 0, 65535, 16, 0.0, 65535 / 16)
+FINE = QuantParams(2.0**-40, 128, 0, 255, 8, -128 * 2.0**-40, 127 * 2.0**-40)
 
 
 @pytest.mark.parametrize(
@@ -418,9 +420,9 @@ FINE = Grid(2.0**-40, 128, 0, 255, 8, -128 * 2.0**-40, 127 * 2.0**-40)
         (step([identity()] * 2, Activation(slope=0.1)), "a sum of 2 tensors and a leaky ReLU"),
         (step([pool()], Activation()), "an average together with what follows it"),
         (step([pool(), identity()]), "an average together with what follows it"),
-        (step([identity()] * 2, grid=FINE), "so much finer than its inputs'"),
-        (step([dense(weights=WEIGHTS * 600, grid=WIDE)]), "can reach 5.*32 bits"),
-        (step([identity()], grid=FINE), "32 bits"),
+        (step([identity()] * 2, params=FINE), "so much finer than its inputs'"),
+        (step([dense(weights=WEIGHTS * 600, params=WIDE)]), "can reach 5.*32 bits"),
+        (step([identity()], params=FINE), "32 bits"),
         (step([Term("x", dense().ops, np.ones(()), UNIT)]), "batch normalization after moving"),
     ],
 )  # fmt: skip
@@ -433,9 +435,9 @@ def test_what_tflite_does_not_compute(profile, made, message):
 
 def test_a_range_with_zero_between_two_integers():
     # TensorFlow's float32 takes the integer below, TFLite's float64 the one above.
-    grid = Grid(2 / 255, 127, 0, 255, 8, -1.0, 1.0)
+    params = QuantParams(2 / 255, 127, 0, 255, 8, -1.0, 1.0)
     with pytest.raises(qmath.QmathError, match="TensorFlow takes 127 and TFLite 128"):
-        quantization(grid, "x")
+        quantization(params, "x")
 
 
 def test_an_unknown_rounding():

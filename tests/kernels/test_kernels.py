@@ -13,8 +13,7 @@ import qmath
 from qmath.errors import QmathError
 from qmath.kernels import _nudge
 from qmath.kernels._blocks import each_block
-from qmath.kernels._range import range_of
-from qmath.kernels._steps import Steps
+from qmath.kernels._range import Steps, range_of
 from tests.helpers import assert_same_bits
 from tests.strategies import ranges, widths
 
@@ -35,11 +34,11 @@ def test_the_half_may_be_subtracted_from_the_zero_point(zero: int) -> None:
 
 
 @given(st.lists(ranges(), min_size=1, max_size=6), widths, st.booleans())
-def test_plain_nudging_is_careful_nudging(pairs: list, num_bits: int, narrow_range: bool) -> None:
+def test_plain_nudging_is_exact_nudging(pairs: list, num_bits: int, narrow_range: bool) -> None:
     low, high = np.float32(pairs).T
     with np.errstate(all="ignore"):
         plain = _nudge._plain_nudge(low, high, num_bits, narrow_range)
-        careful = _nudge._careful_nudge(low, high, num_bits, narrow_range)
+        careful = _nudge._exact_nudge(low, high, num_bits, narrow_range)
     ordinary = _nudge.is_ordinary(plain)
     np.testing.assert_array_equal(ordinary, _nudge.is_ordinary(careful))
     for ours, expected in zip(plain, careful, strict=True):

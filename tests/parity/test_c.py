@@ -20,7 +20,7 @@ ISLANDS = {"every_layer", "lazy"}
 def test_the_integer_model_in_c(tmp_path, name):
     place = tmp_path / "out"
     bundle = export(qmath.from_keras(models.build(name)), place, format="c", packing="lsb")
-    assert bool(bundle.program.islands) == (name in ISLANDS)
+    assert bool(bundle.program.float_layers) == (name in ISLANDS)
     status, output = run(compiled(place, options=("-O2",)))
     assert status == 0, output
     assert output.endswith(", 2 test vectors\n")

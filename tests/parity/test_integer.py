@@ -66,7 +66,7 @@ def test_every_difference_is_nearer_to_a_tie_than_float32_noise(name, profile):
         array.size for array in of.integers.values()
     )
     differing = sum(layer.teacher_forced for layer in found.layers)
-    widest = max(grid.num_bits for grid in Executor(of.program).grids.values())
+    widest = max(params.num_bits for params in Executor(of.program).quant_params.values())
     assert differing <= {12: 40, 16: 400}.get(widest, 4)
     if widest <= 4:  # 4-bit ties are 16 times as rare as 8-bit ones: here there are none
         assert differing == 0
@@ -82,8 +82,8 @@ def test_every_quantized_tensor_is_compared(name):
 
 
 @pytest.mark.parametrize("name", comparison.CASES)
-def test_float_islands_are_those_that_training_left(name):
-    assert set(case(name).program.islands) == ISLANDS.get(name, set())
+def test_float_layers_are_those_that_training_left(name):
+    assert set(case(name).program.float_layers) == ISLANDS.get(name, set())
 
 
 def test_every_kind_of_layer_is_there():
@@ -139,13 +139,13 @@ def test_digits_are_predicted_one_by_one_as_tensorflow_does(profile):
     data = samples.digits()
     predictions = samples.load("integer4")(data.test_images, training=False).numpy()
     program = lower(qmath.load(samples.SAMPLES / "integer4.h5", quantizers=own_settings()))
-    assert not program.islands
+    assert not program.float_layers
     results = Executor(program, profile).run({"image": data.test_images})
     (output,) = program.outputs
     assert (results[output].argmax(-1) == predictions.argmax(-1)).all()
-    grid = program.step(output).grid
-    real = (results[output].astype(np.int32) - grid.zero_point).astype(np.float32)
-    assert_same_bits(real * np.float32(grid.scale), predictions)
+    params = program.step(output).params
+    real = (results[output].astype(np.int32) - params.zero_point).astype(np.float32)
+    assert_same_bits(real * np.float32(params.scale), predictions)
     assert (predictions.argmax(-1) == data.test_labels).mean() > 0.95
 
 
@@ -171,7 +171,7 @@ class Askew(Exact):
     name = "askew"
 
     def requantize(self, step, sums, intervals):
-        value = replace(step.value, offset=step.value.offset + 0.01 * step.grid.scale)
+        value = replace(step.value, offset=step.value.offset + 0.01 * step.params.scale)
         return super().requantize(replace(step, value=value), sums, intervals)
 
 

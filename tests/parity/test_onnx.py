@@ -38,7 +38,7 @@ def test_onnx_runtime_computes_the_profile_exact(name, fold):
     moved = {step.name for step in of.program.steps if isinstance(step, MoveStep)}
     assert found.keys() == of.integers.keys() - moved
     layers = compare(of.program, of.inputs, Exact(), found).layers
-    widest = max(of.program.step(step).grid.num_bits for step in found)
+    widest = max(of.program.step(step).params.num_bits for step in found)
     assert sum(layer.teacher_forced for layer in layers) <= {12: 40, 16: 400}.get(widest, 4)
     for layer in layers:
         # Of an input, TensorFlow's own float32 arithmetic decides near a tie.

@@ -16,10 +16,10 @@ NAMES = ("every_layer", "annotated", "lazy", "reduction", "nested", "w4a8")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_report_says_what_the_program_is(name):
     source = qmath.from_keras(models.build(name))
-    islands = lower(source).islands
+    float_layers = lower(source).float_layers
     layers = {node.name: node.layer for node in source.graph.nodes}
     report = inspect(source)
-    assert report.verdict.integer_only is not bool(islands)
+    assert report.verdict.integer_only is not bool(float_layers)
     found = [item for item in report.warnings if item.kind.startswith("float-")]
-    assert {item.where for item in found} == {layers[island] for island in islands}
+    assert {item.where for item in found} == {layers[name] for name in float_layers}
     assert all(item.remedy for item in found)

@@ -9,13 +9,13 @@ import qmath
 from qmath.integer.lowering.lower import lower
 from qmath.integer.profiles import tflite_kernels
 from qmath.integer.program import (
-    Accumulator,
     Activation,
-    Grid,
     Linear,
     Origin,
+    QuantParams,
     Requantize,
     Term,
+    UnroundedSum,
 )
 from qmath.kernels.affine import scale_and_zero_point
 
@@ -127,7 +127,7 @@ def test_ties_of_an_operation_with_weights(kind, output, resolver):
         total = x @ integers.reshape(16, 8)
     linear = Linear(kind, np.multiply, total.shape[1:], integers)
     origin = Origin(np.float64(15.875), 254, np.zeros((), np.float32))
-    source = grid(*SIXTEENTHS)
+    source = params(*SIXTEENTHS)
     term = Term("x", (linear,), np.float64(source.scale / 16), source, origin)
     check([term], output, Activation() if relu else None, [total], want, resolver)
 
@@ -140,7 +140,7 @@ def test_ties_of_a_mean(size, output, resolver):
         return fake_quantized(tf.reduce_mean(fake_quantized(x, SIXTEENTHS), (1, 2)), output)
 
     (x,), want = run(function, random((64, *size, 8), SIXTEENTHS), resolver, "MEAN")
-    source, count = grid(*SIXTEENTHS), size[0] * size[1]
+    source, count = params(*SIXTEENTHS), size[0] * size[1]
     linear = Linear("pool_sum", np.sum, (8,), gain=count, attributes={"global": True})
     term = Term("x", (linear,), np.float64(source.scale / count), source)
     check([term], output, None, [x.sum((1, 2))], want, resolver)
@@ -156,7 +156,7 @@ def test_ties_of_an_average_pool_and_a_change_of_grid(size, output, resolver):
 
     data = random((8, 4 * size, 4 * size, 8), SIXTEENTHS)
     (x,), want = run(function, data, resolver, "AVERAGE_POOL_2D", "QUANTIZE")
-    source = grid(*SIXTEENTHS)
+    source = params(*SIXTEENTHS)
     linear = Linear("pool_sum", np.sum, (4, 4, 8), gain=size**2)
     term = Term("x", (linear,), np.float64(source.scale / size**2), source)
     total = x.reshape(8, 4, size, 4, size, 8).sum((2, 4))
@@ -173,7 +173,7 @@ def test_ties_of_a_sum(other, output, relu, resolver):
         return fake_quantized(tf.nn.relu(total) if relu else total, output)
 
     (a, b), want = run(function, random((4096, 8), SIXTEENTHS), resolver, "ADD")
-    sources = grid(*SIXTEENTHS), grid(*other)
+    sources = params(*SIXTEENTHS), params(*other)
     terms = [Term(name, (), np.float64(g.scale), g) for name, g in zip("ab", sources, strict=True)]
     check(terms, output, Activation() if relu else None, [a, b], want, resolver)
 
@@ -185,7 +185,7 @@ def test_ties_of_a_leaky_relu(output, resolver):
         return fake_quantized(tf.nn.leaky_relu(fake_quantized(x, SIXTEENTHS), 0.3), output)
 
     (x,), want = run(function, random((1024, 8), SIXTEENTHS), resolver, "LEAKY_RELU")
-    source = grid(*SIXTEENTHS)
+    source = params(*SIXTEENTHS)
     term = Term("x", (), np.float64(source.scale), source)
     check([term], output, Activation(slope=0.3), [x], want, resolver)
 
@@ -205,9 +205,9 @@ def test_a_dead_channel_saturates_its_bias_as_the_converter_s():
     operation = next(op for op in file.operations if op.name == "CONV_2D")
     linear = Linear("conv2d", np.multiply, (4, 4, 2), (kernel * 16).astype(np.int64))
     origin = Origin(2 * limits.astype(np.float64), 254, np.float32([0.25, 0.75]))
-    source = grid(*SIXTEENTHS)
+    source = params(*SIXTEENTHS)
     term = Term("x", (linear,), np.float64([1.0, 0.0]), source, origin)
-    step = Requantize("y", Accumulator((term,), np.zeros(()), (4, 4, 2)), grid(*ODD))
+    step = Requantize("y", UnroundedSum((term,), np.zeros(()), (4, 4, 2)), params(*ODD))
     (ours,) = tflite.kernels(step)
     np.testing.assert_array_equal(file.constants[operation.inputs[2]], ours.bias)
     np.testing.assert_array_equal(bits(file.scales(operation.inputs[1])), bits(ours.weight_scale))
@@ -260,10 +260,10 @@ def fake_quantized(x, limits, narrow_range=False):
     return tf.quantization.fake_quant_with_min_max_args(x, *limits, 8, narrow_range)
 
 
-def grid(low, high):
+def params(low, high):
     ends = np.float32(low), np.float32(high)
     scale, zero_point = scale_and_zero_point(*ends, 8, narrow_range=False, signed=False, name="x")
-    return Grid(float(scale), int(zero_point), 0, 255, 8, *map(float, ends))
+    return QuantParams(float(scale), int(zero_point), 0, 255, 8, *map(float, ends))
 
 
 def run(function, data, resolver, op, last=None):
@@ -284,9 +284,9 @@ def run(function, data, resolver, op, last=None):
 
 
 def check(terms, output, activation, sums, want, resolver):
-    value = Accumulator(tuple(terms), np.zeros(()), want.shape[1:], activation)
-    step = Requantize("y", value, grid(*output))
+    value = UnroundedSum(tuple(terms), np.zeros(()), want.shape[1:], activation)
+    step = Requantize("y", value, params(*output))
     got = tflite.PROFILES[resolver]().requantize(step, sums, [])
-    zero_point = step.grid.zero_point - 128
+    zero_point = step.params.zero_point - 128
     assert np.unique(want).size > 15
     np.testing.assert_array_equal(got + zero_point, want)

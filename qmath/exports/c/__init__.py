@@ -106,5 +106,5 @@ def _usage(program: Program, model: Model) -> Iterator[str]:
         yield "Not in here, because training left it float, so that it is yours to compute:"
     for step in floats:
         yield f"  {step.name}, of {', '.join(sources(step))}"
-    for layer, remedy in program.islands.items():
+    for layer, remedy in program.float_layers.items():
         yield f"To have {layer} in integers: {remedy}."

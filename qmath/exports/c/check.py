@@ -48,7 +48,7 @@ def _vectors(bundle: Bundle, model: Model, count: int) -> tuple[list[str], list[
     for run, steps in model.runs:
         checks = []
         for step in steps:
-            size, zero = math.prod(step.shape), step.grid.zero_point
+            size, zero = math.prod(step.shape), step.params.zero_point
             name, buffer = source.string(step.name), model.buffers[step.name]
             integers = bundle.vectors[f"vectors/{step.name}"]
             where = f"{buffer}, {size}, {zero}"

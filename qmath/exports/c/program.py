@@ -22,12 +22,12 @@ from qmath.exports.c.tensors import Code, Names
 from qmath.integer.profiles.profiles import FixedPoint, clamps
 from qmath.integer.program import (
     FloatStep,
-    Grid,
     Linear,
     MoveStep,
     Program,
     QuantizedStep,
     QuantizeStep,
+    QuantParams,
     Requantize,
     Shape,
     TableStep,
@@ -123,8 +123,10 @@ class _Writer:
         self.views, self.model = views, model
         self.scratch: dict[str, int] = {}
         self.shapes: dict[str, Shape] = {step.name: step.shape for step in bundle.program.steps}
-        self.grids: dict[str, Grid] = {
-            step.name: step.grid for step in bundle.program.steps if not isinstance(step, FloatStep)
+        self.quant_params: dict[str, QuantParams] = {
+            step.name: step.params
+            for step in bundle.program.steps
+            if not isinstance(step, FloatStep)
         }
         bits = [b.max() for parts in constants.values() for b in parts[0].accumulator_bits]
         model.is_wide = max(map(int, bits), default=0) > 32
@@ -134,7 +136,7 @@ class _Writer:
         name = self.model.buffers[step.name] = self.names.new(step.name)
         size = math.prod(step.shape)
         shape = "x".join(map(str, step.shape)) or "a scalar"
-        scale = source.literals(np.array(step.grid.scale, np.float32))[0]
+        scale = source.literals(np.array(step.params.scale, np.float32))[0]
         self.code.header += [
             f"\n/* {source.plain(step.name)}: {shape}; real values are integers * {scale}. */",
             f"#define {self.names.macro(step.name, 'SIZE')} {size}",
@@ -149,15 +151,15 @@ class _Writer:
             self.model.functions.append(self._setter(step, setter, name, size))
 
     def _setter(self, step: QuantizeStep, setter: str, buffer: str, size: int) -> str:
-        grid = step.grid
-        low, high = np.float32(grid.min), np.float32(grid.max)
-        nudged = nudge(low, high, grid.num_bits, grid.low == 1)
+        params = step.params
+        low, high = np.float32(params.min), np.float32(params.max)
+        nudged = nudge(low, high, params.num_bits, params.low == 1)
         if not is_ordinary(nudged):
             raise OutputError(
-                f"{step.name}: the range [{grid.min:g}, {grid.max:g}] is so narrow that subnormal "
-                "numbers count, which C treats differently; export with kernels=false"
+                f"{step.name}: the range [{params.min:g}, {params.max:g}] is so narrow that "
+                "subnormal numbers count, which C treats differently; export with kernels=false"
             )
-        divides = grid.op == "vars"
+        divides = params.op == "vars"
         factor = nudged.scale if divides else nudged.inverse
         numbers = np.stack([nudged.min, nudged.max, factor, nudged.quant_zero])
         constants = [*source.literals(numbers), int(divides)]
@@ -180,7 +182,7 @@ class _Writer:
         if isinstance(step, TableStep):
             table = self.names[f"{step.name}.table"]
             self.code.values(table, f"{step.name}.table", step.table.astype(np.int32))
-            zero = self.grids[step.source].zero_point
+            zero = self.quant_params[step.source].zero_point
             return [title, f"    qm_lookup({target}, {origin}, {size}, {table}, {zero});"]
         return [title, self._move(step, target, origin)]
 
@@ -189,7 +191,7 @@ class _Writer:
         attributes = dict(step.attributes)
         kind = attributes.pop("kind")
         if kind == "pool_max":
-            lowest = step.grid.limits[0]
+            lowest = step.params.limits[0]
             window = _window(before, step.shape, attributes)
             return f"    qm_pool_max({target}, {origin}, {window}, {lowest});"
         if kind == "reshape":

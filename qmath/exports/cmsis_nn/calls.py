@@ -35,7 +35,7 @@ class Writer:
 
     def add(self, layer: Layer) -> None:
         """Add a layer."""
-        kernel, (source_grid,) = layer.kernel, layer.kernel.inputs
+        kernel, (source_params,) = layer.kernel, layer.kernel.inputs
         width = 4 if layer.is_s4 else 8
         shape = "x".join(map(str, layer.weights.shape))
         self.code.header.append(
@@ -46,11 +46,11 @@ class Writer:
             )
         )
         macros = {
-            "INPUT_OFFSET": -source_grid.zero_point,
+            "INPUT_OFFSET": -source_params.zero_point,
             "OUTPUT_OFFSET": kernel.output.zero_point,
             "ACTIVATION_MIN": kernel.output.low,
             "ACTIVATION_MAX": kernel.output.high,
-            "INPUT_SCALE": source.literals(np.asarray(source_grid.scale))[0],
+            "INPUT_SCALE": source.literals(np.asarray(source_params.scale))[0],
             "OUTPUT_SCALE": source.literals(np.asarray(kernel.output.scale))[0],
         }
         names = {what: self.names.macro(layer.name, what) for what in macros}

@@ -121,9 +121,9 @@ def _layer(name: str, step: Requantize, part: Part, shapes: Mapping[str, Shape])
         return f"its values are moved ({part.moves[0].kind}) before they are rounded"
     if kernel.weight_bits > 8:
         return f"its weights need {kernel.weight_bits} bits, and CMSIS-NN takes 8"
-    for grid in (term.grid, step.grid):
-        if grid.num_bits > 8:
-            return f"activations of {grid.num_bits} bits, and these functions take 8"
+    for params in (term.params, step.params):
+        if params.num_bits > 8:
+            return f"activations of {params.num_bits} bits, and these functions take 8"
     linear = term.ops[0]
     weights, kind = _ordered(linear, kernel), _KINDS[kernel.op]
     (multiplier,), (shift,) = kernel.multipliers, kernel.shifts

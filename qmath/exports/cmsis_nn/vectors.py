@@ -50,8 +50,8 @@ def expected(
         made[layer.name] = (results[layer.step][region] + layer.kernel.output.zero_point).astype(
             np.int8
         )
-    grids = {step.name: step.grid for step in program.steps if not isinstance(step, FloatStep)}
-    halves = {name: 2 ** (grid.num_bits - 1) for name, grid in grids.items()}
+    found = {step.name: step.params for step in program.steps if not isinstance(step, FloatStep)}
+    halves = {name: 2 ** (params.num_bits - 1) for name, params in found.items()}
     read = {
         name: (bundle.vectors[f"vectors/{name}"].astype(np.int32) - halves[name]).astype(np.int8)
         for name in dict.fromkeys(layer.source for layer in layers)

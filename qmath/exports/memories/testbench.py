@@ -139,7 +139,7 @@ class _Testbench:
         self.declarations.append(f"reg signed [{bits - 1}:0] sum_{number};")
         self._memory(f"source_{number}", f"vectors/{term.source}")
         height, width, depth = _spatial(shape)
-        size, zero_point = math.prod(shape), term.grid.zero_point
+        size, zero_point = math.prod(shape), term.params.zero_point
         if not term.ops:
             if shape != self.step.shape:
                 raise _UnsupportedError
@@ -199,7 +199,7 @@ class _Testbench:
 
     def _results(self, terms: int) -> list[str]:
         """Return the lines that round and clamp: ``y`` is the unsigned integer then."""
-        name, zero_point = self.step.name, self.step.grid.zero_point
+        name, zero_point = self.step.name, self.step.params.zero_point
         shift = self._constant("shift", f"{name}.shift")
         lines = [self._total("", terms)]
         if f"{name}.negative.shift" in self.bundle.constants:

@@ -100,7 +100,7 @@ def memories(bundle: Bundle, per_word: int = 1) -> Iterator[Memory]:
         raise OutputError(f"per_word={per_word!r}: use a whole number from 1 to {_MOST_PER_WORD}")
     identifiers = Identifiers(bundle.keys())
     steps = bundle.program.steps if bundle.program else ()
-    widths = {f"vectors/{s.name}": s.grid.num_bits for s in steps if not isinstance(s, FloatStep)}
+    widths = {f"vectors/{s.name}": s.params.num_bits for s in steps if not isinstance(s, FloatStep)}
     for key, array in bundle.arrays():
         entry = bundle.manifest["tensors"].get(key, {})
         if not array.size:

@@ -52,7 +52,7 @@ class Quantizers(Protocol):
         """Add a weight; return the name of its real values, in ONNX's order of axes."""
 
     def activation(
-        self, builder: GraphBuilder, value: Value, step: str, tensor: str, grid: QuantizedRange
+        self, builder: GraphBuilder, value: Value, step: str, tensor: str, params: QuantizedRange
     ) -> tuple[str, Value]:
         """Quantize a value; return the name of what tells its integers, and the real values.
 
@@ -215,10 +215,10 @@ class _Layers:
         tensor = f"{node.layer}/{which}"
         if tensor not in self.model.tensors:
             return value
-        grid = self.bundle.tensors[tensor]
-        assert isinstance(grid, QuantizedRange)
+        params = self.bundle.tensors[tensor]
+        assert isinstance(params, QuantizedRange)
         step = f"{node.name}/{which}"
-        name, value = self.quantizers.activation(self.builder, value, step, tensor, grid)
+        name, value = self.quantizers.activation(self.builder, value, step, tensor, params)
         self.integers[step] = {"name": name, "channels_first": value.channels_first}
         return value
 

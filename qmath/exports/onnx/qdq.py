@@ -137,21 +137,21 @@ class _Qdq:
         return next(w for w in (2, 4, 8, 16) if w >= max(num_bits, self.narrowest))
 
     def activation(
-        self, builder: GraphBuilder, value: Value, step: str, tensor: str, grid: QuantizedRange
+        self, builder: GraphBuilder, value: Value, step: str, tensor: str, params: QuantizedRange
     ) -> tuple[str, Value]:
-        width = 8 if grid.num_bits <= 8 else 16
+        width = 8 if params.num_bits <= 8 else 16
         x = value.name
-        if grid.num_bits < width or grid.narrow_range:
-            limits = np.array([grid.narrow_range, 2**grid.num_bits - 1]) - grid.zero_point
+        if params.num_bits < width or params.narrow_range:
+            limits = np.array([params.narrow_range, 2**params.num_bits - 1]) - params.zero_point
             ends = [
                 builder.constant(f"{step}/{end}", limit)
-                for end, limit in zip(("min", "max"), limits.astype(np.float32) * grid.scale,
+                for end, limit in zip(("min", "max"), limits.astype(np.float32) * params.scale,
                                       strict=True)
             ]  # fmt: skip
             x = builder.node("Clip", [x, *ends], f"{step}/Clip")
         parameters = [
-            builder.parameter(f"{tensor}.scale", "FLOAT", grid.scale),
-            builder.parameter(f"{tensor}.zero_point", f"UINT{width}", grid.zero_point),
+            builder.parameter(f"{tensor}.scale", "FLOAT", params.scale),
+            builder.parameter(f"{tensor}.zero_point", f"UINT{width}", params.zero_point),
         ]
         integers = builder.node("QuantizeLinear", [x, *parameters], step)
         real = builder.node("DequantizeLinear", [integers, *parameters], f"{step}/dequantized")

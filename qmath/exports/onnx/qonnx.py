@@ -128,9 +128,11 @@ class _Quant:
         return self._real[name]
 
     def activation(
-        self, builder: GraphBuilder, value: Value, step: str, tensor: str, grid: QuantizedRange
+        self, builder: GraphBuilder, value: Value, step: str, tensor: str, params: QuantizedRange
     ) -> tuple[str, Value]:
-        name = self._node(builder, value.name, step, tensor, grid, grid.scale, grid.zero_point)
+        name = self._node(
+            builder, value.name, step, tensor, params, params.scale, params.zero_point
+        )
         return name, Value(name, value.shape, value.channels_first)
 
     def _node(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import QmathError
-from qmath.integer.program import Activation, Grid
+from qmath.integer.program import Activation, QuantParams
 from qmath.model import Node
 
 Array = NDArray[Any]
@@ -66,8 +66,10 @@ SMOOTH: dict[str, Callable[[Array], Array]] = {
 ELEMENTWISE = frozenset({"sigmoid", "swish", "tanh"})
 
 
-def table(function: Callable[[Array], Array], source: Grid, target: Grid) -> NDArray[np.int32]:
-    """Return `function` on every integer of a grid, as integers of another.
+def table(
+    function: Callable[[Array], Array], source: QuantParams, target: QuantParams
+) -> NDArray[np.int32]:
+    """Return `function` of every integer of the source, as integers of the target.
 
     Returns
     -------

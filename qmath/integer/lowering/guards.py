@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.integer.bounds import least_weights
-from qmath.integer.program import Grid, Term
+from qmath.integer.program import QuantParams, Term
 
 Array = NDArray[Any]
 
@@ -26,9 +26,9 @@ def of_weights(name: str, scale: Array) -> list[str]:
     ]
 
 
-def of_range(name: str, grid: Grid) -> list[str]:
+def of_range(name: str, params: QuantParams) -> list[str]:
     """Note a range that no training step has changed."""
-    if (grid.min, grid.max) != (-6.0, 6.0):
+    if (params.min, params.max) != (-6.0, 6.0):
         return []
     return [
         f"{name}: its range is the initial one, [-6, 6], so it was never trained; run the model "

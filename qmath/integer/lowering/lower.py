@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.integer.lowering import functions, geometry, guards
 from qmath.integer.lowering.functions import relu_layer
-from qmath.integer.lowering.grids import grid_of, width_and_steps
+from qmath.integer.lowering.params import quant_params, width_and_steps
 from qmath.integer.lowering.sums import ZERO, can_pool, joined_activation, moved, normalized
-from qmath.integer.lowering.values import Floats, Function, Integers, Island, Value
+from qmath.integer.lowering.values import FloatLayer, Floats, Function, Integers, Value
 from qmath.integer.program import (
-    Accumulator,
     Activation,
     FloatStep,
     Linear,
@@ -38,6 +37,7 @@ from qmath.integer.program import (
     Step,
     TableStep,
     Term,
+    UnroundedSum,
     sources,
 )
 from qmath.missing import ask_for_settings
@@ -99,7 +99,7 @@ class _Lowering:
         self.steps: list[Step] = []
         self.values: dict[str, Value] = {}
         self.inputs: dict[str, Shape] = {}
-        self.islands: list[Island] = []
+        self.float_layers: list[FloatLayer] = []
         self.notes: list[str] = []
 
     def run(self) -> Program:
@@ -122,13 +122,15 @@ class _Lowering:
                 f"{name}: this is the name of a layer, and of what another layer's quantizer "
                 "makes; rename the layer"
             )
-        islands = {island.layer: island.remedy for island in self.islands if self.counts(island)}
-        return Program(self.inputs, tuple(self.steps), outputs, islands, tuple(self.notes))
+        float_layers = {
+            layer.layer: layer.remedy for layer in self.float_layers if self.counts(layer)
+        }
+        return Program(self.inputs, tuple(self.steps), outputs, float_layers, tuple(self.notes))
 
-    def counts(self, island: Island) -> bool:
+    def counts(self, layer: FloatLayer) -> bool:
         """Whether a step runs and is not a function, or a part of one, that the model ends with."""
-        made = [step for step in self.steps if step.name == island.step]
-        readers = [step for step in self.steps if island.step in sources(step)]
+        made = [step for step in self.steps if step.name == layer.step]
+        readers = [step for step in self.steps if layer.step in sources(step)]
         return bool(made) and not all(
             isinstance(step, FloatStep) and step.is_function for step in (*made, *readers)
         )
@@ -223,8 +225,8 @@ class _Lowering:
                 self.notes += guards.of_weights(tensor.name, scale)
                 bias = self.bias(node)
                 origin = Origin(width, steps, bias.astype(np.float32))
-                term = Term(value.name, (linear,), value.grid.scale * scale, value.grid, origin)
-                return Accumulator((term,), bias, linear.shape)
+                term = Term(value.name, (linear,), value.params.scale * scale, value.params, origin)
+                return UnroundedSum((term,), bias, linear.shape)
             reason = "the scales of its kernel run along the summed axis"
         elif tensor.role == "weight":
             reason = f"quantize its input, the output of {node.inputs[0]}"
@@ -286,7 +288,7 @@ class _Lowering:
                     for t in part.terms
                 ]
                 offset = sum((p.offset * s for p, s in zip(sums, signs, strict=False)), ZERO)
-                return Accumulator(tuple(terms), np.asarray(offset), sums[0].shape)
+                return UnroundedSum(tuple(terms), np.asarray(offset), sums[0].shape)
         shape = np.broadcast_shapes(*(value.shape for value in values))
 
         add = partial(functions.total, signs=signs[: len(values)])
@@ -320,17 +322,19 @@ class _Lowering:
             placed = moved(part, geometry.zero_pad(pads, part.shape), 1.0)
             terms += placed.terms
             offset = offset + placed.offset
-        return Accumulator(tuple(terms), offset, placed.shape, activation)
+        return UnroundedSum(tuple(terms), offset, placed.shape, activation)
 
     def lower_max_pool(self, node: Node, value: Value) -> Value:
         apply, shape, attributes = geometry.max_pool(node, value.shape)
         if isinstance(value, Integers):
-            fill = float(value.grid.limits[0])
+            fill = float(value.params.limits[0])
             move = {"kind": "pool_max", **attributes}
             self.steps.append(
-                MoveStep(node.name, value.name, partial(apply, fill=fill), value.grid, shape, move)
+                MoveStep(
+                    node.name, value.name, partial(apply, fill=fill), value.params, shape, move
+                )
             )
-            return Integers(node.name, value.grid, shape)
+            return Integers(node.name, value.params, shape)
         return self.float_step(node, [value], partial(apply, fill=-np.inf), shape)
 
     # ---- values
@@ -346,12 +350,12 @@ class _Lowering:
                     node.name,
                     value.name,
                     apply,
-                    value.grid,
+                    value.params,
                     linear.shape,
                     {"kind": linear.kind, **linear.attributes},
                 )
             )
-            return Integers(node.name, value.grid, linear.shape)
+            return Integers(node.name, value.params, linear.shape)
         if accumulator is None or (sums and not can_pool(accumulator)):
             f = np.asarray(factor, np.float32)
             return self.float_step(
@@ -376,28 +380,28 @@ class _Lowering:
         tensor = self.model.tensors.get(f"{node.layer}/{which}")
         if tensor is None:
             return value
-        name, grid = f"{node.name}/{which}", grid_of(tensor)
+        name, params = f"{node.name}/{which}", quant_params(tensor)
         step: Step
         if isinstance(value, Floats):
-            step = QuantizeStep(name, value.name, grid, value.shape)
+            step = QuantizeStep(name, value.name, params, value.shape)
         elif isinstance(value, Function):
-            table = functions.table(value.function, value.source.grid, grid)
-            step = TableStep(name, value.source.name, table, grid, value.shape)
+            table = functions.table(value.function, value.source.params, params)
+            step = TableStep(name, value.source.name, table, params, value.shape)
         else:
             accumulator = self.accumulator(value)
             assert accumulator is not None
-            step = Requantize(name, accumulator, grid)
+            step = Requantize(name, accumulator, params)
         self.steps.append(step)
-        self.notes += guards.of_range(name, grid)
-        return Integers(name, grid, value.shape)
+        self.notes += guards.of_range(name, params)
+        return Integers(name, params, value.shape)
 
-    def accumulator(self, value: Value) -> Accumulator | None:
+    def accumulator(self, value: Value) -> UnroundedSum | None:
         """Return the value as an unrounded sum, or ``None`` if it is float."""
-        if isinstance(value, Accumulator):
+        if isinstance(value, UnroundedSum):
             return value
         if isinstance(value, Integers):
-            term = Term(value.name, (), np.asarray(value.grid.scale), value.grid)
-            return Accumulator((term,), ZERO, value.shape)
+            term = Term(value.name, (), np.asarray(value.params.scale), value.params)
+            return UnroundedSum((term,), ZERO, value.shape)
         return None
 
     def floats(self, value: Value, name: str) -> Floats:
@@ -424,8 +428,8 @@ class _Lowering:
         remedy: str = "",
         is_function: bool = False,
     ) -> Floats:
-        """Add a step in float32, an island unless it is a function that the model ends with."""
-        sources: list[str | Accumulator] = []
+        """Add a step in float32: a float layer, or a function that the model ends with."""
+        sources: list[str | UnroundedSum] = []
         for i, value in enumerate(values):
             if isinstance(value, Function):
                 value = self.floats(value, f"{node.name}/input{i}")
@@ -437,7 +441,7 @@ class _Lowering:
         if remedy or not follows:  # else the step that it follows is the one to quantize
             feeds = "input, the output" if len(values) == 1 else "inputs, the outputs"
             remedy = remedy or f"quantize its {feeds} of {', '.join(node.inputs)}"
-            self.islands.append(Island(node.name, name, remedy))
+            self.float_layers.append(FloatLayer(node.name, name, remedy))
         self.steps.append(FloatStep(name, tuple(sources), apply, tuple(shape), is_function))
         return Floats(name, tuple(shape))
 

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.integer.program import Accumulator, Activation, Linear, Normalization, Origin, Term
+from qmath.integer.program import Activation, Linear, Normalization, Origin, Term, UnroundedSum
 
 Array = NDArray[Any]
 ZERO = np.zeros(())
 
 
-def can_pool(value: Accumulator) -> bool:
+def can_pool(value: UnroundedSum) -> bool:
     """Whether sums over a window can be taken before scaling: scales are the channels' own."""
     return value.activation is None and all(term.scale.ndim <= 1 for term in value.terms)
 
 
-def moved(value: Accumulator, linear: Linear, factor: Any) -> Accumulator:
+def moved(value: UnroundedSum, linear: Linear, factor: Any) -> UnroundedSum:
     """Append an operation without weights to every term, and apply it to scales and offset."""
     keeps_channels = linear.kind in ("pool_sum", "upsample") or (
         linear.kind == "pad" and linear.shape[-1:] == value.shape[-1:]
@@ -39,7 +39,7 @@ def moved(value: Accumulator, linear: Linear, factor: Any) -> Accumulator:
         activation = Activation(
             *(follow(np.asarray(part)) for part in (activation.slope, activation.limit))
         )
-    return Accumulator(tuple(terms), offset, linear.shape, activation)
+    return UnroundedSum(tuple(terms), offset, linear.shape, activation)
 
 
 def joined_activation(parts: list[Activation | None], lengths: list[int]) -> Activation | None:

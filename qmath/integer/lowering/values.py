@@ -8,17 +8,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from qmath.integer.program import Accumulator, Grid, Shape
+from qmath.integer.program import QuantParams, Shape, UnroundedSum
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Integers:
-    """A value that a step makes on a grid."""
+    """Integers that a step makes."""
 
     name: str
-    grid: Grid
+    params: QuantParams
     shape: Shape
 
 
@@ -43,11 +43,11 @@ class Function:
         return self.source.shape
 
 
-Value = Integers | Floats | Accumulator | Function
+Value = Integers | Floats | UnroundedSum | Function
 
 
 @dataclass(frozen=True)
-class Island:
+class FloatLayer:
     """A step in float32, the layer it is of, and what would have to be quantized to avoid it."""
 
     layer: str

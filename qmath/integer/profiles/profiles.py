@@ -128,8 +128,8 @@ class Integer:
         self, step: Requantize, intervals: Sequence[tuple[int, int]], slope: float | Float64Array
     ) -> FixedPoint:
         value = step.value
-        scales = [term.scale * (slope / step.grid.scale) for term in value.terms]
-        offset = value.offset * (slope / step.grid.scale)
+        scales = [term.scale * (slope / step.params.scale) for term in value.terms]
+        offset = value.offset * (slope / step.params.scale)
         room = _CARRIER - 1 - (len(scales) + 1).bit_length()
         # Of each output channel: the largest shift at which nothing can overflow.
         shift = np.minimum(room - _exponent(offset), _CARRIER)
@@ -192,10 +192,10 @@ def unrounded(step: Requantize, sums: Sequence[Array]) -> Float64Array:
     """Return the real result in integer steps of the output, relative to its zero point."""
     total: Float64Array | None = None
     for term, a in zip(step.value.terms, sums, strict=True):
-        product = np.multiply(a, term.scale / step.grid.scale, dtype=np.float64)
+        product = np.multiply(a, term.scale / step.params.scale, dtype=np.float64)
         total = product if total is None else np.add(total, product, out=total)
     assert total is not None
-    total += step.value.offset / step.grid.scale
+    total += step.value.offset / step.params.scale
     activation = step.value.activation
     if activation is not None and activation.leaks:
         np.multiply(total, activation.slope, out=total, where=total < 0)
@@ -211,16 +211,16 @@ def _clamped(y: Array, step: Requantize) -> NDArray[np.float32]:
 
 
 def clamps(step: Requantize) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the lowest and highest result, of grid and activation, relative to the zero point.
+    """Return the lowest and highest result of a step, relative to the zero point.
 
     Clamping after rounding equals clamping before: rounding is monotone.
     """
-    low, high = (np.float64(limit) for limit in step.grid.limits)
+    low, high = (np.float64(limit) for limit in step.params.limits)
     activation = step.value.activation
     if activation is None:
         return np.asarray(low, np.float32), np.asarray(high, np.float32)
     lowest = np.where(activation.slope, low, max(low, 0.0))
-    limit = np.floor(np.asarray(activation.limit) / step.grid.scale + 0.5)
+    limit = np.floor(np.asarray(activation.limit) / step.params.scale + 0.5)
     return lowest.astype(np.float32), np.minimum(high, limit).astype(np.float32)
 
 

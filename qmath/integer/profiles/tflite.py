@@ -41,7 +41,7 @@ class Tflite:
     -----
     Identical to TensorFlow 2.21's ``BUILTIN_REF`` resolver, operation by operation, where a file
     holds the same scales. Not mirrored: what TFLite does between the model's quantized tensors
-    (sigmoid, tanh and softmax on its own fixed grids) and its rounding of a float model input.
+    (sigmoid, tanh and softmax with its own fixed scales) and its rounding of a float model input.
     """
 
     name = "tflite"
@@ -130,7 +130,7 @@ class Xnnpack(Tflite):
     """XNNPACK, TFLite's default delegate on a CPU: int32 bias, float32 scales, ties to even.
 
     Convolutions (transposed ones too) and dense layers multiply in float32, sums have multipliers
-    of 21 bits, changes of grid and leaky ReLUs of 8, a mean rounds ties away from zero. What
+    of 21 bits, rescalings and leaky ReLUs of 8, a mean rounds ties away from zero. What
     XNNPACK leaves to TFLite (pools, ReLUs by themselves, ratios of scales out of its range) is
     computed as `Tflite` does.
 

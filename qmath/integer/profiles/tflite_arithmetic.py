@@ -131,7 +131,7 @@ def xnnpack_add_multipliers(a: np.float32, b: np.float32) -> tuple[int, int, int
 def xnnpack_mean(
     total: Int64Array, count: int, ratio: np.float32, zero_points: tuple[int, int]
 ) -> Array:
-    """Return the mean of `count` signed integers on another grid, as XNNPACK's ``mean``.
+    """Return the mean of `count` signed integers with another scale, as XNNPACK's ``mean``.
 
     In float32, the output's zero point included, and ties away from zero: unlike XNNPACK's other
     operations, because an unvectorized conversion ends it.

@@ -20,7 +20,7 @@ from qmath.integer.profiles.tflite_arithmetic import (
     quantize_multiplier,
     round_half_away,
 )
-from qmath.integer.program import Activation, Grid, Linear, Origin, Requantize, Term
+from qmath.integer.program import Activation, Linear, Origin, QuantParams, Requantize, Term
 
 __all__ = [
     "Kernel",
@@ -51,7 +51,7 @@ _ADD_SHIFT, _WIDE_ADD_SHIFT = 20, 15  # of ADD's inputs, up to 8 bits and above
 
 
 class Quantization(NamedTuple):
-    """A grid as TFLite stores it: signed integers, the float64 scale rounded once."""
+    """Parameters as TFLite stores them: signed integers, the float64 scale rounded once."""
 
     scale: np.float32
     zero_point: int
@@ -139,25 +139,25 @@ class Kernel:
         )
 
 
-def quantization(grid: Grid, name: str) -> Quantization:
-    """Return a grid as TFLite's converter derives it from the stored range, in float64.
+def quantization(params: QuantParams, name: str) -> Quantization:
+    """Return parameters as TFLite's converter derives it from the stored range, in float64.
 
     Its scale is at times one unit in the last place off TensorFlow's. Its zero point is the same
     but for ranges whose exact zero point is a tie; these have no representation here.
     """
-    scale = (np.float64(grid.max) - np.float64(grid.min)) / (grid.high - grid.low)
-    below, above = grid.min / scale, grid.max / scale
-    from_min = grid.low + abs(below) < grid.high + abs(above)
-    exact = grid.low - below if from_min else grid.high - above
-    zero_point = int(np.clip(round_half_away(exact), grid.low, grid.high))
-    if zero_point != grid.zero_point:
+    scale = (np.float64(params.max) - np.float64(params.min)) / (params.high - params.low)
+    below, above = params.min / scale, params.max / scale
+    from_min = params.low + abs(below) < params.high + abs(above)
+    exact = params.low - below if from_min else params.high - above
+    zero_point = int(np.clip(round_half_away(exact), params.low, params.high))
+    if zero_point != params.zero_point:
         raise QmathError(
-            f"{name}: its range [{grid.min:.9g}, {grid.max:.9g}] puts zero between two integers, "
-            f"where TensorFlow takes {grid.zero_point} and TFLite {zero_point}; train on, or use "
-            "another profile"
+            f"{name}: its range [{params.min:.9g}, {params.max:.9g}] puts zero between two "
+            f"integers, where TensorFlow takes {params.zero_point} and TFLite {zero_point}; "
+            "train on, or use another profile"
         )
-    offset = 2 ** (grid.num_bits - 1)
-    ends = (grid.low - offset, grid.high - offset)
+    offset = 2 ** (params.num_bits - 1)
+    ends = (params.low - offset, params.high - offset)
     return Quantization(np.float32(scale), zero_point - offset, *ends, float(scale))
 
 
@@ -168,7 +168,7 @@ def weighted(
     linear, origin = term.ops[0], term.origin
     if origin is None:
         raise refused(step, f"batch normalization after moving the output of {linear.name}")
-    source, output = quantization(term.grid, term.source), _output(step, activation)
+    source, output = quantization(term.params, term.source), _output(step, activation)
     factor, real_bias = _folded(origin)
     sign = np.sign(factor).astype(np.int64)
     width = np.where(origin.weight_width == 0, _DEAD_WIDTH, origin.weight_width)
@@ -180,7 +180,7 @@ def weighted(
     multiplier, shift = quantize_multiplier(
         np.float64(source.scale) * found.weight_scale.astype(np.float64) / np.float64(output.scale)
     )
-    low, high = _channel_ends(linear, term.grid, sign)
+    low, high = _channel_ends(linear, term.params, sign)
     _check_carrier(step, low + bias, high + bias, shift)
     return Kernel(
         OPERATIONS[linear.kind], step.name, (source,), output, (multiplier,), (shift,), linear.name,
@@ -189,12 +189,12 @@ def weighted(
 
 
 def pool(step: Requantize, term: Term) -> tuple[Kernel, ...]:
-    """Return the kernels of an average pool: a mean, or a pool on its input's grid."""
-    source, output = quantization(term.grid, term.source), _output(step, None)
-    count = np.rint(term.grid.scale / term.scale).astype(np.int64)
+    """Return the kernels of an average pool: a mean, or a pool with its input's parameters."""
+    source, output = quantization(term.params, term.source), _output(step, None)
+    count = np.rint(term.params.scale / term.scale).astype(np.int64)
     ratio = np.float64(source.scale) / np.float64(output.scale)
     multiplier, shift = quantize_multiplier(ratio)
-    span = term.grid.high - term.grid.low
+    span = term.params.high - term.params.low
     if not term.ops[0].attributes.get("global"):
         _check_carrier(step, 0, span, shift)
         average = Kernel("AVERAGE_POOL_2D", step.name, (source,), source, count=count)
@@ -206,9 +206,9 @@ def pool(step: Requantize, term: Term) -> tuple[Kernel, ...]:
 
 def add(step: Requantize, terms: Sequence[Term], activation: Activation | None) -> Kernel:
     """Return the kernel of a sum of two tensors, each scaled by itself first."""
-    sources = tuple(quantization(term.grid, term.source) for term in terms)
+    sources = tuple(quantization(term.params, term.source) for term in terms)
     output = _output(step, activation)
-    left = _ADD_SHIFT if max(term.grid.num_bits for term in terms) <= 8 else _WIDE_ADD_SHIFT
+    left = _ADD_SHIFT if max(term.params.num_bits for term in terms) <= 8 else _WIDE_ADD_SHIFT
     twice = 2 * max(np.float64(source.scale) for source in sources)
     total = twice / (2.0**left * np.float64(output.scale))
     if total >= 1:
@@ -223,8 +223,8 @@ def add(step: Requantize, terms: Sequence[Term], activation: Activation | None) 
 
 
 def elementwise(step: Requantize, term: Term, activation: Activation | None) -> Kernel:
-    """Return the kernel of a change of grid, with or without an activation."""
-    source, output = quantization(term.grid, term.source), _output(step, activation)
+    """Return the kernel of a rescaling, with or without an activation."""
+    source, output = quantization(term.params, term.source), _output(step, activation)
     op, slope = "QUANTIZE", 0.0
     reals: list[ArrayLike] = [np.float64(source.scale) / np.float64(output.scale)]
     if activation is not None:  # these kernels divide in float32
@@ -237,7 +237,7 @@ def elementwise(step: Requantize, term: Term, activation: Activation | None) -> 
         raise refused(step, f"a leaky ReLU with the slope {slope:g}")
     multipliers, shifts = zip(*map(quantize_multiplier, reals), strict=True)
     for shift in shifts:
-        _check_carrier(step, *term.grid.limits, shift)
+        _check_carrier(step, *term.params.limits, shift)
     return Kernel(op, step.name, (source,), output, multipliers, shifts, slope=slope)
 
 
@@ -256,7 +256,7 @@ def refused(step: Requantize, what: str) -> QmathError:
 
 def _output(step: Requantize, activation: Activation | None) -> Quantization:
     """Return the output's quantization, its ends those of a fused activation."""
-    q = quantization(step.grid, step.name)
+    q = quantization(step.params, step.name)
     if activation is None or activation.leaks:
         return q
     high = q.high
@@ -276,10 +276,12 @@ def _folded(origin: Origin) -> tuple[Float32Array, Float32Array]:
     return np.asarray(factor), np.asarray(bias)
 
 
-def _channel_ends(linear: Linear, grid: Grid, sign: Int64Array) -> tuple[Int64Array, Int64Array]:
+def _channel_ends(
+    linear: Linear, params: QuantParams, sign: Int64Array
+) -> tuple[Int64Array, Int64Array]:
     """Return the least and greatest accumulator of each channel, its sign applied."""
     above, below = (sums.reshape(-1) for sums in signed_sums(linear))
-    low, high = grid.limits
+    low, high = params.limits
     ends = (below * high + above * low) * sign, (above * high + below * low) * sign
     return np.minimum(*ends).astype(np.int64), np.maximum(*ends).astype(np.int64)
 

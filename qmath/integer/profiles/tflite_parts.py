@@ -2,7 +2,7 @@
 
 TFLite's arithmetic differs from one operation to the next, so a step is classified first: the two
 inputs of an addition are scaled apart, a mean divides inside its multiplier, a pool rounds on its
-input's grid. What is no operation of TFLite (a sum of two convolutions that training left
+input's scale. What is no operation of TFLite (a sum of two convolutions that training left
 unrounded, batch normalization of a sum) has no arithmetic to follow, and is refused.
 """
 
@@ -151,7 +151,7 @@ def _classified(step: Requantize, part: Part, stored: Mapping[str, Stored]) -> P
         if len(terms) > 1 or len(terms[0].ops) > 1 or activation or shifted:
             raise refused(step, "an average together with what follows it")
         return replace(part, kernels=tflite_kernels.pool(step, terms[0]))
-    if shifted or any((term.scale != term.grid.scale).any() for term in terms):
+    if shifted or any((term.scale != term.params.scale).any() for term in terms):
         raise refused(step, "batch normalization without a convolution before it, or a difference")
     if len(terms) > 2 or (leaks and len(terms) > 1):
         raise refused(step, f"a sum of {len(terms)} tensors{' and a leaky ReLU' * leaks}")

@@ -1,4 +1,4 @@
-"""From a tensor's stored range to the grid of its integers."""
+"""From a tensor's stored range to the quantization parameters of its integers."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import QmathError
-from qmath.integer.program import Grid
+from qmath.integer.program import QuantParams
 from qmath.kernels.affine import scale_and_zero_point
 from qmath.model import QatTensor, QuantSpec
 
 Array = NDArray[Any]
 
 
-def grid_of(tensor: QatTensor) -> Grid:
-    """Return the grid of a quantized activation."""
+def quant_params(tensor: QatTensor) -> QuantParams:
+    """Return the parameters of a quantized activation."""
     spec = tensor.spec
     low, high = _ends(tensor)
     if low.ndim:
@@ -34,7 +34,7 @@ def grid_of(tensor: QatTensor) -> Grid:
             f"{tensor.name}: its range is [0, 0], so it was never trained; train the "
             "model, or run it once with training=True on real data"
         )
-    return Grid(
+    return QuantParams(
         float(scale),
         int(zero_point),
         int(bool(spec.narrow_range)),

@@ -105,7 +105,7 @@ class _Weight:
 
 
 class _Records(Mapping[str, Record]):
-    """The records by name; memory holds one weight's integers at a time."""
+    """The records by name; a weight's integers are made when they are asked for, and not kept."""
 
     def __init__(self, records: Mapping[str, _Weight | QuantizedRange | FloatTensor]) -> None:
         self._records = records
@@ -128,10 +128,10 @@ class Bundle:
     Attributes
     ----------
     tensors : mapping of str to QuantizedTensor, QuantizedRange or FloatTensor
-        By name, in the model's order; a weight is quantized anew each time it is asked for, so
-        that memory is bounded by the largest. Ranges whose settings are unknown are in the
-        manifest only. Along an axis that is not the last, `scale` and `zero_point` have shape
-        ``(C, 1, …)``, so that the formula of reconstruction holds as it is written.
+        By name, in the model's order; a weight is quantized anew each time it is asked for,
+        and only `program` keeps the integers of all weights. Ranges whose settings are unknown are
+        in the manifest only. Along an axis that is not the last, `scale` and `zero_point` have
+        shape ``(C, 1, …)``, so that the formula of reconstruction holds as it is written.
     manifest : dict
         JSON values only, as ``manifest.schema.json`` in this package describes them.
     model : QatModel

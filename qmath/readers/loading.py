@@ -67,9 +67,10 @@ def load(
     Notes
     -----
     Nothing in the file is imported, deserialized or run. What no source says stays unknown:
-    `QatTensor.spec` holds ``None`` and `QatTensor.hint` the option to supply. A SavedModel leaves
-    nothing to ask: it holds the ops that fake-quantize, with their widths, and how training
-    updates the ranges, whatever the ``get_config`` of a custom ``QuantizeConfig`` returns.
+    `QatTensor.spec` holds ``None`` and `QatTensor.hint` the option to supply. A SavedModel
+    holds the ops that fake-quantize, with their widths, and how training updates the ranges; those
+    that read a stored range give its settings, whatever the ``get_config`` of a custom
+    ``QuantizeConfig`` returns.
 
     `isolate` is not the default for what it costs: 0.3 s to start the process, which stays as long
     as the tensors do, and more than twice the time (MobileNetV2 takes 1.2 s instead of 0.5 s). What

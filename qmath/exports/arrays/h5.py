@@ -29,7 +29,7 @@ class _Place(NamedTuple):
 
 
 def write(bundle: Bundle, file: BinaryIO) -> None:
-    """Write the copy to an open file, one weight in memory at a time.
+    """Write the copy to an open file, one weight after another.
 
     Parameters
     ----------

@@ -1,9 +1,10 @@
-"""The ``.npz`` format: NumPy alone reads it, and equal bundles give equal bytes.
+"""The ``.npz`` format, which NumPy alone reads.
 
 Every array is a stored (uncompressed) zip member ``<key>.npy``: ``<tensor>`` (integers, or the
 floats of a tensor that training left float), ``<tensor>.scale`` (float32), ``<tensor>.zero_point``
 (int32), and ``manifest``, UTF-8 JSON as one-dimensional uint8. Compression is left out because
-its bytes depend on the zlib version; dates are fixed.
+its bytes depend on the zlib version, and dates are fixed, so that one installation writes a bundle
+twice alike. The headers of a zip file depend on the version of Python.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip archive can hold
 
 
 def write(bundle: Bundle, file: BinaryIO) -> None:
-    """Write `bundle` to an open file, one tensor in memory at a time."""
+    """Write `bundle` to an open file, one tensor after another."""
     manifest = json.dumps(bundle.manifest, allow_nan=False).encode()
     first = (MANIFEST, np.frombuffer(manifest, np.uint8))
     write_arrays(file, chain([first], bundle.arrays()))

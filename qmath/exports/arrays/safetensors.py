@@ -1,7 +1,8 @@
 """The ``.safetensors`` format: integers of 2 to 7 bits packed, the manifest in the metadata.
 
-Written by hand, as the safetensors library writes metadata in an order of its own each time. Equal
-bundles give equal bytes, which that library, and any other, reads; ``docs/formats.md`` says how.
+Written by hand, as the safetensors library writes metadata in an order of its own each time. One
+installation writes a bundle twice alike. That library, and any other, reads the file;
+``docs/formats.md`` says how.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _AGAIN = "export again"
 
 
 def write(bundle: Bundle, file: BinaryIO, *, packing: str = "lsb") -> None:
-    """Write `bundle` to an open file, one tensor in memory at a time.
+    """Write `bundle` to an open file, one tensor after another.
 
     Parameters
     ----------

@@ -37,7 +37,7 @@ class Stored(NamedTuple):
 
 
 def stored_arrays(bundle: Bundle, packing: str) -> Iterator[Stored]:
-    """Yield every array of a bundle as it is to be written, one in memory at a time.
+    """Yield every array of a bundle as it is to be written, one after another.
 
     Parameters
     ----------

@@ -74,7 +74,7 @@ class Memory(NamedTuple):
 
 
 def memories(bundle: Bundle, per_word: int = 1) -> Iterator[Memory]:
-    """Yield the memories of a bundle, one in memory at a time.
+    """Yield the memories of a bundle, one after another.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """The ``.qonnx`` format: the whole network, each quantizer one ``Quant`` node of any width.
 
-`QONNX <https://github.com/fastmachinelearning/qonnx>`_ is what hls4ml and FINN read. A weight is
+`QONNX <https://github.com/fastmachinelearning/qonnx>`_ adds ``Quant`` nodes to ONNX. A weight is
 its real values, ``(integer - zero_point) * scale``, and a ``Quant`` node that maps each to itself.
-``docs/onnx.md`` has the details.
+``docs/onnx.md`` has the details, and which of QONNX's readers refuse what.
 """
 
 from __future__ import annotations

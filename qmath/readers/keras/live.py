@@ -36,7 +36,7 @@ _SOURCE = "live quantizer"
 
 
 def from_keras(model: Any) -> QatModel:
-    """Read a live Keras model that TFMOT quantized: exact settings, nothing to ask.
+    """Read a live Keras model that TFMOT quantized, with the settings of its quantizers.
 
     Parameters
     ----------

@@ -10,6 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from qmath._version import __version__ as __version__
 from qmath.errors import (
     ContradictionError,
     FileFormatError,
@@ -105,8 +106,6 @@ __all__ = [
     "unpack",
     "verify",
 ]
-
-__version__ = "0.1.0"
 
 _HOMES = {
     "qmath.kernels._blocks": ("get_num_threads", "set_num_threads"),

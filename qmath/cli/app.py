@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 import click
 
-from qmath import QmathError, QmathWarning, __version__
+from qmath import QmathError, QmathWarning
+from qmath._version import __version__
 from qmath.cli.text import printable
 
 __all__ = ["app"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from qmath._version import __version__
 from qmath.errors import QmathError
 from qmath.model import Float32Array, Node, QatModel, QatTensor
 
@@ -82,8 +83,6 @@ def build(
     notes : list of str
         For the reader.
     """
-    from qmath import __version__
-
     graph = model.graph
     layers = [
         {

@@ -11,6 +11,7 @@ import pytest
 
 SAMPLE = str(Path(__file__).parents[2] / "reference" / "samples" / "question.h5")
 MAIN = "from qmath.cli import main; main()"
+MODULE = "import runpy; runpy.run_module('qmath', run_name='__main__', alter_sys=True)"
 
 
 def run(*args, code=MAIN, **options):
@@ -20,14 +21,23 @@ def run(*args, code=MAIN, **options):
 
 
 @pytest.mark.parametrize("names", [["click"], ["rich"], ["h5py"], ["click", "rich", "h5py"]])
-def test_without_the_extra_it_says_what_to_install(names):
-    block = f"import sys; sys.modules.update(dict.fromkeys({names!r})); {MAIN}"
+@pytest.mark.parametrize("start", [MAIN, MODULE], ids=["script", "module"])
+def test_without_the_extra_it_says_what_to_install(names, start):
+    block = f"import sys; sys.modules.update(dict.fromkeys({names!r})); {start}"
     result = run("--version", code=block)
     assert result.returncode == 2
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
     assert line.startswith(f"qmath: error: {', '.join(names)} ")
     assert line.endswith("pip install 'qmath-tfmot[cli]'")
+
+
+def test_the_package_is_the_command_line():
+    command = [sys.executable, "-m", "qmath", "inspect", "--x"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 2
+    assert result.stderr.startswith("qmath: error: ")
+    assert result.stderr.endswith("see qmath inspect --help\n")
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])

@@ -19,21 +19,21 @@ from qmath.cli.text import printable
 __all__ = ["app"]
 
 _VERBS = ("inspect", "run", "diff", "export", "verify")  # each in a module of its name
-_BROKEN_PIPE = 128 + 13  # what a shell reports of a program that SIGPIPE ended
+_BROKEN_PIPE = 128 + 13  # as a shell reports a program that SIGPIPE ended
 _INTERRUPTED = 128 + 2
 
 
 class _Verbs(click.Group):
     """A group whose errors are one line on stderr and exit status 2.
 
-    A verb's module is imported when the verb is met: each costs time that only its job needs.
+    A verb's module is imported when the verb is used, because each takes time to import.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return sorted(_VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        # Of a verb that there is not, click says which it is like.
+        # For an unknown verb, load them all so that click can suggest one.
         for verb in [cmd_name] if cmd_name in _VERBS else _VERBS:
             self.add_command(getattr(import_module(f"qmath.cli.{verb}"), verb))
         return super().get_command(ctx, cmd_name)

@@ -36,7 +36,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     except IsADirectoryError:
         raise FileFormatError(f"{path} is a directory; give an .npz or .npy file") from None
     except Exception as error:  # numpy raises whatever a damaged file makes it raise
-        # What is no array NumPy calls a pickle, and advises to load it "unsafely".
+        # NumPy takes a file that is not an array for a pickle, and advises to load it "unsafely".
         reason = "" if "allow_pickle" in str(error) else f" ({error})"
         raise FileFormatError(
             f"{path} is not an .npz or .npy of plain arrays{reason}; write one with numpy.savez"
@@ -64,7 +64,7 @@ def _chosen_inputs(
     Raises
     ------
     FileFormatError
-        The file holds no data that fit; the message names the inputs and their shapes.
+        The file's data do not fit; the message names the inputs and their shapes.
     """
     if all(name in arrays and arrays[name].ndim for name in program.inputs):
         return {name: arrays[name] for name in program.inputs}

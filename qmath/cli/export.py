@@ -95,7 +95,7 @@ def export(
     """Write the integers of MODEL, with scales, zero points and a manifest, to OUT.
 
     Weights are integers, signed unless --unsigned; activations have a scale and an unsigned zero
-    point; biases and other floats are kept as they are. Where MODEL runs in integers, its steps
+    point; biases and other floats are kept as they are. If MODEL runs in integers, its steps
     and their multipliers, addends, shifts and clamps are written, too.
     """
     from qmath.exports import export as export_model

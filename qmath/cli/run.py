@@ -65,8 +65,8 @@ def run(
     TensorFlow counts) for each quantized tensor; under the profile integer also its constants.
     With y = sum(accumulator * NAME.multiplier) + NAME.addend, whose addend holds the rounding's
     half, y >> NAME.shift clamped to NAME.low … NAME.high is the integer relative to the zero point.
-    NAME.multiplier.0, .1, … belong to the tensors in NAME.sources. Of a leaky ReLU, NAME.negative
-    holds the constants that count where y is below that half, 1 << (NAME.shift - 1).
+    NAME.multiplier.0, .1, … belong to the tensors in NAME.sources. For a leaky ReLU, NAME.negative
+    holds the constants that apply where y is below that half, 1 << (NAME.shift - 1).
     """
     import numpy as np
 

@@ -104,13 +104,13 @@ def read_settings(options: Iterable[str], settings: Path | None) -> dict[str, Qu
         An option or the file is not understood.
     """
     found = _from_toml(settings) if settings is not None else {}
-    told: dict[str, Quantizer] = {}
+    by_option: dict[str, Quantizer] = {}
     for option in options:
         key, quantizer = _from_option(option)
-        if told.get(key, quantizer) != quantizer:
+        if by_option.get(key, quantizer) != quantizer:
             raise QmathError(f"--quantizer is given twice for {key}, with different settings")
-        told[key] = quantizer
-    return found | told
+        by_option[key] = quantizer
+    return found | by_option
 
 
 def _from_option(option: str) -> tuple[str, Quantizer]:
@@ -174,7 +174,7 @@ def _from_toml(path: Path) -> dict[str, Quantizer]:
 
 
 def _build(name: str, positional: list[Any], arguments: Mapping[str, Any], where: str) -> Quantizer:
-    """Return the quantizer, or say which word of its description is wrong."""
+    """Return the quantizer; an error names the word of its description that is wrong."""
     from qmath import quantizers
 
     known = [name for name in quantizers.__all__ if name != "Quantizer"]

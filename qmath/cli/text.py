@@ -1,4 +1,4 @@
-"""What goes to the terminal: safe whatever a file's names hold, whole when it is piped."""
+"""Text for the terminal: safe whatever names a file holds, and not cut when it is piped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["advancing", "console", "count", "printable"]
 
-_PIPED_WIDTH = 10_000  # nothing is wrapped or cut for a program that reads
+_PIPED_WIDTH = 10_000  # a program that reads gets nothing wrapped or cut
 
 
 def console() -> Console:
@@ -29,9 +29,9 @@ def console() -> Console:
 
 @contextmanager
 def advancing(before: str, during: str, after: str = "") -> Iterator[Progress]:
-    """Yield what to call with how much is done, and of how much; a terminal shows a bar.
+    """Yield a function to call with the number done and the total; a terminal shows a bar.
 
-    Its words are `before` until that is known, then `during`, and `after` when all is done.
+    Its words are `before` until the total is known, then `during`, and `after` at the end.
     """
     if not sys.stderr.isatty():
         yield lambda _done, _total: None

@@ -11,7 +11,7 @@ from qmath.cli.text import advancing, console, count, printable
 
 __all__ = ["verify"]
 
-_SHOWN = 20  # differences in words; the count tells the rest
+_SHOWN = 20  # differences in words; the others are counted
 
 
 @click.command(
@@ -33,7 +33,7 @@ def verify(
 ) -> int:
     """Check OUTPUT, which export wrote, against MODEL: every integer, scale and setting.
 
-    Settings that are not in MODEL are those that OUTPUT says export was told, unless --quantizer
+    Settings that are not in MODEL are those that OUTPUT says export was given, unless --quantizer
     or --settings give them. Exit status 1 if anything differs.
     """
     from qmath.verification.check import verify as check
@@ -55,7 +55,7 @@ def verify(
         f"{count(result.near_ties, 'near-tie')} decided by TensorFlow's float32 arithmetic"
     )
     if result.assumed:
-        out.print(f"as told to export: the settings of {printable(', '.join(result.assumed))}")
+        out.print(f"as given to export: the settings of {printable(', '.join(result.assumed))}")
     if result.ok:
         out.print(f"{printable(str(output))}: equal; {counts}")
         return 0

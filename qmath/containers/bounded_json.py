@@ -1,4 +1,4 @@
-"""JSON from files nobody vouches for: nesting and number length are bounded."""
+"""JSON from untrusted files: nesting and number length are bounded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["MAX_BYTES", "parse_json"]
 
 # Keras writes 1 KB for a layer of a small model; this lets ten thousand have 13 KB each.
 MAX_BYTES = 1 << 27
-# Keras nests about five levels a submodel; what reads the result may recurse.
+# Keras nests about five levels a submodel; readers of the result may recurse.
 MAX_DEPTH = 200
 MAX_DIGITS = 400
 

@@ -1,4 +1,4 @@
-"""Where a TensorFlow checkpoint is: any path that means one → its prefix."""
+"""Any path that means a TensorFlow checkpoint → the prefix of its files."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def checkpoint_prefix(path: str) -> str:
     Parameters
     ----------
     path : str
-        The prefix itself, the index, or the directory they lie in. Of several checkpoints in a
-        directory, its file ``checkpoint`` tells which is meant.
+        The prefix itself, the index, or the directory they lie in. If a directory
+        holds several checkpoints, its file ``checkpoint`` names the one that is meant.
 
     Raises
     ------
     FileFormatError
-        There is no checkpoint, or it is not certain which of several is meant.
+        There is no checkpoint, or several of which none is named.
     """
     if os.path.isfile(path):
         if path.endswith(_INDEX):

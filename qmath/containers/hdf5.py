@@ -1,7 +1,7 @@
 """HDF5 files, trusted with nothing: attributes as text, datasets as arrays read on demand.
 
-Only hard links are followed. A dataset must hold its bytes in this very file, in as many bytes
-as its shape claims, so that no small file can ask for much memory or reach other files.
+Only hard links are followed. A dataset must hold its bytes in this very file, so that a file
+cannot reach others, and not claim more than `MAX_RATIO` times the bytes it holds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Section(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in messages."""
+        """The name of the part in messages."""
 
     @property
     def size(self) -> int:
@@ -194,7 +194,7 @@ class Hdf5File:
         Raises
         ------
         FileFormatError
-            There is no such group; below it is a link to elsewhere, or one group twice, as where
+            There is no such group; or below it is a link to elsewhere, or one group twice, as when
             links form a circle.
         """
         found: list[str] = []
@@ -413,7 +413,8 @@ class Hdf5File:
     def _dtype_of(self, dataset: Any) -> tuple[np.dtype[Any], bool]:
         """Return a dataset's dtype, and whether its bytes are those of NumPy's numbers.
 
-        HDF5 has types that NumPy has not, such as integers of 12 bits. Of each, h5py is asked once.
+        HDF5 has types that NumPy does not have, such as integers of 12 bits. Each is asked of h5py
+        once.
         """
         stored = dataset.get_type()
         key = stored.encode()

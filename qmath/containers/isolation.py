@@ -2,10 +2,10 @@
 
 A child process opens the file and answers one question after the other, over its standard input
 and output: a line of JSON each, and after it the elements of an array, if they were asked for. The
-process that asks never gives the file to the HDF5 library, and takes of an answer nothing but
-texts, shapes and numbers. It ends a child that takes too long; on Linux and macOS the child's
-memory is limited, too. This is no sandbox: it guards against damage, not against a file made to
-take over the library.
+process that asks never gives the file to the HDF5 library, and accepts only texts, shapes and
+numbers in an answer. It ends a child that takes too long; on Linux and macOS the child's
+memory is limited, too. This is not a sandbox: it guards against damage, not against a file that
+exploits the library.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ __all__ = ["IsolatedHdf5File", "open_hdf5", "serve", "spawn"]
 # To read the structure of a file, or one array; and 1 s more for each 8 MiB of the file.
 SECONDS = 60
 _BYTES_PER_SECOND = 1 << 23
-# Of address space, of which Python, NumPy and h5py take a part; and 4 bytes more for each byte.
+# Bytes of address space, which Python, NumPy and h5py share; and 4 more for each byte of the file.
 MEMORY = 2 << 30
 _MEMORY_PER_BYTE = 4
 
@@ -281,7 +281,7 @@ class _Child:
         return answer
 
     def read_into(self, view: NDArray[np.uint8]) -> bool:
-        """Fill `view` with what follows an answer; tell whether all of it came."""
+        """Fill `view` with the bytes after an answer; return whether all of them came."""
         count: int = self._answers.readinto(view)  # type: ignore[attr-defined]
         return count == view.size
 
@@ -306,7 +306,7 @@ def spawn() -> subprocess.Popen[bytes]:
 
 
 def serve(questions: BinaryIO, answers: BinaryIO) -> None:
-    """Answer questions about one file: what the child process does.
+    """Answer questions about one file: the work of the child process.
 
     Parameters
     ----------

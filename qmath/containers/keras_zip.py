@@ -28,7 +28,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class ZipSection:
-    """Where a member's bytes lie in its archive.
+    """The place of a member's bytes in its archive.
 
     Attributes
     ----------
@@ -102,7 +102,7 @@ class KerasZip:
     Raises
     ------
     FileFormatError
-        It is no zip file, or its directory is damaged, hostile or names a member twice.
+        It is not a zip file, or its directory is damaged, hostile or names a member twice.
     """
 
     def __init__(self, path: str) -> None:

@@ -12,7 +12,7 @@ __all__ = ["ArrayFile", "LazyArray"]
 
 
 class ArrayFile(Protocol):
-    """What holds arrays, each under a path of its own."""
+    """A file that holds arrays, each under its own path."""
 
     path: str
 
@@ -30,7 +30,7 @@ class LazyArray:
     ----------
     file : ArrayFile
     path : str
-        Of the array, in the file.
+        Path of the array in the file.
     shape : tuple of int
     dtype : numpy.dtype
         In native byte order, whatever the file's.

@@ -207,7 +207,7 @@ def parse(message: str, data: bytes, where: str) -> Any:
     Raises
     ------
     FileFormatError
-        The bytes are no such message, hold text that is not UTF-8, or nest too deeply.
+        The bytes are not such a message, hold text that is not UTF-8, or nest too deeply.
     MissingExtraError
         protobuf is not installed.
 
@@ -219,7 +219,7 @@ def parse(message: str, data: bytes, where: str) -> Any:
     types = _types_for(where)
     try:
         return types[message].FromString(data)
-    # protobuf's DecodeError is no ValueError; its pure-Python parser also raises others.
+    # protobuf's DecodeError is not a ValueError; its pure-Python parser also raises others.
     except Exception as error:
         raise _damage(message, error, where) from None
 

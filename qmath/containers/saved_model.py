@@ -1,7 +1,7 @@
 """A SavedModel, trusted with nothing: its functions, its objects, and the variables beside them.
 
 ``saved_model.pb`` is read at once, as protobuf leaves no choice, so its size is bounded; variables
-stay in their TensorFlow checkpoint until they are asked for. Nothing of the graph is run.
+stay in their TensorFlow checkpoint until they are asked for. The graph is never run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SERVE = "serve"
 
 
 class SavedModel:
-    """What ``tf.saved_model.save``, ``model.save(…, save_format="tf")`` and ``.export()`` write.
+    """The output of ``tf.saved_model.save``, ``model.save(…, save_format="tf")``, ``.export()``.
 
     Parameters
     ----------
@@ -40,15 +40,15 @@ class SavedModel:
     path : str
     directory : str
     objects : sequence of messages
-        ``SavedObject`` of the object graph; the first one is what was saved.
+        ``SavedObject`` of the object graph; the first is the object that was saved.
     functions : mapping of str to message
         ``FunctionDef`` of all functions, by name.
     bound : mapping of str to sequence of int
-        Of each function that was saved of an object, the objects of its last arguments.
+        For each function that was saved with an object, the objects of its last arguments.
     signatures : mapping of str to message
         ``SignatureDef`` by name.
     version : str
-        The TensorFlow that wrote it.
+        The version of TensorFlow that wrote it.
 
     Raises
     ------
@@ -93,13 +93,13 @@ class SavedModel:
             raise FileFormatError(
                 f"{self.directory}: this SavedModel lies here without its variables "
                 f"({prefix}.index): copy its whole directory. If it never had any, it is a frozen "
-                f"graph, which no longer tells weights from other constants; save the Keras model"
+                "graph, which does not separate weights from other constants; save the Keras model"
             )
         return TensorBundle(prefix)
 
     @cached_property
     def metadata(self) -> Mapping[int, str]:
-        """What Keras says of its objects, as JSON, by their numbers; empty if it said nothing.
+        """Keras's metadata of its objects, as JSON, by their numbers; empty if there are none.
 
         Keras since TensorFlow 2.5 writes it into a file beside, before that into the objects.
         """

@@ -1,4 +1,4 @@
-"""What kind of file a path leads to, told by its first and last bytes, never by its suffix."""
+"""The kind of file that a path leads to, by its first and last bytes, never by its suffix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SUPPORTED = (
 )
 HDF5 = b"\x89HDF\r\n\x1a\n"
 ZIP = b"PK\x03\x04"
-# Of the first field, the schema version, and the tag of the second.
+# The first field, which is the schema version, and the tag of the second.
 SAVED_MODEL = b"\x08\x01\x12"
 
 

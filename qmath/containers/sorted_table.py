@@ -1,8 +1,8 @@
 """Tables of sorted keys, in the format of LevelDB that TensorFlow uses: bytes → keys and values.
 
-A footer points to an index block, whose values point to the data blocks. In each block, keys are
-stored without what they share with the key before. Nothing a table claims costs more memory or
-time than a fixed multiple of its own size.
+A footer points to an index block, whose values point to the data blocks. In each block, a key is
+stored without the part that it shares with the key before. Memory and time are bounded by a fixed
+multiple of the table's own size, whatever it claims.
 """
 
 from __future__ import annotations

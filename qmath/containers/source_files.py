@@ -37,10 +37,11 @@ class SourceFiles:
 
     @cached_property
     def sha256(self) -> str:
-        """The digest: of one file, that of its bytes.
+        """The SHA-256. Of one file, it is the digest of its bytes.
 
-        Of several, that of the lines ``<digest>  <name>`` (as ``sha256sum`` prints them, names
-        relative to the root and with ``/``) in sorted order, each ended by a newline.
+        Of several files, it is the digest of the lines ``<digest>  <name>`` (as ``sha256sum``
+        prints them, names relative to the root and with ``/``) in sorted order, each ended by a
+        newline.
 
         Raises
         ------

@@ -1,6 +1,6 @@
 """TensorFlow checkpoints, trusted with nothing: an index, and shards of arrays read on demand.
 
-The index, a sorted table, tells of each tensor where its bytes lie in which shard, and their
+The index, a sorted table, holds for each tensor the shard and place of its bytes, and their
 checksum. It is read at once, a tensor when it is asked for. A tensor may be cut into slices, each
 with an entry of its own. Every byte that is used has been checked against a CRC-32C.
 """
@@ -47,7 +47,7 @@ _CHUNK = 1 << 20
 
 
 class _Piece(NamedTuple):
-    """Bytes of a tensor, or of the slice of it that `box` tells."""
+    """Bytes of a tensor, or of the slice of it that `box` gives."""
 
     shard: str
     offset: int
@@ -57,7 +57,7 @@ class _Piece(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """What the index says of a tensor, checked."""
+    """The index's entry of a tensor, checked."""
 
     data_type: int
     shape: tuple[int, ...]
@@ -72,13 +72,13 @@ class TensorBundle:
     Parameters
     ----------
     path : str
-        What the names of its files begin with: ``ckpt`` of ``ckpt.index``.
+        The beginning of the names of its files: ``ckpt`` for ``ckpt.index``.
 
     Attributes
     ----------
     path : str
     keys : tuple of str
-        Of all tensors, sorted by their bytes.
+        The keys of all tensors, sorted by their bytes.
 
     Raises
     ------

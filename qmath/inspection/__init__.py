@@ -1,1 +1,1 @@
-"""What a person is shown of a model: verdict, tables, warnings and a page."""
+"""Reports on a model for people: verdict, tables, warnings and a page."""

@@ -1,4 +1,4 @@
-"""What looks wrong in a trained model, each with what a user of TFMOT can do about it.
+"""Problems of a trained model, each with a remedy that a user of TFMOT can apply.
 
 Every piece of advice has a kind, which scripts can rely on:
 
@@ -19,7 +19,7 @@ Every piece of advice has a kind, which scripts can rely on:
 ``outside-range``
     Values far outside the stored range, which are clipped to it.
 ``fixed-quantizer-bits``
-    A ``FixedQuantizer``, of which TFMOT drops the width: it computes with 8 bits.
+    A ``FixedQuantizer``, whose width TFMOT drops: it computes with 8 bits.
 ``float-layer``, ``float-input``, ``float-function``
     A layer whose weights, input or arithmetic is left float, see `qmath.inspection.dataflow`.
 """
@@ -54,9 +54,9 @@ class Advice:
     where : str
         The tensor or layer.
     message : str
-        What is the case.
+        The problem.
     remedy : str
-        What to do about it.
+        Its remedy.
     """
 
     kind: str
@@ -142,7 +142,7 @@ def of_weight(
 
 
 def _is_untrained(tensor: QatTensor, low: Float32Array, high: Float32Array) -> bool:
-    """Whether a range is exactly the initial one: 0 … 0 of AllValuesQuantizer, ±6 of others."""
+    """Return whether a range is the initial one: 0 … 0 of AllValuesQuantizer, ±6 of others."""
     if tensor.role != "weight" and bool(np.all(low == 0) and np.all(high == 0)):
         return True
     return bool(np.all(low == -_INITIAL) and np.all(high == _INITIAL))
@@ -176,8 +176,8 @@ def _dead(tensor: QatTensor, low: Float32Array, high: Float32Array) -> Iterator[
 def _unconverged(model: QatModel, tensor: QatTensor, low: float, high: float) -> Iterator[Advice]:
     """Read the number of steps off a ReLU's minimum, which is -6 * 0.999**steps.
 
-    A ReLU's own minimum is 0, so nothing but the initial value can make the average negative. The
-    maximum is then 6 * 0.999**steps plus the rest of a mean that tells what it will become.
+    A ReLU's own minimum is 0, so only the initial value can make the average negative. The maximum
+    is then 6 * 0.999**steps plus a part of the true mean, which gives the final maximum.
     """
     spec, node = tensor.spec, _node(model, tensor)
     if (
@@ -254,7 +254,7 @@ def _node(model: QatModel, tensor: QatTensor) -> Node | None:
 
 
 def _is_relu(node: Node) -> bool:
-    """Whether a layer's output is never negative because of a ReLU."""
+    """Return whether a layer's output is never negative because of a ReLU."""
     if node.class_name == "ReLU":
         slope, threshold = node.config.get("negative_slope"), node.config.get("threshold")
         is_known = threshold is None or isinstance(threshold, (int, float))

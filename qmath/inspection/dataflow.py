@@ -1,7 +1,7 @@
-"""Where a model computes in integers and where in float.
+"""The layers that a model computes in integers, and those that it computes in float.
 
-A model that lowers to an integer program is what that program is; of any other, with settings
-unknown or a layer that is not supported, the graph tells as much as it can.
+If a model lowers to an integer program, the program decides. If settings are unknown or a layer is
+not supported, the graph gives as much as it can.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from qmath.model import Node, QatModel
 
 __all__ = ["Flow", "follow"]
 
-# What flows out of a layer: integers with one scale; sums of products of such, which a following
-# quantizer turns into integers without any float; or floats.
+# The output of a layer: integers with one scale; sums of their products, which a following
+# quantizer turns into integers without floats; or floats.
 State = Literal["integers", "sums", "float"]
 
 _WEIGHTED = frozenset({
@@ -36,14 +36,14 @@ _SUMS = frozenset({
     "GlobalAveragePooling1D", "GlobalAveragePooling2D", "Subtract", "SyncBatchNormalization",
     "UpSampling2D",
 })  # fmt: skip
-# Layers that change no value: a quantizer belongs on what is before them.
+# Layers that change no value: a quantizer belongs on the layer before them.
 _RESHAPES = frozenset({"Dropout", "Flatten", "Permute", "Reshape", "SpatialDropout2D"})
 _PIECEWISE_LINEAR = frozenset({"linear", "relu", "relu6"})
 
 
 @dataclass(frozen=True)
 class Flow:
-    """Whether a model needs no float before its last layer (``None``: unknown), and what does."""
+    """Whether all layers but the last run in integers (``None``: unknown), and which do not."""
 
     integer_only: bool | None
     warnings: tuple[Advice, ...] = ()
@@ -115,7 +115,7 @@ def _compute(
     *,
     is_last: bool,
 ) -> tuple[State, list[Advice]]:
-    """Return the state of a node's output, and what keeps the node from computing in integers."""
+    """Return the state of a node's output, and the reasons why the node computes in float."""
     fed: set[State] = {states[name] for name in node.inputs}
     state: State = "float" if "float" in fed else "sums" if "sums" in fed else "integers"
     found = []
@@ -132,7 +132,7 @@ def _compute(
     function = activation(node)
     known = _WEIGHTED | _SUMS | _KEEPS | {"InputLayer", "Multiply"}
     if node.class_name not in known or function not in _PIECEWISE_LINEAR:
-        # The last layer's function needs no float before it; an argmax does without the function.
+        # The last activation may stay float: nothing before it needs float.
         if not is_last:
             what = node.class_name if node.class_name not in known else function
             found.append(_float_function(node, what))
@@ -143,7 +143,7 @@ def _compute(
 
 
 def _has(model: QatModel, node: Node, what: str) -> bool:
-    """Whether a layer has a quantized weight, or a quantizer of the given name."""
+    """Return whether a layer has a quantized weight, or a quantizer of the given name."""
     if what != "weight":
         return f"{node.layer}/{what}" in model.tensors
     return any(
@@ -163,7 +163,7 @@ def _float_layer(node: Node) -> Advice:
 
 
 def _float_input(node: Node, states: dict[str, State], nodes: dict[str, Node]) -> Advice:
-    """Advise on a layer of which an input has no quantizer; name the layer that should get one."""
+    """Advise on a layer with an unquantized input; name the layer that should get a quantizer."""
     source = next(nodes[name] for name in node.inputs if states[name] != "integers")
     while source.class_name in _RESHAPES and source.inputs:
         source = nodes[source.inputs[0]]

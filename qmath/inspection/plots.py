@@ -7,7 +7,7 @@ from collections.abc import Sequence
 __all__ = ["channels", "histogram"]
 
 _WIDTH, _HEIGHT, _MARGIN = 640.0, 150.0, 8.0
-_RUG = 12.0  # height of the row that marks what is unused
+_RUG = 12.0  # height of the row that marks unused integers
 
 
 def histogram(counts: Sequence[int], lowest: int, highest: int) -> str:
@@ -16,7 +16,7 @@ def histogram(counts: Sequence[int], lowest: int, highest: int) -> str:
     Parameters
     ----------
     counts : sequence of int
-        Of equally wide bins from `lowest` to `highest`.
+        Counts of equally wide bins from `lowest` to `highest`.
     lowest, highest : int
         The integers at both ends.
     """

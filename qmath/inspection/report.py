@@ -1,4 +1,4 @@
-"""What there is to know about a model before exporting it: rows, a verdict, warnings."""
+"""A report on a model before its export: rows, a verdict, warnings."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ _MOST_BARS = 256
 
 @dataclass(frozen=True)
 class Row:
-    """One tensor. ``None`` marks what is unknown or has no meaning for it.
+    """One tensor. ``None`` marks a field that is unknown or does not apply.
 
     Attributes
     ----------
     tensor, role
         Name and role, see `qmath.QatTensor`.
     shape : tuple of int or None
-        ``None`` for activations, whose shape no file holds.
+        ``None`` for activations, because files do not hold their shape.
     dtype : str or None
-        Of the stored floats.
+        Dtype of the stored floats.
     num_bits : int or None
         Width.
     scheme : str
         The quantizer and its settings, such as ``LastValue sym narrow per channel``; ``float``
         for a float tensor.
     evidence : mapping of str to str
-        Where each setting was learnt.
+        The source of each setting.
     ready : bool or None
         Whether the integers are determined; ``None`` for a float tensor.
     problem : str or None
@@ -62,12 +62,12 @@ class Row:
         The lowest integer that the width offers a weight.
     histogram : tuple of int or None
         How many of a weight's values have each integer, from `lowest` on; from 9 bits on, each
-        number is that of a few neighbouring integers, equally many, so that there are at most 256.
+        number counts a few neighbouring integers, equally many, so that there are at most 256.
     elements, clipped, near_ties : int or None
         A weight's elements, those outside the nudged range, and those so close to a rounding tie
         that other kernels could differ.
     sqnr_db : float or None
-        Signal-to-quantization-noise ratio of a weight; ``None`` also where there is no noise.
+        Signal-to-quantization-noise ratio of a weight; ``None`` also if there is no noise.
     """
 
     tensor: str
@@ -104,8 +104,8 @@ class Verdict:
     activations_ready, activations : int
         The same of activations, layer outputs and model inputs.
     integer_only : bool or None
-        Whether inference needs no float between the model's input and its last layer;
-        ``None`` where the file holds no architecture.
+        Whether inference runs in integers between the model's input and its last layer;
+        ``None`` if the file holds no architecture.
     """
 
     weights_ready: int
@@ -124,7 +124,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Report:
-    """What `inspect` found.
+    """The findings of `inspect`.
 
     Attributes
     ----------
@@ -135,9 +135,9 @@ class Report:
     rows : tuple of Row
         One for each tensor, in the model's order.
     warnings : tuple of Advice
-        What to look at, each with its remedy.
+        Problems, each with its remedy.
     notes : tuple of str
-        What the reader of the file has to say.
+        Notes of the reader of the file.
     """
 
     source: str
@@ -165,7 +165,7 @@ def inspect(
     Parameters
     ----------
     model : path or QatModel
-        What `qmath.load` reads, or what it or `qmath.from_keras` returned.
+        A path that `qmath.load` reads, or the model that it or `qmath.from_keras` returned.
     quantizers : mapping, optional
         Settings that are in no file, as for `qmath.load`.
     force : bool
@@ -184,7 +184,7 @@ def inspect(
     Raises
     ------
     QmathError
-        See `qmath.load`. What keeps a tensor from being quantized is in its row instead.
+        See `qmath.load`. The reason why a tensor cannot be quantized is in its row instead.
 
     Examples
     --------
@@ -213,7 +213,7 @@ def inspect(
 
 
 def _row(model: QatModel, tensor: QatTensor) -> tuple[Row, list[Advice]]:
-    """Describe one tensor, and what is odd about it."""
+    """Describe one tensor and its problems."""
     row = Row(tensor.name, tensor.role)
     if tensor.values is not None:
         dtype = getattr(tensor.values, "dtype", None)

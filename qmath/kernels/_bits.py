@@ -26,7 +26,7 @@ __all__ = [
     "to_words",
 ]
 
-_BLOCK = 1 << 17  # values: few enough that a block and what is made of it stay in the cache
+_BLOCK = 1 << 17  # values: few enough that a block and its results stay in the cache
 
 Array = NDArray[Any]
 Order = Literal["<", ">"]
@@ -141,7 +141,7 @@ def from_stream(packed: Array, num_bits: int, order: Order) -> Array:
 def to_words(bits: Array, num_bits: int) -> Array:
     """Return the bytes of little-endian 32-bit words that hold as many whole values as fit.
 
-    `bits` are as for `to_stream`, and fill the words: their highest bits stay zero.
+    `bits` are as for `to_stream`, and fill the words, whose highest bits are zero.
     """
     if 32 % num_bits == 0:
         return to_stream(bits, num_bits, "<")

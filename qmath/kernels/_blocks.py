@@ -75,7 +75,7 @@ def run_blocks(work: Work, first: int, last: int, constants: Sequence[NDArray[An
 
 def threads_for(size: int) -> int:
     """Return how many threads pay for so many elements."""
-    # Of few elements nothing is asked, as the system is for the number of processors.
+    # Small arrays skip this: it asks the system for the number of processors.
     return max(1, min(get_num_threads(), size // _SMALLEST_SHARE)) if size > _SMALLEST_SHARE else 1
 
 

@@ -29,7 +29,7 @@ _SMALL = np.float32(2.0**-102)
 
 
 def has_small(x: Float32Array) -> bool:
-    """Whether a sum of elements of `x` can meet a subnormal.
+    """Return whether a sum of elements of `x` can meet a subnormal.
 
     Sums of multiples of FLT_MIN are zero or normal, and from 2**-102 on every float32 is one.
     """
@@ -61,7 +61,7 @@ class Leaves:
         self.body = count // _LANES * _LANES * channels
         self._count, self._channels = count, channels
         self._small: set[int] = set()  # leaves in whose sums a subnormal may be met
-        # Of each leaf the accumulators, and the registers that are added to the first of them.
+        # For each leaf, its accumulators and the registers that are added to the first of them.
         accumulators = _ACCUMULATORS * (count >= _UNROLLED)
         registers = accumulators + max(rows % _UNROLLED // _LANES for rows in sizes)
         self._sums = np.zeros((2, self.number, registers, _LANES, channels), np.float32)

@@ -47,14 +47,14 @@ def flush(x: Float32Array) -> Float32Array:
 
 
 class Bounds(NamedTuple):
-    """Bounds to compare plain float32 with, as kernels compare that take subnormals for zero."""
+    """Bounds for plain float32 comparisons that treat subnormals as zero, as the kernels do."""
 
     lower: Float32Array
     upper: Float32Array
 
 
 def bounds_of(min: Float32Array, max: Float32Array) -> Bounds:
-    """Return the bounds of a range whose own ends are no subnormals."""
+    """Return the bounds of a range whose own ends are not subnormal."""
     lower = np.where(min == 0, -LARGEST_SUBNORMAL, min)
     return Bounds(lower, np.where(max == 0, LARGEST_SUBNORMAL, max))
 

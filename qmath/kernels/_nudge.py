@@ -54,7 +54,7 @@ def nudge(min: Float32Array, max: Float32Array, num_bits: int, narrow_range: boo
     Returns
     -------
     Nudged
-        What the kernels compute, NaN and infinities included.
+        The numbers that the kernels compute, NaN and infinities included.
     """
     with np.errstate(all="ignore"):
         plain = _plain_nudge(min, max, num_bits, narrow_range)
@@ -101,7 +101,7 @@ def _exact_nudge(min: Float32Array, max: Float32Array, num_bits: int, narrow_ran
 
 
 def is_ordinary(nudged: Nudged) -> NDArray[np.bool_]:
-    """Whether plain float32 arithmetic gives TensorFlow's bits, flushed subnormals or not."""
+    """Return where plain float32 arithmetic gives TensorFlow's bits, flushed subnormals or not."""
     return np.asarray(
         np.isfinite(nudged.scale) & (nudged.scale >= _ORDINARY_SCALE)
         & np.isfinite(nudged.inverse) & (nudged.inverse >= SMALLEST_NORMAL)

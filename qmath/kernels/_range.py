@@ -106,7 +106,7 @@ class Range(NamedTuple):
     divide, multiply : Steps
         The steps by the scale, and by its inverse.
     bounds : Bounds
-        What lies in the nudged range, for the gradients.
+        Bounds of the nudged range, for the gradients.
     """
 
     nudged: Nudged

@@ -124,7 +124,7 @@ def quantize(
         Put in front of error messages.
     out : ndarray, optional
         Where to write ``result.values``: C-contiguous, of the smallest integer dtype that holds
-        `num_bits`, of the shape of `inputs` and apart from them.
+        `num_bits`, of the shape of `inputs`, and not overlapping them.
 
     Returns
     -------
@@ -134,9 +134,9 @@ def quantize(
     Raises
     ------
     QmathError
-        `inputs` hold NaN (what is in `out` then is undefined); ``min > max``; the scale, its
-        inverse or the width of the nudged range would not be a finite, normal float32 (so there
-        are no integers that reproduce TensorFlow); shapes do not fit; a flag is neither True nor
+        `inputs` hold NaN (the content of `out` is then undefined); ``min > max``; the scale, its
+        inverse or the width of the nudged range would not be a finite, normal float32 (so
+        no integers can reproduce TensorFlow); shapes do not fit; a flag is neither True nor
         False.
 
     Notes

@@ -145,9 +145,9 @@ def near_ties(
 
     Notes
     -----
-    Few elements are, and float32 tells which may be: ``a = x * L / D`` in float32 is off by
+    Few elements are, and float32 shows the candidates: ``a = x * L / D`` in float32 is off by
     ``2 * 2**-24 * abs(a)``, less than ``2**(num_bits - 22)`` steps where `x` is not clipped, and a
-    clipped one is no tie. Only what comes that much closer to a half-integer is decided exactly.
+    clipped one is not a tie. Only values that close to a half-integer are decided exactly.
 
     Examples
     --------

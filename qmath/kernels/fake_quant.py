@@ -7,9 +7,9 @@ multiply-add, subnormals counting as zero.
 
 Notes
 -----
-What the kernels do silently, these functions do too: an inverted range gives a constant, an
-infinite or NaN range gives NaN, a range that misses zero is moved to contain it. `qmath.quantize`
-raises for the ranges that determine no integers.
+Like the kernels, these functions accept every range silently: an inverted range gives a constant,
+an infinite or NaN range gives NaN, and a range that misses zero is moved to contain it.
+`qmath.quantize` raises for the ranges that determine no integers.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 
 class Layout(NamedTuple):
-    """Where the bits go.
+    """The place of each bit.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Layout(NamedTuple):
     order : {"<", ">"}
         Whether the first value takes the lowest bits of a word or the highest.
     widths : range
-        The widths that the layout knows.
+        The widths that the layout supports.
     axis : int or None
         The axis that is packed unless another is asked for; ``None`` is the flat array.
     """
@@ -81,12 +81,12 @@ def pack(
     Returns
     -------
     ndarray of uint8, or of uint32 for ``"words"``
-        One-dimensional; with an axis, of the shape of `values` but for that axis.
+        One-dimensional; with an axis, of the shape of `values` except for that axis.
 
     Raises
     ------
     QmathError
-        A value does not fit, the values are no integers, or the layout has no such width.
+        A value does not fit, the values are not integers, or the layout does not have this width.
 
     Examples
     --------
@@ -149,12 +149,12 @@ def unpack(
     Parameters
     ----------
     packed : ndarray or bytes
-        What `pack` returns; int8 or int32 in place of uint8 or uint32, and little-endian bytes,
-        are taken for the bits they hold.
+        The result of `pack`. int8 or int32 in place of uint8 or uint32, and little-endian bytes,
+        are accepted as the bits they hold.
     num_bits, layout, axis
         As for `pack`.
     shape : int or sequence of int
-        Of the integers.
+        Shape of the integers.
     signed : bool
         Whether the highest bit of a value is its sign (two's complement).
 
@@ -166,8 +166,8 @@ def unpack(
     Raises
     ------
     QmathError
-        The size or dtype of `packed` is another one, or its padding is not zero: with these
-        settings, nobody packed that.
+        The size or dtype of `packed` does not fit the settings, or its padding is not zero, so
+        other settings packed it.
 
     Examples
     --------

@@ -102,20 +102,20 @@ def quantize_and_dequantize_v2(
     Returns
     -------
     ndarray of float32
-        Of the shape of `input`, equal to ``tf.quantization.quantize_and_dequantize_v2``, up to
-        the sign of the zeros that are all there is where the data reach so little (below
-        ``2**(num_bits - 127)``, and above 0 if unsigned) that the scale of their range overflows.
+        Of the shape of `input`, equal to ``tf.quantization.quantize_and_dequantize_v2``. If the
+        data are so small (below ``2**(num_bits - 127)``, and above 0 if unsigned) that the scale
+        overflows, every result is zero and its sign may differ.
 
     Raises
     ------
     QmathError
         `num_bits` is out of range; the given range has another shape, holds NaN or is inverted;
         the range is to be taken from data with NaN, where TensorFlow's result depends on the
-        position of the NaN; `axis` is no axis of `input`.
+        position of the NaN; `axis` is not an axis of `input`.
 
     Notes
     -----
-    A given range per `axis` is computed as the raw op ``QuantizeAndDequantizeV3`` does: the one
+    A given range per `axis` is computed as by the raw op ``QuantizeAndDequantizeV3``: the op
     behind TensorFlow's function refuses every such call.
 
     Examples
@@ -186,7 +186,7 @@ def quantize_and_dequantize_v2_gradient(
     Raises
     ------
     QmathError
-        The shapes do not fit, or `axis` is no axis of `input`.
+        The shapes do not fit, or `axis` is not an axis of `input`.
 
     Examples
     --------
@@ -257,7 +257,7 @@ def _range_of_data(x: Float32Array, place: int | None) -> tuple[Float32Array, Fl
     if np.isnan(low).any():
         index = tuple(int(i) for i in np.unravel_index(int(np.isnan(x).argmax()), x.shape))
         raise QmathError(
-            f"the input at {index} is NaN, so it has no range (what TensorFlow returns depends on "
+            f"the input at {index} is NaN, so it has no range (TensorFlow's result depends on "
             f"where the NaN is); give a range, or remove the NaN"
         )
     return low, high
@@ -287,8 +287,8 @@ def _fill(
 ) -> None:
     """Write the multiples of the scale, with plain arithmetic if it gives TensorFlow's bits.
 
-    Where a bound is 0, the comparison decides the sign of a result that is 0, so that it has to
-    be TensorFlow's own.
+    If a bound is 0, the comparison decides the sign of a result that is 0, so it has to be
+    TensorFlow's own.
     """
     ordinary = (grid.scale >= SMALLEST_NORMAL) & (grid.scale <= _ORDINARY_SCALE)
     ordinary &= np.isfinite(grid.inverse) & (np.abs(grid.inverse) >= SMALLEST_NORMAL)

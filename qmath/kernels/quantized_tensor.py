@@ -1,4 +1,4 @@
-"""What quantization returns: apart from the other records, as it is all that the kernels need."""
+"""The result of quantization: a module of its own, because the kernels need no other record."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What TFMOT's quantizers share: configuration, equality, state, and the range of a batch."""
+"""The base classes of TFMOT's quantizers: configuration, equality, state, range of a batch."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ State = MutableMapping[str, Float32Array]
 
 
 class Quantizer:
-    """What all quantizers share: configuration and equality."""
+    """Base class of all quantizers: configuration and equality."""
 
-    # What `==` tells apart, as in TFMOT: a conv quantizer equals a LastValueQuantizer like it.
+    # `==` compares these, as in TFMOT: a conv quantizer equals a LastValueQuantizer like it.
     _kind: ClassVar[str]
     _fields: ClassVar[tuple[str, ...]] = ()
 
@@ -104,7 +104,7 @@ class RangeQuantizer(Quantizer):
         Raises
         ------
         QmathError
-            Where TFMOT raises, too: see the class.
+            If TFMOT raises, too: see the class.
         """
         x = as_float32(inputs, "inputs")
         self._check_state(weights)
@@ -190,7 +190,7 @@ class RangeQuantizer(Quantizer):
 
     @property
     def _min_max_ratio(self) -> float:
-        """Of min to max: two's complement reaches one step further below zero than above."""
+        """Ratio of min to max: two's complement reaches one step further below zero than above."""
         steps_above, steps_below = (1 << self.num_bits) - 2, 1 << self.num_bits
         return -1.0 if self.narrow_range else -steps_above / steps_below
 

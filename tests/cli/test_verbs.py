@@ -46,7 +46,7 @@ def test_the_note_can_be_pasted(tmp_path):
     assert run("verify", QUESTION, tmp_path / "all.npz", *options).exit_code == 0
     plain = run("verify", QUESTION, tmp_path / "all.npz")
     assert plain.exit_code == 0
-    assert "as told to export: the settings of conv1/post_activation" in plain.stdout
+    assert "as given to export: the settings of conv1/post_activation" in plain.stdout
 
 
 def test_a_settings_file_does_the_same(tmp_path):

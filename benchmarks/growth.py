@@ -18,7 +18,7 @@ import numpy as np
 import qmath
 from benchmarks.measure import Options, Progress, Row, spread, timed
 from benchmarks.tables import markdown, size_text
-from qmath.exports import export
+from qmath.exports.writing import export
 
 __all__ = ["CURVES", "ROUNDS", "full", "measure", "skipped", "summary"]
 

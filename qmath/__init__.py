@@ -23,8 +23,8 @@ from qmath.errors import (
 )
 
 if TYPE_CHECKING:
-    from qmath.exports import export
     from qmath.exports.bundle import Bundle, quantize_model
+    from qmath.exports.writing import export
     from qmath.inspection.report import inspect
     from qmath.integer.api import diff, run
     from qmath.kernels._blocks import get_num_threads, set_num_threads
@@ -113,7 +113,7 @@ _HOMES = {
     "qmath.exports.bundle": ("Bundle", "quantize_model"),
     "qmath.readers.keras.live": ("from_keras",),
     "qmath.readers.loading": ("load",),
-    "qmath.exports": ("export",),
+    "qmath.exports.writing": ("export",),
     "qmath.kernels.fake_quant": (
         "fake_quant_with_min_max_args",
         "fake_quant_with_min_max_args_gradient",

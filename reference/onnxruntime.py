@@ -28,7 +28,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import Fail as Failure
 
 import qmath
 from qmath.exports.bundle import Bundle, quantize_model
-from qmath.exports.onnx import qdq
+from qmath.exports.onnx.qdq import Onnx
 from qmath.integer.comparison import LayerDifference, compare
 from qmath.integer.profiles.profiles import Exact
 from qmath.integer.program import Program, QuantizeStep
@@ -144,7 +144,7 @@ def measure(name: str, count: int | None = None) -> Iterator[Result]:
                if entry["role"] not in ("float", "weight"))  # fmt: skip
     for fold in (False, True):
         file = io.BytesIO()
-        qdq.write(bundle, file, fold=fold)
+        Onnx(fold=fold).write(bundle, file)
         for setting, (optimize, entries) in SETTINGS.items():
             try:
                 integers, outputs = session_outputs(file.getvalue(), inputs, optimize, entries)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from qmath.errors import FileFormatError
 from qmath.integer.api import program_of
 from qmath.integer.program import Program
-from qmath.quantizers import Quantizer
+from qmath.model import QatModel
 
 __all__ = ["read_arrays", "read_program_and_inputs"]
 
@@ -44,15 +43,12 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def read_program_and_inputs(
-    model: Path, data: Path, quantizers: Mapping[str, Quantizer], **options: Any
+    model: QatModel, data: Path, *, require_integer: bool = False
 ) -> tuple[Program, dict[str, NDArray[Any]]]:
-    """Return the program of a model and its data, whose shapes the model may leave open.
-
-    `options` are those of `qmath.integer.api.program_of`.
-    """
+    """Return the program of a model and its data, whose shapes the model may leave open."""
     arrays = read_arrays(data)
     shapes = {name: x.shape[1:] for name, x in arrays.items()}
-    program = program_of(model, quantizers=quantizers, input_shapes=shapes, **options)
+    program = program_of(model, require_integer=require_integer, input_shapes=shapes)
     return program, _chosen_inputs(data, arrays, program)
 
 

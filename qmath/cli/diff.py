@@ -10,10 +10,10 @@ import click
 from qmath.cli.settings import (
     PROFILE,
     PROFILES_HELP,
+    ModelFile,
     given,
-    model_options,
+    model_argument,
     profile_options,
-    read_settings,
 )
 from qmath.cli.text import advancing, console, count, printable
 
@@ -31,7 +31,7 @@ _COLUMNS = ("integers", "teacher-forced", "free-running", "largest", "to tie", "
     epilog="\b\nExamples:\n  qmath diff model.h5 images.npz --profile tflite --against integer\n"
     "  qmath diff model.h5 images.npz --against dump.npz",
 )
-@model_options
+@model_argument
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option(
     "--profile",
@@ -50,12 +50,7 @@ _COLUMNS = ("integers", "teacher-forced", "free-running", "largest", "to tie", "
     "exact.",
 )
 def diff(
-    model: Path,
-    options: tuple[str, ...],
-    settings: Path | None,
-    force: bool,
-    architecture: Path | None,
-    isolate: bool,
+    model: ModelFile,
     data: Path,
     profiles: tuple[str, ...],
     multiplier_bits: int | None,
@@ -76,10 +71,7 @@ def diff(
     if len(profiles) + (against is not None) > 2:
         raise click.UsageError("two runs can be compared: give --profile twice, or with --against")
     other = against or (profiles[1] if len(profiles) == 2 else "exact")
-    quantizers = read_settings(options, settings)
-    program, inputs = read_program_and_inputs(
-        model, data, quantizers, force=force, architecture=architecture, isolate=isolate
-    )
+    program, inputs = read_program_and_inputs(model.load(), data)
     chosen = given(multiplier_bits=multiplier_bits, rounding=rounding)
     with advancing("comparing …", "comparing …") as progress:
         comparison = compare(

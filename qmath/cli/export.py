@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qmath.cli.settings import model_options, read_settings
+from qmath.cli.settings import ModelFile, model_argument
 from qmath.cli.text import advancing, count, printable
 
 if TYPE_CHECKING:
     from qmath.exports.bundle import Bundle
+    from qmath.exports.exporter import Exporter
 
 __all__ = ["export"]
 
@@ -25,7 +26,7 @@ Examples:
     'MyConfig.weights=LastValueQuantizer(num_bits=5, symmetric=False,
      narrow_range=True, per_axis=False)'""",
 )
-@model_options
+@model_argument
 @click.option(
     "-o",
     "--output",
@@ -76,12 +77,7 @@ Examples:
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def export(
-    model: Path,
-    options: tuple[str, ...],
-    settings: Path | None,
-    force: bool,
-    architecture: Path | None,
-    isolate: bool,
+    model: ModelFile,
     output: Path,
     format_: str | None,
     format_options: tuple[str, ...],
@@ -98,13 +94,17 @@ def export(
     point; biases and other floats are kept as they are. If MODEL runs in integers, its steps
     and their multipliers, addends, shifts and clamps are written, too.
     """
-    from qmath.exports import export as export_model
+    from qmath.exports.registry import exporter_class
+    from qmath.exports.writing import check_outputs
+    from qmath.exports.writing import export as export_model
 
+    kind = exporter_class(output, format_)
+    chosen = dict(_option(kind, text) for text in format_options)
+    check_outputs(output, kind(**chosen), overwrite=overwrite, sources=model.inputs)
     with advancing("reading …", "quantizing …", "writing …") as progress:
         bundle = export_model(
-            model,
+            model.load(),
             output,
-            quantizers=read_settings(options, settings),
             format=format_,
             layouts=layouts,
             signed=not unsigned,
@@ -112,25 +112,23 @@ def export(
             multiplier_bits=multiplier_bits,
             strict=strict,
             overwrite=overwrite,
-            force=force,
-            architecture=architecture,
-            isolate=isolate,
             progress=progress,
-            **dict(map(_option, format_options)),
+            **chosen,
         )
     click.echo(f"{printable(str(output))}: {_summary(bundle)}")
     for note in bundle.manifest["notes"]:
         click.echo(f"note: {printable(note)}")
 
 
-def _option(text: str) -> tuple[str, Any]:
-    """Return name and value: true, false, a whole number, or the text."""
+def _option(kind: type[Exporter], text: str) -> tuple[str, Any]:
+    """Return name and value of an option of a format."""
     name, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not name.isidentifier():
-        raise click.UsageError(f"--option {text!r}: expected NAME=VALUE")
-    if value in ("true", "false"):
-        return name, value == "true"
-    return name, int(value) if value.lstrip("-").isdecimal() else value
+        listed = "".join(f"\n  {o.name}={o.default}: {o.help} ({o.allowed})" for o in kind.options)
+        raise click.UsageError(
+            f"--option {text!r}: expected NAME=VALUE. Options of {kind.name}:{listed or ' none'}"
+        )
+    return name, next((o.parsed(value) for o in kind.options if o.name == name), value)
 
 
 def _summary(bundle: Bundle) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qmath.cli.settings import model_options, read_settings
+from qmath.cli.settings import ModelFile, model_argument
 from qmath.cli.text import advancing, console, count, printable
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _UNBOUNDED = 10_000
     short_help="Say what a model holds and what is missing.",
     epilog="\b\nExamples:\n  qmath inspect model.h5\n  qmath inspect model.h5 --html report.html",
 )
-@model_options
+@model_argument
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option(
     "--html",
@@ -40,12 +40,7 @@ _UNBOUNDED = 10_000
 )
 @click.option("--overwrite", is_flag=True, help="Replace PAGE if it exists.")
 def inspect(
-    model: Path,
-    options: tuple[str, ...],
-    settings: Path | None,
-    force: bool,
-    architecture: Path | None,
-    isolate: bool,
+    model: ModelFile,
     as_json: bool,
     page: Path | None,
     overwrite: bool,
@@ -62,14 +57,10 @@ def inspect(
     from qmath.inspection.report import inspect as report_on
 
     if page is not None:
-        check_output(page, overwrite=overwrite, sources=(model, settings, architecture))
+        check_output(page, overwrite=overwrite, sources=model.inputs)
     with advancing("reading …", "looking …") as progress:
         report = report_on(
-            model,
-            read_settings(options, settings),
-            force=force,
-            architecture=architecture,
-            isolate=isolate,
+            model.load(),
             progress=progress,
         )
     if page is not None:

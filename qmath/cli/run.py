@@ -12,10 +12,10 @@ import click
 from qmath.cli.settings import (
     PROFILE,
     PROFILES_HELP,
+    ModelFile,
     given,
-    model_options,
+    model_argument,
     profile_options,
-    read_settings,
 )
 from qmath.cli.text import advancing, console, count, printable
 
@@ -31,7 +31,7 @@ __all__ = ["run"]
     short_help="Run the integer model on data.",
     epilog="\b\nExample:\n  qmath run model.h5 images.npz --profile integer -o outputs.npz",
 )
-@model_options
+@model_argument
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--profile", type=PROFILE, default="integer", show_default=True, help=PROFILES_HELP)
 @profile_options
@@ -45,12 +45,7 @@ __all__ = ["run"]
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def run(
-    model: Path,
-    options: tuple[str, ...],
-    settings: Path | None,
-    force: bool,
-    architecture: Path | None,
-    isolate: bool,
+    model: ModelFile,
     data: Path,
     profile: str,
     multiplier_bits: int | None,
@@ -79,17 +74,8 @@ def run(
     from qmath.integer.program import sources
 
     if output is not None:
-        check_output(output, overwrite=overwrite, sources=(model, data, settings, architecture))
-    quantizers = read_settings(options, settings)
-    program, inputs = read_program_and_inputs(
-        model,
-        data,
-        quantizers,
-        force=force,
-        architecture=architecture,
-        isolate=isolate,
-        require_integer=require_integer,
-    )
+        check_output(output, overwrite=overwrite, sources=(*model.inputs, data))
+    program, inputs = read_program_and_inputs(model.load(), data, require_integer=require_integer)
     chosen = given(multiplier_bits=multiplier_bits, rounding=rounding)
     with advancing("running …", "running …") as progress:
         result = run_model(

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from qmath.errors import QmathError
 
 if TYPE_CHECKING:
+    from qmath.model import QatModel
     from qmath.quantizers import Quantizer
 
-__all__ = ["PROFILE", "PROFILES_HELP", "given", "model_options", "profile_options", "read_settings"]
+__all__ = [
+    "PROFILE",
+    "PROFILES_HELP",
+    "ModelFile",
+    "given",
+    "model_argument",
+    "profile_options",
+    "read_settings",
+]
 
 PROFILE = click.Choice(["exact", "integer", "tflite", "xnnpack"])
 PROFILES_HELP = (
@@ -26,13 +37,43 @@ _FLAGS = ("per_axis", "symmetric", "narrow_range")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def model_options(function: _Function) -> _Function:
-    """Add the argument and the options that say what the model is."""
+@dataclass(frozen=True)
+class ModelFile:
+    """A model's file, with the options of `qmath.load` as they were given."""
+
+    path: Path
+    quantizers: tuple[str, ...]
+    settings: Path | None
+    force: bool
+    architecture: Path | None
+    isolate: bool
+
+    @property
+    def inputs(self) -> tuple[Path | None, ...]:
+        """Every file that is read, which no output may replace."""
+        return self.path, self.settings, self.architecture
+
+    def load(self) -> QatModel:
+        """Return the model."""
+        quantizers = read_settings(self.quantizers, self.settings)
+        from qmath.readers.loading import load
+
+        return load(
+            self.path,
+            quantizers,
+            force=self.force,
+            architecture=self.architecture,
+            isolate=self.isolate,
+        )
+
+
+def model_argument(function: _Function) -> _Function:
+    """Add MODEL and the options of reading it; `function` gets one `ModelFile`, as `model`."""
     options = (
-        click.argument("model", type=click.Path(path_type=Path)),
+        click.argument("path", metavar="MODEL", type=click.Path(path_type=Path)),
         click.option(
             "--quantizer",
-            "options",
+            "quantizers",
             multiple=True,
             metavar="'KEY=QUANTIZER'",
             help="Settings that are in no file, as in the training script. KEY is a QuantizeConfig "
@@ -65,9 +106,15 @@ def model_options(function: _Function) -> _Function:
             "for files from strangers.",
         ),
     )
+
+    @functools.wraps(function)
+    def with_model(**given: Any) -> Any:
+        model = ModelFile(**{name: given.pop(name) for name in ModelFile.__annotations__})
+        return function(model=model, **given)
+
     for option in reversed(options):
-        function = option(function)
-    return function
+        with_model = option(with_model)
+    return cast(_Function, with_model)
 
 
 def profile_options(function: _Function) -> _Function:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from qmath.cli.settings import model_options, read_settings
+from qmath.cli.settings import ModelFile, model_argument
 from qmath.cli.text import advancing, console, count, printable
 
 __all__ = ["verify"]
@@ -18,16 +18,11 @@ _SHOWN = 20  # differences in words; the others are counted
     short_help="Check an exported file against the model.",
     epilog="\b\nExample:\n  qmath verify model.h5 model.npz",
 )
-@model_options
+@model_argument
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--format", "format_", help="The format, where the suffix of OUTPUT does not say it.")
 def verify(
-    model: Path,
-    options: tuple[str, ...],
-    settings: Path | None,
-    force: bool,
-    architecture: Path | None,
-    isolate: bool,
+    model: ModelFile,
     output: Path,
     format_: str | None,
 ) -> int:
@@ -40,13 +35,9 @@ def verify(
 
     with advancing("reading …", "comparing …") as progress:
         result = check(
-            model,
+            model.load(),
             output,
-            quantizers=read_settings(options, settings),
             format=format_,
-            force=force,
-            architecture=architecture,
-            isolate=isolate,
             progress=progress,
         )
     out = console()

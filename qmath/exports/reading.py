@@ -1,14 +1,19 @@
-"""What the readers of all formats check of a manifest, apart from the code that makes one."""
+"""What reads a manifest, apart from the code that makes one: an independent check uses it."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from qmath.containers.bounded_json import parse_json
 from qmath.errors import FileFormatError
 
-__all__ = ["checked"]
+__all__ = ["MANIFEST", "checked", "export_of", "read_manifest"]
 
+MANIFEST = "manifest.json"
 _FORMAT, _VERSION = "qmath", 1
+_LIMIT = 1 << 28  # bytes of a manifest: some million channels
+_AGAIN = "export again"
 
 
 def checked(manifest: Any, where: str) -> dict[str, Any]:
@@ -27,10 +32,48 @@ def checked(manifest: Any, where: str) -> dict[str, Any]:
         It is no manifest, or one of another version.
     """
     if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise FileFormatError(f"{where}: the manifest is not one that qmath wrote; export again")
+        raise FileFormatError(f"{where}: the manifest is not one that qmath wrote; {_AGAIN}")
     if manifest.get("format_version") != _VERSION:
         raise FileFormatError(
             f"{where}: the manifest has format version {manifest.get('format_version')!r}, and "
             f"this qmath reads version {_VERSION}; update qmath"
         )
+    return manifest
+
+
+def export_of(manifest: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return what a manifest says of the format: its name and options, and perhaps files.
+
+    Version 0.1.0 wrote it in some formats only: there it is the format without options.
+    """
+    export = manifest.get("export", {"options": {}})
+    if not isinstance(export, dict) or not isinstance(export.get("options"), dict):
+        raise FileFormatError(f"{where} does not say how it was exported; {_AGAIN}")
+    return export
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest in a file of its own, which lists the files that it is of.
+
+    Raises
+    ------
+    FileFormatError
+        There is none, or it is damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            text = file.read(_LIMIT + 1)
+    except OSError as error:
+        raise FileFormatError(
+            f"{path.parent if path.name == MANIFEST else path}: qmath did not write this, or its "
+            f"manifest was moved: {path.name} cannot be read ({error.strerror or error})"
+        ) from error
+    if len(text) > _LIMIT:
+        raise FileFormatError(f"{path} has more than {_LIMIT} bytes, so qmath did not write it")
+    try:
+        manifest = checked(parse_json(text.decode(), str(path), _AGAIN), str(path))
+    except UnicodeDecodeError:
+        raise FileFormatError(f"{path} is damaged: it is no text; {_AGAIN}") from None
+    if not isinstance(export_of(manifest, str(path)).get("files"), dict):
+        raise FileFormatError(f"{path} does not say how it was exported; {_AGAIN}")
     return manifest

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,6 @@ from qmath.inspection import advice, dataflow
 from qmath.inspection.advice import Advice
 from qmath.model import Float32Array, QatModel, QatTensor, QuantizedTensor, QuantSpec
 from qmath.readers.source import as_model
-
-if TYPE_CHECKING:
-    from qmath.quantizers import Quantizer
 
 __all__ = ["Report", "Row", "Verdict", "inspect"]
 
@@ -153,11 +150,7 @@ class Report:
 
 def inspect(
     model: str | os.PathLike[str] | QatModel,
-    quantizers: Mapping[str, Quantizer] | None = None,
     *,
-    force: bool = False,
-    architecture: str | os.PathLike[str] | None = None,
-    isolate: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Say what a model holds, what is missing, and what looks wrong.
@@ -165,15 +158,7 @@ def inspect(
     Parameters
     ----------
     model : path or QatModel
-        A path that `qmath.load` reads, or the model that it or `qmath.from_keras` returned.
-    quantizers : mapping, optional
-        Settings that are in no file, as for `qmath.load`.
-    force : bool
-        Let `quantizers` win where the file says something else.
-    architecture : path, optional
-        The file that holds the model's architecture, as for `qmath.load`.
-    isolate : bool
-        Let another process read HDF5 files, as for `qmath.load`.
+        A file that is read without options, or what `qmath.load` or `qmath.from_keras` returned.
     progress : callable, optional
         Called with how many tensors are done, and of how many.
 
@@ -192,7 +177,7 @@ def inspect(
     >>> print(qmath.inspect("reference/samples/question.h5").verdict)
     weights 2/2 ready, activations 1/3 ready, integer-only: no
     """
-    source = as_model(model, quantizers, force=force, architecture=architecture, isolate=isolate)
+    source = as_model(model)
     rows, warnings = [], []
     for tensor in with_progress(source.tensors.values(), progress):
         row, found = _row(source, tensor)

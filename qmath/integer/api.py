@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,10 +18,7 @@ from qmath.integer.lowering.lower import lower
 from qmath.integer.profiles.registry import profile_named
 from qmath.integer.program import FloatStep, Program
 from qmath.model import QatModel
-from qmath.readers.source import as_model, refuse_file_options
-
-if TYPE_CHECKING:
-    from qmath.quantizers import Quantizer
+from qmath.readers.source import as_model
 
 __all__ = ["Run", "diff", "program_of", "run"]
 
@@ -51,10 +48,6 @@ class Run:
 def program_of(
     model: Source,
     *,
-    quantizers: Mapping[str, Quantizer] | None = None,
-    force: bool = False,
-    architecture: str | os.PathLike[str] | None = None,
-    isolate: bool = False,
     require_integer: bool = False,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> Program:
@@ -62,8 +55,8 @@ def program_of(
 
     Parameters
     ----------
-    model, quantizers, force, architecture, isolate
-        As for `qmath.export`; a program is returned as it is, and takes no options of a file.
+    model : path, QatModel or Program
+        As for `qmath.export`; a program is returned as it is.
     require_integer : bool
         Raise if a layer has to run in float32, naming each and what would have to be quantized.
     input_shapes : mapping of str to tuple, optional
@@ -79,14 +72,7 @@ def program_of(
     QmathError
         See `qmath.load` and `qmath.integer.lowering.lower.lower`.
     """
-    if isinstance(model, Program):
-        refuse_file_options(quantizers, architecture, isolate)
-        program = model
-    else:
-        program = lower(
-            as_model(model, quantizers, force=force, architecture=architecture, isolate=isolate),
-            input_shapes,
-        )
+    program = model if isinstance(model, Program) else lower(as_model(model), input_shapes)
     if require_integer and program.float_layers:
         float_layers = "; ".join(
             f"{name}: {remedy}" for name, remedy in program.float_layers.items()
@@ -100,10 +86,6 @@ def run(
     inputs: Mapping[str, ArrayLike] | ArrayLike,
     *,
     profile: str = "integer",
-    quantizers: Mapping[str, Quantizer] | None = None,
-    force: bool = False,
-    architecture: str | os.PathLike[str] | None = None,
-    isolate: bool = False,
     require_integer: bool = False,
     progress: Progress | None = None,
     **options: Any,
@@ -113,12 +95,13 @@ def run(
     Parameters
     ----------
     model : path, QatModel or Program
-        What `qmath.load` reads, what it or `qmath.from_keras` returned, or what `program_of` did.
+        A file that is read without options, what `qmath.load` or `qmath.from_keras` returned, or
+        what `program_of` returned.
     inputs : array-like, or mapping of str to array-like
         Float data, ``(N, …)``, for the one input, or for each by its name.
     profile : str
         ``"exact"``, ``"integer"``, ``"tflite"`` or ``"xnnpack"``.
-    quantizers, force, architecture, isolate, require_integer
+    require_integer : bool
         As for `program_of`.
     progress : callable, optional
         Called with how many examples are done, and of how many.
@@ -146,10 +129,6 @@ def run(
     """
     program = program_of(
         model,
-        quantizers=quantizers,
-        force=force,
-        architecture=architecture,
-        isolate=isolate,
         require_integer=require_integer,
         input_shapes=_shapes(inputs),
     )
@@ -178,10 +157,6 @@ def diff(
     *,
     profile: str = "integer",
     against: str | Mapping[str, ArrayLike] = "exact",
-    quantizers: Mapping[str, Quantizer] | None = None,
-    force: bool = False,
-    architecture: str | os.PathLike[str] | None = None,
-    isolate: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> Comparison:
@@ -189,7 +164,7 @@ def diff(
 
     Parameters
     ----------
-    model, inputs, profile, quantizers, force, architecture, isolate, progress, **options
+    model, inputs, profile, progress, **options
         As for `run`.
     against : str or mapping of str to array-like
         A second profile, or fake-quantized float32 tensors by name, as
@@ -216,10 +191,6 @@ def diff(
     """
     program = program_of(
         model,
-        quantizers=quantizers,
-        force=force,
-        architecture=architecture,
-        isolate=isolate,
         input_shapes=_shapes(inputs),
     )
     reference = (

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath._progress import Progress
-from qmath.errors import FileFormatError, MissingSettingsError
+from qmath.errors import FileFormatError, MissingSettingsError, OutputError
 from qmath.integer.deployment import Deployment, deploy
 from qmath.model import Float32Array, QatModel
 from qmath.readers.source import as_model
@@ -29,7 +29,7 @@ from qmath.verification.contents import SAME_OPTIONS, USER, Check, object_in
 
 if TYPE_CHECKING:
     from qmath.exports.bundle import Bundle
-    from qmath.quantizers import Quantizer
+    from qmath.exports.exporter import Exporter
 
 __all__ = ["Verification", "verify"]
 
@@ -82,11 +82,7 @@ def verify(
     model: str | os.PathLike[str] | QatModel,
     output: str | os.PathLike[str],
     *,
-    quantizers: Mapping[str, Quantizer] | None = None,
-    format: str | None = None,
-    force: bool = False,
-    architecture: str | os.PathLike[str] | None = None,
-    isolate: bool = False,
+    format: str | type[Exporter] | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Check an exported file against the model it was made from.
@@ -94,11 +90,12 @@ def verify(
     Parameters
     ----------
     model : path or QatModel
-        What was exported.
+        What was exported: a file that is read without options, or what `qmath.load` or
+        `qmath.from_keras` returned.
     output : path
         The exported file or folder.
-    quantizers, format, force, architecture, isolate
-        As they were given to `qmath.export`; a folder tells its format itself.
+    format : str or type of Exporter, optional
+        As it was given to `qmath.export`; a folder knows its format itself.
     progress : callable, optional
         Called with how many tensors are compared, and of how many.
 
@@ -130,7 +127,7 @@ def verify(
     ...     qmath.verify("reference/samples/question.h5", f"{folder}/model.npz").ok
     True
     """
-    source = as_model(model, quantizers, force=force, architecture=architecture, isolate=isolate)
+    source = as_model(model)
     path = Path(output)
     check = Check(path.name)
     try:
@@ -149,60 +146,99 @@ def verify(
 
 
 def _compare_file(
-    check: Check, model: QatModel, path: Path, format: str | None, progress: Progress | None
+    check: Check,
+    model: QatModel,
+    path: Path,
+    format: str | type[Exporter] | None,
+    progress: Progress | None,
 ) -> tuple[str, ...]:
-    from qmath.exports import (
-        FileExporter,
-        FolderExporter,
-        NetworkExporter,
-        check_options,
-        exporter,
-    )
-    from qmath.exports.output.rendered import byte_differences
+    from qmath.exports.exporter import Exporter
+    from qmath.exports.registry import exporter_class
 
     path.stat()
-    name, module = exporter(path, format)
-    if isinstance(module, FolderExporter):
-        raise FileFormatError(f"{path} is a file, and the format {name!r} is a folder of files")
-    if not isinstance(module, FileExporter):
-        bundle = _compare_bundle(check, model, {}, None, progress)
-        with open(path, "rb") as file, tempfile.TemporaryFile() as expected:
-            module.write(bundle, expected)
-            check.differences += byte_differences(path.name, file, expected)
-        return ()
+    kind = exporter_class(path, format)
+    if kind.is_folder:
+        raise FileFormatError(
+            f"{path} is a file, and the format {kind.name!r} is a folder of files"
+        )
+    if kind.read is Exporter.read:
+        return _compare_bytes(check, model, path, kind, progress)
     with open(path, "rb") as file:
-        manifest, arrays = module.read(file)
+        manifest, arrays = kind().read(file)
+        exporter = _exporter(kind, manifest, path.name)
         model, assumed = _with_told_settings(model, manifest, path.name)
         options = _options(manifest, path.name)
-        if isinstance(module, NetworkExporter):
-            given = object_in(object_in(manifest, "export", path.name), "options", path.name)
-            check_options(name, module, given)
-            bundle = _compare_bundle(check, model, options, manifest, progress, arrays)
-            check.differences += module.differences(file, bundle, manifest, **given)
-        else:
+        if kind.differences is Exporter.differences:
             deployed = deploy(model, options["vectors"], options["multiplier_bits"])
             check.compare_model(model, manifest, arrays, deployed, progress)
+        else:
+            bundle = _compare_bundle(check, model, options, manifest, progress, arrays)
+            check.differences += exporter.differences(file, bundle, manifest)
+    return assumed
+
+
+def _compare_bytes(
+    check: Check,
+    model: QatModel,
+    path: Path,
+    kind: type[Exporter],
+    progress: Progress | None,
+) -> tuple[str, ...]:
+    """Compare a file that has no reader with what the export would write now."""
+    from qmath.exports.output.folder import byte_differences, record_path
+    from qmath.exports.reading import read_manifest
+
+    if kind.is_recorded:
+        manifest = read_manifest(record_path(path))
+        exporter = _exporter(kind, manifest, record_path(path).name)
+        model, assumed = _with_told_settings(model, manifest, path.name)
+        options = _options(manifest, path.name)
+    else:
+        manifest, exporter, assumed, options = None, kind(), (), {}
+    bundle = _compare_bundle(check, model, options, manifest, progress)
+    with open(path, "rb") as file, tempfile.TemporaryFile() as expected:
+        exporter.write(bundle, expected)
+        check.differences += byte_differences(path.name, file, expected)
     return assumed
 
 
 def _compare_folder(
-    check: Check, model: QatModel, path: Path, format: str | None, progress: Progress | None
+    check: Check,
+    model: QatModel,
+    path: Path,
+    format: str | type[Exporter] | None,
+    progress: Progress | None,
 ) -> tuple[str, ...]:
-    from qmath.exports import FolderExporter, check_options, exporter
     from qmath.exports.output import folder
+    from qmath.exports.reading import MANIFEST, export_of, read_manifest
+    from qmath.exports.registry import exporter_class
 
-    manifest = folder.read_manifest(path)
-    name, module = exporter(path, format or str(manifest["export"].get("format")))
-    if not isinstance(module, FolderExporter):
-        raise FileFormatError(f"{path} is a folder, and the format {name!r} is one file")
+    manifest = read_manifest(path / MANIFEST)
+    named = format or str(export_of(manifest, path.name).get("format"))
+    kind = exporter_class(path, named)
+    if not kind.is_folder:
+        raise FileFormatError(f"{path} is a folder, and the format {kind.name!r} is one file")
+    exporter = _exporter(kind, manifest, path.name)
     model, assumed = _with_told_settings(model, manifest, path.name)
-    given = manifest["export"]["options"]
-    check_options(name, module, given)
     bundle = _compare_bundle(check, model, _options(manifest, path.name), manifest, progress)
-    check.differences += folder.differences(
-        path, name, bundle, module.render(bundle, **given), given
-    )
+    check.differences += folder.differences(path, exporter, bundle)
     return assumed
+
+
+def _exporter(kind: type[Exporter], manifest: dict[str, Any], name: str) -> Exporter:
+    """Return the exporter with the options that the output was made with."""
+    from qmath.exports.reading import export_of
+
+    export = export_of(manifest, name)
+    if export.get("format", kind.name) != kind.name:
+        raise FileFormatError(
+            f"{name} was exported as {export['format']!r}, and is verified as {kind.name!r}; give "
+            "its own format"
+        )
+    try:
+        return kind(**export["options"])
+    except OutputError as error:
+        raise FileFormatError(f"{name}: the manifest's options are damaged: {error}") from error
 
 
 def _compare_bundle(

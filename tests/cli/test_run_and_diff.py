@@ -128,7 +128,7 @@ def test_diff_against_a_dump(tmp_path):
     model, dump = SAMPLES / "integer4.h5", tmp_path / "dump.npz"
     quantizer = qmath.MovingAverageQuantizer(4, False, False, False)
     settings = {"MyConfig.activation": quantizer, "MyOutputConfig.output": quantizer}
-    result = qmath.run(model, np.load(DATA)["images"], quantizers=settings)
+    result = qmath.run(qmath.load(model, settings), np.load(DATA)["images"])
     params = {step.name: step.params for step in result.program.steps}
     reals = {name: params[name].dequantize(values) for name, values in result.integers.items()}
     np.savez(dump, **reals)

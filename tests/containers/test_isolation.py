@@ -142,13 +142,6 @@ def test_this_process_never_loads_the_library() -> None:
     subprocess.run([sys.executable, "-c", code, str(QUESTION)], check=True)
 
 
-def test_isolation_of_what_is_loaded_already() -> None:
-    from qmath import inspect
-
-    with pytest.raises(QmathError, match="apply to a file"):
-        inspect(load(QUESTION), isolate=True)
-
-
 READY = "import os, sys, time; print('ready', flush=True); sys.stdin.readline();"
 LINE = "sys.stdin.readline();"
 OPENED = READY + LINE + "print('{\"value\": null}', flush=True);"

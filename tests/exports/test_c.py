@@ -8,11 +8,11 @@ import pytest
 
 import qmath
 from qmath import OutputError, QatModel, QatTensor, QuantSpec
-from qmath.exports import export
 from qmath.exports.bundle import quantize_model
-from qmath.exports.c import render
+from qmath.exports.c import C
 from qmath.exports.c.program import segments
 from qmath.exports.c.tensors import PACKINGS
+from qmath.exports.writing import export
 from qmath.integer.program import FloatStep
 from qmath.kernels.quantized_tensor import QuantizedTensor
 from tests.exports import c_reader, networks
@@ -72,7 +72,8 @@ def test_samples_check_themselves(tmp_path, sample):
     pytest.importorskip("h5py")
     place = tmp_path / "out"
     told = QUESTION if sample == "question" else None
-    bundle = export(f"{SAMPLES}/{sample}.h5", place, format="c", quantizers=told)
+    model = qmath.load(f"{SAMPLES}/{sample}.h5", told)
+    bundle = export(model, place, format="c")
     status, output = run(compiled(place))
     assert status == 0, output
     assert output.startswith("ok")
@@ -255,25 +256,25 @@ def test_floats_are_quantized_as_tensorflow_does(tmp_path, ends, bits, op, flags
 
 @pytest.mark.parametrize(("name", "is_wide"), [("images", False), ("images of 16 bits", True)])
 def test_accumulators_are_as_wide_as_they_have_to_be(name, is_wide):
-    files = dict(render(quantize_model(NETWORKS[name])))
+    files = dict(C().files(quantize_model(NETWORKS[name])))
     assert (b"#define QM_WIDE" in files["model.h"]) == is_wide
 
 
 def test_equal_models_give_equal_bytes():
-    files = [dict(render(quantize_model(networks.images(), vectors=1))) for _ in range(2)]
+    files = [dict(C().files(quantize_model(networks.images(), vectors=1))) for _ in range(2)]
     assert files[0] == files[1]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"packing": "lbs"}, "packing='lbs': use one of bytes, lsb"),
+        ({"packing": "lbs"}, "packing='lbs' is not one of bytes, lsb"),
         ({"packing": "nibbles"}, "'nibbles' is for 4 bits, and the weights have 8"),
         ({"prefix": "a b"}, "prefix='a b': use letters"),
         ({"prefix": "while"}, "no reserved word"),
         ({"prefix": 3}, "prefix=3"),
         ({"prefix": "qmath_check"}, "not with qm"),
-        ({"kernels": 1}, "kernels=1: use true or false"),
+        ({"kernels": 1}, "kernels=1 is not true or false"),
     ],
 )
 def test_options_are_checked(tmp_path, options, message):
@@ -302,7 +303,7 @@ def test_a_range_of_subnormals_is_refused(tmp_path):
 def test_weights_hold_the_bundles_integers():
     bundle = quantize_model(model())
     assert any(isinstance(record, QuantizedTensor) for record in bundle.tensors.values())
-    text = dict(render(bundle, kernels=False))["model_data.c"].decode()
+    text = dict(C(kernels=False).files(bundle))["model_data.c"].decode()
     body = text.split("model_dense_kernel[48] = {")[1].split("}")[0]
     found = [int(number) for number in body.replace(",", " ").split()]
     assert found == bundle.tensors["dense/kernel"].values.ravel().tolist()

@@ -7,11 +7,11 @@ import pytest
 
 import qmath
 from qmath import OutputError
-from qmath.exports import export
 from qmath.exports.bundle import quantize_model
-from qmath.exports.cmsis_nn import render
+from qmath.exports.cmsis_nn import CmsisNn
 from qmath.exports.cmsis_nn.layers import layers
 from qmath.exports.cmsis_nn.vectors import expected
+from qmath.exports.writing import export
 from tests.exports import networks
 from tests.exports.compiling import compiled, needs_compiler, run
 from tests.exports.models import model
@@ -76,7 +76,7 @@ def test_weights_are_ordered_signed_and_packed():
     first = found[0]
     integers = of.tensors["conv2d2/kernel"].quantize().values
     np.testing.assert_array_equal(first.weights, integers.transpose(3, 0, 1, 2))
-    text = dict(render(bundle))["model_data.c"].decode()
+    text = dict(CmsisNn().files(bundle))["model_data.c"].decode()
     body = text.split("const int8_t model_conv2d2_kernel[90] = {")[1].split("}")[0]
     packed = np.array([int(number) for number in body.replace(",", " ").split()])
     flat = first.weights.ravel()
@@ -126,7 +126,7 @@ def test_parts_of_a_concatenation(tmp_path):
 
 def test_what_is_not_in_it_is_named():
     bundle = quantize_model(networks.images(bits=6, weight_bits=4))
-    header = dict(render(bundle))["model.h"].decode()
+    header = dict(CmsisNn().files(bundle))["model.h"].decode()
     assert "Not in here: conv2dtranspose7/output: TFLite's TRANSPOSE_CONV" in header
     assert "Not in here: maxpooling2d4: moves integers" in header
 
@@ -136,7 +136,7 @@ def test_what_is_not_in_it_is_named():
     [
         (model(), {}, r"needs an integer model, and there is none; notes: .*a note"),
         (networks.images(bits=16, weight_bits=16), {}, "nothing in this model is a layer of CMSIS"),
-        (networks.layers(2, weight_bits=8), {"rounding": "up"}, "use one of double, single"),
+        (networks.layers(2, weight_bits=8), {"rounding": "up"}, "is not one of double, single"),
         (networks.layers(2, weight_bits=8), {"prefix": "2"}, "prefix='2'"),
     ],
 )
@@ -148,4 +148,4 @@ def test_refusals(tmp_path, of, options, message):
 
 def test_equal_models_give_equal_bytes():
     bundles = [quantize_model(networks.layers(2, weight_bits=4), vectors=1) for _ in range(2)]
-    assert dict(render(bundles[0])) == dict(render(bundles[1]))
+    assert dict(CmsisNn().files(bundles[0])) == dict(CmsisNn().files(bundles[1]))

@@ -4,10 +4,9 @@ import stat
 import numpy as np
 import pytest
 
-import qmath.exports.arrays.npz
-from qmath import OutputError, QmathError
-from qmath.exports import export
-from qmath.exports.output.atomic import check_output, replacing
+from qmath import OutputError, QmathError, export
+from qmath.exports.arrays.npz import Npz
+from qmath.exports.output.atomic import replacing
 from tests.exports.models import model
 
 
@@ -44,11 +43,11 @@ def test_a_failing_writer_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "out.npz"
     path.write_text("old")
 
-    def fail(_, file):
+    def fail(_, _bundle, file):
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(qmath.exports.arrays.npz, "write", fail)
+    monkeypatch.setattr(Npz, "write", fail)
     with pytest.raises(OutputError, match=r"cannot write .*out\.npz: No space left on device"):
         export(model(), path, overwrite=True)
     assert path.read_text() == "old"
@@ -129,40 +128,3 @@ def test_the_model_is_never_the_output(tmp_path):
     with pytest.raises(OutputError, match="is an input itself"):
         export(path, path, format="npz", overwrite=True)
     assert path.read_text() == "the model"
-
-
-def test_quantizers_need_a_file(tmp_path):
-    with pytest.raises(QmathError, match="apply to a file"):
-        export(model(), tmp_path / "o.npz", quantizers={"a": qmath.NoQuantizer()})
-
-
-@pytest.mark.parametrize(
-    ("source", "file"),
-    [
-        ("m", "m/saved_model.pb"),
-        ("m", "m/variables/variables.index"),
-        ("m", "m/checkpoint"),
-        ("c/ckpt", "c/ckpt.index"),
-        ("c/ckpt.index", "c/ckpt.data-00000-of-00001"),
-        ("c", "c/ckpt.data-00000-of-00001"),
-    ],
-)
-def test_no_file_of_the_model_itself_is_overwritten(tmp_path, source, file):
-    path = tmp_path / file
-    path.parent.mkdir(parents=True)
-    path.write_text("the model")
-    with pytest.raises(OutputError, match="is an input itself"):
-        export(tmp_path / source, path, format="npz", overwrite=True)
-    assert path.read_text() == "the model"
-
-
-def test_an_earlier_output_beside_the_model_is_overwritten(tmp_path):
-    path = tmp_path / "out.npz"
-    path.write_text("old")
-    for source in (tmp_path, tmp_path / "ckpt"):
-        check_output(path, overwrite=True, sources=(source,))
-
-
-def test_a_name_without_suffix_needs_a_format(tmp_path):
-    with pytest.raises(OutputError, match=r"has no suffix .* --format .*use one of: npz, "):
-        export(model(), tmp_path / "out")

@@ -13,25 +13,32 @@ import numpy as np
 import pytest
 
 import qmath
-from qmath import FileFormatError, OutputError, QmathError
-from qmath.exports import export, exporter, formats
+from qmath import FileFormatError, OutputError, QmathError, export
+from qmath.exports import Exporter, formats, option
+from qmath.exports.arrays.npz import Npz
 from qmath.exports.output import atomic
 from qmath.exports.output.atomic import replacing_folder
+from qmath.exports.registry import exporter_class
 from tests.exports.models import model
 
 SAMPLE = "reference/samples/default8.h5"
 
 
-def render(bundle, *, ending="\n"):
-    yield "names.txt", (ending.join(bundle.tensors) + ending).encode()
-    yield "kernel.bin", bundle.tensors["conv/kernel"].values.tobytes()
+class Names(Exporter):
+    name = "names"
+    is_folder = True
+    ending: str = option("\n", "what follows each name")
+
+    def files(self, bundle):
+        yield "names.txt", (self.ending.join(bundle.tensors) + self.ending).encode()
+        yield "kernel.bin", bundle.tensors["conv/kernel"].values.tobytes()
 
 
 @pytest.fixture(autouse=True)
 def plugin(monkeypatch):
     """A format that a user's package adds: an entry point is all it takes."""
-    monkeypatch.setitem(sys.modules, "users_format", types.SimpleNamespace(render=render))
-    point = metadata.EntryPoint("names", "users_format", "qmath.exports")
+    monkeypatch.setitem(sys.modules, "users_format", types.SimpleNamespace(Names=Names))
+    point = metadata.EntryPoint("names", "users_format:Names", "qmath.exports")
     monkeypatch.setattr(metadata, "entry_points", lambda group: [point] * (group == point.group))
 
 
@@ -219,10 +226,10 @@ def test_options_a_format_does_not_have_are_refused(tmp_path):
 
 
 def test_a_format_of_qmaths_own_cannot_be_taken_over(monkeypatch):
-    point = metadata.EntryPoint("npz", "users_format", "qmath.exports")
+    point = metadata.EntryPoint("npz", "users_format:Names", "qmath.exports")
     monkeypatch.setattr(metadata, "entry_points", lambda group: [point] * (group == point.group))
     with pytest.raises(
-        OutputError, match=r"'npz' is both qmath\.exports\.arrays\.npz and users_format"
+        OutputError, match=r"'npz' is both qmath\.exports\.arrays\.npz:Npz and users_format:Names"
     ):
         formats()
 
@@ -232,18 +239,19 @@ def test_for_a_format_of_qmaths_own_no_other_package_is_asked(monkeypatch):
         raise AssertionError(group)
 
     monkeypatch.setattr(metadata, "entry_points", refuse)
-    assert exporter("model.npz")[0] == exporter("model", "NPZ")[0] == "npz"
+    assert exporter_class("model.npz") is exporter_class("model", "NPZ") is Npz
     with pytest.raises(AssertionError, match=r"qmath\.exports"):
-        exporter("model.names")
+        exporter_class("model.names")
 
 
 @pytest.mark.parametrize("name", ["../out", "names.txt", "manifest.json"])
 def test_a_format_names_each_file_once_in_its_folder(tmp_path, monkeypatch, name):
-    def bad(bundle):
-        yield from render(bundle)
-        yield name, b""
+    class Bad(Names):
+        def files(self, bundle):
+            yield from super().files(bundle)
+            yield name, b""
 
-    monkeypatch.setitem(sys.modules, "users_format", types.SimpleNamespace(render=bad))
+    monkeypatch.setitem(sys.modules, "users_format", types.SimpleNamespace(Names=Bad))
     with pytest.raises(OutputError, match="fault of the format's package"):
         export(model(), tmp_path / "o.names")
     assert listing(tmp_path) == []

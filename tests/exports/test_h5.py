@@ -87,9 +87,10 @@ def test_equal_bytes_and_verify(tmp_path):
 
 def test_a_process_of_its_own_may_read_the_model(tmp_path):
     for isolate in (False, True):
-        qmath.export(SAMPLES / "nbit4.h5", tmp_path / f"{isolate}.h5", isolate=isolate)
+        model = qmath.load(SAMPLES / "nbit4.h5", isolate=isolate)
+        qmath.export(model, tmp_path / f"{isolate}.h5")
     assert (tmp_path / "True.h5").read_bytes() == (tmp_path / "False.h5").read_bytes()
-    assert qmath.verify(SAMPLES / "nbit4.h5", tmp_path / "True.h5", isolate=True).ok
+    assert qmath.verify(model, tmp_path / "True.h5").ok
 
 
 def test_the_copy_is_a_model_of_the_same_integers(tmp_path):
@@ -115,16 +116,16 @@ def weights_by_name(path):
 
 def test_weights_alone(tmp_path):
     source = weights_by_name(tmp_path / "weights.h5")
-    bundle = qmath.export(source, tmp_path / "o.h5", quantizers=FOUR_BITS)
+    bundle = qmath.export(qmath.load(source, FOUR_BITS), tmp_path / "o.h5")
     assert_same_bits(
         datasets(tmp_path / "o.h5")["quant_d/d/kernel:0"], bundle.tensors["d/kernel"].dequantize()
     )
-    assert qmath.verify(source, tmp_path / "o.h5", quantizers=FOUR_BITS).ok
+    assert qmath.verify(qmath.load(source, FOUR_BITS), tmp_path / "o.h5").ok
 
 
 def test_the_files_byte_order_is_kept(tmp_path):
     source = stored(tmp_path / "m.h5", dtype=">f4")
-    bundle = qmath.export(source, tmp_path / "o.h5", quantizers=FOUR_BITS)
+    bundle = qmath.export(qmath.load(source, FOUR_BITS), tmp_path / "o.h5")
     found = datasets(tmp_path / "o.h5")["model_weights/quant_d/d/kernel:0"]
     assert found.dtype == ">f4"
     assert_same_bits(found.astype(np.float32), bundle.tensors["d/kernel"].dequantize())
@@ -145,7 +146,7 @@ def stored(path, dtype=None, **how):
 def test_what_is_not_stored_plainly_is_refused(tmp_path, how):
     source = stored(tmp_path / "m.h5", **how)
     with pytest.raises(FileFormatError, match=r"kernel:0 is compressed, in chunks.*h5repack"):
-        qmath.export(source, tmp_path / "o.h5", quantizers=FOUR_BITS)
+        qmath.export(qmath.load(source, FOUR_BITS), tmp_path / "o.h5")
     assert not (tmp_path / "o.h5").exists()
 
 
@@ -158,7 +159,7 @@ def test_one_array_of_two_names_is_refused(tmp_path):
         file["model_weights/quant_e/e/kernel:0"] = file["model_weights/quant_d/d/kernel:0"]
     (quantizer,) = FOUR_BITS.values()
     with pytest.raises(OutputError, match="e/kernel and d/kernel are one array"):
-        qmath.export(source, tmp_path / "o.h5", quantizers={"*/kernel": quantizer})
+        qmath.export(qmath.load(source, {"*/kernel": quantizer}), tmp_path / "o.h5")
 
 
 def test_other_sources_are_refused(tmp_path):
@@ -169,7 +170,7 @@ def test_other_sources_are_refused(tmp_path):
         qmath.export(checkpoint, tmp_path / "o.h5")
     source = write_v3(tmp_path / "m.keras", by_position(), CONFIG)
     with pytest.raises(FileFormatError, match=r"part of an archive; .*model\.save\('model\.h5'\)"):
-        qmath.export(source, tmp_path / "o.h5", quantizers=FOUR_BITS)
+        qmath.export(qmath.load(source, FOUR_BITS), tmp_path / "o.h5")
     assert [path.name for path in tmp_path.iterdir()] == ["m.keras"]
 
 
@@ -192,7 +193,8 @@ def test_all_copies_of_a_kernel_in_weights_by_position(tmp_path, isolate):
     source = write_v3(tmp_path / "m.weights.h5", by_position())
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     options = {"quantizers": FOUR_BITS, "architecture": tmp_path / "config.json"}
-    bundle = qmath.export(source, tmp_path / "o.h5", isolate=isolate, **options)
+    model = qmath.load(source, isolate=isolate, **options)
+    bundle = qmath.export(model, tmp_path / "o.h5")
     before, after = datasets(source), datasets(tmp_path / "o.h5")
     kernels = [f"layers/quantize_wrapper_v2/vars/{i}" for i in (0, 2)]
     for place, values in before.items():
@@ -201,7 +203,7 @@ def test_all_copies_of_a_kernel_in_weights_by_position(tmp_path, isolate):
             assert (after[place] != values).any()
         else:
             np.testing.assert_array_equal(after[place], values)
-    assert qmath.verify(source, tmp_path / "o.h5", **options).ok
+    assert qmath.verify(model, tmp_path / "o.h5").ok
 
 
 def test_a_model_without_quantized_weights_is_refused(tmp_path):
@@ -222,9 +224,8 @@ def test_what_a_copy_cannot_follow_is_refused(tmp_path, options, word):
 def test_the_model_itself_is_never_the_copy(tmp_path, load):
     path = one_layer(tmp_path / "m.h5")
     before = path.read_bytes()
-    given = {} if load else {"quantizers": FOUR_BITS}
     with pytest.raises(OutputError, match="is an input itself"):
-        qmath.export(qmath.load(path, FOUR_BITS) if load else path, path, overwrite=True, **given)
+        qmath.export(qmath.load(path, FOUR_BITS) if load else path, path, overwrite=True)
     assert path.read_bytes() == before
 
 

@@ -8,7 +8,7 @@ import pytest
 import qmath
 from qmath import OutputError, QatModel, QatTensor
 from qmath.exports.bundle import quantize_model
-from qmath.exports.memories import mem
+from qmath.exports.memories import formats
 from qmath.exports.memories.words import memories
 from tests.exports import networks
 from tests.exports.memory_readers import FORMATS, READERS
@@ -58,7 +58,7 @@ def test_words_are_as_wide_as_said():
     for memory in memories(quantize_model(every_width()), per_word=3):
         entry = every_width().tensors.get(memory.key)
         assert memory.width == (3 * entry.spec.num_bits if entry else memory.width)
-        text = mem.content(memory).decode().splitlines()
+        text = formats._readmemh(memory).decode().splitlines()
         words = [line for line in text if not line.startswith("//")]
         assert {len(word) for word in words} == {math.ceil(memory.width / 4)}
         assert all(int(word, 16) < 1 << memory.width for word in words)
@@ -187,6 +187,6 @@ def test_complex_numbers_are_refused(tmp_path):
 
 @pytest.mark.parametrize("per_word", [0, 1025, True, "2", 1.0])
 def test_other_numbers_of_values_per_word_are_refused(tmp_path, per_word):
-    with pytest.raises(OutputError, match="use a whole number from 1 to 1024"):
+    with pytest.raises(OutputError, match="is not 1 to 1024"):
         qmath.export(model(), tmp_path / "o.mem", per_word=per_word)
     assert not list(tmp_path.iterdir())

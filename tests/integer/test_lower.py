@@ -189,16 +189,9 @@ def test_float_layers_are_named_with_their_remedy() -> None:
         program_of(of, require_integer=True)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"quantizers": {"a": qmath.NoQuantizer()}}, {"architecture": "a.json"}, {"isolate": True}],
-)
-def test_a_program_takes_no_options_of_a_file(options: dict[str, Any]) -> None:
+def test_a_program_is_returned_as_it_is() -> None:
     program = lower(model())
-    assert program_of(program, force=False) is program
-    for call in (qmath.run, qmath.diff):
-        with pytest.raises(QmathError, match="apply to a file"):
-            call(program, np.zeros((1, 2)), **options)
+    assert program_of(program) is program
 
 
 def test_accumulator_widths_are_proved_from_the_integers() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import qmath
-from qmath.exports import export
+from qmath.exports.writing import export
 from tests.exports.compiling import compiled, needs_compiler, run
 
 pytest.importorskip("tensorflow_model_optimization")

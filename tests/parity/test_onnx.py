@@ -10,7 +10,7 @@ import pytest
 
 import qmath
 from qmath.exports.bundle import quantize_model
-from qmath.exports.onnx import qonnx
+from qmath.exports.onnx.qonnx import Qonnx
 from qmath.integer.comparison import compare
 from qmath.integer.profiles.profiles import Exact
 from qmath.integer.program import MoveStep, QuantizeStep
@@ -56,7 +56,7 @@ def test_qonnx_computes_tensorflows_integers(name):
     model = qmath.from_keras(of.model)
     file = io.BytesIO()
     count = len(next(iter(of.inputs.values())))
-    qonnx.write(quantize_model(model), file, batch=count)
+    Qonnx(batch=count).write(quantize_model(model), file)
     data = file.getvalue()
     tensors = execute(data, of.inputs)
     found = integers(data, tensors, model)

@@ -10,7 +10,7 @@ import pytest
 
 import qmath
 from qmath import FileFormatError, MissingSettingsError, QatModel, QatTensor, QuantSpec
-from qmath.exports import export
+from qmath.exports.writing import export
 from qmath.kernels import exact
 from qmath.verification.check import verify
 from tests.exports.models import model, unknown, weight
@@ -86,13 +86,13 @@ FIXED = qmath.FixedQuantizer(num_bits=8, init_min=-1.0, init_max=0.5, narrow_ran
 )  # fmt: skip
 def test_settings_told_to_the_export_of_a_file_need_not_be_repeated(tmp_path, quantizers):
     path, source = tmp_path / "out.npz", "reference/samples/question.h5"
-    bundle = qmath.export(source, path, quantizers=quantizers)
+    bundle = qmath.export(qmath.load(source, quantizers), path)
     told = [name for name, entry in bundle.manifest["tensors"].items()
             if "user" in entry.get("evidence", {}).values()]  # fmt: skip
     result = verify(source, path)
     assert result.ok, result.differences
     assert sorted(result.assumed) == sorted(told)
-    repeated = verify(source, path, quantizers=quantizers)
+    repeated = verify(qmath.load(source, quantizers), path)
     assert repeated.ok, repeated.differences
     assert repeated.assumed == ()
 
@@ -105,7 +105,7 @@ def test_settings_told_to_the_export_of_a_file_need_not_be_repeated(tmp_path, qu
 
 def test_a_told_range_is_checked_against_what_follows(tmp_path):
     path, source = tmp_path / "out.npz", "reference/samples/question.h5"
-    qmath.export(source, path, quantizers={"dense/kernel": FIXED})
+    qmath.export(qmath.load(source, {"dense/kernel": FIXED}), path)
 
     def widen_range(_, manifest):
         manifest["tensors"]["dense/kernel"]["max"] = [0.75]
@@ -124,7 +124,7 @@ def test_a_told_range_is_checked_against_what_follows(tmp_path):
 )  # fmt: skip
 def test_damaged_told_ranges_are_refused(tmp_path, change):
     path, source = tmp_path / "out.npz", "reference/samples/question.h5"
-    qmath.export(source, path, quantizers={"dense/kernel": FIXED})
+    qmath.export(qmath.load(source, {"dense/kernel": FIXED}), path)
     tampered(path, lambda _, manifest: manifest["tensors"]["dense/kernel"].update(change))
     with pytest.raises(FileFormatError, match=r"out\.npz: .*settings of dense/kernel are damaged"):
         verify(source, path)
@@ -482,7 +482,7 @@ print(check.verify(model(), {str(tmp_path / "out.npz")!r}).ok)
 
 
 def test_verification_is_a_plain_record(tmp_path):
-    qmath.exports.export(model(), tmp_path / "out.npz")
+    qmath.export(model(), tmp_path / "out.npz")
     result = verify(model(), tmp_path / "out.npz")
     assert result.differences == ()
     with pytest.raises(AttributeError):

@@ -7,15 +7,17 @@ all other bytes are the model's, so that whatever loads the model loads the copy
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 from qmath.containers.hdf5 import Hdf5File
 from qmath.containers.lazy_array import LazyArray
 from qmath.errors import OutputError
 from qmath.exports.bundle import Bundle
+from qmath.exports.exporter import Content, Exporter
 from qmath.model import QatModel
 
-__all__ = ["write"]
+__all__ = ["H5"]
 
 _BLOCK = 1 << 20
 
@@ -28,15 +30,8 @@ class _Place(NamedTuple):
     dtype: str
 
 
-def write(bundle: Bundle, file: BinaryIO) -> None:
-    """Write the copy to an open file, one weight after another.
-
-    Parameters
-    ----------
-    bundle : Bundle
-        Of a model that was read from HDF5: a whole model's, or its weights'.
-    file : file
-        Seekable.
+class H5(Exporter):
+    """The format ``h5``, of a model that was read from HDF5: a whole model's, or its weights'.
 
     Raises
     ------
@@ -49,14 +44,24 @@ def write(bundle: Bundle, file: BinaryIO) -> None:
     --------
     >>> import io
     >>> import qmath
-    >>> from qmath.exports.bundle import quantize_model
+    >>> from qmath.exports import quantize_model
     >>> path = "reference/samples/default8.h5"
     >>> copy = io.BytesIO()
-    >>> write(quantize_model(qmath.load(path)), copy)
+    >>> H5().write(quantize_model(qmath.load(path)), copy)
     >>> with open(path, "rb") as file:
     ...     len(copy.getvalue()) == len(file.read())
     True
     """
+
+    name = "h5"
+    is_recorded = False  # no option of an export changes the copy
+
+    def files(self, bundle: Bundle) -> Iterator[tuple[str, Content]]:
+        """Yield the copy, written one weight after another."""
+        yield "model.h5", lambda file: _write(bundle, file)
+
+
+def _write(bundle: Bundle, file: BinaryIO) -> None:
     for option, remedy in (("layouts", "--layout"), ("vectors", "--vectors")):
         if bundle.manifest["options"][option]:
             raise OutputError(

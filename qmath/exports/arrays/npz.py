@@ -1,10 +1,9 @@
-"""The ``.npz`` format, which NumPy alone reads.
+"""The ``.npz`` format: NumPy alone reads it, and equal bundles give equal bytes.
 
 Every array is a stored (uncompressed) zip member ``<key>.npy``: ``<tensor>`` (integers, or the
 floats of a tensor that training left float), ``<tensor>.scale`` (float32), ``<tensor>.zero_point``
 (int32), and ``manifest``, UTF-8 JSON as one-dimensional uint8. Compression is left out because
-its bytes depend on the zlib version, and dates are fixed, so that one installation writes a bundle
-twice alike. The headers of a zip file depend on the version of Python.
+its bytes depend on the zlib version; dates are fixed.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from numpy.typing import NDArray
 from qmath.containers.bounded_json import parse_json
 from qmath.errors import FileFormatError, QmathError
 from qmath.exports.bundle import Bundle
+from qmath.exports.exporter import Content, Exporter, Reading
 from qmath.exports.reading import checked
 
-__all__ = ["read", "write", "write_arrays"]
+__all__ = ["Npz", "write_arrays"]
 
 MANIFEST = "manifest"
-STORED_INTEGERS = True  # the manifest states the convention of each tensor
 # What zipfile and numpy raise on damaged files.
 _DAMAGE = (
     zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, RuntimeError,
@@ -40,11 +39,36 @@ _DAMAGE = (
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip archive can hold
 
 
-def write(bundle: Bundle, file: BinaryIO) -> None:
-    """Write `bundle` to an open file, one tensor after another."""
-    manifest = json.dumps(bundle.manifest, allow_nan=False).encode()
-    first = (MANIFEST, np.frombuffer(manifest, np.uint8))
-    write_arrays(file, chain([first], bundle.arrays()))
+class Npz(Exporter):
+    """The ``.npz`` format."""
+
+    name = "npz"
+    takes_stored_integers = True  # the manifest states the convention of each tensor
+
+    def files(self, bundle: Bundle) -> Iterator[tuple[str, Content]]:
+        """Yield the one file, written one tensor after another."""
+        manifest = json.dumps(self.manifest(bundle), allow_nan=False).encode()
+        first = (MANIFEST, np.frombuffer(manifest, np.uint8))
+        yield "arrays.npz", lambda file: write_arrays(file, chain([first], bundle.arrays()))
+
+    def read(self, file: BinaryIO) -> Reading:
+        """Return the manifest and the arrays by key of a file.
+
+        Nothing is trusted: members must be stored uncompressed under unique names, and the array
+        that a member's header announces must be as large as the member. The arrays are read one by
+        one, when they are asked for, so `file` must stay open.
+
+        Raises
+        ------
+        FileFormatError
+            The file, or later the array, is damaged, or not one of qmath's.
+        """
+        name = str(getattr(file, "name", "the file"))
+        arrays = _Arrays(file, name)
+        if MANIFEST not in arrays:
+            raise FileFormatError(f"{name} has no manifest, so it is not an .npz that qmath wrote")
+        text = arrays.pop(MANIFEST).tobytes()
+        return checked(parse_json(text, f"{name}: the manifest", "export again"), name), arrays
 
 
 def write_arrays(file: BinaryIO, arrays: Iterable[tuple[str, NDArray[Any]]]) -> None:
@@ -84,26 +108,6 @@ def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     descr = npy.dtype_to_descr(dtype)
     npy.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
     return header.getvalue()
-
-
-def read(file: BinaryIO) -> tuple[dict[str, Any], Mapping[str, NDArray[Any]]]:
-    """Return the manifest and the arrays by key of what `write` wrote.
-
-    Nothing is trusted: members must be stored uncompressed under unique names, and the array that
-    a member's header announces must be as large as the member. The arrays are read one by one,
-    when they are asked for, so `file` must stay open.
-
-    Raises
-    ------
-    FileFormatError
-        The file, or later the array, is damaged, or not one of qmath's.
-    """
-    name = str(getattr(file, "name", "the file"))
-    arrays = _Arrays(file, name)
-    if MANIFEST not in arrays:
-        raise FileFormatError(f"{name} has no manifest, so it is not an .npz that qmath wrote")
-    text = arrays.pop(MANIFEST).tobytes()
-    return checked(parse_json(text, f"{name}: the manifest", "export again"), name), arrays
 
 
 class _Arrays(Mapping[str, NDArray[Any]]):

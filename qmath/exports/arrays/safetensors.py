@@ -1,8 +1,7 @@
 """The ``.safetensors`` format: integers of 2 to 7 bits packed, the manifest in the metadata.
 
-Written by hand, as the safetensors library writes metadata in an order of its own each time. One
-installation writes a bundle twice alike. That library, and any other, reads the file;
-``docs/formats.md`` says how.
+Written by hand, as the safetensors library writes metadata in an order of its own each time. Equal
+bundles give equal bytes, which that library, and any other, reads; ``docs/formats.md`` says how.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from numpy.typing import NDArray
 
 from qmath.containers.bounded_json import parse_json
 from qmath.errors import FileFormatError, OutputError, QmathError
-from qmath.exports.arrays.stored import stored_arrays, unpacked
+from qmath.exports.arrays.bin import PACKINGS, stored_arrays, unpacked
 from qmath.exports.bundle import Bundle
+from qmath.exports.exporter import Content, Exporter, Reading, option
 from qmath.exports.reading import checked
 
-__all__ = ["read", "write"]
+__all__ = ["Safetensors"]
 
-STORED_INTEGERS = True  # the manifest states the convention of each tensor
 _DTYPES = {
     "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "F16": "float16",
     "U32": "uint32", "I32": "int32", "F32": "float32", "U64": "uint64", "I64": "int64",
@@ -35,67 +34,6 @@ _METADATA, _MANIFEST, _PACKING = "__metadata__", "qmath", "packing"
 _LONGEST_HEADER = 100_000_000  # of the library; longer ones it refuses
 _MOST_AXES, _LONGEST_AXIS = 32, 1 << 63
 _AGAIN = "export again"
-
-
-def write(bundle: Bundle, file: BinaryIO, *, packing: str = "lsb") -> None:
-    """Write `bundle` to an open file, one tensor after another.
-
-    Parameters
-    ----------
-    bundle : Bundle
-    file : file
-        Seekable.
-    packing : {"lsb", "msb", "none"}
-        Layout of the integers of 2 to 7 bits.
-
-    Raises
-    ------
-    OutputError
-        The format cannot hold a tensor's dtype or name, or so long a manifest.
-
-    Examples
-    --------
-    >>> import io
-    >>> import qmath
-    >>> from qmath.exports.bundle import quantize_model
-    >>> file = io.BytesIO()
-    >>> write(quantize_model(qmath.load("reference/samples/integer4.h5")), file)
-    >>> manifest, arrays = read(file)
-    >>> arrays["conv1/kernel"].shape
-    (3, 3, 1, 16)
-    """
-    entries: dict[str, tuple[dict[str, Any], int]] = {}
-    layouts: dict[str, str] = {}
-    for key, array, layout in stored_arrays(bundle, packing):
-        name = _NAMES.get(array.dtype.name)
-        if name is None or key == _METADATA:
-            what = f"dtype {array.dtype}" if name is None else "name, in safetensors a reserved one"
-            raise OutputError(f"{key}: safetensors cannot hold this {what}; export to npz")
-        entries[key] = {"dtype": name, "shape": list(array.shape)}, array.nbytes
-        if layout is not None:
-            layouts[key] = layout
-    places: dict[str, dict[str, Any]] = {}
-    end = 0
-    # The largest elements first: everything is aligned then.
-    for key in sorted(entries, key=lambda key: -_itemsize(entries[key][0]["dtype"])):
-        entry, nbytes = entries[key]
-        places[key] = {**entry, "data_offsets": [end, end + nbytes]}
-        end += nbytes
-    metadata = {_MANIFEST: json.dumps(bundle.manifest, allow_nan=False)}
-    metadata |= {_PACKING: json.dumps(layouts)}
-    header = json.dumps(
-        {_METADATA: metadata, **places}, ensure_ascii=False, separators=(",", ":")
-    ).encode()
-    header += b" " * (-len(header) % 8)
-    if len(header) > _LONGEST_HEADER:
-        raise OutputError(
-            f"the header would have {len(header)} bytes, and safetensors' readers take at most "
-            f"{_LONGEST_HEADER}; export to npz"
-        )
-    file.write(len(header).to_bytes(8, "little") + header)
-    for key, array, _ in stored_arrays(bundle, packing):
-        file.seek(8 + len(header) + places[key]["data_offsets"][0])
-        file.write(array.tobytes())
 
 
 def _itemsize(name: str) -> int:
@@ -114,49 +52,115 @@ class _Place(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read(file: BinaryIO) -> tuple[dict[str, Any], Mapping[str, NDArray[Any]]]:
-    """Return the manifest and the arrays by key of what `write` wrote.
-
-    Nothing is trusted: every byte of the file must belong to one array, as large as its dtype and
-    shape say. The arrays are read one by one, when they are asked for, and packed ones unpacked, so
-    `file` must stay open.
+class Safetensors(Exporter):
+    """The ``.safetensors`` format.
 
     Raises
     ------
-    FileFormatError
-        The file, or later the array, is damaged, or not one of qmath's.
+    OutputError
+        The format cannot hold a tensor's dtype or name, or so long a manifest.
+
+    Examples
+    --------
+    >>> import io
+    >>> import qmath
+    >>> from qmath.exports import quantize_model
+    >>> file, exporter = io.BytesIO(), Safetensors(packing="msb")
+    >>> exporter.write(quantize_model(qmath.load("reference/samples/integer4.h5")), file)
+    >>> manifest, arrays = exporter.read(file)
+    >>> arrays["conv1/kernel"].shape
+    (3, 3, 1, 16)
     """
-    name = str(getattr(file, "name", "the file"))
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    length = int.from_bytes(file.read(8), "little")
-    if length > min(size - 8, _LONGEST_HEADER):
-        raise FileFormatError(
-            f"{name} is no safetensors file, or it was cut: its header would have {length} bytes, "
-            f"and the file has {size}"
+
+    name = "safetensors"
+    takes_stored_integers = True  # the manifest states the convention of each tensor
+    packing: str = option("lsb", "layout of the integers of 2 to 7 bits", PACKINGS)
+
+    def files(self, bundle: Bundle) -> Iterator[tuple[str, Content]]:
+        """Yield the one file, written one tensor after another."""
+        yield "arrays.safetensors", lambda file: self._write(bundle, file)
+
+    def _write(self, bundle: Bundle, file: BinaryIO) -> None:
+        entries: dict[str, tuple[dict[str, Any], int]] = {}
+        layouts: dict[str, str] = {}
+        for key, array, layout in stored_arrays(bundle, self.packing):
+            name = _NAMES.get(array.dtype.name)
+            if name is None or key == _METADATA:
+                what = (
+                    f"dtype {array.dtype}"
+                    if name is None
+                    else "name, in safetensors a reserved one"
+                )
+                raise OutputError(f"{key}: safetensors cannot hold this {what}; export to npz")
+            entries[key] = {"dtype": name, "shape": list(array.shape)}, array.nbytes
+            if layout is not None:
+                layouts[key] = layout
+        places: dict[str, dict[str, Any]] = {}
+        end = 0
+        # The largest elements first: everything is aligned then.
+        for key in sorted(entries, key=lambda key: -_itemsize(entries[key][0]["dtype"])):
+            entry, nbytes = entries[key]
+            places[key] = {**entry, "data_offsets": [end, end + nbytes]}
+            end += nbytes
+        metadata = {_MANIFEST: json.dumps(self.manifest(bundle), allow_nan=False)}
+        metadata |= {_PACKING: json.dumps(layouts)}
+        header = json.dumps(
+            {_METADATA: metadata, **places}, ensure_ascii=False, separators=(",", ":")
+        ).encode()
+        header += b" " * (-len(header) % 8)
+        if len(header) > _LONGEST_HEADER:
+            raise OutputError(
+                f"the header would have {len(header)} bytes, and safetensors' readers take at most "
+                f"{_LONGEST_HEADER}; export to npz"
+            )
+        file.write(len(header).to_bytes(8, "little") + header)
+        for key, array, _ in stored_arrays(bundle, self.packing):
+            file.seek(8 + len(header) + places[key]["data_offsets"][0])
+            file.write(array.tobytes())
+
+    def read(self, file: BinaryIO) -> Reading:
+        """Return the manifest and the arrays by key of a file.
+
+        Nothing is trusted: every byte of the file must belong to one array, as large as its dtype
+        and shape say. The arrays are read one by one, when they are asked for, and packed ones
+        unpacked, so `file` must stay open.
+
+        Raises
+        ------
+        FileFormatError
+            The file, or later the array, is damaged, or not one of qmath's.
+        """
+        name = str(getattr(file, "name", "the file"))
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(size - 8, _LONGEST_HEADER):
+            raise FileFormatError(
+                f"{name} is no safetensors file, or it was cut: its header would have {length} "
+                f"bytes, and the file has {size}"
+            )
+        header = _object(file.read(length), f"{name}: the header")
+        metadata = header.pop(_METADATA, None)
+        if not isinstance(metadata, dict) or not {_MANIFEST, _PACKING} <= metadata.keys():
+            raise FileFormatError(f"{name} has no manifest, so qmath did not write it")
+        manifest, layouts = (
+            _object(str(metadata[key]), f"{name}: {key} in the metadata")
+            for key in (_MANIFEST, _PACKING)
         )
-    header = _object(file.read(length), f"{name}: the header")
-    metadata = header.pop(_METADATA, None)
-    if not isinstance(metadata, dict) or not {_MANIFEST, _PACKING} <= metadata.keys():
-        raise FileFormatError(f"{name} has no manifest, so qmath did not write it")
-    manifest, layouts = (
-        _object(str(metadata[key]), f"{name}: {key} in the metadata")
-        for key in (_MANIFEST, _PACKING)
-    )
-    checked(manifest, name)
-    places = {key: _place(entry, 8 + length) for key, entry in header.items()}
-    known = {key: place for key, place in places.items() if place is not None}
-    end = 8 + length
-    for place in sorted(known.values(), key=lambda place: (place.start, place.nbytes)):
-        if place.start != end:
-            break
-        end += place.nbytes
-    if end != size or len(known) < len(places):
-        raise FileFormatError(
-            f"{name}: the arrays that its header lists do not fill the file; it is damaged, export "
-            "again"
-        )
-    return manifest, _Arrays(file, name, known, layouts, manifest.get("tensors"))
+        checked(manifest, name)
+        places = {key: _place(entry, 8 + length) for key, entry in header.items()}
+        known = {key: place for key, place in places.items() if place is not None}
+        end = 8 + length
+        for place in sorted(known.values(), key=lambda place: (place.start, place.nbytes)):
+            if place.start != end:
+                break
+            end += place.nbytes
+        if end != size or len(known) < len(places):
+            raise FileFormatError(
+                f"{name}: the arrays that its header lists do not fill the file; it is damaged, "
+                "export again"
+            )
+        return manifest, _Arrays(file, name, known, layouts, manifest.get("tensors"))
 
 
 def _object(text: str | bytes, where: str) -> dict[str, Any]:

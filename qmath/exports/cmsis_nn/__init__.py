@@ -14,69 +14,67 @@ from qmath.exports.c.tensors import Code, Names, check_prefix
 from qmath.exports.cmsis_nn.calls import Writer
 from qmath.exports.cmsis_nn.layers import layers
 from qmath.exports.cmsis_nn.vectors import check_source
+from qmath.exports.exporter import Content, Exporter, option
 
-__all__ = ["VECTORS", "render"]
+__all__ = ["CmsisNn"]
 
-VECTORS = 1
-_ROUNDINGS = ("double", "single")
+_HEAD = (
+    "/* Integers as TFLite stores them: signed, weights without a zero point. Dense layers are",
+    " * rounded twice, as CMSIS-NN does, where TFLite rounds once, from double. */",
+)
 
 
-def render(
-    bundle: Bundle, *, prefix: str = "model", rounding: str = "double"
-) -> Iterator[tuple[str, bytes]]:
-    """Yield the name and the text of each source file.
-
-    Parameters
-    ----------
-    bundle : Bundle
-        With an integer model.
-    prefix : str
-        What all names begin with: an identifier.
-    rounding : {"double", "single"}
-        What the test vectors expect: ``"single"`` is what a CMSIS-NN built with
-        ``CMSIS_NN_USE_SINGLE_ROUNDING`` computes.
-
-    Yields
-    ------
-    name : str
-    content : bytes
+class CmsisNn(Exporter):
+    """The ``cmsis-nn`` format, of a bundle with an integer model.
 
     Raises
     ------
     OutputError
-        An option has another value; there is no integer model, or nothing in it is a layer of
+        The prefix is not an identifier; there is no integer model, or nothing in it is a layer of
         CMSIS-NN.
     """
-    check_prefix(prefix)
-    if rounding not in _ROUNDINGS:
-        raise OutputError(f"rounding={rounding!r}: use one of {', '.join(_ROUNDINGS)}")
-    if bundle.program is None:
-        raise OutputError(
-            f"CMSIS-NN needs an integer model, and there is none; notes: {bundle.obstacles}"
-        )
-    found, others = layers(bundle.program)
-    if not found:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in others.items())
-        raise OutputError(f"nothing in this model is a layer of CMSIS-NN: {reasons}")
-    code, names = Code(), Names(prefix, bundle)
-    writer = Writer(code, names)
-    for layer in found:
-        writer.add(layer)
-    title = source.title(bundle.manifest)
-    head = [
-        f"/* The layers that CMSIS-NN computes of {title}",
-        "/* Integers as TFLite stores them: signed, weights without a zero point. Dense layers are",
-        " * rounded twice, as CMSIS-NN does, where TFLite rounds once, from double. */",
-        *(source.comment(f"Not in here: {name}: {reason}") for name, reason in others.items()),
-        "",
-        '#include "qmath_integers.h"',
-    ]
-    yield "qmath_integers.h", source.template("qmath_integers.h")
-    yield "qmath_check.h", source.template("qmath_check.h")
-    yield f"{prefix}.h", source.header(f"{prefix}.h", head, code.header)
-    own = f'#include "{prefix}.h"'
-    yield f"{prefix}_data.c", source.text([f"/* The integers of {title}", own, "", *code.data])
-    calls = [f"/* Calls of CMSIS-NN for {title}", '#include "arm_nnfunctions.h"', "", own]
-    yield f"{prefix}_layers.h", source.header(f"{prefix}_layers.h", calls, writer.functions)
-    test = check_source(bundle, code, found, writer, prefix, rounding)
-    yield f"{prefix}_test.c", source.text([f"/* A check of {title}", own, *test])
+
+    name = "cmsis-nn"
+    is_folder = True
+    vectors = 1
+    prefix: str = option("model", "what all names begin with: an identifier")
+    rounding: str = option(
+        "double",
+        "what the test vectors expect; single: of a CMSIS-NN built with "
+        "CMSIS_NN_USE_SINGLE_ROUNDING",
+        ("double", "single"),
+    )
+
+    def files(self, bundle: Bundle) -> Iterator[tuple[str, Content]]:
+        """Yield the name and the text of each source file."""
+        prefix = self.prefix
+        check_prefix(prefix)
+        if bundle.program is None:
+            raise OutputError(
+                f"CMSIS-NN needs an integer model, and there is none; notes: {bundle.obstacles}"
+            )
+        found, others = layers(bundle.program)
+        if not found:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in others.items())
+            raise OutputError(f"nothing in this model is a layer of CMSIS-NN: {reasons}")
+        code, names = Code(), Names(prefix, bundle)
+        writer = Writer(code, names)
+        for layer in found:
+            writer.add(layer)
+        title = source.title(bundle.manifest)
+        head = [
+            f"/* The layers that CMSIS-NN computes of {title}",
+            *_HEAD,
+            *(source.comment(f"Not in here: {name}: {reason}") for name, reason in others.items()),
+            "",
+            '#include "qmath_integers.h"',
+        ]
+        yield "qmath_integers.h", source.template("qmath_integers.h")
+        yield "qmath_check.h", source.template("qmath_check.h")
+        yield f"{prefix}.h", source.header(f"{prefix}.h", head, code.header)
+        own = f'#include "{prefix}.h"'
+        yield f"{prefix}_data.c", source.text([f"/* The integers of {title}", own, "", *code.data])
+        calls = [f"/* Calls of CMSIS-NN for {title}", '#include "arm_nnfunctions.h"', "", own]
+        yield f"{prefix}_layers.h", source.header(f"{prefix}_layers.h", calls, writer.functions)
+        test = check_source(bundle, code, found, writer, prefix, self.rounding)
+        yield f"{prefix}_test.c", source.text([f"/* A check of {title}", own, *test])

@@ -35,10 +35,10 @@ def testbenches(
     Examples
     --------
     >>> import qmath
-    >>> from qmath.exports.bundle import quantize_model
-    >>> from qmath.exports.memories.mem import render
+    >>> from qmath.exports import quantize_model
+    >>> from qmath.exports.memories.formats import Mem
     >>> bundle = quantize_model(qmath.load("reference/samples/default8.h5"), vectors=1)
-    >>> [name for name, _ in render(bundle) if name.endswith(".v")]
+    >>> [name for name, _ in Mem().files(bundle) if name.endswith(".v")]
     ['conv1_post_activation_tb.v', 'relu6_output_tb.v', 'dense_post_activation_tb.v']
     """
     if bundle.program is None or not bundle.vectors:

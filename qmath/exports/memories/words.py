@@ -19,10 +19,10 @@ from qmath.exports.output.identifiers import Identifiers
 from qmath.integer.program import FloatStep
 from qmath.kernels.packing import pack
 
-__all__ = ["Memory", "ascii_text", "digits", "files", "memories", "table"]
+__all__ = ["MOST_PER_WORD", "Memory", "ascii_text", "digits", "files", "memories", "table"]
 
 Bytes = NDArray[np.uint8]
-_MOST_PER_WORD = 1024
+MOST_PER_WORD = 1024
 _SIGNED, _UNSIGNED = "two's complement", "unsigned"
 
 
@@ -85,7 +85,7 @@ def memories(bundle: Bundle, per_word: int = 1) -> Iterator[Memory]:
     Raises
     ------
     OutputError
-        `per_word` is out of range, or a tensor is no real numbers.
+        A tensor holds other than real numbers.
 
     Examples
     --------
@@ -96,8 +96,6 @@ def memories(bundle: Bundle, per_word: int = 1) -> Iterator[Memory]:
     >>> found["conv1/kernel"].width, len(found["conv1/kernel"].words)
     (64, 9)
     """
-    if type(per_word) is not int or not 1 <= per_word <= _MOST_PER_WORD:
-        raise OutputError(f"per_word={per_word!r}: use a whole number from 1 to {_MOST_PER_WORD}")
     identifiers = Identifiers(bundle.keys())
     steps = bundle.program.steps if bundle.program else ()
     widths = {f"vectors/{s.name}": s.params.num_bits for s in steps if not isinstance(s, FloatStep)}

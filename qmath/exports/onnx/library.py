@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qmath.containers.bounded_json import parse_json
 from qmath.errors import FileFormatError, MissingExtraError, OutputError
-from qmath.exports.reading import checked
+from qmath.exports.reading import checked, export_of
 from qmath.kernels.packing import pack, unpack
 
 __all__ = ["MANIFEST", "array_of", "library", "load", "manifest_of", "save", "tensor"]
@@ -156,11 +156,7 @@ def manifest_of(model: Any, file: BinaryIO) -> dict[str, Any]:
         raise FileFormatError(f"{_name(file)} has no manifest, so qmath did not write it")
     text = parse_json(texts[0], f"{_name(file)}: the manifest", "export again")
     manifest = checked(text, _name(file))
-    export = manifest.get("export")
-    if not isinstance(export, dict) or not isinstance(export.get("options"), dict):
-        raise FileFormatError(
-            f"{_name(file)}: the manifest does not say how it was exported; export again"
-        )
+    export_of(manifest, _name(file))
     return manifest
 
 

@@ -7,90 +7,47 @@ with a Clip before where they have fewer bits; biases and batch normalization st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, BinaryIO
-
 import numpy as np
-from numpy.typing import NDArray
 
 from qmath.errors import OutputError
 from qmath.exports.bundle import Bundle, QuantizedRange
-from qmath.exports.onnx import library, reading
+from qmath.exports.exporter import option
+from qmath.exports.onnx import library
+from qmath.exports.onnx.exporter import NetworkExporter
 from qmath.exports.onnx.graph import GraphBuilder, Value, arranged, scale_axis
 from qmath.exports.onnx.network import Network, Weight, build
 
-__all__ = ["differences", "read", "write"]
+__all__ = ["Onnx"]
 
-_FORMAT = "onnx"
 _OPSETS = range(21, 26)  # the first with int4, the first with int2
 
 
-def write(bundle: Bundle, file: BinaryIO, *, opset: int = 21, fold: bool = False) -> None:
-    """Write `bundle` to an open file.
+class Onnx(NetworkExporter):
+    """The ``.onnx`` format."""
 
-    Parameters
-    ----------
-    bundle : Bundle
-    file : file
-    opset : int
-        Of ONNX, 21 to 25. From 25 on 2-bit weights are stored as int2, before that as int4.
-    fold : bool
-        Multiply the weights' scales by the batch normalizations that follow directly, where no
-        factor is 0: a factor below 0 makes a scale below 0. The graph is a convolution between
-        quantizers then, which a runtime can compute with integers.
-
-    Raises
-    ------
-    OutputError
-        The model is no network, or a setting is unknown.
-    MissingExtraError
-        onnx is not installed.
-    """
-    network = _network(bundle, opset, fold)
-    library.save(network.model, bundle.manifest | {"export": network.export}, file)
-
-
-def read(file: BinaryIO) -> tuple[dict[str, Any], Mapping[str, NDArray[Any]]]:
-    """Return the manifest of what `write` wrote, and the arrays that are parts of the graph.
-
-    Raises
-    ------
-    FileFormatError
-        The file is damaged, or not one of qmath's.
-    MissingExtraError
-        onnx is not installed.
-    """
-    return reading.read(file, _FORMAT, lambda name, held: held[name])
-
-
-def differences(
-    file: BinaryIO,
-    bundle: Bundle,
-    manifest: Mapping[str, Any],
-    *,
-    opset: int = 21,
-    fold: bool = False,
-) -> Iterable[str]:
-    """Tell in words where the network of a file differs from the one that `write` would write."""
-    return reading.differences(file, manifest, _network(bundle, opset, fold))
-
-
-def _network(bundle: Bundle, opset: int, fold: bool) -> Network:
-    if type(fold) is not bool or type(opset) is not int or opset not in _OPSETS:
-        raise OutputError(
-            f"opset={opset!r}, fold={fold!r}: opset must be {_OPSETS[0]} to {_OPSETS[-1]}, and "
-            "fold true or false"
-        )
-    onnx = library.library(_FORMAT)
-    if opset > onnx.defs.onnx_opset_version():
-        raise OutputError(
-            f"opset={opset}: the onnx library {onnx.__version__} knows opsets up to "
-            f"{onnx.defs.onnx_opset_version()}; update it"
-        )
-    options = {"opset": opset, "fold": fold}
-    return build(
-        onnx, bundle, _Qdq(bundle, opset), {"": opset}, format=_FORMAT, options=options, fold=fold
+    name = "onnx"
+    opset: int = option(
+        21, "of ONNX; from 25 on 2-bit weights are stored as int2, before that as int4", _OPSETS
     )
+    # No factor may be 0; one below 0 makes a scale below 0. The graph is a convolution between
+    # quantizers then, which a runtime can compute with integers.
+    fold: bool = option(
+        False,
+        "multiply the weights' scales by the batch normalizations that follow directly",
+    )
+
+    def network(self, bundle: Bundle) -> Network:
+        """Return the network that `files` writes."""
+        onnx = library.library(self.name)
+        if self.opset > onnx.defs.onnx_opset_version():
+            raise OutputError(
+                f"opset={self.opset}: the onnx library {onnx.__version__} knows opsets up to "
+                f"{onnx.defs.onnx_opset_version()}; update it"
+            )
+        return build(
+            onnx, bundle, _Qdq(bundle, self.opset), {"": self.opset}, format=self.name,
+            options=self.given, fold=self.fold,
+        )  # fmt: skip
 
 
 class _Qdq:

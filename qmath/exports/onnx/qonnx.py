@@ -7,97 +7,59 @@ its real values, ``(integer - zero_point) * scale``, and a ``Quant`` node that m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, BinaryIO
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.errors import OutputError
 from qmath.exports.bundle import Bundle, QuantizedRange
-from qmath.exports.onnx import library, reading
+from qmath.exports.exporter import option
+from qmath.exports.onnx import library
+from qmath.exports.onnx.exporter import NetworkExporter
 from qmath.exports.onnx.graph import GraphBuilder, Value, arranged, scale_axis
 from qmath.exports.onnx.network import Network, Weight, build
 from qmath.kernels.quantized_tensor import QuantizedTensor
 
-__all__ = ["differences", "read", "write"]
+__all__ = ["Qonnx"]
 
-_FORMAT = "qonnx"
 _DOMAIN = "qonnx.custom_op.general"
+_MOST_BATCH = 1 << 31
 _OPSETS = {"": 13, _DOMAIN: 1}
 # How QONNX calls rounding halves away from zero: of the unsigned integers of activations, up, as
 # TensorFlow does. hls4ml knows only the second, halves to even.
 _ROUNDINGS = ("HALF_UP", "ROUND")
 
 
-def write(bundle: Bundle, file: BinaryIO, *, rounding: str = "HALF_UP", batch: int = 1) -> None:
-    """Write `bundle` to an open file.
+class Qonnx(NetworkExporter):
+    """The ``.qonnx`` format."""
 
-    Parameters
-    ----------
-    bundle : Bundle
-    file : file
-    rounding : {"HALF_UP", "ROUND"}
-        The rounding mode of the activations' quantizers: halves up, as in TensorFlow, or to even.
-    batch : int
-        How many examples the network takes; QONNX's tools want a number.
+    name = "qonnx"
+    rounding: str = option(
+        "HALF_UP",
+        "the activations' rounding mode: halves up, as in TensorFlow, or to even",
+        _ROUNDINGS,
+    )
+    batch: int = option(
+        1, "how many examples the network takes; QONNX's tools want a number", range(1, _MOST_BATCH)
+    )
 
-    Raises
-    ------
-    OutputError
-        The model is no network, or a setting is unknown.
-    MissingExtraError
-        onnx is not installed.
-    """
-    network = _network(bundle, rounding, batch)
-    library.save(network.model, bundle.manifest | {"export": network.export}, file)
+    def network(self, bundle: Bundle) -> Network:
+        """Return the network that `files` writes."""
+        return build(
+            library.library(self.name), bundle, _Quant(bundle, self.rounding), _OPSETS,
+            format=self.name, options=self.given, batch=self.batch,
+        )  # fmt: skip
 
-
-def read(file: BinaryIO) -> tuple[dict[str, Any], Mapping[str, NDArray[Any]]]:
-    """Return the manifest of what `write` wrote, and the arrays that are parts of the graph.
-
-    Raises
-    ------
-    FileFormatError
-        The file is damaged, or not one of qmath's.
-    MissingExtraError
-        onnx is not installed.
-    """
-    return reading.read(file, _FORMAT, _integers)
-
-
-def differences(
-    file: BinaryIO,
-    bundle: Bundle,
-    manifest: Mapping[str, Any],
-    *,
-    rounding: str = "HALF_UP",
-    batch: int = 1,
-) -> Iterable[str]:
-    """Tell in words where the network of a file differs from the one that `write` would write."""
-    return reading.differences(file, manifest, _network(bundle, rounding, batch))
-
-
-def _network(bundle: Bundle, rounding: str, batch: int) -> Network:
-    if rounding not in _ROUNDINGS or type(batch) is not int or batch < 1:
-        raise OutputError(
-            f"rounding={rounding!r}, batch={batch!r}: rounding must be {' or '.join(_ROUNDINGS)}, "
-            "and batch 1 or more"
-        )
-    onnx, quantizers = library.library(_FORMAT), _Quant(bundle, rounding)
-    options = {"rounding": rounding, "batch": batch}
-    return build(onnx, bundle, quantizers, _OPSETS, format=_FORMAT, options=options, batch=batch)
-
-
-def _integers(name: str, held: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
-    """Return the integers of a weight's real values, ``None`` if its scale is written otherwise."""
-    if not {f"{name}.scale", f"{name}.zero_point"} <= held.keys():
-        return None
-    real, scale, zero_point = (held[name + part] for part in ("", ".scale", ".zero_point"))
-    if np.broadcast_shapes(real.shape, scale.shape, zero_point.shape) != real.shape:
-        raise ValueError("its scales do not fit its shape")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.rint(real.astype(np.float64) / scale) + zero_point)
+    def integers(self, name: str, held: Mapping[str, NDArray[Any]]) -> NDArray[Any] | None:
+        """Return the integers of a weight's real values, ``None`` if its scale is elsewhere."""
+        if not {f"{name}.scale", f"{name}.zero_point"} <= held.keys():
+            return None
+        real, scale, zero_point = (held[name + part] for part in ("", ".scale", ".zero_point"))
+        if np.broadcast_shapes(real.shape, scale.shape, zero_point.shape) != real.shape:
+            raise ValueError("its scales do not fit its shape")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(np.rint(real.astype(np.float64) / scale) + zero_point)
 
 
 class _Quant:

@@ -17,8 +17,7 @@ from qmath.exports import manifest
 from qmath.integer.deployment import deploy
 from qmath.kernels import affine, exact
 from qmath.kernels._nudge import nudge
-from qmath.missing import ask_for_settings
-from qmath.model import Float32Array, QatModel, QatTensor, QuantizedTensor
+from qmath.model import Float32Array, QatModel, QatTensor, QuantizedTensor, ask_for_settings
 
 if TYPE_CHECKING:
     from qmath.integer.program import Program

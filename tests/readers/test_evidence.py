@@ -10,8 +10,7 @@ import pytest
 
 import qmath
 from qmath.errors import ContradictionError, FileFormatError, MissingSettingsError, QmathError
-from qmath.missing import missing_settings
-from qmath.model import QatTensor, QuantSpec
+from qmath.model import QatTensor, QuantSpec, missing_settings
 from qmath.readers.loading import load
 from tests.readers.builders import (
     entry,

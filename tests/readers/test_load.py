@@ -14,7 +14,7 @@ import pytest
 
 import qmath
 from qmath.errors import FileFormatError, QmathError
-from qmath.missing import missing_settings
+from qmath.model import missing_settings
 from qmath.readers.loading import load
 from tests.helpers import assert_same_bits
 from tests.readers.builders import (

@@ -40,8 +40,7 @@ from qmath.integer.program import (
     UnroundedSum,
     sources,
 )
-from qmath.missing import ask_for_settings
-from qmath.model import Node, QatModel, QatTensor
+from qmath.model import Node, QatModel, QatTensor, ask_for_settings
 
 __all__ = ["lower"]
 

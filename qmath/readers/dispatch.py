@@ -11,16 +11,20 @@ Those that need the HDF5 library take `isolate`, too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
 
+import numpy as np
+
 from qmath.containers.sniff import Kind, sniff
 from qmath.containers.source_files import SourceFiles
-from qmath.errors import QmathError
-from qmath.readers.agreement import check_agreement, check_shapes
-from qmath.readers.architecture.architecture import Architecture
+from qmath.errors import FileFormatError, QmathError
+from qmath.readers.architecture.config import LayerFacts, bare_name
+from qmath.readers.architecture.parsing import Architecture, read_architecture_file
+from qmath.readers.architecture.variables import Slot, slots_of
+from qmath.readers.pairing import OWN_WEIGHTS
 from qmath.readers.settings.facts import Found
 
 __all__ = ["Reading", "read_model", "refuse_architecture"]
@@ -32,8 +36,6 @@ _READERS: Mapping[Kind, str] = {
     "saved_model": "qmath.readers.saved_model.reader",
     "tf_checkpoint": "qmath.readers.tensorflow.checkpoint",
 }
-
-
 _BY_HDF5: frozenset[Kind] = frozenset({"hdf5", "keras_zip"})
 
 
@@ -84,20 +86,19 @@ def read_model(path: str, architecture: str | None = None, *, isolate: bool = Fa
     Raises
     ------
     FileFormatError
-        The file is damaged, hostile, or of a kind that is not read.
+        The file is damaged, hostile, or of a kind that is not read; or its weights do not belong to
+        the architecture, that of their own file or of another.
     """
     kind = sniff(path)
     beside = None
     if architecture is not None:
-        from qmath.readers.architecture.architecture_file import read_architecture_file
-
         beside = read_architecture_file(architecture, isolate=isolate)
     reader: Reader = import_module(_READERS[kind])
     reading = reader.read(path, beside, **({"isolate": isolate} if kind in _BY_HDF5 else {}))
     if beside is not None:
-        check_agreement(reading.found, beside, path)
+        _check_agreement(reading, beside, path)
     else:
-        check_shapes(reading.found, reading.architecture, path)
+        _check_shapes(reading, reading.architecture, path)
     return reading
 
 
@@ -107,3 +108,59 @@ def refuse_architecture(path: str, architecture: Architecture | None) -> None:
         raise QmathError(
             f"{path} holds its own architecture; leave {architecture.source or 'the other'} out"
         )
+
+
+def _check_agreement(reading: Reading, architecture: Architecture, path: str) -> None:
+    """Raise unless a file's layers have exactly the variables that another's architecture asks for.
+
+    The message names both files.
+    """
+    shapes = _shapes(reading)
+    kinds = {layer.path: layer.kind for layer in architecture.layers}
+    for item in reading.found:
+        kind = kinds.get(item.layer.path)
+        if kind is None and item.layer.top != OWN_WEIGHTS:
+            raise _disagree(path, architecture, f"{item.name} belongs to no layer of the latter")
+        if kind not in (None, item.layer.kind):
+            where = "former" if kind == "plain" else "latter"
+            raise _disagree(
+                path, architecture, f"TFMOT quantizes {item.layer.path} in the {where} alone"
+            )
+    for _, name, _ in _named_slots(architecture):
+        if name not in shapes:
+            raise _disagree(path, architecture, f"the former lacks {name}")
+    _check_shapes(reading, architecture, path)
+
+
+def _check_shapes(reading: Reading, architecture: Architecture, path: str) -> None:
+    """Raise if a variable has another shape than its layer's config says."""
+    shapes = _shapes(reading)
+    for layer, name, slot in _named_slots(architecture):
+        if name in shapes and not slot.fits(shapes[name]):
+            wanted = ", ".join("any" if n is None else str(n) for n in slot.shape or ())
+            how = (
+                f"{name} has the shape {shapes[name]}, and {layer.class_name} of that config "
+                f"one of ({wanted})"
+            )
+            if architecture.source:
+                raise _disagree(path, architecture, how)
+            raise FileFormatError(f"{path}: {how}; the file is damaged, save the model again")
+
+
+def _shapes(reading: Reading) -> dict[str, tuple[int, ...]]:
+    return {item.name: np.shape(item.values) for item in reading.found if item.values is not None}
+
+
+def _named_slots(architecture: Architecture) -> Iterator[tuple[LayerFacts, str, Slot]]:
+    """Yield the variables that Keras's own layers must have, by the name of the tensor."""
+    for layer in architecture.layers:
+        for slot in slots_of(bare_name(layer.class_name), layer.config) or ():
+            if slot.name:
+                yield layer, f"{layer.path}/{slot.name}", slot
+
+
+def _disagree(path: str, architecture: Architecture, how: str) -> FileFormatError:
+    return FileFormatError(
+        f"{path} does not hold the weights of the architecture in {architecture.source}: {how}; "
+        "give the architecture of the model that was saved"
+    )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qmath.readers.architecture.architecture import read_architecture
+from qmath.readers.architecture.parsing import read_architecture
 from tests.readers.builders import entry, functional, quantizer, sequential, wrapped
 
 

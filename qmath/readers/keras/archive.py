@@ -6,7 +6,7 @@ from qmath.containers.bounded_json import MAX_BYTES, parse_json
 from qmath.containers.isolation import open_hdf5
 from qmath.containers.keras_zip import KerasZip
 from qmath.containers.source_files import SourceFiles
-from qmath.readers.architecture.architecture import Architecture, read_architecture
+from qmath.readers.architecture.parsing import Architecture, read_architecture
 from qmath.readers.dispatch import Reading, refuse_architecture
 from qmath.readers.keras.v3 import read_variables
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from qmath.containers.hdf5 import Hdf5File
 from qmath.errors import FileFormatError
-from qmath.readers.architecture.architecture import Architecture
 from qmath.readers.architecture.config import (
     LayerFacts,
     bare_name,
@@ -23,6 +22,7 @@ from qmath.readers.architecture.config import (
     layer_facts,
     layer_name,
 )
+from qmath.readers.architecture.parsing import Architecture
 from qmath.readers.architecture.variables import snake_case
 
 __all__ = ["CONTAINERS", "Place", "find_groups"]

@@ -10,7 +10,7 @@ from qmath.containers.isolation import open_hdf5
 from qmath.containers.source_files import SourceFiles
 from qmath.errors import FileFormatError
 from qmath.readers import notes as words
-from qmath.readers.architecture.architecture import Architecture, read_architecture
+from qmath.readers.architecture.parsing import Architecture, read_architecture
 from qmath.readers.dispatch import Reading, refuse_architecture
 from qmath.readers.keras.v3 import is_v3, read_variables
 from qmath.readers.pairing import OWN_WEIGHTS, Variable, pair

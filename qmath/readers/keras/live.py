@@ -16,8 +16,8 @@ from qmath.containers.bounded_json import parse_json
 from qmath.errors import FileFormatError, QmathError
 from qmath.model import QatModel, Role
 from qmath.readers import notes
-from qmath.readers.architecture.architecture import Architecture, read_architecture
 from qmath.readers.architecture.config import LayerFacts, Serialized
+from qmath.readers.architecture.parsing import Architecture, read_architecture
 from qmath.readers.pairing import (
     LEFTOVERS,
     OWN_WEIGHTS,

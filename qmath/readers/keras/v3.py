@@ -6,8 +6,8 @@ from qmath.containers.hdf5 import Hdf5File
 from qmath.containers.lazy_array import LazyArray
 from qmath.errors import FileFormatError
 from qmath.readers import notes
-from qmath.readers.architecture.architecture import Architecture
 from qmath.readers.architecture.config import LayerFacts, is_model
+from qmath.readers.architecture.parsing import Architecture
 from qmath.readers.keras.groups import CONTAINERS, find_groups
 from qmath.readers.keras.positions import name_variables
 from qmath.readers.pairing import check_unique, complete, notes_on

@@ -19,9 +19,9 @@ from qmath.containers.saved_model import SavedModel
 from qmath.containers.source_files import SourceFiles
 from qmath.errors import FileFormatError
 from qmath.readers import notes
-from qmath.readers.architecture.architecture import Architecture, read_architecture
 from qmath.readers.architecture.config import is_model
 from qmath.readers.architecture.graph import NotAGraphError
+from qmath.readers.architecture.parsing import Architecture, read_architecture
 from qmath.readers.dispatch import Reading, refuse_architecture
 from qmath.readers.pairing import Paired, check_unique, complete, notes_on
 from qmath.readers.saved_model.drafts import Names

@@ -21,8 +21,8 @@ from qmath.containers.source_files import SourceFiles
 from qmath.containers.tensor_bundle import TensorBundle
 from qmath.errors import FileFormatError
 from qmath.readers import notes
-from qmath.readers.architecture.architecture import Architecture
 from qmath.readers.architecture.config import LayerFacts
+from qmath.readers.architecture.parsing import Architecture
 from qmath.readers.architecture.variables import uncounted
 from qmath.readers.dispatch import Reading
 from qmath.readers.pairing import (

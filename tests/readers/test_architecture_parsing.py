@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from qmath.errors import FileFormatError
-from qmath.readers.architecture.architecture import read_architecture
-from qmath.readers.architecture.architecture_file import read_architecture_file
+from qmath.readers.architecture.parsing import read_architecture, read_architecture_file
 from tests.readers.builders import one_layer, sequential, wrapped
 
 CONFIG = sequential(wrapped("d"))

@@ -26,9 +26,14 @@ from qmath.readers.pairing import (
     fixed_tensor,
     own_names,
 )
-from qmath.readers.settings.facts import Fact, Found, QuantizerSettings, quantizer_facts
+from qmath.readers.settings.facts import (
+    Fact,
+    Found,
+    QuantizerSettings,
+    quantizer_facts,
+    settings_of,
+)
 from qmath.readers.settings.resolve import settle
-from qmath.readers.settings.user import settings_of
 
 __all__ = ["from_keras"]
 

@@ -12,7 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 from qmath.model import Role, StoredIntegers
 from qmath.readers.architecture.config import LayerFacts
 
-__all__ = ["KINDS", "SOURCES", "Fact", "Found", "QuantizerSettings", "is_width", "quantizer_facts"]
+__all__ = [
+    "KINDS",
+    "SOURCES",
+    "Fact",
+    "Found",
+    "QuantizerSettings",
+    "is_width",
+    "quantizer_facts",
+    "settings_of",
+]
 
 # The first that states a field is shown as its evidence. With `force`, the user comes first.
 SOURCES = ("live quantizer", "graph", "config", "range shape", "user", "range ratio")
@@ -29,6 +38,7 @@ KINDS: Mapping[str, str] = {
     "DefaultNBitConvWeightsQuantizer": "LastValueQuantizer",
     "DefaultNBitConvTransposeWeightsQuantizer": "LastValueQuantizer",
 }
+_ARGUMENTS = ("num_bits", "per_axis", "symmetric", "narrow_range", "init_min", "init_max")
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,21 @@ class QuantizerSettings:
     class_name: str
     kind: str | None
     arguments: Mapping[str, Any]
+
+
+def settings_of(quantizer: Any) -> QuantizerSettings:
+    """Return the settings of a quantizer object, qmath's or TFMOT's, by attributes alone."""
+    names = [base.__name__ for base in type(quantizer).__mro__]
+    kind = next((KINDS[name] for name in names if name in KINDS), None)
+    arguments = {name: getattr(quantizer, name) for name in _ARGUMENTS if hasattr(quantizer, name)}
+    return QuantizerSettings(
+        names[0],
+        kind,
+        {
+            name: value.item() if isinstance(value, np.generic) else value
+            for name, value in arguments.items()
+        },
+    )
 
 
 def is_width(value: object) -> bool:

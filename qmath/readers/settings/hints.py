@@ -9,7 +9,7 @@ from typing import Any
 
 from qmath.model import Hint, QatTensor
 from qmath.readers.settings.facts import KINDS, Found
-from qmath.readers.settings.ratio import is_mirrored
+from qmath.readers.settings.ranges import is_mirrored
 from qmath.readers.settings.tfmot import ambiguous_bits, class_names, config_chain
 
 __all__ = ["with_hints"]

@@ -7,23 +7,38 @@ over a config, with a note.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
-from qmath.errors import ContradictionError
+from qmath.errors import ContradictionError, QmathError
 from qmath.model import QatTensor, QuantSpec
 from qmath.readers import notes
-from qmath.readers.settings.facts import SOURCES, Fact, Found
+from qmath.readers.settings.facts import (
+    SOURCES,
+    Fact,
+    Found,
+    is_width,
+    quantizer_facts,
+    settings_of,
+)
 from qmath.readers.settings.hints import with_hints
-from qmath.readers.settings.ratio import is_mirrored, trained_channels, width_from_ratio
-from qmath.readers.settings.tfmot import config_facts
-from qmath.readers.settings.user import hear
+from qmath.readers.settings.ranges import (
+    is_mirrored,
+    ratio_facts,
+    shape_facts,
+    trained_channels,
+    width_from_ratio,
+)
+from qmath.readers.settings.tfmot import class_names, config_facts
 
 __all__ = ["settle"]
 
+_CLASS_KEY = re.compile(r"(?P<config>.+)\.(?P<role>weight|activation|output)s?")
 _FIELDS = ("op", "quantizer", "num_bits", "per_axis", "symmetric", "narrow_range")
 
 
@@ -63,12 +78,12 @@ def settle(
         spec = QuantSpec()
         evidence: dict[str, str] = {}
         if item.role != "float":
-            facts = [*item.facts, *_shape_facts(item), *user.get(item.name, ())]
+            facts = [*item.facts, *shape_facts(item), *user.get(item.name, ())]
             if not _is_live(item):
                 facts += config_facts(
                     item.layer, item.role, item.weight, weights.get(item.layer.path, ())
                 )
-                facts += _ratio_facts(item, facts)
+                facts += ratio_facts(item, facts)
             spec, evidence = _decide(item, facts, force, told)
             if spec.quantizer == "NoQuantizer":  # the user forced it
                 if item.values is None:  # without its quantizer, an activation is no tensor
@@ -87,41 +102,110 @@ def settle(
     return with_hints(tensors, found), told
 
 
+def hear(
+    found: Sequence[Found], quantizers: Mapping[str, Any]
+) -> tuple[list[Found], dict[str, list[Fact]], list[str]]:
+    """Match what the user says to tensors.
+
+    Parameters
+    ----------
+    found : sequence of Found
+        All tensors of a model.
+    quantizers : mapping of str to quantizer
+        By ``QuantizeConfig`` class and role (``MyConfig.weights``), or by tensor glob.
+
+    Returns
+    -------
+    found : list of Found
+        The same; float tensors that the user gives a `FixedQuantizer` have its range.
+    facts : dict of str to list of Fact
+        By tensor name.
+    notes : list of str
+
+    Raises
+    ------
+    QmathError
+        A value is no quantizer, a key matches nothing, or two that differ match one tensor.
+    """
+    items = {item.name: item for item in found}
+    facts: dict[str, list[Fact]] = {}
+    said: dict[str, str] = {}
+    told: list[str] = []
+    for key, quantizer in quantizers.items():
+        settings = settings_of(quantizer)
+        is_fixed = settings.kind == "FixedQuantizer"
+        width = settings.arguments.get("num_bits")
+        if settings.kind is None or not (
+            is_fixed or settings.kind == "NoQuantizer" or is_width(width)
+        ):
+            raise QmathError(
+                f"quantizers[{key!r}] is {quantizer!r}; it takes one of qmath's "
+                f"quantizers, of 2 to 16 bits"
+            )
+        ends = [settings.arguments.get(end) for end in ("init_min", "init_max")]
+        if is_fixed and not all(isinstance(x, (int, float)) and abs(x) < 3e38 for x in ends):
+            raise QmathError(
+                f"quantizers[{key!r}] is {quantizer!r}; its init_min and init_max must be finite "
+                "numbers"
+            )
+        spoken = quantizer_facts(settings, "user", f"your quantizers[{key!r}] says")
+        for name in _matches(key, list(items.values()), is_fixed):
+            if name in said and _contents(facts[name]) != _contents(spoken):
+                raise QmathError(
+                    f"{name}: quantizers[{said[name]!r}] and quantizers[{key!r}] both "
+                    f"match it and differ; make one of them narrower"
+                )
+            said[name], facts[name] = key, spoken
+            if is_fixed and items[name].role == "float":
+                items[name] = replace(
+                    items[name],
+                    role="weight",
+                    is_stored=False,
+                    min=np.asarray(ends[0], np.float32),
+                    max=np.asarray(ends[1], np.float32),
+                )
+            if is_fixed and width != 8:
+                told.append(notes.fixed_bits(name, width))
+    return list(items.values()), facts, told
+
+
+def _contents(facts: Sequence[Fact]) -> set[tuple[str, Any]]:
+    return {(fact.field, fact.value) for fact in facts}
+
+
+def _matches(key: str, found: Sequence[Found], is_fixed: bool) -> list[str]:
+    """Return the tensors a key means, by ``QuantizeConfig`` class and role, or by glob."""
+    quantized = [item for item in found if item.role != "float"]
+    parts = _CLASS_KEY.fullmatch(key)
+    names = [
+        item.name
+        for item in quantized
+        if parts and item.role == parts["role"] and parts["config"] in class_names(item.layer)
+    ]
+    names = names or [
+        item.name
+        for item in ([i for i in found if not i.stored] if is_fixed else quantized)
+        if item.name == key or fnmatchcase(item.name, key)
+    ]
+    if names:
+        return names
+    classes = sorted({name for item in found for name in class_names(item.layer)[:1]})
+    floats = any(item.name == key or fnmatchcase(item.name, key) for item in found)
+    raise QmathError(
+        f"quantizers[{key!r}] matches {'only float tensors' if floats else 'nothing'}: there are "
+        f"the QuantizeConfig classes {_listed(classes)} (say Class.weights, Class.activation or "
+        f"Class.output) and the quantized tensors {_listed([item.name for item in quantized])}"
+    )
+
+
+def _listed(names: Sequence[str], limit: int = 20) -> str:
+    shown = ", ".join(names[:limit]) or "none"
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
 def _is_live(item: Found) -> bool:
     """Tell whether a live quantizer speaks for a tensor."""
     return any(fact.source == "live quantizer" for fact in item.facts)
-
-
-def _shape_facts(item: Found) -> list[Fact]:
-    """Return what it means that a range is stored: a quantizer with variables, of that shape."""
-    if item.min is None or not item.is_stored:
-        return []
-    says = f"its stored range, of shape {item.min.shape}, says"
-    return [
-        Fact("op", "vars", "range shape", says),
-        Fact("per_axis", item.min.ndim == 1, "range shape", says),
-    ]
-
-
-def _ratio_facts(item: Found, facts: Iterable[Fact]) -> list[Fact]:
-    """Return what the ratio of a weight's range proves, unless another quantizer left it."""
-    if (
-        item.role != "weight"
-        or item.min is None
-        or item.max is None
-        or not item.is_stored
-        or any(fact.field == "quantizer" and fact.value != "LastValueQuantizer" for fact in facts)
-    ):
-        return []
-    num_bits = width_from_ratio(item.min, item.max)
-    if num_bits is None:
-        return []
-    says = f"its stored range, with max/-min = {2**num_bits - 2}/{2**num_bits}, says"
-    values = {"num_bits": num_bits, "narrow_range": False, "symmetric": True}
-    ratio = [Fact(field, value, "range ratio", says) for field, value in values.items()]
-    # What a graph runs is certain, so a range that looks like another width's is so by chance.
-    run = {fact.field: fact.value for fact in facts if fact.source == "graph"}
-    return ratio if all(run.get(fact.field, fact.value) == fact.value for fact in ratio) else []
 
 
 def _decide(

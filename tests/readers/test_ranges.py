@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qmath.readers.settings.ratio import is_mirrored, width_from_ratio
+from qmath.readers.settings.ranges import is_mirrored, width_from_ratio
 
 widths = st.integers(2, 16)
 # Largest weights, from far above the subnormals to anything a network holds.

@@ -1,18 +1,53 @@
-"""What a weight's stored range says by itself about the quantizer that left it."""
+"""What a stored range says by itself about the quantizer that left it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["is_mirrored", "trained_channels", "width_from_ratio"]
+from qmath.readers.settings.facts import Fact, Found
+
+__all__ = ["is_mirrored", "ratio_facts", "shape_facts", "trained_channels", "width_from_ratio"]
 
 # TensorFlow divides by the ratio or multiplies by its reciprocal, in float32.
 _ULPS = 2
 _TINY = 1e-37
 _UNTRAINED = 6.0
+
+
+def shape_facts(item: Found) -> list[Fact]:
+    """Return what it means that a range is stored: a quantizer with variables, of that shape."""
+    if item.min is None or not item.is_stored:
+        return []
+    says = f"its stored range, of shape {item.min.shape}, says"
+    return [
+        Fact("op", "vars", "range shape", says),
+        Fact("per_axis", item.min.ndim == 1, "range shape", says),
+    ]
+
+
+def ratio_facts(item: Found, facts: Iterable[Fact]) -> list[Fact]:
+    """Return what the ratio of a weight's range proves, unless another quantizer left it."""
+    if (
+        item.role != "weight"
+        or item.min is None
+        or item.max is None
+        or not item.is_stored
+        or any(fact.field == "quantizer" and fact.value != "LastValueQuantizer" for fact in facts)
+    ):
+        return []
+    num_bits = width_from_ratio(item.min, item.max)
+    if num_bits is None:
+        return []
+    says = f"its stored range, with max/-min = {2**num_bits - 2}/{2**num_bits}, says"
+    values = {"num_bits": num_bits, "narrow_range": False, "symmetric": True}
+    ratio = [Fact(field, value, "range ratio", says) for field, value in values.items()]
+    # What a graph runs is certain, so a range that looks like another width's is so by chance.
+    run = {fact.field: fact.value for fact in facts if fact.source == "graph"}
+    return ratio if all(run.get(fact.field, fact.value) == fact.value for fact in ratio) else []
 
 
 def trained_channels(

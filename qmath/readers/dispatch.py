@@ -32,7 +32,7 @@ __all__ = ["Reading", "read_model", "refuse_architecture"]
 # By kind; imported when such a file is met, as each needs libraries of its own.
 _READERS: Mapping[Kind, str] = {
     "hdf5": "qmath.readers.keras.h5",
-    "keras_zip": "qmath.readers.keras.archive",
+    "keras_zip": "qmath.readers.keras.v3",
     "saved_model": "qmath.readers.saved_model.reader",
     "tf_checkpoint": "qmath.readers.tensorflow.checkpoint",
 }

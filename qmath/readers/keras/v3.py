@@ -1,21 +1,55 @@
-"""Keras's newer format (``model.weights.h5``, alone or in a ``.keras``) → tensors by name."""
+"""Keras's newer format: ``.keras`` → a `Reading`, ``model.weights.h5`` alone → tensors by name."""
 
 from __future__ import annotations
 
+from qmath.containers.bounded_json import MAX_BYTES, parse_json
 from qmath.containers.hdf5 import Hdf5File
+from qmath.containers.isolation import open_hdf5
+from qmath.containers.keras_zip import KerasZip
 from qmath.containers.lazy_array import LazyArray
+from qmath.containers.source_files import SourceFiles
 from qmath.errors import FileFormatError
-from qmath.readers import notes
+from qmath.readers import notes as words
 from qmath.readers.architecture.config import LayerFacts, is_model
-from qmath.readers.architecture.parsing import Architecture
+from qmath.readers.architecture.parsing import Architecture, read_architecture
+from qmath.readers.dispatch import Reading, refuse_architecture
 from qmath.readers.keras.groups import CONTAINERS, find_groups
 from qmath.readers.keras.positions import name_variables
 from qmath.readers.pairing import check_unique, complete, notes_on
 from qmath.readers.settings.facts import Found
 
-__all__ = ["is_v3", "read_variables"]
+__all__ = ["is_v3", "read", "read_variables"]
 
+_CONFIG = "config.json"
+_WEIGHTS = "model.weights.h5"
 _VARIABLES = "vars"
+
+
+def read(path: str, architecture: Architecture | None, *, isolate: bool = False) -> Reading:
+    """Read a model, as ``model.save("model.keras")`` writes it.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    architecture : Architecture or None
+        Not needed.
+    isolate : bool
+        Let another process read it.
+
+    Raises
+    ------
+    FileFormatError
+        The file is damaged, hostile, or holds something else.
+    """
+    files = SourceFiles([path])
+    archive = KerasZip(path)
+    config = parse_json(archive.read(_CONFIG, MAX_BYTES), f"{path}: {_CONFIG}")
+    refuse_architecture(path, architecture)
+    known = read_architecture(config)
+    with open_hdf5(path, archive.section(_WEIGHTS), isolate=isolate) as file:
+        found, notes = read_variables(file, known)
+    return Reading(tuple(found), known, files, tuple(notes))
 
 
 def is_v3(file: Hdf5File) -> bool:
@@ -66,8 +100,8 @@ def read_variables(file: Hdf5File, architecture: Architecture) -> tuple[list[Fou
         if any(item.name.rpartition("/")[2].isdigit() for item in named.members):
             unnamed.append(layer.path)
     check_unique((item.name for item in found), where)
-    told = [notes.unnamed(unnamed)] if unnamed else []
-    told += [notes.leftovers(left_over)] if left_over else []
+    told = [words.unnamed(unnamed)] if unnamed else []
+    told += [words.leftovers(left_over)] if left_over else []
     return found, told + notes_on(found, layers)
 
 

@@ -25,11 +25,10 @@ from qmath.readers.architecture.parsing import Architecture, read_architecture
 from qmath.readers.dispatch import Reading, refuse_architecture
 from qmath.readers.pairing import Paired, check_unique, complete, notes_on
 from qmath.readers.saved_model.drafts import Names
-from qmath.readers.saved_model.exported import exported_layers, renamed
 from qmath.readers.saved_model.fake_quants import FakeQuants, find_fake_quants, graph_facts
 from qmath.readers.saved_model.functions import FunctionGraph
 from qmath.readers.saved_model.layers import read_layers
-from qmath.readers.saved_model.scopes import Serving, read_scopes, serving
+from qmath.readers.saved_model.scopes import Serving, exported_layers, read_scopes, renamed, serving
 from qmath.readers.settings.facts import Found
 from qmath.readers.tensorflow.checkpoint import PairedLayer, paired_layers
 from qmath.readers.tensorflow.object_graph import ObjectGraph, read_object_graph

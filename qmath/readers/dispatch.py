@@ -12,22 +12,20 @@ Those that need the HDF5 library take `isolate`, too.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
 
 import numpy as np
 
 from qmath.containers.sniff import Kind, sniff
-from qmath.containers.source_files import SourceFiles
 from qmath.errors import FileFormatError, QmathError
 from qmath.readers.architecture.config import LayerFacts, bare_name
 from qmath.readers.architecture.parsing import Architecture, read_architecture_file
 from qmath.readers.architecture.variables import Slot, slots_of
 from qmath.readers.pairing import OWN_WEIGHTS
-from qmath.readers.settings.facts import Found
+from qmath.readers.records import Reading
 
-__all__ = ["Reading", "read_model", "refuse_architecture"]
+__all__ = ["read_model", "refuse_architecture"]
 
 # By kind; imported when such a file is met, as each needs libraries of its own.
 _READERS: Mapping[Kind, str] = {
@@ -37,29 +35,6 @@ _READERS: Mapping[Kind, str] = {
     "tf_checkpoint": "qmath.readers.tensorflow.checkpoint",
 }
 _BY_HDF5: frozenset[Kind] = frozenset({"hdf5", "keras_zip"})
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """What a file holds, before anything is known of the quantizers.
-
-    Attributes
-    ----------
-    found : tuple of Found
-        All tensors in the model's order, named as everywhere: ``<layer path>/<weight>``. What the
-        file proves (a graph's fake-quant ops) is in `Found.facts`.
-    architecture : Architecture
-        Layers and graph, empty if unknown.
-    files : SourceFiles
-        The files that were read.
-    notes : tuple of str
-        For the user, besides those of the architecture.
-    """
-
-    found: tuple[Found, ...]
-    architecture: Architecture
-    files: SourceFiles
-    notes: tuple[str, ...] = ()
 
 
 class Reader(Protocol):
@@ -117,7 +92,7 @@ def _check_agreement(reading: Reading, architecture: Architecture, path: str) ->
     """
     shapes = _shapes(reading)
     kinds = {layer.path: layer.kind for layer in architecture.layers}
-    for item in reading.found:
+    for item in reading.tensors:
         kind = kinds.get(item.layer.path)
         if kind is None and item.layer.top != OWN_WEIGHTS:
             raise _disagree(path, architecture, f"{item.name} belongs to no layer of the latter")
@@ -148,7 +123,7 @@ def _check_shapes(reading: Reading, architecture: Architecture, path: str) -> No
 
 
 def _shapes(reading: Reading) -> dict[str, tuple[int, ...]]:
-    return {item.name: np.shape(item.values) for item in reading.found if item.values is not None}
+    return {item.name: np.shape(item.values) for item in reading.tensors if item.values is not None}
 
 
 def _named_slots(architecture: Architecture) -> Iterator[tuple[LayerFacts, str, Slot]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from qmath.errors import QmathError
 from qmath.model import QatModel
 from qmath.readers.dispatch import read_model
-from qmath.readers.settings.resolve import settle
+from qmath.readers.settings.resolve import resolve
 
 if TYPE_CHECKING:
     from qmath.quantizers import Quantizer
@@ -88,12 +88,12 @@ def load(
         source, None if architecture is None else _text(architecture), isolate=isolate
     )
     try:
-        tensors, told = settle(reading.found, quantizers, force=force)
+        tensors, notes = resolve(reading.tensors, quantizers, force=force)
     except QmathError as error:
         raise type(error)(f"{source}: {error}") from None
     known = reading.architecture
-    notes = (*known.notes, *reading.notes, *told)
-    return QatModel(tensors, known.graph, notes, source, reading.files)
+    notes = [*known.notes, *reading.notes, *notes]
+    return QatModel(tensors, known.graph, tuple(notes), source, reading.files)
 
 
 def _text(path: str | os.PathLike[str]) -> str:

@@ -2,27 +2,29 @@
 
 Inside one TFMOT wrapper, ``kernel_min`` and ``kernel_max`` belong to the variable whose last name
 is ``kernel``. What cannot be paired surely is an error. Readers of files that pair by other means
-than names share what follows: `complete`, `check_unique` and `notes_on`.
+than names share what follows: `complete` and `notes_on`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import FileFormatError
-from qmath.model import Role, StoredIntegers
-from qmath.readers import notes
+from qmath.model import Role
+from qmath.readers import notes as words
 from qmath.readers.architecture.config import LayerFacts
 from qmath.readers.architecture.variables import uncounted
-from qmath.readers.settings.facts import Fact, Found, QuantizerSettings
+from qmath.readers.records import Fact, StoredLayer, StoredTensor
+from qmath.readers.settings.facts import QuantizerSettings
 from qmath.readers.settings.tfmot import (
     config_chain,
     expected_ranges,
+    expected_weights,
     fixed_quantizer,
     is_custom,
     layer_quantizer,
@@ -33,7 +35,6 @@ __all__ = [
     "LEFTOVERS",
     "OWN_WEIGHTS",
     "STEP",
-    "Paired",
     "Variable",
     "check_unique",
     "checked_range",
@@ -58,39 +59,13 @@ LEFTOVERS = frozenset(
     {"cluster_centroids_tf", "ori_weights_vars_tf", "pulling_indices_tf", "sparsity_mask"}
 )
 
-
-class Variable(NamedTuple):
-    """A variable by its name in Keras, without ``:0``: ``conv1/kernel``, ``quant_d/kernel_min``."""
-
-    path: str
-    values: Any
-
-
-class Paired(NamedTuple):
-    """A tensor of one layer with its range, if it has one.
-
-    Attributes
-    ----------
-    name : str
-        Within its layer: ``kernel``, ``lstm_cell/kernel``, ``post_activation``, ``output``.
-    values : array-like or None
-        Of a weight; ``None`` for an activation.
-    low, high : array-like or None
-        The stored range.
-    stored : StoredIntegers or None
-        As in `QatTensor`.
-    """
-
-    name: str
-    values: Any = None
-    low: Any = None
-    high: Any = None
-    stored: StoredIntegers | None = None
+# By its name in Keras, without ``:0``: ``conv1/kernel``, ``quant_d/kernel_min``.
+Variable = tuple[str, Any]
 
 
 def pair(
     groups: Iterable[tuple[str, Sequence[Variable]]], layers: Sequence[LayerFacts], where: str
-) -> tuple[list[Found], list[str]]:
+) -> tuple[list[StoredTensor], list[str]]:
     """Pair the variables of a model.
 
     Parameters
@@ -104,7 +79,7 @@ def pair(
 
     Returns
     -------
-    found : list of Found
+    tensors : list of StoredTensor
         In the order of `layers`.
     notes : list of str
 
@@ -113,29 +88,21 @@ def pair(
     FileFormatError
         A range is incomplete, impossible, or without its weight; or a pairing is not certain.
     """
-    found: list[Found] = []
-    seen: list[LayerFacts] = []
-    left_over: list[str] = []
+    paired: list[StoredLayer] = []
     by_top: dict[str, list[LayerFacts]] = {}
     for layer in layers:
         by_top.setdefault(layer.top, []).append(layer)
     for top, variables in groups:
-        check_unique((variable.path for variable in variables), f"{where}: {top}")
+        check_unique((path for path, _ in variables), f"{where}: {top}")
         own = by_top.get(top, [])
         if all(layer.kind == "plain" for layer in own):
             own = _from_names(top, variables) or own or [LayerFacts(top, top, top, "")]
-        for layer, members in _assign(top, own, variables, where):
-            seen.append(layer)
-            if layer.kind == "plain":
-                found += _floats(layer, members)
-                continue
-            kept = [v for v in members if v.path.rpartition("/")[2] not in LEFTOVERS]
-            if len(kept) < len(members):
-                left_over.append(layer.path)
-            found += _pair_layer(layer, kept, where)
-    check_unique((item.name for item in found), where)
-    told = [notes.leftovers(left_over)] if left_over else []
-    return found, told + notes_on(found, seen)
+        paired += [
+            _pair_layer(layer, members, where)
+            for layer, members in _assign(top, own, variables, where)
+        ]
+    tensors = complete(paired, where)
+    return tensors, notes_on(paired, tensors)
 
 
 def own_names(layer: LayerFacts, paths: Sequence[str]) -> list[tuple[str, bool]]:
@@ -199,7 +166,7 @@ def fixed_tensor(
     role: Role,
     settings: QuantizerSettings,
     facts: tuple[Fact, ...] = (),
-) -> Found:
+) -> StoredTensor:
     """Return the tensor of a `FixedQuantizer`, whose arguments are its range.
 
     Raises
@@ -214,53 +181,48 @@ def fixed_tensor(
             f"{ends[0]!r} to {ends[1]!r}; the file is damaged"
         )
     low, high = (np.asarray(end, np.float32) for end in ends)
-    return Found(
-        f"{layer.path}/{name}", role, layer, name, min=low, max=high, is_stored=False, facts=facts
-    )
+    return StoredTensor(layer, name, min=low, max=high, role=role, is_stored=False, facts=facts)
 
 
-def complete(layer: LayerFacts, members: Sequence[Paired], where: str) -> list[Found]:
-    """Return the tensors of one wrapper or ``QuantizeLayer``, whose variables are paired already.
+def complete(layers: Iterable[StoredLayer], where: str) -> list[StoredTensor]:
+    """Return the tensors of all layers, with their roles and their ranges, which are read now.
 
     Parameters
     ----------
-    layer : LayerFacts
-        The layer.
-    members : sequence of Paired
-        Its tensors in the order in which Keras saves them, without `STEP` and `LEFTOVERS`.
+    layers : iterable of StoredLayer
+        Without `STEP` and `LEFTOVERS`.
     where : str
         The file, for error messages.
 
     Returns
     -------
-    list of Found
-        The same, with those of fixed quantizers, which keep no variables.
+    list of StoredTensor
+        The same, and of each layer those of fixed quantizers, which keep no variables.
 
     Raises
     ------
     FileFormatError
-        A range is impossible, or one that the layer's config demands is missing.
+        A range is impossible, or one that a layer's config demands is missing; or two tensors have
+        one name.
     """
-    found: list[Found] = []
-    for member in members:
-        weight = member.name.rpartition("/")[2]
-        item = Found(
-            f"{layer.path}/{member.name}",
-            "float",
-            layer,
-            weight,
-            member.values,
-            stored=member.stored,
-        )
-        if member.low is not None:
-            low, high = checked_range(item.name, member.low, member.high, member.values, where)
-            role: Role = "weight"
-            if member.values is None:
-                is_input = layer.kind == "quantize_layer"
-                role = "input" if is_input else _RANGE_ROLES[member.name]
-            item = replace(item, role=role, min=low, max=high)
-        found.append(item)
-    return found + _unstored(layer, found, where)
+    tensors: list[StoredTensor] = []
+    for layer in layers:
+        own = [_with_role(tensor, where) for tensor in layer.tensors]
+        tensors += own + _unstored(layer.facts, own, where)
+    check_unique((tensor.name for tensor in tensors), where)
+    return tensors
+
+
+def _with_role(tensor: StoredTensor, where: str) -> StoredTensor:
+    """Return a tensor with the role that its stored range tells, if it has one."""
+    if tensor.min is None or not tensor.is_stored:
+        return tensor
+    low, high = checked_range(tensor.name, tensor.min, tensor.max, tensor.values, where)
+    role: Role = "weight"
+    if tensor.values is None:
+        is_input = tensor.layer.kind == "quantize_layer"
+        role = "input" if is_input else _RANGE_ROLES[tensor.own_name]
+    return replace(tensor, role=role, min=low, max=high)
 
 
 def _assign(
@@ -280,13 +242,14 @@ def _assign(
     members: list[list[Variable]] = [[] for _ in layers]
     others: list[Variable] = []
     for variable in variables:
-        scope, leaf = _first_scope(variable.path, names, longest), variable.path.rpartition("/")[2]
+        path = variable[0]
+        scope, leaf = _first_scope(path, names, longest), path.rpartition("/")[2]
         owners = [] if scope is None else by_saved.get(scope) or by_inner[scope]
         if any_quantized and (
             len(owners) > 1 or (not owners and leaf.endswith(("_min", "_max", STEP)))
         ):
             raise FileFormatError(
-                f"{where}: {variable.path} could belong to more than one layer "
+                f"{where}: {path} could belong to more than one layer "
                 f"of {top!r}; save that model by itself"
             )
         (members[owners[0]] if len(owners) == 1 else others).append(variable)
@@ -310,9 +273,9 @@ def _from_names(top: str, variables: Sequence[Variable]) -> list[LayerFacts]:
     Every one of them keeps a variable for its steps.
     """
     layers = []
-    leaves = {variable.path.rpartition("/")[2] for variable in variables}
-    for variable in variables:
-        scope, _, leaf = variable.path.rpartition("/")
+    leaves = {path.rpartition("/")[2] for path, _ in variables}
+    for path, _ in variables:
+        scope, _, leaf = path.rpartition("/")
         if leaf != STEP:
             continue
         saved = top if f"/{scope}".endswith(f"/{top}") else scope.rpartition("/")[2] or top
@@ -332,45 +295,48 @@ def _from_names(top: str, variables: Sequence[Variable]) -> list[LayerFacts]:
     return layers
 
 
-def _floats(layer: LayerFacts, variables: Sequence[Variable]) -> list[Found]:
-    names = own_names(layer, [variable.path for variable in variables])
-    return [
-        Found(f"{layer.path}/{name}", "float", layer, name.rpartition("/")[2], variable.values)
-        for (name, _), variable in zip(names, variables, strict=True)
+def _pair_layer(layer: LayerFacts, variables: Sequence[Variable], where: str) -> StoredLayer:
+    """Return the tensors of one layer, those of a wrapper or ``QuantizeLayer`` with ranges."""
+    kept = [
+        variable
+        for variable in variables
+        if layer.kind == "plain" or variable[0].rpartition("/")[2] not in LEFTOVERS
     ]
-
-
-def _pair_layer(layer: LayerFacts, variables: Sequence[Variable], where: str) -> list[Found]:
-    """Return the tensors of one wrapper or ``QuantizeLayer``."""
+    names = own_names(layer, [path for path, _ in kept])
+    if layer.kind == "plain":
+        tensors = [
+            StoredTensor(layer, name, values)
+            for (name, _), (_, values) in zip(names, kept, strict=True)
+        ]
+        return StoredLayer(layer, tensors)
     ranges: dict[str, dict[str, Any]] = {}
     weights: dict[str, list[str]] = {}
-    order: list[Paired | str] = []
-    names = own_names(layer, [variable.path for variable in variables])
-    for (name, may_be_own), variable in zip(names, variables, strict=True):
+    order: list[StoredTensor | str] = []
+    for (name, may_be_own), (_, values) in zip(names, kept, strict=True):
         stem, end = name[:-4], name[-4:]
         if name == STEP:
             continue
         if may_be_own and stem and "/" not in stem and end in ("_min", "_max"):
             if stem not in ranges:
                 order.append(stem)
-            ranges.setdefault(stem, {})[end] = variable.values
+            ranges.setdefault(stem, {})[end] = values
         else:
             weights.setdefault(name.rpartition("/")[2], []).append(name)
-            order.append(Paired(name, variable.values))
+            order.append(StoredTensor(layer, name, values))
     _check_partners(layer, ranges, weights, where)
-    members: list[Paired] = []
+    tensors = []
     for entry in order:
-        if isinstance(entry, Paired):
-            member, stem = entry, entry.name.rpartition("/")[2]
+        if isinstance(entry, StoredTensor):
+            tensor, stem = entry, entry.weight
         elif entry not in weights:
-            member, stem = Paired(entry if entry in _RANGE_ROLES else "output"), entry
+            own_name = entry if entry in _RANGE_ROLES else "output"
+            tensor, stem = StoredTensor(layer, own_name), entry
         else:
             continue
         if stem in ranges:
-            ends = ranges[stem]
-            member = member._replace(low=ends["_min"], high=ends["_max"])
-        members.append(member)
-    return complete(layer, members, where)
+            tensor = replace(tensor, min=ranges[stem]["_min"], max=ranges[stem]["_max"])
+        tensors.append(tensor)
+    return StoredLayer(layer, tensors, has_leftovers=len(kept) < len(variables))
 
 
 def _check_partners(
@@ -397,21 +363,21 @@ def _check_partners(
             )
 
 
-def _unstored(layer: LayerFacts, found: Sequence[Found], where: str) -> list[Found]:
+def _unstored(layer: LayerFacts, tensors: Sequence[StoredTensor], where: str) -> list[StoredTensor]:
     """Return the tensors of fixed quantizers; raise if a range that must be stored is not."""
     fixed = fixed_quantizer(layer)
-    ranged = {item.weight for item in found if item.role not in ("float", "weight")}
+    ranged = {item.weight for item in tensors if item.role not in ("float", "weight")}
     if layer.kind == "quantize_layer":
         settings = layer_quantizer(layer)
         keeps_range = settings is not None and settings.kind not in (None, "NoQuantizer")
         missing = ["output"] if keeps_range and not ranged else []
         roles: Mapping[str, Role] = {"output": "input"}
     else:
-        weights, others = expected_ranges(layer)
-        missing = [name for name in others if name not in ranged]
+        weights = expected_weights(layer)
+        missing = [name for name in expected_ranges(layer) if name not in ranged]
         roles = _RANGE_ROLES
         # Counted, as a custom layer's variables may be named unlike its attributes.
-        present = [item.weight for item in found if item.role == "weight"]
+        present = [item.weight for item in tensors if item.role == "weight"]
         if len(present) < len(weights):
             lacking = [name for name in weights if name not in present]
             raise _missing_range(f"{where}: {layer.path}/{(lacking or weights)[0]}")
@@ -441,31 +407,32 @@ def check_unique(names: Iterable[str], where: str) -> None:
         seen.add(name)
 
 
-def notes_on(found: Sequence[Found], layers: Sequence[LayerFacts]) -> list[str]:
-    """Return what to tell the user of what was found, and of what left no trace.
+def notes_on(layers: Sequence[StoredLayer], tensors: Sequence[StoredTensor]) -> list[str]:
+    """Return what the user should know of a model's tensors, and of what left no trace.
 
     Parameters
     ----------
-    found : sequence of Found
-        All tensors of a model.
-    layers : sequence of LayerFacts
-        All layers that hold variables.
+    layers : sequence of StoredLayer
+        All that hold variables.
+    tensors : sequence of StoredTensor
+        All of the model, from `complete`.
     """
-    told = []
-    by_keras = [item.name for item in found if item.stored]
+    left_over = [layer.facts.path for layer in layers if layer.has_leftovers]
+    notes = [words.leftovers(left_over)] if left_over else []
+    by_keras = [item.name for item in tensors if item.stored]
     if by_keras:
-        told.append(notes.stored_integers(by_keras))
-    elif not any(item.role != "float" for item in found):
-        told.append(notes.NOTHING_QUANTIZED)
-    bare: dict[str, list[str]] = {}
-    traced = {item.layer.path for item in found if item.role != "float"}
-    fixed: set[str] = set()
-    for item in found:
+        notes.append(words.stored_integers(by_keras))
+    elif not any(item.role != "float" for item in tensors):
+        notes.append(words.NOTHING_QUANTIZED)
+    for item in tensors:
         settings = None if item.is_stored else fixed_quantizer(item.layer)
         num_bits = settings.arguments.get("num_bits") if settings else 8
         if num_bits != 8:
-            told.append(notes.fixed_bits(item.name, num_bits))
-    for layer in layers:
+            notes.append(words.fixed_bits(item.name, num_bits))
+    traced = {item.layer.path for item in tensors if item.role != "float"}
+    bare: dict[str, list[str]] = {}
+    fixed: set[str] = set()
+    for layer in (layer.facts for layer in layers):
         chain = config_chain(layer)
         if not chain or not is_custom(chain[-1]):
             continue
@@ -474,5 +441,5 @@ def notes_on(found: Sequence[Found], layers: Sequence[LayerFacts]) -> list[str]:
             fixed.add(name)
         elif layer.path not in traced:
             bare.setdefault(name, []).append(layer.path)
-    told += [notes.no_ranges(paths, name) for name, paths in bare.items()]
-    return told + [notes.fixed_unplaced(name) for name in sorted(fixed)]
+    notes += [words.no_ranges(paths, name) for name, paths in bare.items()]
+    return notes + [words.fixed_unplaced(name) for name in sorted(fixed)]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 __all__ = [
+    "Kind",
     "LayerFacts",
     "Serialized",
     "bare_name",
@@ -18,6 +19,8 @@ __all__ = [
     "layer_facts",
     "walk_layers",
 ]
+
+Kind = Literal["wrapper", "quantize_layer", "plain"]
 
 _WRAPPERS = frozenset({"QuantizeWrapper", "QuantizeWrapperV2"})
 _MODELS = frozenset({"Functional", "Model", "Sequential"})
@@ -67,7 +70,7 @@ class LayerFacts:
     top: str
     class_name: str
     config: Mapping[str, Any] = field(default_factory=dict)
-    kind: Literal["wrapper", "quantize_layer", "plain"] = "plain"
+    kind: Kind = "plain"
     quantize_config: Serialized | None = None
     quantizer: Serialized | None = None
 
@@ -147,7 +150,7 @@ def layer_facts(entry: Mapping[str, Any], prefix: str = "", top: str | None = No
     )
     known_inner = Serialized.read(inner)
     name = saved_name
-    kind: Literal["wrapper", "quantize_layer", "plain"] = "plain"
+    kind: Kind = "plain"
     quantize_config = quantizer = None
     if known_inner is not None:
         class_name, config = known_inner.class_name, dict(known_inner.config)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from qmath.containers.hdf5 import Hdf5File
 from qmath.errors import FileFormatError
@@ -25,7 +25,7 @@ from qmath.readers.architecture.config import (
 from qmath.readers.architecture.parsing import Architecture
 from qmath.readers.architecture.variables import snake_case
 
-__all__ = ["CONTAINERS", "Place", "find_groups"]
+__all__ = ["CONTAINERS", "find_groups"]
 
 # Of today's Keras, and of Keras 2.13.
 CONTAINERS = ("layers", "_layer_checkpoint_dependencies")
@@ -33,14 +33,7 @@ _NUMBERED = re.compile(r"(.+?)(?:_([1-9]\d{0,8}))?", re.DOTALL)
 _MET_BEFORE = "/"
 
 
-class Place(NamedTuple):
-    """A layer, and the group of the file that holds its variables (``None`` if it has none)."""
-
-    layer: LayerFacts
-    group: str | None
-
-
-def find_groups(file: Hdf5File, architecture: Architecture) -> list[Place]:
+def find_groups(file: Hdf5File, architecture: Architecture) -> list[tuple[LayerFacts, str | None]]:
     """Match the layers of a model to the groups of a file.
 
     Parameters
@@ -52,8 +45,9 @@ def find_groups(file: Hdf5File, architecture: Architecture) -> list[Place]:
 
     Returns
     -------
-    list of Place
-        In the model's order, those of nested models under their path.
+    list of (LayerFacts, str or None)
+        Each layer, and the group that holds its variables (``None`` if it has none), in the model's
+        order, those of nested models under their path.
 
     Raises
     ------
@@ -82,7 +76,9 @@ class _Walk:
             self.described.add(signature)
             self.note_repeated(entry)
 
-    def model(self, model: Any, group: str, prefix: str, top: str | None) -> Iterator[Place]:
+    def model(
+        self, model: Any, group: str, prefix: str, top: str | None
+    ) -> Iterator[tuple[LayerFacts, str | None]]:
         """Yield the places of a model's layers, in the order in which Keras stores them."""
         entries = layer_entries(model)
         for entry, place in zip(entries, self._places(entries, group), strict=True):
@@ -98,7 +94,7 @@ class _Walk:
             elif place is not None:
                 self.met.setdefault(signature, []).append(place)
             if not is_model(entry):
-                yield Place(layer_facts(entry, prefix, top), place)
+                yield layer_facts(entry, prefix, top), place
                 continue
             name = layer_name(entry)
             if place is None:

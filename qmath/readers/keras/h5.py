@@ -11,9 +11,10 @@ from qmath.containers.source_files import SourceFiles
 from qmath.errors import FileFormatError
 from qmath.readers import notes as words
 from qmath.readers.architecture.parsing import Architecture, read_architecture
-from qmath.readers.dispatch import Reading, refuse_architecture
+from qmath.readers.dispatch import refuse_architecture
 from qmath.readers.keras.v3 import is_v3, read_variables
 from qmath.readers.pairing import OWN_WEIGHTS, Variable, pair
+from qmath.readers.records import Reading
 
 __all__ = ["read"]
 
@@ -54,9 +55,9 @@ def read(path: str, architecture: Architecture | None, *, isolate: bool = False)
                     "save both with model.save('model.h5')"
                 )
             known = read_architecture(parse_json(file.text("", _CONFIG), f"{path}: {_CONFIG}"))
-            found, notes = pair(_variables(file, _WEIGHTS), known.layers, path)
+            tensors, notes = pair(_variables(file, _WEIGHTS), known.layers, path)
         elif file.names("", _LAYERS) is not None:
-            found, notes = pair(_variables(file, ""), known.layers, path)
+            tensors, notes = pair(_variables(file, ""), known.layers, path)
         elif is_v3(file):
             if architecture is None:
                 raise FileFormatError(
@@ -64,12 +65,12 @@ def read(path: str, architecture: Architecture | None, *, isolate: bool = False)
                     "architecture: --architecture MODEL.keras, config.json or MODEL.h5 "
                     "(architecture= in Python)"
                 )
-            found, notes = read_variables(file, architecture)
+            tensors, notes = read_variables(file, architecture)
         else:
             raise FileFormatError(
                 f"{path}: this HDF5 file holds no Keras model; save one with model.save('model.h5')"
             )
-    return Reading(tuple(found), known, files, tuple(notes))
+    return Reading(tuple(tensors), known, files, tuple(notes))
 
 
 def _variables(file: Hdf5File, group: str) -> Iterator[tuple[str, list[Variable]]]:
@@ -86,7 +87,7 @@ def _variables(file: Hdf5File, group: str) -> Iterator[tuple[str, list[Variable]
         yield (
             layer,
             [
-                Variable(name.removesuffix(":0"), file.array(f"{place}/{name}"))
+                (name.removesuffix(":0"), file.array(f"{place}/{name}"))
                 for name in _listed(file, place, "weight_names")
             ],
         )

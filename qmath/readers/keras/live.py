@@ -15,7 +15,7 @@ import numpy as np
 from qmath.containers.bounded_json import parse_json
 from qmath.errors import FileFormatError, QmathError
 from qmath.model import QatModel, Role
-from qmath.readers import notes
+from qmath.readers import notes as words
 from qmath.readers.architecture.config import LayerFacts, Serialized
 from qmath.readers.architecture.parsing import Architecture, read_architecture
 from qmath.readers.pairing import (
@@ -26,14 +26,9 @@ from qmath.readers.pairing import (
     fixed_tensor,
     own_names,
 )
-from qmath.readers.settings.facts import (
-    Fact,
-    Found,
-    QuantizerSettings,
-    quantizer_facts,
-    settings_of,
-)
-from qmath.readers.settings.resolve import settle
+from qmath.readers.records import Fact, StoredTensor
+from qmath.readers.settings.facts import QuantizerSettings, quantizer_facts, settings_of
+from qmath.readers.settings.resolve import resolve
 
 __all__ = ["from_keras"]
 
@@ -84,14 +79,14 @@ def from_keras(model: Any) -> QatModel:
         reader.read(layer, known.get(prefix + layer.name) or _layer_facts(layer, prefix))
     reader.read_own(model)
     try:
-        tensors, told = settle(reader.found)
+        tensors, notes = resolve(reader.tensors)
     except QmathError as error:
         raise type(error)(f"{reader.where}: {error}") from None
     if not any(tensor.role != "float" for tensor in tensors.values()):
-        told.append(notes.NOTHING_QUANTIZED)
+        notes.append(words.NOTHING_QUANTIZED)
     if reader.leftovers:
-        told.append(notes.leftovers(reader.leftovers))
-    return QatModel(tensors, architecture.graph, (*architecture.notes, *reader.told, *told), name)
+        notes.append(words.leftovers(reader.leftovers))
+    return QatModel(tensors, architecture.graph, (*architecture.notes, *reader.notes, *notes), name)
 
 
 class _Reader:
@@ -99,8 +94,8 @@ class _Reader:
 
     def __init__(self, where: str) -> None:
         self.where = where
-        self.found: list[Found] = []
-        self.told: list[str] = []
+        self.tensors: list[StoredTensor] = []
+        self.notes: list[str] = []
         self.leftovers: list[str] = []
         self._names: set[str] = set()
 
@@ -148,8 +143,8 @@ class _Reader:
                 )
                 self._append(item)
             elif settings.kind is None and not _keeps_range(state):
-                self.told.append(
-                    notes.unreadable_quantizer(f"{facts.path}/{name}", settings.class_name)
+                self.notes.append(
+                    words.unreadable_quantizer(f"{facts.path}/{name}", settings.class_name)
                 )
 
     def read_own(self, model: Any) -> None:
@@ -165,7 +160,7 @@ class _Reader:
         self, layer: LayerFacts, name: str, variable: Any, quantized: tuple[Any, Any] | None
     ) -> None:
         values = np.array(variable.numpy())
-        item = Found(f"{layer.path}/{name}", "float", layer, name.rpartition("/")[2], values)
+        item = StoredTensor(layer, name, values)
         if quantized is not None:
             quantizer, state = quantized
             settings = settings_of(quantizer)
@@ -175,22 +170,22 @@ class _Reader:
             elif settings.kind != "NoQuantizer" and _keeps_range(state):
                 item = self._with_range(item, "weight", state)
             elif settings.kind != "NoQuantizer":
-                self.told.append(notes.unreadable_quantizer(item.name, settings.class_name))
+                self.notes.append(words.unreadable_quantizer(item.name, settings.class_name))
             if item.role == "weight":
                 item = replace(item, facts=self._facts(item.name, quantizer, settings))
         self._append(item)
 
     def _add_range(self, layer: LayerFacts, name: str, quantizer: Any, state: Any) -> None:
-        item = Found(f"{layer.path}/{name}", _role(layer, name), layer, name)
+        item = StoredTensor(layer, name)
         settings = settings_of(quantizer)
         self._append(
             replace(
-                self._with_range(item, item.role, state),
+                self._with_range(item, _role(layer, name), state),
                 facts=self._facts(item.name, quantizer, settings),
             )
         )
 
-    def _with_range(self, item: Found, role: Role, state: Mapping[str, Any]) -> Found:
+    def _with_range(self, item: StoredTensor, role: Role, state: Mapping[str, Any]) -> StoredTensor:
         try:
             low, high = checked_range(
                 item.name,
@@ -205,20 +200,20 @@ class _Reader:
 
     def _facts(self, name: str, quantizer: Any, settings: QuantizerSettings) -> tuple[Fact, ...]:
         if settings.kind is not None and _overrides_call(quantizer, settings.kind):
-            self.told.append(notes.overridden_call(name, settings.class_name, settings.kind))
+            self.notes.append(words.overridden_call(name, settings.class_name, settings.kind))
         width = settings.arguments.get("num_bits")
         if settings.kind == "FixedQuantizer" and width != 8:
-            self.told.append(notes.fixed_bits(name, width))
+            self.notes.append(words.fixed_bits(name, width))
         return tuple(quantizer_facts(settings, _SOURCE, f"the live {settings.class_name} says"))
 
-    def _append(self, item: Found) -> None:
+    def _append(self, item: StoredTensor) -> None:
         if item.name in self._names:
             raise QmathError(
                 f"{self.where}: two tensors are named {item.name!r}; give the layers "
                 f"different names"
             )
         self._names.add(item.name)
-        self.found.append(item)
+        self.tensors.append(item)
 
 
 def _architecture(model: Any) -> Architecture:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, permutations, product
-from typing import NamedTuple
 
 import numpy as np
 
@@ -27,10 +26,10 @@ from qmath.errors import FileFormatError
 from qmath.readers.architecture.config import LayerFacts, bare_name
 from qmath.readers.architecture.variables import Slot, slots_of
 from qmath.readers.keras.quantized import name_quantized, quantization_mode
-from qmath.readers.pairing import Paired
-from qmath.readers.settings.tfmot import activation_ranges, expected_ranges, fixed_quantizer
+from qmath.readers.records import StoredLayer, StoredTensor
+from qmath.readers.settings.tfmot import activation_ranges, expected_weights, fixed_quantizer
 
-__all__ = ["Named", "Variables", "name_variables"]
+__all__ = ["Variables", "name_variables"]
 
 # The variables of a layer by the group that holds them, relative to the layer's: "", "layer/cell".
 Variables = Mapping[str, Sequence[LazyArray]]
@@ -40,14 +39,7 @@ _REMEDY = "save the model as .h5 or as a SavedModel, which hold the names"
 _MAX_WAYS = 10_000
 
 
-class Named(NamedTuple):
-    """The tensors of a layer, and whether training leftovers were left out."""
-
-    members: list[Paired]
-    has_leftovers: bool = False
-
-
-def name_variables(layer: LayerFacts, variables: Variables, where: str) -> Named:
+def name_variables(layer: LayerFacts, variables: Variables, where: str) -> StoredLayer:
     """Return the tensors of one layer.
 
     Parameters
@@ -66,29 +58,33 @@ def name_variables(layer: LayerFacts, variables: Variables, where: str) -> Named
     """
     place = f"{where}: {layer.path}"
     if layer.kind == "quantize_layer":
-        return Named(_name_range(variables, place))
+        return StoredLayer(layer, _name_range(layer, variables, place))
     slots = slots_of(bare_name(layer.class_name), layer.config)
     mode = quantization_mode(layer)
     if mode is not None and layer.kind == "plain" and variables:
         if set(variables) - {""}:
             raise FileFormatError(f"{place}: it holds more than a {layer.class_name} does")
-        return Named(name_quantized(layer, mode, variables[""], place))
+        return StoredLayer(layer, name_quantized(layer, mode, variables[""], place))
     if layer.kind == "wrapper":
         return _name_wrapped(layer, slots, variables, place)
     if slots is None or any(not slot.name for slot in slots):
-        return Named(_number(variables, place))
-    named: list[Paired] = []
+        return StoredLayer(layer, _number(layer, variables, place))
+    named: list[StoredTensor] = []
     for group, members in _by_group(slots).items():
         values = variables.get(group, ())
         if len(members) != len(values) or not all(map(_fits, members, values)):
             raise _mismatch(layer, members, values, place)
-        named += [Paired(slot.name, value) for slot, value in zip(members, values, strict=True)]
+        named += [
+            StoredTensor(layer, slot.name, value)
+            for slot, value in zip(members, values, strict=True)
+        ]
     rest = {group: values for group, values in variables.items() if group not in _by_group(slots)}
     order = {slot.name: i for i, slot in enumerate(slots)}
-    return Named(sorted(named, key=lambda item: order[item.name]) + _number(rest, place))
+    named.sort(key=lambda item: order[item.own_name])
+    return StoredLayer(layer, named + _number(layer, rest, place))
 
 
-def _name_range(variables: Variables, place: str) -> list[Paired]:
+def _name_range(layer: LayerFacts, variables: Variables, place: str) -> list[StoredTensor]:
     """Return the range of a ``QuantizeLayer``: min, max, step; or none, of a fixed quantizer."""
     own = list(variables.get("", ()))
     before, after = _around_step(own, place)
@@ -97,12 +93,12 @@ def _name_range(variables: Variables, place: str) -> list[Paired]:
             f"{place}: a QuantizeLayer holds one range or none, and this one "
             f"{_shapes(own)}; the file was edited, or its quantizer is not one of TFMOT's"
         )
-    return [Paired("output", None, before[0], before[1])] if before else []
+    return [StoredTensor(layer, "output", None, before[0], before[1])] if before else []
 
 
 def _name_wrapped(
     layer: LayerFacts, slots: Sequence[Slot] | None, variables: Variables, place: str
-) -> Named:
+) -> StoredLayer:
     weights, after = _around_step(list(variables.get("", ())), place)
     ends: list[LazyArray] = []
     clustered: set[int] = set()  # which of the quantized weights
@@ -128,7 +124,7 @@ def _name_wrapped(
         slots = ()
     quantized, floats = _assign(layer, slots, weights, clustered, inner, place)
     members = _attach_ranges(layer, slots, quantized, floats, ends, place)
-    return Named(members, bool(clustered))
+    return StoredLayer(layer, members, has_leftovers=bool(clustered))
 
 
 def _assign(
@@ -200,7 +196,7 @@ def _ways_to_keep(
 
 def _orders(layer: LayerFacts, slots: Sequence[Slot]) -> Iterator[tuple[Slot, ...]]:
     """Yield the orders in which weights can have been quantized: one, if the config tells it."""
-    wanted = expected_ranges(layer).weights
+    wanted = expected_weights(layer)
     orders = permutations(slots) if len(slots) <= 6 else iter([tuple(slots)])
     for order in orders:
         if not wanted or tuple(slot.name.rpartition("/")[2] for slot in order) == wanted:
@@ -214,7 +210,7 @@ def _attach_ranges(
     floats: Mapping[Slot, LazyArray],
     ends: Sequence[LazyArray],
     place: str,
-) -> list[Paired]:
+) -> list[StoredTensor]:
     pairs = list(zip(ends[::2], ends[1::2], strict=False))
     others = [] if fixed_quantizer(layer) else list(activation_ranges(layer))
     spare = len(pairs) - len(quantized) - len(others)
@@ -233,10 +229,15 @@ def _attach_ranges(
         others.append("output")
     ranges = dict(zip([*quantized, *others], pairs, strict=True))
     named = [
-        Paired(slot.name, quantized.get(slot, floats.get(slot)), *ranges.get(slot, (None, None)))
+        StoredTensor(
+            layer,
+            slot.name,
+            quantized.get(slot, floats.get(slot)),
+            *ranges.get(slot, (None, None)),
+        )
         for slot in slots
     ]
-    return named + [Paired(name, None, *ranges[name]) for name in others]
+    return named + [StoredTensor(layer, name, None, *ranges[name]) for name in others]
 
 
 def _around_step(own: Sequence[LazyArray], place: str) -> tuple[list[LazyArray], list[LazyArray]]:
@@ -250,16 +251,18 @@ def _around_step(own: Sequence[LazyArray], place: str) -> tuple[list[LazyArray],
     return list(own[: steps[0]]), list(own[steps[0] + 1 :])
 
 
-def _number(variables: Variables, place: str) -> list[Paired]:
+def _number(layer: LayerFacts, variables: Variables, place: str) -> list[StoredTensor]:
     """Return variables whose names are in no file by their positions, if they surely are float."""
-    named: list[Paired] = []
+    named: list[StoredTensor] = []
     for group, values in variables.items():
         if any(value.dtype == np.int32 and value.shape == () for value in values):
             raise FileFormatError(
                 f"{place}: this format holds no names, and something in this layer may be "
                 f"quantized; {_REMEDY}"
             )
-        named += [Paired(f"{group}/{i}".strip("/"), value) for i, value in enumerate(values)]
+        named += [
+            StoredTensor(layer, f"{group}/{i}".strip("/"), value) for i, value in enumerate(values)
+        ]
     return named
 
 

@@ -20,7 +20,7 @@ from qmath.errors import FileFormatError, QmathError
 from qmath.kernels.packing import unpack
 from qmath.model import StoredIntegers
 from qmath.readers.architecture.config import LayerFacts, Serialized, bare_name
-from qmath.readers.pairing import Paired
+from qmath.readers.records import StoredTensor
 
 __all__ = ["name_quantized", "quantization_mode"]
 
@@ -59,7 +59,7 @@ def quantization_mode(layer: LayerFacts) -> str | None:
 
 def name_quantized(
     layer: LayerFacts, mode: str, values: Sequence[LazyArray], place: str
-) -> list[Paired]:
+) -> list[StoredTensor]:
     """Return the tensors of a layer that Keras quantized.
 
     Parameters
@@ -75,7 +75,7 @@ def name_quantized(
 
     Returns
     -------
-    list of Paired
+    list of StoredTensor
         The integers, of 4 bits unpacked; the bias; the scale, of a shape that broadcasts.
 
     Raises
@@ -121,7 +121,7 @@ def name_quantized(
     found[weight] = integers
     stored = StoredIntegers(num_bits, f"{layer.path}/{weight}_scale")
     return [
-        Paired(name, value, stored=stored if name == weight else None)
+        StoredTensor(layer, name, value, stored=stored if name == weight else None)
         for name, value in found.items()
     ]
 

@@ -10,13 +10,13 @@ from qmath.containers.lazy_array import LazyArray
 from qmath.containers.source_files import SourceFiles
 from qmath.errors import FileFormatError
 from qmath.readers import notes as words
-from qmath.readers.architecture.config import LayerFacts, is_model
+from qmath.readers.architecture.config import is_model
 from qmath.readers.architecture.parsing import Architecture, read_architecture
-from qmath.readers.dispatch import Reading, refuse_architecture
+from qmath.readers.dispatch import refuse_architecture
 from qmath.readers.keras.groups import CONTAINERS, find_groups
 from qmath.readers.keras.positions import name_variables
-from qmath.readers.pairing import check_unique, complete, notes_on
-from qmath.readers.settings.facts import Found
+from qmath.readers.pairing import complete, notes_on
+from qmath.readers.records import Reading, StoredLayer, StoredTensor
 
 __all__ = ["is_v3", "read", "read_variables"]
 
@@ -48,8 +48,8 @@ def read(path: str, architecture: Architecture | None, *, isolate: bool = False)
     refuse_architecture(path, architecture)
     known = read_architecture(config)
     with open_hdf5(path, archive.section(_WEIGHTS), isolate=isolate) as file:
-        found, notes = read_variables(file, known)
-    return Reading(tuple(found), known, files, tuple(notes))
+        tensors, notes = read_variables(file, known)
+    return Reading(tuple(tensors), known, files, tuple(notes))
 
 
 def is_v3(file: Hdf5File) -> bool:
@@ -57,7 +57,9 @@ def is_v3(file: Hdf5File) -> bool:
     return any(file.has(name) for name in (*CONTAINERS, _VARIABLES))
 
 
-def read_variables(file: Hdf5File, architecture: Architecture) -> tuple[list[Found], list[str]]:
+def read_variables(
+    file: Hdf5File, architecture: Architecture
+) -> tuple[list[StoredTensor], list[str]]:
     """Name and pair the variables of a model.
 
     Parameters
@@ -69,7 +71,7 @@ def read_variables(file: Hdf5File, architecture: Architecture) -> tuple[list[Fou
 
     Returns
     -------
-    found : list of Found
+    tensors : list of StoredTensor
     notes : list of str
 
     Raises
@@ -86,23 +88,17 @@ def read_variables(file: Hdf5File, architecture: Architecture) -> tuple[list[Fou
         )
     if architecture.source:
         where += f", with the architecture of {architecture.source}"
-    found: list[Found] = []
-    layers: list[LayerFacts] = []
-    unnamed: list[str] = []
-    left_over: list[str] = []
-    for layer, group in find_groups(file, architecture):
-        variables = _variables(file, group)
-        named = name_variables(layer, variables, where)
-        layers.append(layer)
-        found += complete(layer, named.members, where)
-        if named.has_leftovers:
-            left_over.append(layer.path)
-        if any(item.name.rpartition("/")[2].isdigit() for item in named.members):
-            unnamed.append(layer.path)
-    check_unique((item.name for item in found), where)
-    told = [words.unnamed(unnamed)] if unnamed else []
-    told += [words.leftovers(left_over)] if left_over else []
-    return found, told + notes_on(found, layers)
+    layers: list[StoredLayer] = []
+    for facts, group in find_groups(file, architecture):
+        layers.append(name_variables(facts, _variables(file, group), where))
+    unnamed = [
+        layer.facts.path
+        for layer in layers
+        if any(tensor.weight.isdigit() for tensor in layer.tensors)
+    ]
+    tensors = complete(layers, where)
+    notes = [words.unnamed(unnamed)] if unnamed else []
+    return tensors, notes + notes_on(layers, tensors)
 
 
 def _variables(file: Hdf5File, group: str | None) -> dict[str, list[LazyArray]]:

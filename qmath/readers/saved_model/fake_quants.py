@@ -7,14 +7,15 @@ quantizer it is, by how they update the range.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qmath.errors import FileFormatError
+from qmath.readers.records import Fact
 from qmath.readers.saved_model.functions import Frame, FunctionGraph, Output, VariableSource
-from qmath.readers.settings.facts import Fact, is_width
+from qmath.readers.settings.facts import is_width
 
-__all__ = ["FAKE_QUANTS", "FakeQuant", "FakeQuants", "default", "find_fake_quants", "graph_facts"]
+__all__ = ["FAKE_QUANTS", "FakeQuant", "default", "find_fake_quants", "graph_facts"]
 
 _VARS, _PER_CHANNEL, _ARGS = (
     f"FakeQuantWithMinMax{kind}" for kind in ("Vars", "VarsPerChannel", "Args")
@@ -38,7 +39,7 @@ class FakeQuant:
     num_bits, narrow_range
         Its attributes.
     low, high : int or None
-        The variables of its range, by number.
+        The variables of its range, by number; ``None`` of a fixed range.
     weight : int or None
         The variable that it quantizes; ``None`` for an activation.
     ends : tuple of float or None
@@ -60,30 +61,14 @@ class FakeQuant:
     symmetric: bool | None = None
 
 
-@dataclass(frozen=True)
-class FakeQuants:
-    """The fake-quant ops of a SavedModel.
-
-    Attributes
-    ----------
-    by_range : dict of int to FakeQuant
-        By the variable of the lower end.
-    fixed : dict of int to FakeQuant
-        Those of fixed ranges, by the weight that they quantize.
-    """
-
-    by_range: dict[int, FakeQuant] = field(default_factory=dict)
-    fixed: dict[int, FakeQuant] = field(default_factory=dict)
-
-
 def default(node: Any, name: str) -> Any:
     """Return an attribute of a fake-quant op, its default if the file leaves it out."""
     kind = {"num_bits": "i", "narrow_range": "b"}.get(name, "f")
     return getattr(node.attr[name], kind) if name in node.attr else _DEFAULTS[name]
 
 
-def find_fake_quants(graph: FunctionGraph, names: Iterator[str], where: str) -> FakeQuants:
-    """Return the fake-quant ops that functions run.
+def find_fake_quants(graph: FunctionGraph, names: Iterator[str], where: str) -> list[FakeQuant]:
+    """Return the fake-quant ops that functions run, those with variables before those without.
 
     Parameters
     ----------
@@ -132,7 +117,8 @@ class _Search:
     def __init__(self, graph: FunctionGraph, where: str) -> None:
         self._graph = graph
         self._where = where
-        self._found = FakeQuants()
+        self._by_range: dict[int, FakeQuant] = {}
+        self._fixed: dict[int, FakeQuant] = {}  # by the weight
         self._updates: dict[int, tuple[str, bool]] = {}
 
     def add(self, frame: Frame, node: Any) -> None:
@@ -148,11 +134,11 @@ class _Search:
         if node.op == _ARGS:
             if weight is not None:
                 ends = (default(node, "min"), default(node, "max"))
-                self._put(self._found.fixed, weight, replace(found, ends=ends))
+                self._put(self._fixed, weight, replace(found, ends=ends))
             return
         low, high = (self._variable(frame, node, place) for place in (1, 2))
         if low is not None and high is not None:
-            self._put(self._found.by_range, low, replace(found, low=low, high=high))
+            self._put(self._by_range, low, replace(found, low=low, high=high))
 
     def updated(self, frame: Frame, node: Any) -> None:
         """Take in how a training function updates a variable, if as TFMOT does with a minimum."""
@@ -183,13 +169,13 @@ class _Search:
                 return
         self._updates[variable] = (quantizer, symmetric)
 
-    def result(self) -> FakeQuants:
+    def result(self) -> list[FakeQuant]:
         """Return all that was found."""
-        by_range = {}
-        for low, found in self._found.by_range.items():
+        ops = []
+        for low, found in self._by_range.items():
             quantizer, symmetric = self._updates.get(low, (None, None))
-            by_range[low] = replace(found, quantizer=quantizer, symmetric=symmetric)
-        return FakeQuants(by_range, self._found.fixed)
+            ops.append(replace(found, quantizer=quantizer, symmetric=symmetric))
+        return [*ops, *self._fixed.values()]
 
     def _put(self, known: dict[int, FakeQuant], key: int, found: FakeQuant) -> None:
         if known.setdefault(key, found) != found:

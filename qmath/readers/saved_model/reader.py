@@ -18,19 +18,19 @@ from qmath.containers.lazy_array import LazyArray
 from qmath.containers.saved_model import SavedModel
 from qmath.containers.source_files import SourceFiles
 from qmath.errors import FileFormatError
-from qmath.readers import notes
+from qmath.readers import notes as words
 from qmath.readers.architecture.config import is_model
 from qmath.readers.architecture.graph import NotAGraphError
 from qmath.readers.architecture.parsing import Architecture, read_architecture
-from qmath.readers.dispatch import Reading, refuse_architecture
-from qmath.readers.pairing import Paired, check_unique, complete, notes_on
+from qmath.readers.dispatch import refuse_architecture
+from qmath.readers.pairing import complete, notes_on
+from qmath.readers.records import Reading, StoredLayer, StoredTensor
 from qmath.readers.saved_model.drafts import Names
-from qmath.readers.saved_model.fake_quants import FakeQuants, find_fake_quants, graph_facts
+from qmath.readers.saved_model.fake_quants import FakeQuant, find_fake_quants, graph_facts
 from qmath.readers.saved_model.functions import FunctionGraph
 from qmath.readers.saved_model.layers import read_layers
 from qmath.readers.saved_model.scopes import Serving, exported_layers, read_scopes, renamed, serving
-from qmath.readers.settings.facts import Found
-from qmath.readers.tensorflow.checkpoint import PairedLayer, paired_layers
+from qmath.readers.tensorflow.checkpoint import paired_layers
 from qmath.readers.tensorflow.object_graph import ObjectGraph, read_object_graph
 
 __all__ = ["read"]
@@ -72,7 +72,7 @@ def read(path: str, architecture: Architecture | None) -> Reading:
     elif architecture is not None:
         known = architecture
         where += f", with the architecture of {architecture.source}" if architecture.source else ""
-    layers, told = paired_layers(saved.bundle, objects, known.config if known else None, where)
+    layers = paired_layers(saved.bundle, objects, known.config if known else None, where)
     graph = FunctionGraph(saved, where)
     keys = _keys(saved, objects, where)
     fake_quants = find_fake_quants(graph, iter(saved.bound), where)
@@ -81,49 +81,47 @@ def read(path: str, architecture: Architecture | None) -> Reading:
         scopes = read_scopes(graph, served.inner) if served else {}
         by_key = {keys[number]: paths for number, paths in scopes.items() if number in keys}
         if layers:
-            layers, told = renamed(layers, by_key), []
+            layers = renamed(layers, by_key)
         else:
             layers = exported_layers(saved.bundle, objects, by_key, fake_quants, keys)
-        told.append(notes.NO_CONFIG)
-    found = _with_facts(layers, fake_quants, keys, where)
-    check_unique((item.name for item in found), where)
-    told += notes_on(found, [layer.facts for layer in layers])
+    tensors = complete(_with_facts(layers, fake_quants, keys, where), where)
+    notes = [] if known else [words.NO_CONFIG]
+    notes += notes_on(layers, tensors)
     if known is None:
-        known = _from_graph(graph, served, _names(layers, found, keys))
+        known = _from_graph(graph, served, _names(layers, tensors, keys))
     beside = [architecture.source] if architecture and architecture.source else []
     files = SourceFiles([*saved.files, *beside], saved.directory)
-    return Reading(tuple(found), known, files, tuple(told))
+    return Reading(tuple(tensors), known, files, tuple(notes))
 
 
 def _from_graph(graph: FunctionGraph, served: Serving | None, names: Names) -> Architecture:
     """Return the layers that the function runs that serves, as far as they are known."""
     if served is None:
-        return Architecture(notes=(notes.no_graph("the file has no function that serves"),))
+        return Architecture(notes=(words.no_graph("the file has no function that serves"),))
     try:
         layers = read_layers(graph, *served, names)
     except NotAGraphError as error:
-        return Architecture(notes=(notes.no_graph(str(error)),))
+        return Architecture(notes=(words.no_graph(str(error)),))
     return Architecture(graph=layers)
 
 
 def _names(
-    layers: Sequence[PairedLayer], found: Sequence[Found], keys: Mapping[int | None, str]
+    layers: Sequence[StoredLayer], tensors: Sequence[StoredTensor], keys: Mapping[int | None, str]
 ) -> Names:
     """Return what tensors are called, by the numbers of their variables."""
     weights, ranges = {}, {}
     for layer in layers:
-        for member in layer.members:
-            name = f"{layer.facts.path}/{member.name}"
-            if member.values is None:
-                ranges[_key(member.low)] = name
+        for tensor in layer.tensors:
+            if tensor.values is None:
+                ranges[_key(tensor.min)] = tensor.name
             else:
-                weights[_key(member.values)] = name
+                weights[_key(tensor.values)] = tensor.name
     numbers = [(number, key) for number, key in keys.items() if number is not None]
     return Names(
         {number: weights[key] for number, key in numbers if key in weights},
         {number: ranges[key] for number, key in numbers if key in ranges},
-        frozenset(item.name for item in found if item.role == "weight"),
-        {item.name: np.shape(item.values) for item in found if item.values is not None},
+        frozenset(item.name for item in tensors if item.role == "weight"),
+        {item.name: np.shape(item.values) for item in tensors if item.values is not None},
     )
 
 
@@ -180,31 +178,32 @@ def _keys(saved: SavedModel, objects: ObjectGraph, where: str) -> dict[int | Non
 
 
 def _with_facts(
-    layers: Sequence[PairedLayer], ops: FakeQuants, keys: Mapping[int | None, str], where: str
-) -> list[Found]:
-    """Return the tensors of all layers, with what the graph states about their quantizers."""
-    ends = [(end, op) for op in ops.by_range.values() for end in (op.low, op.high)]
+    layers: Sequence[StoredLayer],
+    ops: Sequence[FakeQuant],
+    keys: Mapping[int | None, str],
+    where: str,
+) -> list[StoredLayer]:
+    """Return layers whose tensors know what the graph states about their quantizers."""
+    ends = [(end, op) for op in ops for end in (op.low, op.high)]
     ranged = {keys[end]: op for end, op in ends if end in keys}
-    fixed = {keys[weight]: op for weight, op in ops.fixed.items() if weight in keys}
-    found = []
-    for layer in layers:
-        members = {f"{layer.facts.path}/{member.name}": member for member in layer.members}
-        for item in complete(layer.facts, layer.members, where):
-            member = members.get(item.name, Paired(""))
-            op, weight = ranged.get(_key(member.low)), _key(member.values)
-            if op is not None:
-                run = [keys.get(number, "") for number in (op.weight, op.low, op.high)]
-                if run != [weight, _key(member.low), _key(member.high)]:
-                    raise FileFormatError(
-                        f"{where}: {item.name}: the graph uses its range for another tensor, or "
-                        f"another range for it; files of two models were mixed, or edited"
-                    )
-            elif item.role == "float" and weight in fixed:
-                op = fixed[weight]
-                low, high = (np.asarray(end, np.float32) for end in op.ends or ())
-                item = replace(item, role="weight", min=low, max=high, is_stored=False)
-            found.append(replace(item, facts=graph_facts(op)) if op else item)
-    return found
+    fixed = {keys[op.weight]: op for op in ops if op.ends and op.weight in keys}
+
+    def with_facts(tensor: StoredTensor) -> StoredTensor:
+        op, weight = ranged.get(_key(tensor.min)), _key(tensor.values)
+        if op is not None:
+            run = [keys.get(number, "") for number in (op.weight, op.low, op.high)]
+            if run != [weight, _key(tensor.min), _key(tensor.max)]:
+                raise FileFormatError(
+                    f"{where}: {tensor.name}: the graph uses its range for another tensor, or "
+                    f"another range for it; files of two models were mixed, or edited"
+                )
+        elif tensor.min is None and weight in fixed:
+            op = fixed[weight]
+            low, high = (np.asarray(end, np.float32) for end in op.ends or ())
+            tensor = replace(tensor, role="weight", min=low, max=high, is_stored=False)
+        return replace(tensor, facts=graph_facts(op)) if op else tensor
+
+    return [replace(layer, tensors=list(map(with_facts, layer.tensors))) for layer in layers]
 
 
 def _key(values: Any) -> str:

@@ -14,11 +14,11 @@ from typing import NamedTuple
 from qmath.containers.lazy_array import LazyArray
 from qmath.containers.saved_model import SavedModel
 from qmath.containers.tensor_bundle import TensorBundle
-from qmath.readers.architecture.config import LayerFacts
-from qmath.readers.pairing import LEFTOVERS, OWN_WEIGHTS, STEP, Paired
-from qmath.readers.saved_model.fake_quants import FakeQuants
+from qmath.readers.architecture.config import Kind, LayerFacts
+from qmath.readers.pairing import LEFTOVERS, OWN_WEIGHTS, STEP
+from qmath.readers.records import StoredLayer, StoredTensor
+from qmath.readers.saved_model.fake_quants import FakeQuant
 from qmath.readers.saved_model.functions import Frame, FunctionGraph, VariableSource
-from qmath.readers.tensorflow.checkpoint import PairedLayer
 from qmath.readers.tensorflow.object_graph import ObjectGraph
 
 __all__ = ["Serving", "exported_layers", "layer_path", "read_scopes", "renamed", "serving"]
@@ -107,9 +107,9 @@ def exported_layers(
     bundle: TensorBundle,
     objects: ObjectGraph,
     scopes: Scopes,
-    ops: FakeQuants,
+    ops: Sequence[FakeQuant],
     keys: Mapping[int | None, str],
-) -> list[PairedLayer]:
+) -> list[StoredLayer]:
     """Return layers and their tensors.
 
     Parameters
@@ -119,7 +119,7 @@ def exported_layers(
         Of the checkpoint.
     scopes : mapping of str to list
         Of the ops that read a variable, by its key.
-    ops : FakeQuants
+    ops : sequence of FakeQuant
     keys : mapping of int to str
         Of the variables that the ops name.
 
@@ -130,37 +130,38 @@ def exported_layers(
     """
     names = {objects[node].key: objects[node].name for node in objects.listed(0)}
     ranged = {}
-    for op in ops.by_range.values():
+    for op in ops:
         low, high, weight = (keys.get(number, "") for number in (op.low, op.high, op.weight))
         if low in names and high in names:
             ranged[weight if op.weight is not None else low] = (low, high)
     ends = {key: place for place in ranged.values() for key in place}
-    layers: dict[str, PairedLayer] = {}
+    facts: dict[str, LayerFacts] = {}
+    tensors: dict[str, list[StoredTensor]] = {}
     for key, name in names.items():
         leaf = name.rpartition("/")[2]
-        pair = ranged.get(key)
-        if (key in ends and (pair is None or pair[0] != key)) or leaf == STEP or leaf in LEFTOVERS:
+        low, high = ranged.get(key, ("", ""))
+        if (key in ends and low != key) or leaf == STEP or leaf in LEFTOVERS:
             continue
         path = layer_path(name, scopes.get(key, []))
         own = path.rpartition("/")[2]
-        is_weight = pair is None or pair[0] != key
-        stem = leaf.removesuffix("_min")
-        if is_weight:
-            member = Paired(_within(name, own), bundle.array(key))
+        layer = facts.setdefault(path, LayerFacts(path, path, path, "", {"name": own}))
+        if low == key:
+            stem = leaf.removesuffix("_min")
+            tensor = StoredTensor(layer, stem if stem in _ACTIVATIONS else "output")
+            kind: Kind = "quantize_layer" if stem == own else "wrapper"
         else:
-            member = Paired(stem if stem in _ACTIVATIONS else "output")
-        facts = LayerFacts(path, path, path, "", {"name": own})
-        layer = layers.setdefault(path, PairedLayer(facts, [], path))
-        if pair is not None:
-            member = member._replace(low=bundle.array(pair[0]), high=bundle.array(pair[1]))
-            is_input = not is_weight and stem == own
-            facts = replace(facts, kind="quantize_layer" if is_input else "wrapper")
-            layers[path] = layer._replace(facts=facts)
-        layer.members.append(member)
-    return list(layers.values())
+            tensor = StoredTensor(layer, _within(name, own), bundle.array(key))
+            kind = "wrapper"
+        if low:
+            tensor = replace(tensor, min=bundle.array(low), max=bundle.array(high))
+            facts[path] = replace(layer, kind=kind)
+        tensors.setdefault(path, []).append(tensor)
+    return [
+        StoredLayer(facts[path], own, path).with_facts(facts[path]) for path, own in tensors.items()
+    ]
 
 
-def renamed(layers: Sequence[PairedLayer], scopes: Scopes) -> list[PairedLayer]:
+def renamed(layers: Sequence[StoredLayer], scopes: Scopes) -> list[StoredLayer]:
     """Return layers inside of nested models with the names that scopes give these.
 
     Without a config, objects hold the places of models among the layers only.
@@ -168,14 +169,14 @@ def renamed(layers: Sequence[PairedLayer], scopes: Scopes) -> list[PairedLayer]:
     found = []
     for layer in layers:
         prefix, _, own = layer.facts.path.rpartition("/")
-        arrays = [array for member in layer.members for array in (member.values, member.low)]
+        arrays = [array for tensor in layer.tensors for array in (tensor.values, tensor.min)]
         paths = [
             layer_path(f"{own}/", scopes[array.path])
             for array in arrays
             if isinstance(array, LazyArray) and array.path in scopes and "layer-" in prefix
         ]
         path = next((path for path in paths if path.rpartition("/")[2] == own), layer.facts.path)
-        found.append(layer._replace(facts=replace(layer.facts, path=path)))
+        found.append(layer.with_facts(replace(layer.facts, path=path)))
     return found
 
 

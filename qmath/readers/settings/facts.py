@@ -1,4 +1,4 @@
-"""Facts about quantizers: one statement, about one field of one tensor, from one source."""
+"""What a quantizer of TFMOT, known by its class and arguments, states about its tensor."""
 
 from __future__ import annotations
 
@@ -7,24 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from qmath.model import Role, StoredIntegers
-from qmath.readers.architecture.config import LayerFacts
+from qmath.readers.records import Fact
 
 __all__ = [
     "KINDS",
-    "SOURCES",
-    "Fact",
-    "Found",
     "QuantizerSettings",
     "is_width",
     "quantizer_facts",
     "settings_of",
 ]
-
-# The first that states a field is shown as its evidence. With `force`, the user comes first.
-SOURCES = ("live quantizer", "graph", "config", "range shape", "user", "range ratio")
 
 # TFMOT's quantizers by what they compute; those of the schemes only preset the arguments.
 KINDS: Mapping[str, str] = {
@@ -39,61 +31,6 @@ KINDS: Mapping[str, str] = {
     "DefaultNBitConvTransposeWeightsQuantizer": "LastValueQuantizer",
 }
 _ARGUMENTS = ("num_bits", "per_axis", "symmetric", "narrow_range", "init_min", "init_max")
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One statement about one field of a tensor's `QuantSpec`.
-
-    Attributes
-    ----------
-    field : str
-        Of `QuantSpec`.
-    value : object
-        What the source states.
-    source : str
-        One of `SOURCES`.
-    says : str
-        The source in a sentence: ``"the file's MyConfig says"``.
-    """
-
-    field: str
-    value: Any
-    source: str
-    says: str
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """A tensor as a file or a live model holds it, before anything is known of its quantizer.
-
-    Attributes
-    ----------
-    name, role, values, min, max
-        As in `QatTensor`.
-    layer : LayerFacts
-        Where it belongs.
-    weight : str
-        The variable's own name, or ``post_activation`` and the like.
-    is_stored : bool
-        Whether variables hold the range, instead of the arguments of a `FixedQuantizer`.
-    stored : StoredIntegers or None
-        As in `QatTensor`.
-    facts : tuple of Fact
-        What is known beyond doubt: of a live quantizer, after which no config and no ratio is
-        asked, or from a graph, which wins over them.
-    """
-
-    name: str
-    role: Role
-    layer: LayerFacts
-    weight: str
-    values: ArrayLike | None = None
-    min: NDArray[np.float32] | None = None
-    max: NDArray[np.float32] | None = None
-    is_stored: bool = True
-    stored: StoredIntegers | None = None
-    facts: tuple[Fact, ...] = ()
 
 
 @dataclass(frozen=True)

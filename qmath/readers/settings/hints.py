@@ -8,26 +8,29 @@ from dataclasses import replace
 from typing import Any
 
 from qmath.model import Hint, QatTensor
-from qmath.readers.settings.facts import KINDS, Found
+from qmath.readers.records import StoredTensor
+from qmath.readers.settings.facts import KINDS
 from qmath.readers.settings.ranges import is_mirrored
 from qmath.readers.settings.tfmot import ambiguous_bits, class_names, config_chain
 
 __all__ = ["with_hints"]
 
 
-def with_hints(tensors: Mapping[str, QatTensor], found: Sequence[Found]) -> dict[str, QatTensor]:
+def with_hints(
+    tensors: Mapping[str, QatTensor], stored: Sequence[StoredTensor]
+) -> dict[str, QatTensor]:
     """Return `tensors`, each incomplete one with the option that would complete it.
 
     One option serves a ``QuantizeConfig`` class and role, unless its tensors need different ones.
     """
-    owners = {item.name: item for item in found}
+    owners = {item.name: item for item in stored}
     widths: dict[str, set[int]] = {}
     for name, tensor in tensors.items():
         if tensor.role == "weight" and tensor.spec.num_bits is not None:
             for config in class_names(owners[name].layer)[:1]:
                 widths.setdefault(config, set()).add(tensor.spec.num_bits)
     suggested: dict[str, tuple[str, str, str]] = {}
-    settled: set[str] = set()  # keys that also match a tensor whose settings are known
+    answered: set[str] = set()  # keys that also match a tensor whose settings are known
     for name, tensor in tensors.items():
         names = class_names(owners[name].layer)
         role = "weights" if tensor.role == "weight" else tensor.role
@@ -35,20 +38,20 @@ def with_hints(tensors: Mapping[str, QatTensor], found: Sequence[Found]) -> dict
         if tensor.role == "float":
             continue
         if tensor.spec.is_complete:
-            settled.add(key)
+            answered.add(key)
             continue
         known = widths.get(names[0], set()) if names else set()
         suggested[name] = (key, *_suggest(tensor, owners[name], known))
     hinted = dict(tensors)
     for name, (key, quantizer, why) in suggested.items():
         proposals = {other[1] for other in suggested.values() if other[0] == key}
-        shared = len(proposals) == 1 and key not in settled
+        shared = len(proposals) == 1 and key not in answered
         option = shlex.quote(f"{key if shared else name}={quantizer}")
         hinted[name] = replace(tensors[name], hint=Hint(f"--quantizer {option}", why))
     return hinted
 
 
-def _suggest(tensor: QatTensor, owner: Found, widths: set[int]) -> tuple[str, str]:
+def _suggest(tensor: QatTensor, owner: StoredTensor, widths: set[int]) -> tuple[str, str]:
     """Return a quantizer to propose for a tensor, and where its width comes from."""
     spec = tensor.spec
     chain = config_chain(owner.layer)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.readers.settings.facts import Fact, Found
+from qmath.readers.records import Fact, StoredTensor
 
 __all__ = ["is_mirrored", "ratio_facts", "shape_facts", "trained_channels", "width_from_ratio"]
 
@@ -18,7 +18,7 @@ _TINY = 1e-37
 _UNTRAINED = 6.0
 
 
-def shape_facts(item: Found) -> list[Fact]:
+def shape_facts(item: StoredTensor) -> list[Fact]:
     """Return what it means that a range is stored: a quantizer with variables, of that shape."""
     if item.min is None or not item.is_stored:
         return []
@@ -29,7 +29,7 @@ def shape_facts(item: Found) -> list[Fact]:
     ]
 
 
-def ratio_facts(item: Found, facts: Iterable[Fact]) -> list[Fact]:
+def ratio_facts(item: StoredTensor, facts: Iterable[Fact]) -> list[Fact]:
     """Return what the ratio of a weight's range proves, unless another quantizer left it."""
     if (
         item.role != "weight"

@@ -17,15 +17,9 @@ import numpy as np
 
 from qmath.errors import ContradictionError, QmathError
 from qmath.model import QatTensor, QuantSpec
-from qmath.readers import notes
-from qmath.readers.settings.facts import (
-    SOURCES,
-    Fact,
-    Found,
-    is_width,
-    quantizer_facts,
-    settings_of,
-)
+from qmath.readers import notes as words
+from qmath.readers.records import SOURCES, Fact, StoredTensor
+from qmath.readers.settings.facts import is_width, quantizer_facts, settings_of
 from qmath.readers.settings.hints import with_hints
 from qmath.readers.settings.ranges import (
     is_mirrored,
@@ -36,20 +30,23 @@ from qmath.readers.settings.ranges import (
 )
 from qmath.readers.settings.tfmot import class_names, config_facts
 
-__all__ = ["settle"]
+__all__ = ["resolve"]
 
 _CLASS_KEY = re.compile(r"(?P<config>.+)\.(?P<role>weight|activation|output)s?")
 _FIELDS = ("op", "quantizer", "num_bits", "per_axis", "symmetric", "narrow_range")
 
 
-def settle(
-    found: Sequence[Found], quantizers: Mapping[str, Any] | None = None, *, force: bool = False
+def resolve(
+    stored: Sequence[StoredTensor],
+    quantizers: Mapping[str, Any] | None = None,
+    *,
+    force: bool = False,
 ) -> tuple[dict[str, QatTensor], list[str]]:
-    """Turn what was found into tensors with settings and evidence.
+    """Turn what is stored into tensors with settings and evidence.
 
     Parameters
     ----------
-    found : sequence of Found
+    stored : sequence of StoredTensor
         All tensors of a model.
     quantizers : mapping, optional
         What the user says, as in `qmath.load`.
@@ -68,13 +65,13 @@ def settle(
     QmathError
         A key of `quantizers` matches nothing, or two that disagree match one tensor.
     """
-    found, user, told = hear(found, quantizers or {})
+    stored, user, notes = match_user_settings(stored, quantizers or {})
     weights: dict[str, list[str]] = {}
-    for item in found:
+    for item in stored:
         if item.role == "weight":
             weights.setdefault(item.layer.path, []).append(item.weight)
     tensors: dict[str, QatTensor] = {}
-    for item in found:
+    for item in stored:
         spec = QuantSpec()
         evidence: dict[str, str] = {}
         if item.role != "float":
@@ -84,7 +81,7 @@ def settle(
                     item.layer, item.role, item.weight, weights.get(item.layer.path, ())
                 )
                 facts += ratio_facts(item, facts)
-            spec, evidence = _decide(item, facts, force, told)
+            spec, evidence = _decide(item, facts, force, notes)
             if spec.quantizer == "NoQuantizer":  # the user forced it
                 if item.values is None:  # without its quantizer, an activation is no tensor
                     continue
@@ -99,24 +96,24 @@ def settle(
             evidence,
             stored=item.stored,
         )
-    return with_hints(tensors, found), told
+    return with_hints(tensors, stored), notes
 
 
-def hear(
-    found: Sequence[Found], quantizers: Mapping[str, Any]
-) -> tuple[list[Found], dict[str, list[Fact]], list[str]]:
+def match_user_settings(
+    stored: Sequence[StoredTensor], quantizers: Mapping[str, Any]
+) -> tuple[list[StoredTensor], dict[str, list[Fact]], list[str]]:
     """Match what the user says to tensors.
 
     Parameters
     ----------
-    found : sequence of Found
+    stored : sequence of StoredTensor
         All tensors of a model.
     quantizers : mapping of str to quantizer
         By ``QuantizeConfig`` class and role (``MyConfig.weights``), or by tensor glob.
 
     Returns
     -------
-    found : list of Found
+    stored : list of StoredTensor
         The same; float tensors that the user gives a `FixedQuantizer` have its range.
     facts : dict of str to list of Fact
         By tensor name.
@@ -127,10 +124,10 @@ def hear(
     QmathError
         A value is no quantizer, a key matches nothing, or two that differ match one tensor.
     """
-    items = {item.name: item for item in found}
+    items = {item.name: item for item in stored}
     facts: dict[str, list[Fact]] = {}
-    said: dict[str, str] = {}
-    told: list[str] = []
+    keys: dict[str, str] = {}
+    notes: list[str] = []
     for key, quantizer in quantizers.items():
         settings = settings_of(quantizer)
         is_fixed = settings.kind == "FixedQuantizer"
@@ -148,14 +145,14 @@ def hear(
                 f"quantizers[{key!r}] is {quantizer!r}; its init_min and init_max must be finite "
                 "numbers"
             )
-        spoken = quantizer_facts(settings, "user", f"your quantizers[{key!r}] says")
+        stated = quantizer_facts(settings, "user", f"your quantizers[{key!r}] says")
         for name in _matches(key, list(items.values()), is_fixed):
-            if name in said and _contents(facts[name]) != _contents(spoken):
+            if name in keys and _contents(facts[name]) != _contents(stated):
                 raise QmathError(
-                    f"{name}: quantizers[{said[name]!r}] and quantizers[{key!r}] both "
+                    f"{name}: quantizers[{keys[name]!r}] and quantizers[{key!r}] both "
                     f"match it and differ; make one of them narrower"
                 )
-            said[name], facts[name] = key, spoken
+            keys[name], facts[name] = key, stated
             if is_fixed and items[name].role == "float":
                 items[name] = replace(
                     items[name],
@@ -165,17 +162,17 @@ def hear(
                     max=np.asarray(ends[1], np.float32),
                 )
             if is_fixed and width != 8:
-                told.append(notes.fixed_bits(name, width))
-    return list(items.values()), facts, told
+                notes.append(words.fixed_bits(name, width))
+    return list(items.values()), facts, notes
 
 
 def _contents(facts: Sequence[Fact]) -> set[tuple[str, Any]]:
     return {(fact.field, fact.value) for fact in facts}
 
 
-def _matches(key: str, found: Sequence[Found], is_fixed: bool) -> list[str]:
+def _matches(key: str, stored: Sequence[StoredTensor], is_fixed: bool) -> list[str]:
     """Return the tensors a key means, by ``QuantizeConfig`` class and role, or by glob."""
-    quantized = [item for item in found if item.role != "float"]
+    quantized = [item for item in stored if item.role != "float"]
     parts = _CLASS_KEY.fullmatch(key)
     names = [
         item.name
@@ -184,13 +181,13 @@ def _matches(key: str, found: Sequence[Found], is_fixed: bool) -> list[str]:
     ]
     names = names or [
         item.name
-        for item in ([i for i in found if not i.stored] if is_fixed else quantized)
+        for item in ([i for i in stored if not i.stored] if is_fixed else quantized)
         if item.name == key or fnmatchcase(item.name, key)
     ]
     if names:
         return names
-    classes = sorted({name for item in found for name in class_names(item.layer)[:1]})
-    floats = any(item.name == key or fnmatchcase(item.name, key) for item in found)
+    classes = sorted({name for item in stored for name in class_names(item.layer)[:1]})
+    floats = any(item.name == key or fnmatchcase(item.name, key) for item in stored)
     raise QmathError(
         f"quantizers[{key!r}] matches {'only float tensors' if floats else 'nothing'}: there are "
         f"the QuantizeConfig classes {_listed(classes)} (say Class.weights, Class.activation or "
@@ -203,13 +200,13 @@ def _listed(names: Sequence[str], limit: int = 20) -> str:
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
-def _is_live(item: Found) -> bool:
+def _is_live(item: StoredTensor) -> bool:
     """Tell whether a live quantizer speaks for a tensor."""
     return any(fact.source == "live quantizer" for fact in item.facts)
 
 
 def _decide(
-    item: Found, facts: Sequence[Fact], force: bool, told: list[str]
+    item: StoredTensor, facts: Sequence[Fact], force: bool, notes: list[str]
 ) -> tuple[QuantSpec, dict[str, str]]:
     """Let the first source of each field state it, and every other agree."""
     chosen: dict[str, Fact] = {}
@@ -223,25 +220,25 @@ def _decide(
         best = claims[0]
         if best.source == "graph":
             overruled = [c for c in claims if c.source == "config" and c.value != best.value]
-            told += [
-                notes.overruled(item.name, field, best.says, best.value, c.says, c.value)
+            notes += [
+                words.overruled(item.name, field, best.says, best.value, c.says, c.value)
                 for c in overruled
             ]
             claims = [claim for claim in claims if claim not in overruled]
         if any(claim.value != best.value for claim in claims):
             best = next((claim for claim in claims if claim.source == "user"), best)
-            _contradict(item.name, best, [c for c in claims if c.value != best.value], force, told)
+            _contradict(item.name, best, [c for c in claims if c.value != best.value], force, notes)
         chosen[field] = best
     values = {field: fact.value for field, fact in chosen.items()}
     if values.get("op") == "none":
         del values["op"]
     spec = QuantSpec(**values)
-    _check_symmetry(item, spec, chosen, force, told)
+    _check_symmetry(item, spec, chosen, force, notes)
     return spec, {field: fact.source for field, fact in chosen.items() if field != "op"}
 
 
 def _check_symmetry(
-    item: Found, spec: QuantSpec, chosen: Mapping[str, Fact], force: bool, told: list[str]
+    item: StoredTensor, spec: QuantSpec, chosen: Mapping[str, Fact], force: bool, notes: list[str]
 ) -> None:
     """Raise if a symmetric `LastValueQuantizer` cannot have left the stored range."""
     if (
@@ -272,13 +269,13 @@ def _check_symmetry(
         "range ratio",
         "its stored range says",
     )
-    _contradict(item.name, chosen["symmetric"], [range_says], force, told)
+    _contradict(item.name, chosen["symmetric"], [range_says], force, notes)
 
 
 def _contradict(
-    name: str, best: Fact, rivals: Sequence[Fact], force: bool, told: list[str]
+    name: str, best: Fact, rivals: Sequence[Fact], force: bool, notes: list[str]
 ) -> None:
-    said = [f"{fact.says} {fact.field} is {fact.value}" for fact in (best, *rivals)]
+    claims = [f"{fact.says} {fact.field} is {fact.value}" for fact in (best, *rivals)]
     if not force:
         remedy = (
             "correct your setting"
@@ -286,7 +283,7 @@ def _contradict(
             else "the file was edited, or trained with other settings than it says"
         )
         raise ContradictionError(
-            f"{name}: {', but '.join(said)}; {remedy}, or pass force=True "
+            f"{name}: {', but '.join(claims)}; {remedy}, or pass force=True "
             f"(--force) to let the first win"
         )
-    told.append(notes.forced(name, best.field, said[0], " and ".join(said[1:])))
+    notes.append(words.forced(name, best.field, claims[0], " and ".join(claims[1:])))

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from qmath.errors import FileFormatError
 from qmath.readers.architecture.config import LayerFacts, Serialized, bare_name
-from qmath.readers.settings.facts import KINDS, Fact, QuantizerSettings, is_width, quantizer_facts
+from qmath.readers.records import Fact
+from qmath.readers.settings.facts import KINDS, QuantizerSettings, is_width, quantizer_facts
 
 __all__ = [
-    "Expected",
     "activation_ranges",
     "ambiguous_bits",
     "class_names",
     "config_chain",
     "config_facts",
     "expected_ranges",
+    "expected_weights",
     "fixed_quantizer",
     "is_custom",
     "layer_quantizer",
@@ -44,13 +45,6 @@ _ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
 _LAYER_CONFIG = re.compile(r"Default(8|N)Bit(Conv|ConvTranspose)?QuantizeConfig(RNN)?")
 _OUTPUT_CONFIG = re.compile(r"Default(8|N)Bit(Activation|Output)QuantizeConfig")
 _WRAPPING_CONFIGS = {"OutputOnlyConfig": "quantize_config", "FixedQuantizeConfig": "config"}
-
-
-class Expected(NamedTuple):
-    """The ranges that one of TFMOT's own configs must have left: weights, and the others."""
-
-    weights: tuple[str, ...] = ()
-    others: tuple[str, ...] = ()
 
 
 def config_chain(layer: LayerFacts) -> tuple[Serialized, ...]:
@@ -138,23 +132,27 @@ def ambiguous_bits(config: Serialized) -> int | None:
     return found.pop() if len(found) == 1 else None
 
 
-def expected_ranges(layer: LayerFacts) -> Expected:
-    """Return which ranges one of TFMOT's own configs must have left in a layer's wrapper."""
-    chain = config_chain(layer)
-    match = _LAYER_CONFIG.fullmatch(chain[-1].class_name) if chain else None
-    if match is None or match[3]:  # of RNNs, a list for each cell
-        return Expected()
-    config = chain[-1].config
-    weights = config.get("weight_attrs")
-    if not isinstance(weights, list) or any(c.class_name == "OutputOnlyConfig" for c in chain):
-        weights = []
-    activations = config.get("activation_attrs")
-    others: list[str] = []
-    for attribute in activations if isinstance(activations, list) else ():
-        others += _ACTIVATIONS.get(_activation_name(layer.config.get(str(attribute))), ())
-    if config.get("quantize_output") is True:
-        others.append("output")
-    return Expected(tuple(map(str, weights)), tuple(others))
+def expected_weights(layer: LayerFacts) -> tuple[str, ...]:
+    """Return the weights that one of TFMOT's own configs must have quantized."""
+    config = _layer_config(layer)
+    weights = config.config.get("weight_attrs") if config else None
+    if any(outer.class_name == "OutputOnlyConfig" for outer in config_chain(layer)):
+        return ()
+    return tuple(map(str, weights)) if isinstance(weights, list) else ()
+
+
+def expected_ranges(layer: LayerFacts) -> tuple[str, ...]:
+    """Return the other ranges that it must have left: of activations and of the output."""
+    config = _layer_config(layer)
+    if config is None:
+        return ()
+    names: list[str] = []
+    attributes = config.config.get("activation_attrs")
+    for attribute in attributes if isinstance(attributes, list) else ():
+        names += _ACTIVATIONS.get(_activation_name(layer.config.get(str(attribute))), ())
+    if config.config.get("quantize_output") is True:
+        names.append("output")
+    return tuple(names)
 
 
 def activation_ranges(layer: LayerFacts) -> tuple[str, ...]:
@@ -191,6 +189,13 @@ def stores_fixed(config: Serialized) -> bool:
     """Tell whether a custom config holds a `FixedQuantizer` for something."""
     settings = map(_read_quantizer, config.config.values())
     return any(item is not None and item.kind == "FixedQuantizer" for item in settings)
+
+
+def _layer_config(layer: LayerFacts) -> Serialized | None:
+    """Return a layer's config, if it is one of TFMOT's that names what it quantizes."""
+    chain = config_chain(layer)
+    match = _LAYER_CONFIG.fullmatch(chain[-1].class_name) if chain else None
+    return chain[-1] if match and not match[3] else None  # of RNNs, a list for each cell
 
 
 def _scheme_quantizer(path: str, config: Serialized, is_weight: bool) -> QuantizerSettings | None:

@@ -13,31 +13,23 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import takewhile
-from typing import Any, NamedTuple
+from typing import Any
 
 from qmath.containers.checkpoint_paths import checkpoint_prefix
 from qmath.containers.lazy_array import LazyArray
 from qmath.containers.source_files import SourceFiles
 from qmath.containers.tensor_bundle import TensorBundle
 from qmath.errors import FileFormatError
-from qmath.readers import notes
+from qmath.readers import notes as words
 from qmath.readers.architecture.config import LayerFacts
 from qmath.readers.architecture.parsing import Architecture
 from qmath.readers.architecture.variables import uncounted
-from qmath.readers.dispatch import Reading
-from qmath.readers.pairing import (
-    LEFTOVERS,
-    OWN_WEIGHTS,
-    STEP,
-    Paired,
-    check_unique,
-    complete,
-    notes_on,
-)
+from qmath.readers.pairing import LEFTOVERS, OWN_WEIGHTS, STEP, complete, notes_on
+from qmath.readers.records import Reading, StoredLayer, StoredTensor
 from qmath.readers.tensorflow.object_graph import ObjectGraph, read_object_graph
 from qmath.readers.tensorflow.tracked_layers import TrackedLayer, track_layers
 
-__all__ = ["PairedLayer", "paired_layers", "read"]
+__all__ = ["paired_layers", "read"]
 
 _ACTIVATIONS = ("pre_activation", "post_activation", "output")
 _ENDS = ("_min", "_max")
@@ -78,31 +70,21 @@ def read(path: str, architecture: Architecture | None) -> Reading:
     where = bundle.path
     if architecture is not None and architecture.source:
         where += f", with the architecture of {architecture.source}"
-    layers, told = paired_layers(
-        bundle, graph, architecture.config if architecture else None, where
-    )
-    found = [item for layer in layers for item in complete(layer.facts, layer.members, where)]
-    check_unique((item.name for item in found), where)
-    told += notes_on(found, [layer.facts for layer in layers])
+    layers = paired_layers(bundle, graph, architecture.config if architecture else None, where)
+    tensors = complete(layers, where)
+    notes = [] if architecture else numbered(layers)
+    notes += notes_on(layers, tensors)
     files = SourceFiles(
         [bundle.index, *bundle.shards, *([architecture.source] if architecture else [])]
     )
-    known = architecture or Architecture(notes=(notes.NO_ARCHITECTURE,))
-    return Reading(tuple(found), known, files, tuple(told))
-
-
-class PairedLayer(NamedTuple):
-    """A layer with its tensors; and the way to it, which stands for a name that is not unique."""
-
-    facts: LayerFacts
-    members: list[Paired]
-    trail: str
+    known = architecture or Architecture(notes=(words.NO_ARCHITECTURE,))
+    return Reading(tuple(tensors), known, files, tuple(notes))
 
 
 def paired_layers(
     bundle: TensorBundle, graph: ObjectGraph, config: Any, where: str
-) -> tuple[list[PairedLayer], list[str]]:
-    """Return the layers of a model with their tensors, whose names are unique, and notes.
+) -> list[StoredLayer]:
+    """Return the layers of a model with their tensors, whose names are unique.
 
     Parameters
     ----------
@@ -121,51 +103,47 @@ def paired_layers(
     """
     tracked = track_layers(graph, config, where)
     pairing = _Pairing(bundle, graph, where, _call_scope(graph, tracked))
-    layers = _named([pairing.layer(layer) for layer in tracked])
-    told = [notes.leftovers(pairing.left_over)] if pairing.left_over else []
-    return layers, told + (_numbered(layers) if config is None else [])
+    return _named([pairing.layer(layer) for layer in tracked])
 
 
-def _named(layers: Sequence[PairedLayer]) -> list[PairedLayer]:
+def _named(layers: Sequence[StoredLayer]) -> list[StoredLayer]:
     """Return layers whose tensors have unique names.
 
     Parts of a plain layer, such as the cells of an RNN, are put together; what then has the name of
     another tensor is named by the way to it.
     """
-    whole: dict[str | int, PairedLayer] = {}
+    whole: dict[str | int, StoredLayer] = {}
     taken: defaultdict[str, set[str]] = defaultdict(set)
     for number, layer in enumerate(layers):
-        path, names = layer.facts.path, {member.name for member in layer.members}
+        path, names = layer.facts.path, {tensor.own_name for tensor in layer.tensors}
         is_part = layer.facts.kind == "plain" and names.isdisjoint(taken[path])
         if is_part and path in whole:
-            whole[path].members.extend(layer.members)
+            whole[path].tensors.extend(layer.tensors)
         else:
             whole[path if is_part else number] = layer
         taken[path] |= names if is_part else set()
-    named = [layer._replace(members=_uncounted(layer.members)) for layer in whole.values()]
-    counts = Counter(name for layer in named for name in _names(layer))
+    named = [_uncounted(layer) for layer in whole.values()]
+    counts = Counter(tensor.name for layer in named for tensor in layer.tensors)
     return [
-        layer._replace(facts=replace(layer.facts, path=layer.trail))
-        if any(counts[name] > 1 for name in _names(layer))
+        layer.with_facts(replace(layer.facts, path=layer.trail))
+        if any(counts[tensor.name] > 1 for tensor in layer.tensors)
         else layer
         for layer in named
     ]
 
 
-def _numbered(layers: Sequence[PairedLayer]) -> list[str]:
+def numbered(layers: Sequence[StoredLayer]) -> list[str]:
     """Return a note on the layers and nested models for whose names their numbers stand."""
     paths = (layer.facts.path for layer in layers)
     found = dict.fromkeys(path[: part.end()] for path in paths for part in _NUMBER.finditer(path))
-    return [notes.numbered(list(found))] if found else []
+    return [words.numbered(list(found))] if found else []
 
 
-def _names(layer: PairedLayer) -> list[str]:
-    return [f"{layer.facts.path}/{member.name}" for member in layer.members]
-
-
-def _uncounted(members: Sequence[Paired]) -> list[Paired]:
-    names = uncounted([member.name for member in members])
-    return [member._replace(name=name) for member, name in zip(members, names, strict=True)]
+def _uncounted(layer: StoredLayer) -> StoredLayer:
+    names = uncounted([tensor.own_name for tensor in layer.tensors])
+    pairs = zip(layer.tensors, names, strict=True)
+    tensors = [replace(tensor, layer=layer.facts, own_name=name) for tensor, name in pairs]
+    return replace(layer, tensors=tensors)
 
 
 class _Pairing:
@@ -176,9 +154,8 @@ class _Pairing:
         self._graph = graph
         self._where = where
         self._scope = f"{scope}/" if scope else ""
-        self.left_over: list[str] = []
 
-    def layer(self, layer: TrackedLayer) -> PairedLayer:
+    def layer(self, layer: TrackedLayer) -> StoredLayer:
         """Return the name and the tensors of a layer."""
         own = self._graph.variables(layer.node)
         scope = _common_scope(
@@ -194,18 +171,20 @@ class _Pairing:
             facts = LayerFacts(path, scope, "", "", {"name": inner}, layer.kind)
         scopes = [facts.saved_name, facts.inner_name, scope, inner]
         if layer.kind == "wrapper":
-            members = self._wrapper(layer.node, own, scopes, facts.path)
+            tensors = self._wrapper(layer.node, facts, own, scopes)
         elif layer.kind == "quantize_layer":
             ends = self._ends(f"{facts.path}/output", layer.node, "quantizer_vars")
-            members = [Paired("output", None, *self._arrays(ends))] if ends else []
+            tensors = [self._range(facts, "output", ends)] if ends else []
         else:
-            members = self._tensors({node: name for name, node in own.items()}, {}, scopes)
-        return PairedLayer(facts, members, trail)
+            tensors = self._tensors(facts, {node: name for name, node in own.items()}, {}, scopes)
+        has_leftovers = layer.kind == "wrapper" and not LEFTOVERS.isdisjoint(own)
+        return StoredLayer(facts, tensors, trail, has_leftovers)
 
     def _wrapper(
-        self, wrapper: int, own: Mapping[str, int], scopes: Sequence[str], path: str
-    ) -> list[Paired]:
+        self, wrapper: int, layer: LayerFacts, own: Mapping[str, int], scopes: Sequence[str]
+    ) -> list[StoredTensor]:
         """Return the tensors of TFMOT's wrapper, whose own variables are its ranges."""
+        path = layer.path
         variables = self._graph.variables_below(self._graph[wrapper].children["layer"])
         ranges: dict[int, _Ends] = {}
         for number, item in self._items(wrapper, "_weight_vars"):
@@ -222,36 +201,39 @@ class _Pairing:
         used = {node for ends in (*ranges.values(), output or ()) for node in ends}
         others: dict[str, dict[str, int]] = {}
         for name, node in own.items():
-            if node in used or node in variables or name == STEP:
+            if node in used or node in variables or name == STEP or name in LEFTOVERS:
                 continue
-            if name in LEFTOVERS:
-                self.left_over += [path] if path not in self.left_over else []
-            elif name[-4:] in _ENDS:
+            if name[-4:] in _ENDS:
                 others.setdefault(name[:-4], {})[name[-4:]] = node
             else:
                 variables[node] = name
-        found = self._tensors(variables, ranges, scopes)
+        tensors = self._tensors(layer, variables, ranges, scopes)
         for name, sides in others.items():
             if name not in _ACTIVATIONS or len(sides) < 2:
                 raise self._unowned(f"{path}/{name}")
-            low, high = (sides[end] for end in _ENDS)
-            found.append(Paired(name, None, *self._arrays((low, high))))
-        return found + ([Paired("output", None, *self._arrays(output))] if output else [])
+            tensors.append(self._range(layer, name, (sides["_min"], sides["_max"])))
+        return tensors + ([self._range(layer, "output", output)] if output else [])
 
     def _tensors(
-        self, variables: Mapping[int, str], ranges: Mapping[int, _Ends], scopes: Sequence[str]
-    ) -> list[Paired]:
+        self,
+        layer: LayerFacts,
+        variables: Mapping[int, str],
+        ranges: Mapping[int, _Ends],
+        scopes: Sequence[str],
+    ) -> list[StoredTensor]:
         """Return variables by their names within the layer; by the way there if two are alike."""
         names = {node: _within(self._name(node), scopes) for node in variables}
         counts = Counter(names.values())
-        return [
-            Paired(
-                names[node] if names[node] and counts[names[node]] == 1 else trail,
-                self._array(node),
-                *self._arrays(ranges.get(node)),
-            )
-            for node, trail in variables.items()
-        ]
+        tensors = []
+        for node, trail in variables.items():
+            name = names[node] if names[node] and counts[names[node]] == 1 else trail
+            low, high = map(self._array, ranges[node]) if node in ranges else (None, None)
+            tensors.append(StoredTensor(layer, name, self._array(node), low, high))
+        return tensors
+
+    def _range(self, layer: LayerFacts, name: str, ends: _Ends) -> StoredTensor:
+        low, high = map(self._array, ends)
+        return StoredTensor(layer, name, None, low, high)
 
     def _items(self, node: int, name: str) -> list[tuple[str, int]]:
         """Return what a list holds, in order."""
@@ -278,9 +260,6 @@ class _Pairing:
 
     def _name(self, node: int) -> str:
         return self._graph[node].name.removeprefix(self._scope)
-
-    def _arrays(self, ends: _Ends | None) -> tuple[LazyArray, LazyArray] | tuple[None, None]:
-        return (self._array(ends[0]), self._array(ends[1])) if ends else (None, None)
 
     def _array(self, node: int) -> LazyArray:
         return self._bundle.array(self._graph[node].key)

@@ -8,11 +8,12 @@ their layers (``layer-0``), as a config does: this is how the two are matched.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from qmath.errors import FileFormatError
 from qmath.readers.architecture.config import (
+    Kind,
     LayerFacts,
     bare_name,
     is_model,
@@ -25,8 +26,6 @@ from qmath.readers.tensorflow.object_graph import ObjectGraph
 
 __all__ = ["TrackedLayer", "track_layers"]
 
-Kind = Literal["wrapper", "quantize_layer", "plain"]
-
 
 @dataclass(frozen=True)
 class TrackedLayer:
@@ -36,8 +35,6 @@ class TrackedLayer:
     ----------
     node : int
         Its number in the object graph.
-    kind : {"wrapper", "quantize_layer", "plain"}
-        As in `LayerFacts`.
     prefix : str
         Path of the nested models it lies in, by the names in the config or, without one, by their
         numbers, ending in ``/``: ``block/``, ``layer-1/``.
@@ -47,14 +44,22 @@ class TrackedLayer:
         Whether it is a layer of a Sequential or Functional model.
     facts : LayerFacts or None
         What the config says, of a plain object also if it lies inside a layer with a config.
+    kind : {"wrapper", "quantize_layer", "plain"}
+        As in `LayerFacts`.
+    entry : JSON value
+        Of the config, that of this layer or model.
+    top : str or None
+        Name of the outermost nested model it lies in.
     """
 
     node: int
-    kind: Kind
-    prefix: str
-    trail: str
-    is_numbered: bool
+    prefix: str = ""
+    trail: str = ""
+    is_numbered: bool = False
     facts: LayerFacts | None = None
+    kind: Kind = "plain"
+    entry: Any = None
+    top: str | None = None
 
 
 def track_layers(graph: ObjectGraph, config: Any, where: str) -> list[TrackedLayer]:
@@ -92,19 +97,6 @@ def _top(graph: ObjectGraph) -> int:
     return parts[0] if is_around else 0
 
 
-@dataclass(frozen=True)
-class _Visit:
-    """An object yet to be visited, and what is known of it."""
-
-    node: int
-    prefix: str = ""
-    trail: str = ""
-    is_numbered: bool = False
-    entry: Any = None
-    top: str | None = None
-    facts: LayerFacts | None = None
-
-
 class _Walk:
     def __init__(self, graph: ObjectGraph, where: str) -> None:
         self._graph = graph
@@ -113,7 +105,7 @@ class _Walk:
     def layers(self, top: int, config: Any) -> Iterator[TrackedLayer]:
         """Yield layers depth first, without recursion."""
         seen: set[tuple[int, str]] = set()
-        stack = [_Visit(top, entry=config)]
+        stack = [TrackedLayer(top, entry=config)]
         while stack:
             visit = stack.pop()
             self._graph.spend(visit.prefix + visit.trail)
@@ -129,13 +121,11 @@ class _Walk:
                 facts = layer_facts(visit.entry, visit.prefix, visit.top)
                 self._check(facts, kind, visit.trail)
             if kind != "plain" or self._graph.variables(visit.node):
-                yield TrackedLayer(
-                    visit.node, kind, visit.prefix, visit.trail, visit.is_numbered, facts
-                )
+                yield replace(visit, facts=facts, kind=kind)
             if kind == "plain":
                 stack += reversed(
                     [
-                        _Visit(
+                        TrackedLayer(
                             child,
                             visit.prefix,
                             f"{visit.trail}/{name}" if visit.trail else name,
@@ -146,7 +136,7 @@ class _Walk:
                     ]
                 )
 
-    def _inside_model(self, visit: _Visit) -> list[_Visit]:
+    def _inside_model(self, visit: TrackedLayer) -> list[TrackedLayer]:
         """Return what a numbered model holds: its layers, and what else a subclass attached."""
         children = self._graph[visit.node].children
         prefix = f"{visit.prefix}{visit.trail}/" if visit.trail else visit.prefix
@@ -159,11 +149,11 @@ class _Walk:
         for number, entry in enumerate(entries):
             numbered[children[f"layer-{number}"]] = (f"layer-{number}", entry)
         visits = [
-            _Visit(child, prefix, name, True, entry, top)
+            TrackedLayer(child, prefix, name, True, entry=entry, top=top)
             for child, (name, entry) in numbered.items()
         ]
         return visits + [
-            _Visit(child, prefix, name)
+            TrackedLayer(child, prefix, name)
             for name, child in self._graph.parts(visit.node).items()
             if child not in numbered and child != visit.node
         ]

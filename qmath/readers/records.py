@@ -1,0 +1,137 @@
+"""What readers make of a file: its tensors, each in its layer, and what is stated of quantizers.
+
+Readers pair tensors with ranges (`StoredLayer`), `pairing.complete` checks them, and
+`settings.resolve` turns them into `QatTensor` s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from qmath.containers.source_files import SourceFiles
+from qmath.model import Role, StoredIntegers
+from qmath.readers.architecture.config import LayerFacts
+from qmath.readers.architecture.parsing import Architecture
+
+__all__ = ["SOURCES", "Fact", "Reading", "StoredLayer", "StoredTensor"]
+
+# The first that states a field is shown as its evidence. With `force`, the user comes first.
+SOURCES = ("live quantizer", "graph", "config", "range shape", "user", "range ratio")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One statement about one field of a tensor's `QuantSpec`.
+
+    Attributes
+    ----------
+    field : str
+        Of `QuantSpec`.
+    value : object
+        What the source states.
+    source : str
+        One of `SOURCES`.
+    says : str
+        The source in a sentence: ``"the file's MyConfig says"``.
+    """
+
+    field: str
+    value: Any
+    source: str
+    says: str
+
+
+@dataclass(frozen=True, eq=False)
+class StoredTensor:
+    """A tensor as a file or a live model holds it, before anything is known of its quantizer.
+
+    Attributes
+    ----------
+    layer : LayerFacts
+        Where it belongs.
+    own_name : str
+        Within its layer: ``kernel``, ``lstm_cell/kernel``, ``post_activation``, ``output``.
+    values : array-like or None
+        Of a weight or a float tensor; ``None`` for an activation.
+    min, max : array-like or None
+        The stored range: as it lies in the file until it is checked, then arrays of float32.
+    role
+        As in `QatTensor`; ``"float"`` until the range is checked.
+    is_stored : bool
+        Whether variables hold the range, instead of the arguments of a `FixedQuantizer`.
+    stored : StoredIntegers or None
+        As in `QatTensor`.
+    facts : tuple of Fact
+        What is known beyond doubt: of a live quantizer, after which no config and no ratio is
+        asked, or from a graph, which wins over them.
+    """
+
+    layer: LayerFacts
+    own_name: str
+    values: Any = None
+    min: Any = None
+    max: Any = None
+    role: Role = "float"
+    is_stored: bool = True
+    stored: StoredIntegers | None = None
+    facts: tuple[Fact, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The name in the model: ``<layer path>/<weight>``."""
+        return f"{self.layer.path}/{self.own_name}"
+
+    @property
+    def weight(self) -> str:
+        """The variable's own name, without scopes, or ``post_activation`` and the like."""
+        return self.own_name.rpartition("/")[2]
+
+
+@dataclass(frozen=True, eq=False)
+class StoredLayer:
+    """A layer with its tensors, which are paired with their ranges.
+
+    Attributes
+    ----------
+    facts : LayerFacts
+    tensors : list of StoredTensor
+        In the order in which Keras saves them, without what training needs alone.
+    trail : str
+        The way to it in an object graph, which stands for a name that is not unique.
+    has_leftovers : bool
+        Whether variables of cluster- or prune-preserving training were left out.
+    """
+
+    facts: LayerFacts
+    tensors: list[StoredTensor]
+    trail: str = ""
+    has_leftovers: bool = False
+
+    def with_facts(self, facts: LayerFacts) -> StoredLayer:
+        """Return the same tensors in a layer of which something else is known."""
+        tensors = [replace(tensor, layer=facts) for tensor in self.tensors]
+        return replace(self, facts=facts, tensors=tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What a file holds, before anything is known of the quantizers.
+
+    Attributes
+    ----------
+    tensors : tuple of StoredTensor
+        All in the model's order. What the file proves (a graph's fake-quant ops) is in their
+        `facts`.
+    architecture : Architecture
+        Layers and graph, empty if unknown.
+    files : SourceFiles
+        The files that were read.
+    notes : tuple of str
+        For the user, besides those of the architecture.
+    """
+
+    tensors: tuple[StoredTensor, ...]
+    architecture: Architecture
+    files: SourceFiles
+    notes: tuple[str, ...] = ()

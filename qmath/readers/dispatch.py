@@ -22,7 +22,7 @@ from qmath.errors import FileFormatError, QmathError
 from qmath.readers.architecture.config import LayerFacts, bare_name
 from qmath.readers.architecture.parsing import Architecture, read_architecture_file
 from qmath.readers.architecture.variables import Slot, slots_of
-from qmath.readers.pairing import OWN_WEIGHTS
+from qmath.readers.completion import OWN_WEIGHTS
 from qmath.readers.records import Reading
 
 __all__ = ["read_model", "refuse_architecture"]

@@ -1,6 +1,6 @@
 """What readers make of a file: its tensors, each in its layer, and what is stated of quantizers.
 
-Readers pair tensors with ranges (`StoredLayer`), `pairing.complete` checks them, and
+Readers pair tensors with ranges (`StoredLayer`), `completion.complete` checks them, and
 `settings.resolve` turns them into `QatTensor` s.
 """
 

@@ -11,9 +11,10 @@ from qmath.containers.source_files import SourceFiles
 from qmath.errors import FileFormatError
 from qmath.readers import notes as words
 from qmath.readers.architecture.parsing import Architecture, read_architecture
+from qmath.readers.completion import OWN_WEIGHTS
 from qmath.readers.dispatch import refuse_architecture
+from qmath.readers.keras.by_name import Variable, pair
 from qmath.readers.keras.v3 import is_v3, read_variables
-from qmath.readers.pairing import OWN_WEIGHTS, Variable, pair
 from qmath.readers.records import Reading
 
 __all__ = ["read"]

@@ -18,14 +18,14 @@ from qmath.model import QatModel, Role
 from qmath.readers import notes as words
 from qmath.readers.architecture.config import LayerFacts, Serialized
 from qmath.readers.architecture.parsing import Architecture, read_architecture
-from qmath.readers.pairing import (
+from qmath.readers.completion import (
     LEFTOVERS,
     OWN_WEIGHTS,
     STEP,
     checked_range,
     fixed_tensor,
-    own_names,
 )
+from qmath.readers.keras.by_name import own_names
 from qmath.readers.records import Fact, StoredTensor
 from qmath.readers.settings.facts import QuantizerSettings, quantizer_facts, settings_of
 from qmath.readers.settings.resolve import resolve

@@ -12,10 +12,10 @@ from qmath.errors import FileFormatError
 from qmath.readers import notes as words
 from qmath.readers.architecture.config import is_model
 from qmath.readers.architecture.parsing import Architecture, read_architecture
+from qmath.readers.completion import complete, notes_on
 from qmath.readers.dispatch import refuse_architecture
 from qmath.readers.keras.groups import CONTAINERS, find_groups
 from qmath.readers.keras.positions import name_variables
-from qmath.readers.pairing import complete, notes_on
 from qmath.readers.records import Reading, StoredLayer, StoredTensor
 
 __all__ = ["is_v3", "read", "read_variables"]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from qmath.model import Graph, Node
 from qmath.readers.architecture.graph import NotAGraphError
+from qmath.readers.completion import RANGE_ROLES
 from qmath.readers.saved_model.functions import Output, Source
 from qmath.readers.saved_model.values import Param
 
@@ -25,7 +26,7 @@ __all__ = [
 ]
 
 NO_BROADCAST = "a constant is added or multiplied"
-_RANGES = ("pre_activation", "post_activation", "output")
+_RANGES = tuple(RANGE_ROLES)
 
 
 class Names(NamedTuple):

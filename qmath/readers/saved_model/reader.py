@@ -22,8 +22,8 @@ from qmath.readers import notes as words
 from qmath.readers.architecture.config import is_model
 from qmath.readers.architecture.graph import NotAGraphError
 from qmath.readers.architecture.parsing import Architecture, read_architecture
+from qmath.readers.completion import complete, notes_on
 from qmath.readers.dispatch import refuse_architecture
-from qmath.readers.pairing import complete, notes_on
 from qmath.readers.records import Reading, StoredLayer, StoredTensor
 from qmath.readers.saved_model.drafts import Names
 from qmath.readers.saved_model.fake_quants import FakeQuant, find_fake_quants, graph_facts

@@ -15,7 +15,7 @@ from qmath.containers.lazy_array import LazyArray
 from qmath.containers.saved_model import SavedModel
 from qmath.containers.tensor_bundle import TensorBundle
 from qmath.readers.architecture.config import Kind, LayerFacts
-from qmath.readers.pairing import LEFTOVERS, OWN_WEIGHTS, STEP
+from qmath.readers.completion import LEFTOVERS, OWN_WEIGHTS, RANGE_ROLES, STEP
 from qmath.readers.records import StoredLayer, StoredTensor
 from qmath.readers.saved_model.fake_quants import FakeQuant
 from qmath.readers.saved_model.functions import Frame, FunctionGraph, VariableSource
@@ -25,7 +25,6 @@ __all__ = ["Serving", "exported_layers", "layer_path", "read_scopes", "renamed",
 
 _SIGNATURES = ("serving_default", "serve")
 _READS = frozenset({"ReadVariableOp", "ResourceGather"})
-_ACTIVATIONS = frozenset({"pre_activation", "post_activation"})
 
 Shape = list[int | None]
 Scopes = Mapping[str, list[list[str]]]
@@ -147,7 +146,7 @@ def exported_layers(
         layer = facts.setdefault(path, LayerFacts(path, path, path, "", {"name": own}))
         if low == key:
             stem = leaf.removesuffix("_min")
-            tensor = StoredTensor(layer, stem if stem in _ACTIVATIONS else "output")
+            tensor = StoredTensor(layer, stem if stem in RANGE_ROLES else "output")
             kind: Kind = "quantize_layer" if stem == own else "wrapper"
         else:
             tensor = StoredTensor(layer, _within(name, own), bundle.array(key))

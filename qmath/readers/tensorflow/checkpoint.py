@@ -24,14 +24,13 @@ from qmath.readers import notes as words
 from qmath.readers.architecture.config import LayerFacts
 from qmath.readers.architecture.parsing import Architecture
 from qmath.readers.architecture.variables import uncounted
-from qmath.readers.pairing import LEFTOVERS, OWN_WEIGHTS, STEP, complete, notes_on
+from qmath.readers.completion import LEFTOVERS, OWN_WEIGHTS, RANGE_ROLES, STEP, complete, notes_on
 from qmath.readers.records import Reading, StoredLayer, StoredTensor
 from qmath.readers.tensorflow.object_graph import ObjectGraph, read_object_graph
 from qmath.readers.tensorflow.tracked_layers import TrackedLayer, track_layers
 
 __all__ = ["paired_layers", "read"]
 
-_ACTIVATIONS = ("pre_activation", "post_activation", "output")
 _ENDS = ("_min", "_max")
 _STATE = ("min_var", "max_var")
 _INDEX = re.compile(r"[0-9]{1,9}")
@@ -209,7 +208,7 @@ class _Pairing:
                 variables[node] = name
         tensors = self._tensors(layer, variables, ranges, scopes)
         for name, sides in others.items():
-            if name not in _ACTIVATIONS or len(sides) < 2:
+            if name not in RANGE_ROLES or len(sides) < 2:
                 raise self._unowned(f"{path}/{name}")
             tensors.append(self._range(layer, name, (sides["_min"], sides["_max"])))
         return tensors + ([self._range(layer, "output", output)] if output else [])

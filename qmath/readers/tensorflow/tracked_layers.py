@@ -21,7 +21,7 @@ from qmath.readers.architecture.config import (
     layer_facts,
     layer_name,
 )
-from qmath.readers.pairing import STEP
+from qmath.readers.completion import STEP
 from qmath.readers.tensorflow.object_graph import ObjectGraph
 
 __all__ = ["TrackedLayer", "track_layers"]

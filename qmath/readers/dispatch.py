@@ -2,11 +2,10 @@
 
 A reader is a module of this package with
 
-    def read(path: str, architecture: Architecture | None) -> Reading
+    def read(file: ModelFile) -> Reading
 
-`path` is what the user gave, of the kind that `sniff` names; `architecture` is what the user gave
-beside it, for files that hold none. A reader that needs none refuses it (`refuse_architecture`).
-Those that need the HDF5 library take `isolate`, too.
+whose file is of the kind that `sniff` names. Weights that are saved alone need `file.architecture`;
+a reader of files that hold their own refuses another (`file.refuse_architecture`).
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from typing import Protocol
 import numpy as np
 
 from qmath.containers.sniff import Kind, sniff
-from qmath.errors import FileFormatError, QmathError
+from qmath.errors import FileFormatError
 from qmath.readers.architecture.config import LayerFacts, bare_name
-from qmath.readers.architecture.parsing import Architecture, read_architecture_file
+from qmath.readers.architecture.parsing import Architecture
 from qmath.readers.architecture.variables import Slot, slots_of
 from qmath.readers.completion import OWN_WEIGHTS
-from qmath.readers.records import Reading
+from qmath.readers.records import ModelFile, Reading
 
-__all__ = ["read_model", "refuse_architecture"]
+__all__ = ["read_model"]
 
 # By kind; imported when such a file is met, as each needs libraries of its own.
 _READERS: Mapping[Kind, str] = {
@@ -34,29 +33,19 @@ _READERS: Mapping[Kind, str] = {
     "saved_model": "qmath.readers.saved_model.reader",
     "tf_checkpoint": "qmath.readers.tensorflow.checkpoint",
 }
-_BY_HDF5: frozenset[Kind] = frozenset({"hdf5", "keras_zip"})
 
 
 class Reader(Protocol):
     """A module that reads one kind of file."""
 
-    def read(self, path: str, architecture: Architecture | None, **options: bool) -> Reading:
+    def read(self, file: ModelFile) -> Reading:
         """Read the file."""
 
 
-def read_model(path: str, architecture: str | None = None, *, isolate: bool = False) -> Reading:
+def read_model(file: ModelFile) -> Reading:
     """Read a file of any kind, told apart by content.
 
     All bytes of untrusted files are read in here, except the values of lazy tensors.
-
-    Parameters
-    ----------
-    path : str
-        As `sniff` takes it.
-    architecture : str, optional
-        Path of the file that holds the model's architecture.
-    isolate : bool
-        Let another process read HDF5 files, whose library crashes or hangs on some damaged ones.
 
     Raises
     ------
@@ -64,25 +53,15 @@ def read_model(path: str, architecture: str | None = None, *, isolate: bool = Fa
         The file is damaged, hostile, or of a kind that is not read; or its weights do not belong to
         the architecture, that of their own file or of another.
     """
-    kind = sniff(path)
-    beside = None
-    if architecture is not None:
-        beside = read_architecture_file(architecture, isolate=isolate)
+    kind = sniff(file.path)
+    beside = file.architecture
     reader: Reader = import_module(_READERS[kind])
-    reading = reader.read(path, beside, **({"isolate": isolate} if kind in _BY_HDF5 else {}))
+    reading = reader.read(file)
     if beside is not None:
-        _check_agreement(reading, beside, path)
+        _check_agreement(reading, beside, file.path)
     else:
-        _check_shapes(reading, reading.architecture, path)
+        _check_shapes(reading, reading.architecture, file.path)
     return reading
-
-
-def refuse_architecture(path: str, architecture: Architecture | None) -> None:
-    """Raise if an architecture was given for a file that holds its own."""
-    if architecture is not None:
-        raise QmathError(
-            f"{path} holds its own architecture; leave {architecture.source or 'the other'} out"
-        )
 
 
 def _check_agreement(reading: Reading, architecture: Architecture, path: str) -> None:

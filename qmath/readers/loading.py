@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from qmath.errors import QmathError
 from qmath.model import QatModel
 from qmath.readers.dispatch import read_model
+from qmath.readers.records import ModelFile
 from qmath.readers.settings.resolve import resolve
 
 if TYPE_CHECKING:
@@ -84,9 +85,8 @@ def load(
     4
     """
     source = _text(path)
-    reading = read_model(
-        source, None if architecture is None else _text(architecture), isolate=isolate
-    )
+    beside = None if architecture is None else _text(architecture)
+    reading = read_model(ModelFile(source, beside, isolate))
     try:
         tensors, notes = resolve(reading.tensors, quantizers, force=force)
     except QmathError as error:

@@ -1,23 +1,68 @@
-"""What readers make of a file: its tensors, each in its layer, and what is stated of quantizers.
+"""What passes between readers: a file, its tensors in their layers, statements on quantizers.
 
-Readers pair tensors with ranges (`StoredLayer`), `completion.complete` checks them, and
-`settings.resolve` turns them into `QatTensor` s.
+A reader turns a `ModelFile` into a `Reading`. It pairs tensors with ranges (`StoredLayer`),
+`completion` checks them, and `settings.resolve` turns them into `QatTensor` s.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
+from qmath.containers.hdf5 import Hdf5File
+from qmath.containers.isolation import open_hdf5
+from qmath.containers.keras_zip import ZipSection
 from qmath.containers.source_files import SourceFiles
+from qmath.errors import QmathError
 from qmath.model import Role, StoredIntegers
 from qmath.readers.architecture.config import LayerFacts
-from qmath.readers.architecture.parsing import Architecture
+from qmath.readers.architecture.parsing import Architecture, read_architecture_file
 
-__all__ = ["SOURCES", "Fact", "Reading", "StoredLayer", "StoredTensor"]
+__all__ = ["SOURCES", "Fact", "ModelFile", "Reading", "StoredLayer", "StoredTensor"]
 
 # The first that states a field is shown as its evidence. With `force`, the user comes first.
 SOURCES = ("live quantizer", "graph", "config", "range shape", "user", "range ratio")
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file that is to be read, and how: what `qmath.load` was asked for.
+
+    Attributes
+    ----------
+    path : str
+        As `sniff` takes it.
+    beside : str or None
+        Path of the file that holds the model's architecture, for weights without it.
+    isolate : bool
+        Let another process read HDF5 files, whose library crashes or hangs on some damaged ones.
+    """
+
+    path: str
+    beside: str | None = None
+    isolate: bool = False
+
+    @cached_property
+    def architecture(self) -> Architecture | None:
+        """What `beside` holds, read when it is first asked for; ``None`` if nothing was given."""
+        if self.beside is None:
+            return None
+        return read_architecture_file(self.beside, isolate=self.isolate)
+
+    def refuse_architecture(self) -> None:
+        """Raise if an architecture was given for a file that holds its own."""
+        if self.beside is not None:
+            raise QmathError(f"{self.path} holds its own architecture; leave {self.beside} out")
+
+    def open_hdf5(self, section: ZipSection | None = None) -> Hdf5File:
+        """Return the file, or a section of it, to be opened in a ``with`` statement."""
+        return open_hdf5(self.path, section, isolate=self.isolate)
+
+    def files(self, paths: Iterable[str], root: str | None = None) -> SourceFiles:
+        """Return these files and `beside`, as `SourceFiles` counts them."""
+        return SourceFiles([*paths, *([self.beside] if self.beside is not None else [])], root)
 
 
 @dataclass(frozen=True)

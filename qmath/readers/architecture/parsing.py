@@ -42,6 +42,10 @@ class Architecture:
     config: Any = None
     source: str = ""
 
+    def where(self, path: str) -> str:
+        """Return how messages name a file of weights that is read with this architecture."""
+        return f"{path}, with the architecture of {self.source}" if self.source else path
+
 
 def read_architecture(model_config: Any) -> Architecture:
     """Read ``{"class_name": …, "config": …}`` of a model, as Keras 2 and 3 write it.

@@ -54,15 +54,15 @@ def find_groups(file: Hdf5File, architecture: Architecture) -> list[tuple[LayerF
     FileFormatError
         The file holds other layers than the architecture.
     """
-    walk = _Walk(file, architecture.source)
+    walk = _Walk(file, architecture.where(file.path))
     walk.note_repeated(architecture.config)
     return list(walk.model(architecture.config, "", "", None))
 
 
 class _Walk:
-    def __init__(self, file: Hdf5File, beside: str) -> None:
+    def __init__(self, file: Hdf5File, where: str) -> None:
         self.file = file
-        self.where = file.path + (f", with the architecture of {beside}" if beside else "")
+        self.where = where
         self.described: set[Any] = set()
         self.repeated: set[int] = set()  # ids of entries that describe what was described before
         self.met: dict[Any, list[str]] = {}

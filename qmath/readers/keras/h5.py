@@ -6,16 +6,13 @@ from collections.abc import Iterator
 
 from qmath.containers.bounded_json import parse_json
 from qmath.containers.hdf5 import Hdf5File
-from qmath.containers.isolation import open_hdf5
-from qmath.containers.source_files import SourceFiles
 from qmath.errors import FileFormatError
 from qmath.readers import notes as words
 from qmath.readers.architecture.parsing import Architecture, read_architecture
 from qmath.readers.completion import OWN_WEIGHTS
-from qmath.readers.dispatch import refuse_architecture
 from qmath.readers.keras.by_name import Variable, pair
 from qmath.readers.keras.v3 import is_v3, read_variables
-from qmath.readers.records import Reading
+from qmath.readers.records import ModelFile, Reading
 
 __all__ = ["read"]
 
@@ -24,49 +21,43 @@ _LAYERS = "layer_names"
 _WEIGHTS = "model_weights"
 
 
-def read(path: str, architecture: Architecture | None, *, isolate: bool = False) -> Reading:
+def read(file: ModelFile) -> Reading:
     """Read a whole model, weights by name, or weights of the newer format.
 
-    Parameters
-    ----------
-    path : str
-        What ``model.save("model.h5")``, ``model.save_weights("weights.h5")`` or
-        ``model.save_weights("model.weights.h5")`` wrote.
-    architecture : Architecture or None
-        Of a model whose weights alone are saved. Those of the newer format cannot be read without;
-        weights by name can, but lack what only a config says.
-    isolate : bool
-        Let another process read it.
+    That is what ``model.save("model.h5")``, ``model.save_weights("weights.h5")`` or
+    ``model.save_weights("model.weights.h5")`` wrote. Weights of the newer format cannot be read
+    without an architecture; weights by name can, but lack what only a config says.
 
     Raises
     ------
     FileFormatError
-        The file is damaged, hostile, or holds something else.
+        The file is damaged, hostile, or holds something else; or an architecture is needed.
     QmathError
-        An architecture is needed, or given for a file that holds its own.
+        An architecture is given for a file that holds its own.
     """
-    files = SourceFiles([path, architecture.source] if architecture else [path])
-    with open_hdf5(path, isolate=isolate) as file:
-        known = architecture or Architecture(notes=(words.NO_ARCHITECTURE,))
-        if file.has_attribute("", _CONFIG):
-            refuse_architecture(path, architecture)
-            if not file.has(_WEIGHTS):
+    path = file.path
+    files = file.files([path])
+    with file.open_hdf5() as opened:
+        known = file.architecture or Architecture(notes=(words.NO_ARCHITECTURE,))
+        if opened.has_attribute("", _CONFIG):
+            file.refuse_architecture()
+            if not opened.has(_WEIGHTS):
                 raise FileFormatError(
                     f"{path}: this HDF5 file holds a model's architecture without its weights; "
                     "save both with model.save('model.h5')"
                 )
-            known = read_architecture(parse_json(file.text("", _CONFIG), f"{path}: {_CONFIG}"))
-            tensors, notes = pair(_variables(file, _WEIGHTS), known.layers, path)
-        elif file.names("", _LAYERS) is not None:
-            tensors, notes = pair(_variables(file, ""), known.layers, path)
-        elif is_v3(file):
-            if architecture is None:
+            known = read_architecture(parse_json(opened.text("", _CONFIG), f"{path}: {_CONFIG}"))
+            tensors, notes = pair(_variables(opened, _WEIGHTS), known.layers, path)
+        elif opened.names("", _LAYERS) is not None:
+            tensors, notes = pair(_variables(opened, ""), known.layers, path)
+        elif is_v3(opened):
+            if file.architecture is None:
                 raise FileFormatError(
                     f"{path}: this format holds no names; give the file that holds the model's "
                     "architecture: --architecture MODEL.keras, config.json or MODEL.h5 "
                     "(architecture= in Python)"
                 )
-            tensors, notes = read_variables(file, architecture)
+            tensors, notes = read_variables(opened, known)
         else:
             raise FileFormatError(
                 f"{path}: this HDF5 file holds no Keras model; save one with model.save('model.h5')"

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from qmath.containers.bounded_json import MAX_BYTES, parse_json
 from qmath.containers.hdf5 import Hdf5File
-from qmath.containers.isolation import open_hdf5
 from qmath.containers.keras_zip import KerasZip
 from qmath.containers.lazy_array import LazyArray
-from qmath.containers.source_files import SourceFiles
 from qmath.errors import FileFormatError
 from qmath.readers import notes as words
 from qmath.readers.architecture.config import is_model
 from qmath.readers.architecture.parsing import Architecture, read_architecture
 from qmath.readers.completion import complete, notes_on
-from qmath.readers.dispatch import refuse_architecture
 from qmath.readers.keras.groups import CONTAINERS, find_groups
 from qmath.readers.keras.positions import name_variables
-from qmath.readers.records import Reading, StoredLayer, StoredTensor
+from qmath.readers.records import ModelFile, Reading, StoredLayer, StoredTensor
 
 __all__ = ["is_v3", "read", "read_variables"]
 
@@ -25,30 +22,23 @@ _WEIGHTS = "model.weights.h5"
 _VARIABLES = "vars"
 
 
-def read(path: str, architecture: Architecture | None, *, isolate: bool = False) -> Reading:
+def read(file: ModelFile) -> Reading:
     """Read a model, as ``model.save("model.keras")`` writes it.
-
-    Parameters
-    ----------
-    path : str
-        The file.
-    architecture : Architecture or None
-        Not needed.
-    isolate : bool
-        Let another process read it.
 
     Raises
     ------
     FileFormatError
         The file is damaged, hostile, or holds something else.
+    QmathError
+        An architecture is given, which the file holds itself.
     """
-    files = SourceFiles([path])
-    archive = KerasZip(path)
-    config = parse_json(archive.read(_CONFIG, MAX_BYTES), f"{path}: {_CONFIG}")
-    refuse_architecture(path, architecture)
+    files = file.files([file.path])
+    archive = KerasZip(file.path)
+    config = parse_json(archive.read(_CONFIG, MAX_BYTES), f"{file.path}: {_CONFIG}")
+    file.refuse_architecture()
     known = read_architecture(config)
-    with open_hdf5(path, archive.section(_WEIGHTS), isolate=isolate) as file:
-        tensors, notes = read_variables(file, known)
+    with file.open_hdf5(archive.section(_WEIGHTS)) as opened:
+        tensors, notes = read_variables(opened, known)
     return Reading(tuple(tensors), known, files, tuple(notes))
 
 
@@ -80,14 +70,12 @@ def read_variables(
         The model is subclassed, so that no file tells its variables' names; the file holds other
         variables than the model has; or several ways to name them remain.
     """
-    where = file.path
     if not is_model(architecture.config):
         raise FileFormatError(
-            f"{where}: this format holds no names, and the model is no Sequential or Functional "
-            "one, whose architecture would tell them; save it as .h5 or as a SavedModel"
+            f"{file.path}: this format holds no names, and the model is no Sequential or "
+            "Functional one, whose architecture would tell them; save it as .h5 or as a SavedModel"
         )
-    if architecture.source:
-        where += f", with the architecture of {architecture.source}"
+    where = architecture.where(file.path)
     layers: list[StoredLayer] = []
     for facts, group in find_groups(file, architecture):
         layers.append(name_variables(facts, _variables(file, group), where))

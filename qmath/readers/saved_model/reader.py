@@ -16,15 +16,13 @@ import numpy as np
 from qmath.containers.bounded_json import parse_json
 from qmath.containers.lazy_array import LazyArray
 from qmath.containers.saved_model import SavedModel
-from qmath.containers.source_files import SourceFiles
 from qmath.errors import FileFormatError
 from qmath.readers import notes as words
 from qmath.readers.architecture.config import is_model
 from qmath.readers.architecture.graph import NotAGraphError
 from qmath.readers.architecture.parsing import Architecture, read_architecture
 from qmath.readers.completion import complete, notes_on
-from qmath.readers.dispatch import refuse_architecture
-from qmath.readers.records import Reading, StoredLayer, StoredTensor
+from qmath.readers.records import ModelFile, Reading, StoredLayer, StoredTensor
 from qmath.readers.saved_model.drafts import Names
 from qmath.readers.saved_model.fake_quants import FakeQuant, find_fake_quants, graph_facts
 from qmath.readers.saved_model.functions import FunctionGraph
@@ -36,25 +34,21 @@ from qmath.readers.tensorflow.object_graph import ObjectGraph, read_object_graph
 __all__ = ["read"]
 
 
-def read(path: str, architecture: Architecture | None) -> Reading:
+def read(file: ModelFile) -> Reading:
     """Read a SavedModel.
 
     ``model.save(…, save_format="tf")`` keeps the config, so that names and layers are those of
     the ``.h5``; ``tf.saved_model.save`` and ``model.export`` keep variables and functions, whose
-    scopes give names, and whose ops tell the layers.
-
-    Parameters
-    ----------
-    path : str
-        Its directory, or the ``saved_model.pb`` in it.
-    architecture : Architecture or None
-        Of the Sequential or Functional model, where the file holds none.
+    scopes give names, and whose ops tell the layers, unless an architecture is given, of a
+    Sequential or Functional model.
 
     Raises
     ------
     FileFormatError
-        The file is damaged, hostile, of TensorFlow 1, or without variables; or `architecture` is
+        The file is damaged, hostile, of TensorFlow 1, or without variables; or the architecture is
         of another model.
+    QmathError
+        An architecture is given for a file that holds its own.
     MissingExtraError
         protobuf or google-crc32c is not installed.
 
@@ -63,15 +57,15 @@ def read(path: str, architecture: Architecture | None) -> Reading:
     More than any other file, it tells what runs: nothing about widths is left to ask, whatever
     ``get_config`` of the quantizers returned.
     """
-    saved = SavedModel(path)
+    saved = SavedModel(file.path)
     where = saved.directory
     objects = read_object_graph(saved.bundle, is_saved_model=True)
     known = _architecture(saved, where)
     if known is not None:
-        refuse_architecture(path, architecture)
-    elif architecture is not None:
-        known = architecture
-        where += f", with the architecture of {architecture.source}" if architecture.source else ""
+        file.refuse_architecture()
+    elif file.architecture is not None:
+        known = file.architecture
+        where = known.where(where)
     layers = paired_layers(saved.bundle, objects, known.config if known else None, where)
     graph = FunctionGraph(saved, where)
     keys = _keys(saved, objects, where)
@@ -89,8 +83,7 @@ def read(path: str, architecture: Architecture | None) -> Reading:
     notes += notes_on(layers, tensors)
     if known is None:
         known = _from_graph(graph, served, _names(layers, tensors, keys))
-    beside = [architecture.source] if architecture and architecture.source else []
-    files = SourceFiles([*saved.files, *beside], saved.directory)
+    files = file.files(saved.files, saved.directory)
     return Reading(tuple(tensors), known, files, tuple(notes))
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 from qmath.containers.checkpoint_paths import checkpoint_prefix
 from qmath.containers.lazy_array import LazyArray
-from qmath.containers.source_files import SourceFiles
 from qmath.containers.tensor_bundle import TensorBundle
 from qmath.errors import FileFormatError
 from qmath.readers import notes as words
@@ -25,7 +24,7 @@ from qmath.readers.architecture.config import LayerFacts
 from qmath.readers.architecture.parsing import Architecture
 from qmath.readers.architecture.variables import uncounted
 from qmath.readers.completion import LEFTOVERS, OWN_WEIGHTS, RANGE_ROLES, STEP, complete, notes_on
-from qmath.readers.records import Reading, StoredLayer, StoredTensor
+from qmath.readers.records import ModelFile, Reading, StoredLayer, StoredTensor
 from qmath.readers.tensorflow.object_graph import ObjectGraph, read_object_graph
 from qmath.readers.tensorflow.tracked_layers import TrackedLayer, track_layers
 
@@ -39,21 +38,16 @@ _NUMBER = re.compile(r"(?<![^/])layer-\d+(?![^/])")
 _Ends = tuple[int, int]
 
 
-def read(path: str, architecture: Architecture | None) -> Reading:
+def read(file: ModelFile) -> Reading:
     """Read a checkpoint, as ``save_weights("ckpt")`` and ``tf.train.Checkpoint`` write it.
 
-    Parameters
-    ----------
-    path : str
-        Its prefix, one of its files, or its directory.
-    architecture : Architecture or None
-        Of the Sequential or Functional model: the checkpoint itself holds neither the settings of
-        quantizers nor the names of nested models.
+    The checkpoint itself holds neither the settings of quantizers nor the names of nested models;
+    an architecture, of a Sequential or Functional model, does.
 
     Raises
     ------
     FileFormatError
-        The checkpoint is damaged, hostile, or of TensorFlow 1; or `architecture` is of another
+        The checkpoint is damaged, hostile, or of TensorFlow 1; or the architecture is of another
         model.
     MissingExtraError
         protobuf or google-crc32c is not installed.
@@ -64,19 +58,15 @@ def read(path: str, architecture: Architecture | None) -> Reading:
     ``tensorflow_model_optimization/python/core/quantization/keras`` track. The state of optimizers
     and metrics is left out.
     """
-    bundle = TensorBundle(checkpoint_prefix(path))
+    bundle = TensorBundle(checkpoint_prefix(file.path))
     graph = read_object_graph(bundle)
-    where = bundle.path
-    if architecture is not None and architecture.source:
-        where += f", with the architecture of {architecture.source}"
-    layers = paired_layers(bundle, graph, architecture.config if architecture else None, where)
+    known = file.architecture or Architecture(notes=(words.NO_ARCHITECTURE,))
+    where = known.where(bundle.path)
+    layers = paired_layers(bundle, graph, known.config, where)
     tensors = complete(layers, where)
-    notes = [] if architecture else numbered(layers)
+    notes = [] if file.architecture else numbered(layers)
     notes += notes_on(layers, tensors)
-    files = SourceFiles(
-        [bundle.index, *bundle.shards, *([architecture.source] if architecture else [])]
-    )
-    known = architecture or Architecture(notes=(words.NO_ARCHITECTURE,))
+    files = file.files([bundle.index, *bundle.shards])
     return Reading(tuple(tensors), known, files, tuple(notes))
 
 

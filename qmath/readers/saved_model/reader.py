@@ -23,11 +23,10 @@ from qmath.readers.architecture.graph import NotAGraphError
 from qmath.readers.architecture.parsing import Architecture, read_architecture
 from qmath.readers.completion import complete, notes_on
 from qmath.readers.records import ModelFile, Reading, StoredLayer, StoredTensor
-from qmath.readers.saved_model.drafts import Names
 from qmath.readers.saved_model.fake_quants import FakeQuant, find_fake_quants, graph_facts
-from qmath.readers.saved_model.functions import FunctionGraph
-from qmath.readers.saved_model.layers import read_layers
-from qmath.readers.saved_model.scopes import Serving, exported_layers, read_scopes, renamed, serving
+from qmath.readers.saved_model.functions import Frame, FunctionGraph
+from qmath.readers.saved_model.rebuilding.rebuild import rebuild
+from qmath.readers.saved_model.scopes import exported_layers, read_scopes, renamed, serving
 from qmath.readers.tensorflow.checkpoint import paired_layers
 from qmath.readers.tensorflow.object_graph import ObjectGraph, read_object_graph
 
@@ -72,50 +71,53 @@ def read(file: ModelFile) -> Reading:
     fake_quants = find_fake_quants(graph, iter(saved.bound), where)
     served = serving(saved, graph) if known is None else None
     if known is None:
-        scopes = read_scopes(graph, served.inner) if served else {}
+        scopes = read_scopes(graph, served[1]) if served else {}
         by_key = {keys[number]: paths for number, paths in scopes.items() if number in keys}
         if layers:
             layers = renamed(layers, by_key)
         else:
             layers = exported_layers(saved.bundle, objects, by_key, fake_quants, keys)
-    tensors = complete(_with_facts(layers, fake_quants, keys, where), where)
+    layers = _with_facts(layers, fake_quants, keys, where)
+    tensors = complete(layers, where)
     notes = [] if known else [words.NO_CONFIG]
     notes += notes_on(layers, tensors)
     if known is None:
-        known = _from_graph(graph, served, _names(layers, tensors, keys))
+        known = _rebuilt(saved, graph, served, _by_variable(layers, keys))
     files = file.files(saved.files, saved.directory)
     return Reading(tuple(tensors), known, files, tuple(notes))
 
 
-def _from_graph(graph: FunctionGraph, served: Serving | None, names: Names) -> Architecture:
-    """Return the layers that the function runs that serves, as far as they are known."""
+def _rebuilt(
+    saved: SavedModel,
+    graph: FunctionGraph,
+    served: tuple[str, Frame] | None,
+    variables: Mapping[int, StoredTensor],
+) -> Architecture:
+    """Return the layers that what serves runs, as far as they are known."""
     if served is None:
         return Architecture(notes=(words.no_graph("the file has no function that serves"),))
+    signature, frame = served
     try:
-        layers = read_layers(graph, *served, names)
+        layers = rebuild(graph, frame, saved.signatures.get(signature), variables)
     except NotAGraphError as error:
         return Architecture(notes=(words.no_graph(str(error)),))
     return Architecture(graph=layers)
 
 
-def _names(
-    layers: Sequence[StoredLayer], tensors: Sequence[StoredTensor], keys: Mapping[int | None, str]
-) -> Names:
-    """Return what tensors are called, by the numbers of their variables."""
-    weights, ranges = {}, {}
-    for layer in layers:
-        for tensor in layer.tensors:
-            if tensor.values is None:
-                ranges[_key(tensor.min)] = tensor.name
-            else:
-                weights[_key(tensor.values)] = tensor.name
-    numbers = [(number, key) for number, key in keys.items() if number is not None]
-    return Names(
-        {number: weights[key] for number, key in numbers if key in weights},
-        {number: ranges[key] for number, key in numbers if key in ranges},
-        frozenset(item.name for item in tensors if item.role == "weight"),
-        {item.name: np.shape(item.values) for item in tensors if item.values is not None},
-    )
+def _by_variable(
+    layers: Sequence[StoredLayer], keys: Mapping[int | None, str]
+) -> dict[int, StoredTensor]:
+    """Return tensors by the number of the variable of their values, or of their lower end."""
+    tensors = {
+        _key(tensor.min if tensor.values is None else tensor.values): tensor
+        for layer in layers
+        for tensor in layer.tensors
+    }
+    return {
+        number: tensors[key]
+        for number, key in keys.items()
+        if number is not None and key in tensors
+    }
 
 
 def _architecture(saved: SavedModel, where: str) -> Architecture | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
 
 from qmath.containers.lazy_array import LazyArray
 from qmath.containers.saved_model import SavedModel
@@ -21,46 +20,27 @@ from qmath.readers.saved_model.fake_quants import FakeQuant
 from qmath.readers.saved_model.functions import Frame, FunctionGraph, VariableSource
 from qmath.readers.tensorflow.object_graph import ObjectGraph
 
-__all__ = ["Serving", "exported_layers", "layer_path", "read_scopes", "renamed", "serving"]
+__all__ = ["exported_layers", "layer_path", "read_scopes", "renamed", "serving"]
 
 _SIGNATURES = ("serving_default", "serve")
 _READS = frozenset({"ReadVariableOp", "ResourceGather"})
 
-Shape = list[int | None]
 Scopes = Mapping[str, list[list[str]]]
 
 
-class Serving(NamedTuple):
-    """A function that serves.
+def serving(saved: SavedModel, graph: FunctionGraph) -> tuple[str, Frame] | None:
+    """Return what serves by default: its signature's name, and the call within that computes.
 
-    Attributes
-    ----------
-    outer, inner : Frame
-        Of a signature, and the one within that computes, whose arguments are the model's.
-    shapes : mapping of str to list or None
-        Of the arguments of `outer`, with the batch.
+    ``None`` if nothing serves.
     """
-
-    outer: Frame
-    inner: Frame
-    shapes: Mapping[str, Shape | None]
-
-
-def serving(saved: SavedModel, graph: FunctionGraph) -> Serving | None:
-    """Return the function that serves by default, ``None`` if there is none."""
     functions = dict(_functions(saved))
     names = [name for name in (*_SIGNATURES, *functions) if name in functions]
     if not names or functions[names[0]] not in saved.bound:
         return None
-    outer = inner = graph.outermost(functions[names[0]])
-    while (called := graph.called(inner)) is not None:
-        inner = called
-    shapes: dict[str, Shape | None] = {}
-    if names[0] in saved.signatures:
-        for name, tensor in saved.signatures[names[0]].inputs.items():
-            sizes = [dim.size if dim.size >= 0 else None for dim in tensor.tensor_shape.dim]
-            shapes[name] = None if tensor.tensor_shape.unknown_rank else sizes
-    return Serving(outer, inner, shapes)
+    frame = graph.outermost(functions[names[0]])
+    while (called := graph.called(frame)) is not None:
+        frame = called
+    return names[0], frame
 
 
 def read_scopes(graph: FunctionGraph, frame: Frame) -> dict[int, list[list[str]]]:

@@ -10,22 +10,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from qmath.readers.architecture.graph import NotAGraphError
-from qmath.readers.saved_model.drafts import (
-    NO_BROADCAST,
-    Drafts,
-    Flow,
-    Value,
-    key_of,
-    label_of,
-    unknown,
-)
 from qmath.readers.saved_model.functions import Output
-from qmath.readers.saved_model.values import (
+from qmath.readers.saved_model.rebuilding.params import (
     Param,
     batch_normalization,
     is_all_rows,
     shortest,
     target_shape,
+)
+from qmath.readers.saved_model.rebuilding.partial_layers import (
+    NO_BROADCAST,
+    LayerOutput,
+    PartialLayers,
+    Value,
+    key_of,
+    label_of,
+    unknown,
 )
 
 __all__ = ["OPS"]
@@ -39,27 +39,27 @@ _CONVOLUTIONS = {"Conv2D": "Conv2D", "DepthwiseConv2dNative": "DepthwiseConv2D",
 _NORMALIZED = (("moving_variance", None), ("moving_mean", None), ("beta", 0.0), ("gamma", 1.0))
 
 
-def _dense(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _dense(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     flow, weight = inputs
     attr = output.node.attr
-    if not isinstance(flow, Flow) or attr["transpose_a"].b or attr["transpose_b"].b:
+    if not isinstance(flow, LayerOutput) or attr["transpose_a"].b or attr["transpose_b"].b:
         raise unknown(output)
     if flow.views not in ((), (("rows",),)):
         raise unknown(output)
-    layer = drafts.layer_of(weight, "kernel", output)
+    layer = layers.layer_of(weight, "kernel", output)
     config = {"activation": "linear", "use_bias": False}
-    return drafts.add("Dense", [flow], config, output, layer, flow.views)
+    return layers.add("Dense", [flow], config, output, layer, flow.views)
 
 
-def _convolution(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _convolution(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     node = output.node
     is_transposed = node.op == "Conv2DBackpropInput"
     flow, weight = inputs[2 if is_transposed else 0], inputs[1]
-    if not isinstance(flow, Flow):
+    if not isinstance(flow, LayerOutput):
         raise unknown(output)
     class_name = _CONVOLUTIONS[node.op]
     name = "depthwise_kernel" if class_name == "DepthwiseConv2D" else "kernel"
-    layer = drafts.layer_of(weight, name, output)
+    layer = layers.layer_of(weight, name, output)
     strides, dilation = _spatial(node, "strides"), _spatial(node, "dilations")
     kinds = [view[0] for view in flow.views]
     if "axis" in kinds:
@@ -74,159 +74,167 @@ def _convolution(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
     }  # fmt: skip
     if "blocks" in kinds and (set(strides + dilation) != {1} or config["padding"] != "valid"):
         raise unknown(output)
-    made = drafts.add(class_name, [flow], config, output, layer, flow.views)
-    made.draft.config["kernel_size"] = list(drafts.names.shapes[f"{layer}/{name}"][: len(strides)])
+    made = layers.add(class_name, [flow], config, output, layer, flow.views)
+    made.partial.config["kernel_size"] = list(layers.shapes[f"{layer}/{name}"][: len(strides)])
     return made
 
 
-def _bias(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _bias(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     flow, bias = inputs
-    if not isinstance(flow, Flow) or flow.views:
+    if not isinstance(flow, LayerOutput) or flow.views:
         raise unknown(output)
-    draft = flow.draft
-    layer = drafts.layer_of(bias, "bias", output)
-    if layer != draft.layer or not drafts.is_open(draft) or draft.config.get("use_bias", True):
+    partial = flow.partial
+    layer = layers.layer_of(bias, "bias", output)
+    if (
+        layer != partial.layer
+        or not layers.is_open(partial)
+        or partial.config.get("use_bias", True)
+    ):
         raise NotAGraphError(f"{output.name} adds a bias that is not its layer's")
-    draft.config["use_bias"] = True
-    draft.last = key_of(output)
+    partial.config["use_bias"] = True
+    partial.last = key_of(output)
     return flow
 
 
-def _activation(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _activation(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     flow = inputs[0]
-    if not isinstance(flow, Flow):
+    if not isinstance(flow, LayerOutput):
         raise unknown(output)
-    draft, name = flow.draft, _ACTIVATIONS[output.node.op]
-    is_part = "pre_activation" in draft.ranges or label_of(output.name) == draft.layer
+    partial, name = flow.partial, _ACTIVATIONS[output.node.op]
+    is_part = "pre_activation" in partial.ranges or label_of(output.name) == partial.layer
     if (
         is_part
-        and draft.config.get("activation") == "linear"
+        and partial.config.get("activation") == "linear"
         and not flow.views
-        and drafts.is_open(draft, "post_activation")
+        and layers.is_open(partial, "post_activation")
     ):
-        draft.config["activation"] = name
-        draft.has_activation = True
-        draft.last = key_of(output)
+        partial.config["activation"] = name
+        partial.has_activation = True
+        partial.last = key_of(output)
         return flow
-    return drafts.add("Activation", [flow], {"activation": name}, output)
+    return layers.add("Activation", [flow], {"activation": name}, output)
 
 
-def _leaky(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _leaky(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     attr = output.node.attr
     slope = shortest(attr["alpha"].f) if "alpha" in attr else 0.2
     config = {"max_value": None, "negative_slope": slope, "threshold": 0.0}
-    return drafts.add("ReLU", inputs, config, output)
+    return layers.add("ReLU", inputs, config, output)
 
 
-def _clip(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _clip(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     """Recognize the ReLU with a bound, which Keras makes of three ops."""
     flow, bound = inputs
-    if not isinstance(flow, Flow) or not isinstance(bound, Param) or not bound.values:
+    if not isinstance(flow, LayerOutput) or not isinstance(bound, Param) or not bound.values:
         raise unknown(output)
-    draft, limit = flow.draft, shortest(bound.values[0])
-    if not drafts.is_open(draft) or draft.ranges or flow.views:
+    partial, limit = flow.partial, shortest(bound.values[0])
+    if not layers.is_open(partial) or partial.ranges or flow.views:
         raise unknown(output)
-    if output.node.op == "Minimum" and draft.config == {"activation": "relu"} and limit > 0:
-        draft.class_name = "ReLU"
-        draft.config = {"max_value": limit, "negative_slope": 0.0, "threshold": 0.0}
-    elif output.node.op != "Maximum" or not draft.config.get("max_value") or limit:
+    if output.node.op == "Minimum" and partial.config == {"activation": "relu"} and limit > 0:
+        partial.class_name = "ReLU"
+        partial.config = {"max_value": limit, "negative_slope": 0.0, "threshold": 0.0}
+    elif output.node.op != "Maximum" or not partial.config.get("max_value") or limit:
         raise unknown(output)
-    draft.last = key_of(output)
+    partial.last = key_of(output)
     return flow
 
 
-def _sum(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _sum(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     is_difference = output.node.op == "Sub"
-    if len(inputs) == 2 and isinstance(inputs[0], Flow) and isinstance(inputs[1], Param):
-        flow, draft = inputs[0], inputs[0].draft
-        layer = batch_normalization(draft.config.get("factor"), inputs[1], drafts.tensor_of)
-        if layer is None or not drafts.is_open(draft) or is_difference:
+    if len(inputs) == 2 and isinstance(inputs[0], LayerOutput) and isinstance(inputs[1], Param):
+        flow, partial = inputs[0], inputs[0].partial
+        layer = batch_normalization(partial.config.get("factor"), inputs[1], layers.tensor_of)
+        if layer is None or not layers.is_open(partial) or is_difference:
             raise NotAGraphError(f"{output.name}: {NO_BROADCAST}")
-        draft.class_name, draft.layer = "BatchNormalization", layer[0]
-        draft.config = {"axis": [-1], "epsilon": layer[1]}
-        draft.last = key_of(output)
+        partial.class_name, partial.layer = "BatchNormalization", layer[0]
+        partial.config = {"axis": [-1], "epsilon": layer[1]}
+        partial.last = key_of(output)
         return flow
     if any(isinstance(value, Param) for value in inputs):
         raise NotAGraphError(f"{output.name}: {NO_BROADCAST}")
-    return drafts.add("Subtract" if is_difference else "Add", inputs, {}, output)
+    return layers.add("Subtract" if is_difference else "Add", inputs, {}, output)
 
 
-def _scale(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _scale(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     """Keep a factor until an op tells that it is a batch normalization's."""
     flow, factor = inputs
-    if not isinstance(flow, Flow) or not isinstance(factor, Param):
+    if not isinstance(flow, LayerOutput) or not isinstance(factor, Param):
         raise unknown(output)
-    return drafts.add("Mul", [flow], {"factor": factor}, output)
+    return layers.add("Mul", [flow], {"factor": factor}, output)
 
 
-def _normalize(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _normalize(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     flow, *params = inputs
     attr = output.node.attr
     is_inference = "is_training" in attr and not attr["is_training"].b
     if not is_inference or len(params) != 4 or _layout(output) != b"NHWC":
         raise unknown(output)
-    layers = set()
+    owners = set()
     for param, (name, neutral) in zip(reversed(params), _NORMALIZED, strict=True):
         if not isinstance(param, Param) or set(param.values or ()) != {neutral}:
-            layers.add(drafts.layer_of(param, name, output))
-    if len(layers) != 1:
+            owners.add(layers.layer_of(param, name, output))
+    if len(owners) != 1:
         raise unknown(output)
     epsilon = shortest(attr["epsilon"].f) if "epsilon" in attr else 1e-4
     config = {"axis": [-1], "epsilon": epsilon}
-    return drafts.add("BatchNormalization", [flow], config, output, layers.pop())
+    return layers.add("BatchNormalization", [flow], config, output, owners.pop())
 
 
-def _split(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _split(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     axis, flow = inputs
-    if _values(axis) != (1,) or not isinstance(flow, Flow):
+    if _values(axis) != (1,) or not isinstance(flow, LayerOutput):
         raise unknown(output)
-    return _viewed(drafts, output, flow, ("steps", output.node.attr["num_split"].i))
+    return _viewed(layers, output, flow, ("steps", output.node.attr["num_split"].i))
 
 
-def _repeated(drafts: Drafts, output: Output, flows: list[Value]) -> Value:
+def _repeated(layers: PartialLayers, output: Output, flows: list[Value]) -> Value:
     """Recognize ``UpSampling1D``, which Keras makes of all steps of a signal, each repeated."""
-    steps = [flow.views[-1] for flow in flows if isinstance(flow, Flow)]
+    steps = [flow.views[-1] for flow in flows if isinstance(flow, LayerOutput)]
     _, count, _ = steps[0]
     size = len(flows) // count
     if steps != [("step", count, i // size) for i in range(count * size)]:
         raise unknown(output)
-    (whole,) = {Flow(flow.draft, flow.views[:-1]) for flow in flows if isinstance(flow, Flow)}
-    return drafts.add("UpSampling1D", [whole], {"size": size}, output)
+    (whole,) = {
+        LayerOutput(flow.partial, flow.views[:-1])
+        for flow in flows
+        if isinstance(flow, LayerOutput)
+    }
+    return layers.add("UpSampling1D", [whole], {"size": size}, output)
 
 
-def _concatenate(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _concatenate(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     *flows, axis = inputs
     first = flows[0]
-    if _values(axis) == (1,) and isinstance(first, Flow) and first.views[-1:]:
-        return _repeated(drafts, output, flows)
+    if _values(axis) == (1,) and isinstance(first, LayerOutput) and first.views[-1:]:
+        return _repeated(layers, output, flows)
     if not isinstance(axis, Param) or not axis.values or len(axis.values) != 1:
         raise unknown(output)
-    return drafts.add("Concatenate", flows, {"axis": int(axis.values[0])}, output)
+    return layers.add("Concatenate", flows, {"axis": int(axis.values[0])}, output)
 
 
-def _pool(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _pool(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     flow = inputs[0]
     size, strides = (_spatial(output.node, key) for key in ("ksize", "strides"))
-    views = flow.views if isinstance(flow, Flow) else ()
+    views = flow.views if isinstance(flow, LayerOutput) else ()
     if views:
         if views != (("axis", 2),) or size[1] != 1 or strides[1] != 1:
             raise unknown(output)
         size, strides = size[:1], strides[:1]
     config = {"pool_size": size, "strides": strides, "padding": _padding(output)}
     name = f"{_POOLS[output.node.op]}{len(size)}D"
-    return drafts.add(name, [flow], config, output, views=views)
+    return layers.add(name, [flow], config, output, views=views)
 
 
-def _global_pool(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _global_pool(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     flow, axes = inputs
     rank = {(1,): 1, (1, 2): 2}.get(_values(axes))
     if rank is None:
         raise unknown(output)
     config = {"keepdims": output.node.attr["keep_dims"].b}
-    return drafts.add(f"{_GLOBAL_POOLS[output.node.op]}{rank}D", [flow], config, output)
+    return layers.add(f"{_GLOBAL_POOLS[output.node.op]}{rank}D", [flow], config, output)
 
 
-def _pad(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _pad(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     flow, widths, *fill = inputs
     pads = [int(n) for n in _values(widths)]
     if len(pads) not in (6, 8) or any(pads[:2] + pads[-2:]):
@@ -235,76 +243,76 @@ def _pad(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
         raise unknown(output)
     inner = pads[2:-2]
     padding: Any = inner if len(inner) == 2 else [inner[:2], inner[2:]]
-    return drafts.add(f"ZeroPadding{len(inner) // 2}D", [flow], {"padding": padding}, output)
+    return layers.add(f"ZeroPadding{len(inner) // 2}D", [flow], {"padding": padding}, output)
 
 
-def _upsample(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _upsample(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     flow, size = inputs
     is_product = isinstance(size, Param) and size.op == "Mul" and len(size.args) == 2
     factors = size.args[1].values if isinstance(size, Param) and is_product else None
     if not factors or len(factors) != 2 or not output.node.attr["half_pixel_centers"].b:
         raise unknown(output)
     config = {"size": [int(n) for n in factors], "interpolation": "nearest"}
-    return drafts.add("UpSampling2D", [flow], config, output)
+    return layers.add("UpSampling2D", [flow], config, output)
 
 
-def _reshape(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _reshape(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     flow, shape = inputs
-    if not isinstance(flow, Flow) or not isinstance(shape, Param):
+    if not isinstance(flow, LayerOutput) or not isinstance(shape, Param):
         raise unknown(output)
     if flow.views == (("rows",),) and shape.op == "ConcatV2":
-        return _unviewed(drafts, output, flow)
+        return _unviewed(layers, output, flow)
     if not flow.views and is_all_rows(shape):
-        return _viewed(drafts, output, flow, ("rows",))
+        return _viewed(layers, output, flow, ("rows",))
     target = target_shape(shape)
     if target is None:
         raise unknown(output)
-    return drafts.add("Reshape", [flow], {"target_shape": target}, output)
+    return layers.add("Reshape", [flow], {"target_shape": target}, output)
 
 
-def _transpose(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _transpose(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     axes = [int(axis) for axis in _values(inputs[1])]
     flow = inputs[0]
-    if axes and axes == list(range(len(axes))) and isinstance(flow, Flow):
-        drafts.moved(flow.draft, output)
+    if axes and axes == list(range(len(axes))) and isinstance(flow, LayerOutput):
+        layers.moved(flow.partial, output)
         return flow
     if axes[:1] != [0]:
         raise unknown(output)
-    return drafts.add("Permute", [flow], {"dims": axes[1:]}, output)
+    return layers.add("Permute", [flow], {"dims": axes[1:]}, output)
 
 
-def _expand(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _expand(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     flow, axis = inputs
     place = {(1,): 1, (2,): 2, (-3,): 1, (-2,): 2}.get(_values(axis))
-    if place is None or not isinstance(flow, Flow):
+    if place is None or not isinstance(flow, LayerOutput):
         raise unknown(output)
-    return _viewed(drafts, output, flow, ("axis", place))
+    return _viewed(layers, output, flow, ("axis", place))
 
 
-def _squeeze(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _squeeze(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     flow = inputs[0]
     axes = list(output.node.attr["squeeze_dims"].list.i)
-    if not isinstance(flow, Flow) or len(axes) != 1 or axes[0] not in range(-4, 4):
+    if not isinstance(flow, LayerOutput) or len(axes) != 1 or axes[0] not in range(-4, 4):
         raise unknown(output)
     if flow.views[-1:] != (("axis", axes[0] % 4),):
         raise unknown(output)
-    return _unviewed(drafts, output, flow)
+    return _unviewed(layers, output, flow)
 
 
-def _to_blocks(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _to_blocks(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     flow, block, pads = inputs
-    if not isinstance(flow, Flow) or len(_values(pads)) != 2 * len(_values(block)):
+    if not isinstance(flow, LayerOutput) or len(_values(pads)) != 2 * len(_values(block)):
         raise unknown(output)
-    return _viewed(drafts, output, flow, ("blocks", _values(block), _values(pads)))
+    return _viewed(layers, output, flow, ("blocks", _values(block), _values(pads)))
 
 
-def _from_blocks(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
+def _from_blocks(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     """Recognize a dilated convolution, which TensorFlow runs on pixels put side by side."""
     flow, block, crops = inputs
-    if not isinstance(flow, Flow) or flow.views[-1:] == () or flow.views[-1][0] != "blocks":
+    if not isinstance(flow, LayerOutput) or flow.views[-1:] == () or flow.views[-1][0] != "blocks":
         raise unknown(output)
     _, dilation, pads = flow.views[-1]
-    config, cut = flow.draft.config, _values(crops)
+    config, cut = flow.partial.config, _values(crops)
     size = config.get("kernel_size")
     if dilation != _values(block) or len(cut) != len(pads) or size is None or any(cut[::2]):
         raise unknown(output)
@@ -315,17 +323,19 @@ def _from_blocks(drafts: Drafts, output: Output, inputs: list[Value]) -> Value:
         raise unknown(output)
     config["padding"] = "same" if rest == same else "valid"
     config["dilation_rate"] = [int(n) for n in dilation]
-    return _unviewed(drafts, output, flow)
+    return _unviewed(layers, output, flow)
 
 
-def _viewed(drafts: Drafts, output: Output, flow: Flow, view: tuple[Any, ...]) -> Flow:
-    drafts.moved(flow.draft, output)
-    return Flow(flow.draft, (*flow.views, view))
+def _viewed(
+    layers: PartialLayers, output: Output, flow: LayerOutput, view: tuple[Any, ...]
+) -> LayerOutput:
+    layers.moved(flow.partial, output)
+    return LayerOutput(flow.partial, (*flow.views, view))
 
 
-def _unviewed(drafts: Drafts, output: Output, flow: Flow) -> Flow:
-    drafts.moved(flow.draft, output)
-    return Flow(flow.draft, flow.views[:-1])
+def _unviewed(layers: PartialLayers, output: Output, flow: LayerOutput) -> LayerOutput:
+    layers.moved(flow.partial, output)
+    return LayerOutput(flow.partial, flow.views[:-1])
 
 
 def _values(value: Value) -> tuple[Any, ...]:
@@ -353,7 +363,7 @@ def _layout(output: Output) -> bytes:
     return layout
 
 
-OPS: Mapping[str, Callable[[Drafts, Output, list[Value]], Value]] = {
+OPS: Mapping[str, Callable[[PartialLayers, Output, list[Value]], Value]] = {
     **dict.fromkeys(("Add", "AddN", "AddV2", "Sub"), _sum),
     **dict.fromkeys(_ACTIVATIONS, _activation),
     **dict.fromkeys(_CONVOLUTIONS, _convolution),

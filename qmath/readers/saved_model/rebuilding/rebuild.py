@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from qmath.model import Graph
 from qmath.readers.architecture.graph import NotAGraphError
-from qmath.readers.saved_model.drafts import Draft, Drafts, Flow, Names, Value, key_of, unknown
+from qmath.readers.records import StoredTensor
 from qmath.readers.saved_model.fake_quants import FAKE_QUANTS
 from qmath.readers.saved_model.functions import (
     Argument,
@@ -23,32 +24,39 @@ from qmath.readers.saved_model.functions import (
     Source,
     VariableSource,
 )
-from qmath.readers.saved_model.ops import OPS
-from qmath.readers.saved_model.values import Param, constant
+from qmath.readers.saved_model.rebuilding.ops import OPS
+from qmath.readers.saved_model.rebuilding.params import Param, constant
+from qmath.readers.saved_model.rebuilding.partial_layers import (
+    LayerOutput,
+    PartialLayer,
+    PartialLayers,
+    Value,
+    key_of,
+    unknown,
+)
 
-__all__ = ["read_layers"]
+__all__ = ["rebuild"]
 
 # Of a batch normalization, whose first output is called ``y``.
 _OTHER_OUTPUTS = ("batch_", "reserve_")
 
+_Shape = list[int | None]
 
-def read_layers(
-    graph: FunctionGraph,
-    outer: Frame,
-    inner: Frame,
-    shapes: Mapping[str, list[int | None] | None],
-    names: Names,
+
+def rebuild(
+    graph: FunctionGraph, frame: Frame, signature: Any, variables: Mapping[int, StoredTensor]
 ) -> Graph:
     """Return the layers that a function runs.
 
     Parameters
     ----------
     graph : FunctionGraph
-    outer, inner : Frame
-        The function of a signature, and the one within that computes.
-    shapes : mapping of str to list
-        Of the arguments of `outer`, with the batch, by name.
-    names : Names
+    frame : Frame
+        The call that computes, within the function of a signature; its arguments are the model's.
+    signature : message or None
+        The ``SignatureDef``, which tells the shapes of the inputs.
+    variables : mapping of int to StoredTensor
+        As `PartialLayers` takes them.
 
     Raises
     ------
@@ -57,36 +65,48 @@ def read_layers(
     FileFormatError
         The file is damaged.
     """
-    builder = _Builder(graph, names)
+    builder = _Builder(graph, variables)
+    outer = frame
+    while outer.caller is not None:
+        outer = outer.caller
     arguments = list(outer.function.arguments)
-    for name in inner.function.arguments:
-        source = graph.source(inner, name)
+    shapes = _shapes(signature)
+    for name in frame.function.arguments:
+        source = graph.source(frame, name)
         if isinstance(source, Argument):
             builder.add_input(source, arguments[source.number], shapes)
     outputs = [
-        graph.source(inner, inner.function.returned.get(name, name))
-        for name in inner.function.outputs
+        graph.source(frame, frame.function.returned.get(name, name))
+        for name in frame.function.outputs
     ]
     return builder.build(outputs)
 
 
+def _shapes(signature: Any) -> dict[str, _Shape | None]:
+    """Return the shapes of a signature's inputs, with the batch, as far as they are known."""
+    shapes: dict[str, _Shape | None] = {}
+    for name, tensor in signature.inputs.items() if signature is not None else ():
+        sizes = [dim.size if dim.size >= 0 else None for dim in tensor.tensor_shape.dim]
+        shapes[name] = None if tensor.tensor_shape.unknown_rank else sizes
+    return shapes
+
+
 class _Builder:
-    def __init__(self, graph: FunctionGraph, names: Names) -> None:
+    def __init__(self, graph: FunctionGraph, variables: Mapping[int, StoredTensor]) -> None:
         self._graph = graph
-        self._names = names
         self._values: dict[object, Value] = {}
         self._uses: Counter[object] = Counter()
-        self._drafts = Drafts(names, self._uses)
-        self._inputs: list[Draft] = []
+        self._layers = PartialLayers(variables, self._uses)
+        self._inputs: list[PartialLayer] = []
 
-    def add_input(
-        self, source: Argument, name: str, shapes: Mapping[str, list[int | None] | None]
-    ) -> None:
+    def add_input(self, source: Argument, name: str, shapes: Mapping[str, _Shape | None]) -> None:
         """Add an input of the model."""
-        draft = Draft("InputLayer", (), {"batch_input_shape": shapes.get(name)}, name, source, name)
-        self._drafts.drafts.append(draft)
-        self._inputs.append(draft)
-        self._values[source] = Flow(draft)
+        partial = PartialLayer(
+            "InputLayer", (), {"batch_input_shape": shapes.get(name)}, name, source, name
+        )
+        self._layers.layers.append(partial)
+        self._inputs.append(partial)
+        self._values[source] = LayerOutput(partial)
 
     def build(self, outputs: Sequence[Source]) -> Graph:
         """Return the layers between the inputs and these outputs."""
@@ -96,10 +116,10 @@ class _Builder:
         ends = []
         for source in outputs:
             value = self._value(source)
-            if not isinstance(value, Flow) or value.views:
+            if not isinstance(value, LayerOutput) or value.views:
                 raise NotAGraphError("an output of the model is none of a layer")
-            ends.append(value.draft)
-        return self._drafts.graph(self._inputs, ends)
+            ends.append(value.partial)
+        return self._layers.graph(self._inputs, ends)
 
     def _ordered(self, outputs: Sequence[Source]) -> list[tuple[Output, list[Source]]]:
         """Return the ops that outputs depend on, after those that feed them; count their uses."""
@@ -129,16 +149,16 @@ class _Builder:
 
     def _value(self, source: Source) -> Value:
         if isinstance(source, VariableSource):
-            return Param("Variable", name=self._names.weights.get(source.node, "?"))
+            return Param("Variable", name=self._layers.weights.get(source.node, "?"))
         if key_of(source) not in self._values:
             raise NotAGraphError("a value follows from itself")
         value = self._values[key_of(source)]
         if isinstance(source, Output):
             place = source.output.rpartition(":")[2]
-            if source.node.op == "Split" and isinstance(value, Flow):
+            if source.node.op == "Split" and isinstance(value, LayerOutput):
                 (_, count), number = value.views[-1], place[:6]
                 step = ("step", count, int(number) if number.isdecimal() else 0)
-                return Flow(value.draft, (*value.views[:-1], step))
+                return LayerOutput(value.partial, (*value.views[:-1], step))
             if place not in ("", "0") or source.output.startswith(_OTHER_OUTPUTS):
                 raise NotAGraphError(f"the op {source.node.op} has several outputs")
         return value
@@ -153,7 +173,7 @@ class _Builder:
         if op not in OPS:
             raise unknown(output)
         try:
-            return OPS[op](self._drafts, output, inputs)
+            return OPS[op](self._layers, output, inputs)
         except (LookupError, ValueError, ArithmeticError):  # other inputs than the op has
             raise unknown(output) from None
 
@@ -166,23 +186,23 @@ class _Builder:
             raise NotAGraphError(f"{output.name} quantizes to a fixed range")
         source = self._graph.source(output.frame, self._graph.input(output.frame, output.node, 1))
         low = source.node if isinstance(source, VariableSource) else -1
-        if low not in self._names.ranges or value.views:
+        if low not in self._layers.ranges or value.views:
             raise NotAGraphError(f"{output.name} quantizes to a range that no layer keeps")
-        layer, _, which = self._names.ranges[low].rpartition("/")
-        draft = value.draft
-        is_activation = draft.class_name == "Activation" and not draft.layer
+        layer, _, which = self._layers.ranges[low].rpartition("/")
+        partial = value.partial
+        is_activation = partial.class_name == "Activation" and not partial.layer
         if (
             is_activation
-            and draft.inputs[0].layer == layer
+            and partial.inputs[0].layer == layer
             and which != "pre_activation"
-            and self._drafts.is_open(draft.inputs[0], "post_activation")
-            and self._drafts.is_open(draft, which)
+            and self._layers.is_open(partial.inputs[0], "post_activation")
+            and self._layers.is_open(partial, which)
         ):
-            draft = self._drafts.merge(draft)
-        can_take = draft.class_name != "InputLayer" and draft.layer in ("", layer)
-        if not can_take or not self._drafts.is_open(draft, which):
-            draft = self._drafts.add("QuantizeLayer", [value], {}, output, layer).draft
-        draft.layer = layer
-        draft.ranges.append(which)
-        draft.last = key_of(output)
-        return Flow(draft)
+            partial = self._layers.merge(partial)
+        can_take = partial.class_name != "InputLayer" and partial.layer in ("", layer)
+        if not can_take or not self._layers.is_open(partial, which):
+            partial = self._layers.add("QuantizeLayer", [value], {}, output, layer).partial
+        partial.layer = layer
+        partial.ranges.append(which)
+        partial.last = key_of(output)
+        return LayerOutput(partial)

@@ -7,18 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from qmath.model import Graph, Node
 from qmath.readers.architecture.graph import NotAGraphError
 from qmath.readers.completion import RANGE_ROLES
+from qmath.readers.records import StoredTensor
 from qmath.readers.saved_model.functions import Output, Source
-from qmath.readers.saved_model.values import Param
+from qmath.readers.saved_model.rebuilding.params import Param
 
 __all__ = [
     "NO_BROADCAST",
-    "Draft",
-    "Drafts",
-    "Flow",
-    "Names",
+    "LayerOutput",
+    "PartialLayer",
+    "PartialLayers",
     "Value",
     "key_of",
     "label_of",
@@ -29,27 +31,8 @@ NO_BROADCAST = "a constant is added or multiplied"
 _RANGES = tuple(RANGE_ROLES)
 
 
-class Names(NamedTuple):
-    """What tensors are called: ``conv1/kernel`` by its variable, ranges by their lower end.
-
-    Attributes
-    ----------
-    weights : mapping of int to str
-    ranges : mapping of int to str
-    quantized : set of str
-        Names of the weights with ranges.
-    shapes : mapping of str to tuple
-        Of the weights.
-    """
-
-    weights: Mapping[int, str]
-    ranges: Mapping[int, str]
-    quantized: frozenset[str]
-    shapes: Mapping[str, tuple[int, ...]]
-
-
 @dataclass(eq=False)
-class Draft:
+class PartialLayer:
     """A layer that may yet take in ops that follow.
 
     Attributes
@@ -66,7 +49,7 @@ class Draft:
     """
 
     class_name: str
-    inputs: tuple[Draft, ...]
+    inputs: tuple[PartialLayer, ...]
     config: dict[str, Any]
     scope: str
     last: object
@@ -76,12 +59,12 @@ class Draft:
     name: str = ""
 
 
-class Flow(NamedTuple):
+class LayerOutput(NamedTuple):
     """What flows out of a layer.
 
     Attributes
     ----------
-    draft : Draft
+    partial : PartialLayer
     views : tuple
         How its layout differs for the moment: ``("axis", 1)``, an axis that makes a signal an
         image; ``("blocks", (2, 2), (1, 1, 1, 1))``, pixels apart put side by side, with padding;
@@ -89,27 +72,40 @@ class Flow(NamedTuple):
         steps; ``("step", 12, 3)``, one of them.
     """
 
-    draft: Draft
+    partial: PartialLayer
     views: tuple[tuple[Any, ...], ...] = ()
 
 
-Value = Param | Flow
+Value = Param | LayerOutput
 
 
-class Drafts:
+class PartialLayers:
     """All layers of a model.
 
     Parameters
     ----------
-    names : Names
+    variables : mapping of int to StoredTensor
+        By the number of the variable that holds the values, or, of an activation, the lower end of
+        the range.
     uses : Counter
         How many ops read the output of an op, by its key.
+
+    Attributes
+    ----------
+    weights, ranges : dict of int to str
+        Names of tensors by the numbers of variables: of weights, and of activations.
+    shapes : dict of str to tuple
+        Of the weights, by name.
     """
 
-    def __init__(self, names: Names, uses: Counter[object]) -> None:
-        self.names = names
+    def __init__(self, variables: Mapping[int, StoredTensor], uses: Counter[object]) -> None:
+        weights = {i: tensor for i, tensor in variables.items() if tensor.values is not None}
+        self.weights = {i: tensor.name for i, tensor in weights.items()}
+        self.ranges = {i: tensor.name for i, tensor in variables.items() if i not in weights}
+        self.shapes = {tensor.name: np.shape(tensor.values) for tensor in weights.values()}
+        self._quantized = {t.name for t in weights.values() if t.min is not None}
         self.uses = uses
-        self.drafts: list[Draft] = []
+        self.layers: list[PartialLayer] = []
 
     def add(
         self,
@@ -119,39 +115,39 @@ class Drafts:
         output: Output,
         layer: str = "",
         views: tuple[tuple[Any, ...], ...] = (),
-    ) -> Flow:
+    ) -> LayerOutput:
         """Begin a layer; its inputs must be laid out as `views` says."""
         feeds = []
         for value in inputs:
-            if not isinstance(value, Flow) or value.views != views:
+            if not isinstance(value, LayerOutput) or value.views != views:
                 raise unknown(output)
-            feeds.append(value.draft)
-        draft = Draft(class_name, tuple(feeds), config, output.name, key_of(output), layer)
-        self.drafts.append(draft)
-        return Flow(draft, views)
+            feeds.append(value.partial)
+        partial = PartialLayer(class_name, tuple(feeds), config, output.name, key_of(output), layer)
+        self.layers.append(partial)
+        return LayerOutput(partial, views)
 
-    def moved(self, draft: Draft, output: Output) -> None:
+    def moved(self, partial: PartialLayer, output: Output) -> None:
         """Let a layer end with an op that changes nothing, if nothing else uses what is before."""
-        if self.uses[draft.last] == 1:
-            draft.last = key_of(output)
+        if self.uses[partial.last] == 1:
+            partial.last = key_of(output)
 
-    def merge(self, draft: Draft) -> Draft:
+    def merge(self, partial: PartialLayer) -> PartialLayer:
         """Make an activation part of the layer before it, and return that."""
-        (previous,) = draft.inputs
-        previous.config["activation"] = draft.config["activation"]
+        (previous,) = partial.inputs
+        previous.config["activation"] = partial.config["activation"]
         previous.has_activation = True
-        previous.last = draft.last
-        self.drafts.remove(draft)
+        previous.last = partial.last
+        self.layers.remove(partial)
         return previous
 
-    def is_open(self, draft: Draft, which: str = "pre_activation") -> bool:
+    def is_open(self, partial: PartialLayer, which: str = "pre_activation") -> bool:
         """Tell whether a layer can take in an op for `which`: nothing else uses what is before."""
-        if self.uses[draft.last] != 1:
+        if self.uses[partial.last] != 1:
             return False
         place = _RANGES.index(which)
-        if which == "pre_activation" and draft.has_activation:
+        if which == "pre_activation" and partial.has_activation:
             return False
-        return all(_RANGES.index(other) < place for other in draft.ranges)
+        return all(_RANGES.index(other) < place for other in partial.ranges)
 
     def layer_of(self, param: Value, name: str, output: Output) -> str:
         """Return the layer whose variable of this name a parameter is, quantized if it must be."""
@@ -169,33 +165,35 @@ class Drafts:
         while param.op in ("FakeQuant", "Transpose", "ExpandDims") and param.args:
             is_quantized |= param.op == "FakeQuant"
             param = param.args[0]
-        return param.name if is_quantized == (param.name in self.names.quantized) else ""
+        return param.name if is_quantized == (param.name in self._quantized) else ""
 
-    def graph(self, inputs: Sequence[Draft], ends: Sequence[Draft]) -> Graph:
+    def graph(self, inputs: Sequence[PartialLayer], ends: Sequence[PartialLayer]) -> Graph:
         """Return the layers, if each quantizes what it should."""
         ranged: dict[str, list[str]] = {}
-        for name in self.names.ranges.values():
+        for name in self.ranges.values():
             layer, _, which = name.rpartition("/")
             ranged.setdefault(layer, []).append(which)
-        taken = ranged.keys() | {draft.layer for draft in self.drafts}
+        taken = ranged.keys() | {partial.layer for partial in self.layers}
         counts: Counter[str] = Counter()
         nodes = []
-        for draft in self.drafts:
-            if draft.class_name == "Mul":
-                raise NotAGraphError(f"{draft.scope}: {NO_BROADCAST}")
-            if not draft.layer:
-                draft.layer = label_of(draft.scope)
-                if draft.layer in taken or counts[draft.layer]:
-                    draft.layer += f"/{draft.scope.rpartition('/')[2]}"
-            wanted = sorted(ranged.get(draft.layer, ()), key=_RANGES.index)
-            if draft.ranges != wanted:
-                raise NotAGraphError(f"{draft.scope}: it is not clear what {draft.layer} quantizes")
-            number = counts[draft.layer]
-            counts[draft.layer] += 1
-            draft.name = draft.layer + (f"#{number}" if number else "")
-            feeds = tuple(feed.name for feed in draft.inputs)
-            config = {"name": draft.layer.rpartition("/")[2], **draft.config}
-            nodes.append(Node(draft.name, draft.layer, draft.class_name, feeds, config))
+        for partial in self.layers:
+            if partial.class_name == "Mul":
+                raise NotAGraphError(f"{partial.scope}: {NO_BROADCAST}")
+            if not partial.layer:
+                partial.layer = label_of(partial.scope)
+                if partial.layer in taken or counts[partial.layer]:
+                    partial.layer += f"/{partial.scope.rpartition('/')[2]}"
+            wanted = sorted(ranged.get(partial.layer, ()), key=_RANGES.index)
+            if partial.ranges != wanted:
+                raise NotAGraphError(
+                    f"{partial.scope}: it is not clear what {partial.layer} quantizes"
+                )
+            number = counts[partial.layer]
+            counts[partial.layer] += 1
+            partial.name = partial.layer + (f"#{number}" if number else "")
+            feeds = tuple(feed.name for feed in partial.inputs)
+            config = {"name": partial.layer.rpartition("/")[2], **partial.config}
+            nodes.append(Node(partial.name, partial.layer, partial.class_name, feeds, config))
         if len({node.name for node in nodes}) < len(nodes):
             raise NotAGraphError("two of its layers have one name")
         return Graph(tuple(nodes), tuple(d.name for d in inputs), tuple(d.name for d in ends))

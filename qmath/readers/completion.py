@@ -219,7 +219,7 @@ def _unstored(layer: LayerFacts, tensors: Sequence[StoredTensor], where: str) ->
         missing = [name for name in expected_ranges(layer) if name not in ranged]
         roles = RANGE_ROLES
         # Counted, as a custom layer's variables may be named unlike its attributes.
-        present = [item.weight for item in tensors if item.role == "weight"]
+        present = [t.weight for t in tensors if t.role == "weight" and t.is_stored]
         if len(present) < len(weights):
             lacking = [name for name in weights if name not in present]
             raise _missing_range(f"{where}: {layer.path}/{(lacking or weights)[0]}")

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.containers.lazy_array import LazyArray
+from qmath.containers.source_files import Stamp, has_changed, stamp_of
 from qmath.errors import FileFormatError, MissingExtraError, QmathError
 
 __all__ = ["MAX_RATIO", "Hdf5File"]
@@ -77,7 +78,7 @@ class Hdf5File:
         self.path = f"{path}: {section.name}" if section else path
         self._absolute = os.path.abspath(path)
         self._section = section
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: Stamp | None = None
         self._size = 0
         self._h5py: Any = None  # like the root, only while the file is open
         self._root: Any = None
@@ -116,11 +117,9 @@ class Hdf5File:
     def _check_unchanged(self) -> None:
         """Raise if the file is not as it was when it was first opened."""
         status = os.stat(self._absolute)
-        stamp = (status.st_size, status.st_mtime_ns)
+        stamp = stamp_of(status)
         if stamp != (self._stamp or stamp):
-            raise FileFormatError(
-                f"{self.path}: the file has changed since it was loaded; load it again"
-            )
+            raise has_changed(self.path)
         self._stamp, self._size = stamp, status.st_size
 
     def _close_section(self) -> None:

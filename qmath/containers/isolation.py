@@ -31,6 +31,7 @@ from qmath import errors
 from qmath.containers.hdf5 import MAX_RATIO, Hdf5File
 from qmath.containers.keras_zip import ZipSection
 from qmath.containers.lazy_array import LazyArray
+from qmath.containers.source_files import stamp_of
 from qmath.errors import FileFormatError, QmathError
 
 __all__ = ["IsolatedHdf5File", "open_hdf5", "serve", "spawn"]
@@ -164,7 +165,7 @@ class IsolatedHdf5File(Hdf5File):
         if self._child is None or self._child.owner != os.getpid():
             with suppress(OSError):  # the child says what is wrong
                 status = os.stat(self._absolute)
-                self._stamp = self._stamp or (status.st_size, status.st_mtime_ns)
+                self._stamp = self._stamp or stamp_of(status)
                 self._size = status.st_size
             self._child = _Child(self.path, self._size)
             self._child.write([self._absolute, self.path, self._place, self._stamp, self._size])

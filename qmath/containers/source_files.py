@@ -1,4 +1,4 @@
-"""The files a model was read from: their digest, computed only when somebody asks."""
+"""The files a model was read from: their digest, when somebody asks, and whether they changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from functools import cached_property
 
 from qmath.errors import FileFormatError
 
-__all__ = ["SourceFiles"]
+__all__ = ["SourceFiles", "Stamp", "has_changed", "stamp_of"]
+
+Stamp = tuple[int, int]
 
 
 class SourceFiles:
@@ -56,9 +58,7 @@ class SourceFiles:
 
     def _digest(self, path: str) -> str:
         if _stamp(path) != self._stamps[path]:
-            raise FileFormatError(
-                f"{path}: the file has changed since it was loaded; load it again"
-            )
+            raise has_changed(path)
         digest = hashlib.sha256()
         with open(path, "rb") as file:
             while block := file.read(1 << 20):
@@ -66,9 +66,18 @@ class SourceFiles:
         return digest.hexdigest()
 
 
-def _stamp(path: str) -> tuple[int, int]:
+def stamp_of(status: os.stat_result) -> Stamp:
+    """Return what differs once a file has changed: its size, and when it was written last."""
+    return status.st_size, status.st_mtime_ns
+
+
+def has_changed(name: str) -> FileFormatError:
+    """Return the error that a file is not the one that was loaded."""
+    return FileFormatError(f"{name}: the file has changed since it was loaded; load it again")
+
+
+def _stamp(path: str) -> Stamp:
     try:
-        status = os.stat(path)
+        return stamp_of(os.stat(path))
     except OSError as error:
         raise FileFormatError(f"{path}: it cannot be read ({error.strerror})") from None
-    return status.st_size, status.st_mtime_ns

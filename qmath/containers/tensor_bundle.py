@@ -21,6 +21,7 @@ from qmath.containers.crc32c import crc32c_extender, masked
 from qmath.containers.lazy_array import LazyArray
 from qmath.containers.protos import parse
 from qmath.containers.sorted_table import read_table, varint
+from qmath.containers.source_files import Stamp, has_changed, stamp_of
 from qmath.errors import FileFormatError
 
 __all__ = ["TensorBundle"]
@@ -91,7 +92,7 @@ class TensorBundle:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._stamps: dict[str, tuple[int, int]] = {}
+        self._stamps: dict[str, Stamp] = {}
         self._prefix = os.path.abspath(path)
         self.index = f"{self._prefix}.index"
         table = read_table(self._read_index(), f"{path}.index")
@@ -304,11 +305,9 @@ class TensorBundle:
             raise FileFormatError(f"{name}: it cannot be read ({reason})") from None
         if not stat.S_ISREG(status.st_mode):
             raise FileFormatError(f"{name}: this is no regular file")
-        stamp = (status.st_size, status.st_mtime_ns)
+        stamp = stamp_of(status)
         if self._stamps.setdefault(path, stamp) != stamp:
-            raise FileFormatError(
-                f"{name}: the file has changed since it was loaded; load it again"
-            )
+            raise has_changed(name)
         return status.st_size
 
     def _name(self, path: str) -> str:

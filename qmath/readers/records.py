@@ -1,7 +1,7 @@
 """What passes between readers: a file, its tensors in their layers, statements on quantizers.
 
 A reader turns a `ModelFile` into a `Reading`. It pairs tensors with ranges (`StoredLayer`),
-`completion` checks them, and `settings.resolve` turns them into `QatTensor` s.
+`completion` checks them, and `settings.resolve` makes a `QatTensor` of each.
 """
 
 from __future__ import annotations

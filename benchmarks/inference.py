@@ -65,9 +65,8 @@ def prepare(folder: Path, name: str) -> None:
 
 def qmath_profile(folder: Path, profile: str) -> Runner:
     """Return qmath's runner."""
-    from qmath.integer.api import program_of
+    from qmath.integer.api import profile_named, program_of
     from qmath.integer.executor import Executor
-    from qmath.integer.profiles.registry import profile_named
 
     program = program_of(folder / "model.h5")
     (name,) = program.inputs

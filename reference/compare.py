@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 
 import qmath
 from qmath.errors import QmathError
+from qmath.integer.api import PROFILES
 from qmath.integer.comparison import LayerDifference, compare, integers_of_dump
 from qmath.integer.executor import Executor
 from qmath.integer.lowering.lower import lower
-from qmath.integer.profiles.profiles import Integer, Profile
-from qmath.integer.profiles.registry import PROFILES
+from qmath.integer.profiles.exact import Profile
+from qmath.integer.profiles.fixed import Integer
 from qmath.integer.program import Program
 from reference import models, samples
 from reference.dump import dump, inputs_of

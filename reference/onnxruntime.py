@@ -30,7 +30,7 @@ import qmath
 from qmath.exports.bundle import Bundle, quantize_model
 from qmath.exports.onnx.qdq import Onnx
 from qmath.integer.comparison import LayerDifference, compare
-from qmath.integer.profiles.profiles import Exact
+from qmath.integer.profiles.exact import Exact
 from qmath.integer.program import Program, QuantizeStep
 from reference import models, samples
 

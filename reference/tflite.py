@@ -30,8 +30,9 @@ from tensorflow.lite.python import schema_py_generated as schema
 import qmath
 from qmath.integer.executor import Executor
 from qmath.integer.lowering.lower import lower
-from qmath.integer.profiles.tflite import Kernel, Stored, Tflite, Xnnpack, kernels
+from qmath.integer.profiles.tflite import Kernel, Stored, Tflite, kernels
 from qmath.integer.profiles.tflite_kernels import quantization
+from qmath.integer.profiles.xnnpack import Xnnpack
 from qmath.integer.program import FloatStep, Linear, Program, Requantize
 from reference import samples
 

@@ -65,8 +65,8 @@ def diff(
     model may be off, in steps. Exit status 1 if a layer differs by more than that explains.
     """
     from qmath.cli.data import read_arrays, read_program_and_inputs
+    from qmath.integer.api import PROFILES
     from qmath.integer.api import diff as compare
-    from qmath.integer.profiles.registry import PROFILES
 
     if len(profiles) + (against is not None) > 2:
         raise click.UsageError("two runs can be compared: give --profile twice, or with --against")

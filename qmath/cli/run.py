@@ -22,7 +22,7 @@ from qmath.cli.text import advancing, console, count, printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from qmath.integer.profiles.profiles import FixedPoint
+    from qmath.integer.profiles.fixed import FixedPoint
 
 __all__ = ["run"]
 
@@ -70,7 +70,7 @@ def run(
     from qmath.exports.output.atomic import check_output, replacing
     from qmath.integer.api import run as run_model
     from qmath.integer.describe import arrays as arrays_of
-    from qmath.integer.profiles.profiles import constants
+    from qmath.integer.profiles.fixed import constants
     from qmath.integer.program import sources
 
     if output is not None:

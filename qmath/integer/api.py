@@ -1,7 +1,8 @@
-"""The two calls behind ``qmath run`` and ``qmath diff``."""
+"""The two calls behind ``qmath run`` and ``qmath diff``, and the profiles by name."""
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,15 +16,25 @@ from qmath.errors import QmathError
 from qmath.integer.comparison import Comparison, compare, integers_of_dump
 from qmath.integer.executor import Executor, batches
 from qmath.integer.lowering.lower import lower
-from qmath.integer.profiles.registry import profile_named
+from qmath.integer.profiles.exact import Exact, Profile
+from qmath.integer.profiles.fixed import Integer
+from qmath.integer.profiles.tflite import Tflite
+from qmath.integer.profiles.xnnpack import Xnnpack
 from qmath.integer.program import FloatStep, Program
 from qmath.model import QatModel
 from qmath.readers.source import as_model
 
-__all__ = ["Run", "diff", "program_of", "run"]
+__all__ = ["PROFILES", "Run", "diff", "profile_named", "program_of", "run"]
 
 Array = NDArray[Any]
 Source = str | os.PathLike[str] | QatModel | Program
+
+PROFILES: dict[str, type[Any]] = {
+    "exact": Exact,
+    "integer": Integer,
+    "tflite": Tflite,
+    "xnnpack": Xnnpack,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +211,28 @@ def diff(
     )
     judged = profile_named(profile, **options)
     return compare(program, _named(program, inputs), judged, reference, progress)
+
+
+def profile_named(name: str, **options: Any) -> Profile:
+    """Return a profile by its name, with its options.
+
+    Raises
+    ------
+    QmathError
+        There is no such profile, or it has no such option.
+
+    Examples
+    --------
+    >>> profile_named("integer", multiplier_bits=16)
+    Integer(multiplier_bits=16)
+    """
+    if name not in PROFILES:
+        raise QmathError(f"there is no profile {name!r}; use one of: {', '.join(PROFILES)}")
+    for option in options:
+        if option not in inspect.signature(PROFILES[name]).parameters:
+            raise QmathError(f"the profile {name!r} has no option {option!r}")
+    profile: Profile = PROFILES[name](**options)
+    return profile
 
 
 def _named(

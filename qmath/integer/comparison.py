@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from qmath._progress import Progress
 from qmath.errors import QmathError
 from qmath.integer.executor import Executor, batches
-from qmath.integer.profiles.profiles import Profile, unrounded
+from qmath.integer.profiles.exact import Profile, unrounded
 from qmath.integer.program import FloatStep, Program, QuantizedStep, QuantParams, Requantize
 from qmath.kernels.affine import smallest_dtype
 

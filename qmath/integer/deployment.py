@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.integer.describe import arrays, describe
 from qmath.integer.lowering.lower import lower
-from qmath.integer.profiles.profiles import Integer, constants
+from qmath.integer.profiles.fixed import Integer, constants
 from qmath.integer.program import FloatStep, Program, QuantizeStep
 from qmath.model import QatModel
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.integer.profiles.profiles import FixedPoint, clamps
+from qmath.integer.profiles.exact import clamps
+from qmath.integer.profiles.fixed import FixedPoint
 from qmath.integer.program import (
     FloatStep,
     Linear,
@@ -41,7 +42,7 @@ def describe(program: Program, constants: Constants) -> dict[str, Any]:
     ----------
     program : Program
     constants : mapping
-        What `qmath.integer.profiles.profiles.constants` returns for it.
+        What `qmath.integer.profiles.fixed.constants` returns for it.
 
     Returns
     -------
@@ -51,7 +52,7 @@ def describe(program: Program, constants: Constants) -> dict[str, Any]:
     Examples
     --------
     >>> from qmath.integer.api import program_of
-    >>> from qmath.integer.profiles.profiles import constants
+    >>> from qmath.integer.profiles.fixed import constants
     >>> program = program_of("reference/samples/default8.h5")
     >>> step = describe(program, constants(program))["steps"][1]
     >>> step["name"], step["kind"], step["terms"][0]["ops"][0]["weights"]

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from qmath.errors import QmathError
 from qmath.integer.bounds import exact_dtype, interval
 from qmath.integer.lowering import functions
-from qmath.integer.profiles.profiles import Exact, Profile
+from qmath.integer.profiles.exact import Exact, Profile
 from qmath.integer.program import (
     FloatStep,
     MoveStep,

@@ -18,7 +18,7 @@ from qmath.exports.bundle import quantize_model
 from qmath.exports.onnx.library import MANIFEST
 from qmath.exports.onnx.qdq import Onnx
 from qmath.integer.comparison import compare
-from qmath.integer.profiles.profiles import Exact
+from qmath.integer.profiles.exact import Exact
 from tests.exports import networks
 from tests.exports.models import WIDTHS, model
 from tests.exports.qdq_networks import of_every_layer, of_shared_layers, of_width

@@ -15,7 +15,7 @@ from qmath.errors import MissingExtraError
 from qmath.exports.bundle import quantize_model
 from qmath.exports.onnx.qonnx import Qonnx
 from qmath.integer.comparison import compare
-from qmath.integer.profiles.profiles import Exact
+from qmath.integer.profiles.exact import Exact
 from tests.exports import networks
 from tests.exports.models import WIDTHS
 from tests.exports.qdq_networks import of_every_layer, of_shared_layers, of_width

@@ -13,7 +13,7 @@ from qmath.errors import MissingSettingsError, QmathError
 from qmath.integer.api import program_of
 from qmath.integer.executor import Executor
 from qmath.integer.lowering.lower import lower
-from qmath.integer.profiles.profiles import constants
+from qmath.integer.profiles.fixed import constants
 from qmath.integer.program import Program, Requantize
 from tests.exports.qdq_networks import of_width
 

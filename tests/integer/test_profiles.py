@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmath.errors import QmathError
-from qmath.integer.profiles.profiles import Exact, Integer
-from qmath.integer.profiles.registry import profile_named
+from qmath.integer.api import profile_named
+from qmath.integer.profiles.exact import Exact
+from qmath.integer.profiles.fixed import Integer
 from qmath.integer.program import Activation, QuantParams, Requantize, Term, UnroundedSum
 
 widths = st.integers(2, 16)

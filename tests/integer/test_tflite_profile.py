@@ -16,10 +16,11 @@ from qmath.integer.executor import Executor
 from qmath.integer.lowering import geometry
 from qmath.integer.lowering.lower import lower
 from qmath.integer.profiles import tflite_arithmetic as arithmetic
-from qmath.integer.profiles.profiles import Exact
-from qmath.integer.profiles.tflite import Tflite, Xnnpack, kernels
+from qmath.integer.profiles.exact import Exact
+from qmath.integer.profiles.tflite import Tflite, kernels
 from qmath.integer.profiles.tflite_kernels import quantization
 from qmath.integer.profiles.tflite_parts import parts
+from qmath.integer.profiles.xnnpack import Xnnpack
 from qmath.integer.program import (
     Activation,
     Linear,

@@ -14,7 +14,8 @@ from qmath.errors import QmathError
 from qmath.integer.comparison import compare, integers_of_dump
 from qmath.integer.executor import Executor
 from qmath.integer.lowering.lower import lower
-from qmath.integer.profiles.profiles import Exact, Integer
+from qmath.integer.profiles.exact import Exact
+from qmath.integer.profiles.fixed import Integer
 from qmath.integer.program import FloatStep
 from tests.helpers import assert_same_bits
 

@@ -12,7 +12,7 @@ import qmath
 from qmath.exports.bundle import quantize_model
 from qmath.exports.onnx.qonnx import Qonnx
 from qmath.integer.comparison import compare
-from qmath.integer.profiles.profiles import Exact
+from qmath.integer.profiles.exact import Exact
 from qmath.integer.program import MoveStep, QuantizeStep
 from tests.exports.test_onnx import names, written
 from tests.exports.test_qonnx import execute, integers

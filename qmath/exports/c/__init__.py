@@ -13,7 +13,7 @@ from qmath.exports.c.check import check_source
 from qmath.exports.c.program import Model, add_program
 from qmath.exports.c.tensors import PACKINGS, Code, Names, add_tensors, check_prefix
 from qmath.exports.exporter import Content, Exporter, option
-from qmath.integer.profiles.profiles import constants
+from qmath.integer.profiles.fixed import constants
 from qmath.integer.program import FloatStep, Program, QuantizeStep, sources
 
 __all__ = ["C"]

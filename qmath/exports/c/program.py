@@ -19,7 +19,8 @@ from qmath.exports.bundle import Bundle
 from qmath.exports.c import source
 from qmath.exports.c.source import braces
 from qmath.exports.c.tensors import Code, Names
-from qmath.integer.profiles.profiles import FixedPoint, clamps
+from qmath.integer.profiles.exact import clamps
+from qmath.integer.profiles.fixed import FixedPoint
 from qmath.integer.program import (
     FloatStep,
     Linear,

@@ -15,7 +15,7 @@ from qmath.exports.c.tensors import Code
 from qmath.exports.cmsis_nn.calls import Writer
 from qmath.exports.cmsis_nn.layers import CmsisNn, Layer
 from qmath.integer.executor import Executor
-from qmath.integer.profiles.profiles import Integer
+from qmath.integer.profiles.fixed import Integer
 from qmath.integer.program import FloatStep, Requantize
 
 __all__ = ["check_source", "expected"]

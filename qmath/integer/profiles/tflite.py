@@ -1,8 +1,8 @@
-"""The profiles `tflite` and `xnnpack`: what TFLite's reference kernels and its delegate compute.
+"""The profile `tflite`: what TFLite's reference kernels compute.
 
-Both start from TFLite's integers: the bias is rounded to int32, in steps of input scale times
-weight scale, and the accumulator is multiplied by the float32 scales' quotient. They differ in how
-they round the product, which is why there is no one TFLite result.
+The bias is rounded to int32, in steps of input scale times weight scale, and the accumulator is
+multiplied by the float32 scales' quotient. TFLite's delegates start from the same integers and
+round the product otherwise, which is why there is no one TFLite result.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qmath.integer.profiles.tflite_kernels import Kernel, Stored
 from qmath.integer.profiles.tflite_parts import Part, kernels, parts
 from qmath.integer.program import Linear, Requantize
 
-__all__ = ["Kernel", "Stored", "Tflite", "Xnnpack", "kernels"]
+__all__ = ["Kernel", "Stored", "Tflite", "kernels"]
 
 Array = NDArray[Any]
 Int64Array = NDArray[np.int64]
@@ -124,60 +124,6 @@ class Tflite:
 
     def _leaky(self, kernel: Kernel, x: Int64Array) -> Array:
         return np.where(x >= 0, self._scaled(kernel, x), self._scaled(kernel, x, 1))
-
-
-class Xnnpack(Tflite):
-    """XNNPACK, TFLite's default delegate on a CPU: int32 bias, float32 scales, ties to even.
-
-    Convolutions (transposed ones too) and dense layers multiply in float32, sums have multipliers
-    of 21 bits, rescalings and leaky ReLUs of 8, a mean rounds ties away from zero. What
-    XNNPACK leaves to TFLite (pools, ReLUs by themselves, ratios of scales out of its range) is
-    computed as `Tflite` does.
-
-    Parameters
-    ----------
-    stored : mapping of str to mapping, optional
-        As for `Tflite`.
-    """
-
-    name = "xnnpack"
-
-    def __init__(self, stored: Mapping[str, Mapping[str, Stored]] | None = None) -> None:
-        super().__init__("double", stored)
-
-    def _weighted(self, kernel: Kernel, x: Int64Array) -> Array:
-        assert kernel.weight_scale is not None
-        scale = kernel.inputs[0].scale * kernel.weight_scale / kernel.output.scale
-        return arithmetic.xnnpack_fp32_requantize(x, scale)
-
-    def _add(self, kernel: Kernel, a: Int64Array, b: Int64Array) -> Array:
-        first, second = (q.scale / kernel.output.scale for q in kernel.inputs)
-        if not all(2.0**-10 <= scale < 2.0**8 for scale in (first, second)):
-            return super()._add(kernel, a, b)
-        m, n, shift = arithmetic.xnnpack_add_multipliers(first, second)
-        return (a * m + b * n + (1 << (shift - 1))) >> shift
-
-    def _quantize(self, kernel: Kernel, x: Int64Array) -> Array:
-        ratio = kernel.inputs[0].scale / kernel.output.scale
-        if not 2.0**-8 <= ratio <= 2.0**7:
-            return super()._quantize(kernel, x)
-        return (x * int(np.rint(256 * ratio)) + 128) >> 8
-
-    def _mean(self, kernel: Kernel, x: Int64Array) -> Array:
-        assert kernel.count is not None
-        (source,), output, count = kernel.inputs, kernel.output, int(kernel.count)
-        zero_points = source.zero_point, output.zero_point
-        total = x + source.zero_point * count
-        mean = arithmetic.xnnpack_mean(total, count, source.scale / output.scale, zero_points)
-        return mean - output.zero_point
-
-    def _leaky(self, kernel: Kernel, x: Int64Array) -> Array:
-        positive = kernel.inputs[0].scale / kernel.output.scale
-        negative = positive * np.float32(kernel.slope)
-        if not all(2.0**-8 <= ratio <= 2.0**7 for ratio in (positive, negative)):
-            return super()._leaky(kernel, x)
-        multiplier = np.where(x >= 0, *(int(np.rint(256 * r)) for r in (positive, negative)))
-        return (x * multiplier + 128) >> 8
 
 
 def _spread(part: Part) -> Part:

@@ -1,14 +1,10 @@
-"""Arithmetic profiles: how an accumulator becomes an integer of the next tensor.
-
-A profile is a choice of rounding and of where the bias is added. `exact` is the definition, in
-float64; `integer` is what hardware does: multiply, add, shift.
-"""
+"""The profile `integer`, which is what hardware does: multiply, add, shift in int64."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -16,9 +12,10 @@ from numpy.typing import NDArray
 
 from qmath.errors import QmathError
 from qmath.integer.bounds import accumulator_bits, channel_intervals, interval
+from qmath.integer.profiles.exact import clamped
 from qmath.integer.program import Program, Requantize
 
-__all__ = ["Exact", "FixedPoint", "Integer", "Profile", "constants"]
+__all__ = ["FixedPoint", "Integer", "constants"]
 
 Array = NDArray[Any]
 Float64Array = NDArray[np.float64]
@@ -54,32 +51,6 @@ class FixedPoint:
     error: float
 
 
-class Profile(Protocol):
-    """How an accumulator is rounded."""
-
-    name: str
-
-    def requantize(
-        self, step: Requantize, sums: Sequence[Array], intervals: Sequence[tuple[int, int]]
-    ) -> Array:
-        """Return the integers relative to the output's zero point, as float32."""
-
-
-class Exact:
-    """Round once, from float64: the definition."""
-
-    name = "exact"
-
-    def requantize(
-        self, step: Requantize, sums: Sequence[Array], _intervals: Sequence[tuple[int, int]]
-    ) -> Array:
-        """Return the integers relative to the output's zero point, as float32."""
-        y = unrounded(step, sums)
-        np.add(y, 0.5, out=y)
-        np.floor(y, out=y)
-        return _clamped(y, step)
-
-
 class Integer:
     """Multiply, add, shift in int64.
 
@@ -110,7 +81,7 @@ class Integer:
         for leak in negative:
             is_negative = total < _half(positive.shift)  # which the addend holds
             y = np.where(is_negative, _multiply_add(leak, sums) >> leak.shift, y)
-        return _clamped(y, step)
+        return clamped(y, step)
 
     def constants(
         self, step: Requantize, intervals: Sequence[tuple[int, int]]
@@ -186,42 +157,6 @@ def constants(program: Program, multiplier_bits: int = 31) -> dict[str, tuple[Fi
         for step in program.steps
         if isinstance(step, Requantize)
     }
-
-
-def unrounded(step: Requantize, sums: Sequence[Array]) -> Float64Array:
-    """Return the real result in integer steps of the output, relative to its zero point."""
-    total: Float64Array | None = None
-    for term, a in zip(step.value.terms, sums, strict=True):
-        product = np.multiply(a, term.scale / step.params.scale, dtype=np.float64)
-        total = product if total is None else np.add(total, product, out=total)
-    assert total is not None
-    total += step.value.offset / step.params.scale
-    activation = step.value.activation
-    if activation is not None and activation.leaks:
-        np.multiply(total, activation.slope, out=total, where=total < 0)
-    return total
-
-
-def _clamped(y: Array, step: Requantize) -> NDArray[np.float32]:
-    """Return `y` within the step's limits, as float32: in it, what is cut off may be rounded."""
-    low, high = clamps(step)
-    result = y.astype(np.float32)
-    np.maximum(result, low, out=result)
-    return np.minimum(result, high, out=result)
-
-
-def clamps(step: Requantize) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the lowest and highest result of a step, relative to the zero point.
-
-    Clamping after rounding equals clamping before: rounding is monotone.
-    """
-    low, high = (np.float64(limit) for limit in step.params.limits)
-    activation = step.value.activation
-    if activation is None:
-        return np.asarray(low, np.float32), np.asarray(high, np.float32)
-    lowest = np.where(activation.slope, low, max(low, 0.0))
-    limit = np.floor(np.asarray(activation.limit) / step.params.scale + 0.5)
-    return lowest.astype(np.float32), np.minimum(high, limit).astype(np.float32)
 
 
 def _half(shift: Int64Array) -> Int64Array:

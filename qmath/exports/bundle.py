@@ -17,23 +17,13 @@ from qmath.exports import manifest
 from qmath.integer.deployment import deploy
 from qmath.kernels import affine, exact
 from qmath.kernels._nudge import nudge
+from qmath.layers import LAYERS
 from qmath.model import Float32Array, QatModel, QatTensor, QuantizedTensor, ask_for_settings
 
 if TYPE_CHECKING:
     from qmath.integer.program import Program
 
 __all__ = ["Bundle", "FloatTensor", "QuantizedRange", "quantize_model"]
-
-# Axis order of a kernel, by layer class. H, W: height, width; I, O: input, output channels;
-# M: depth multiplier.
-_KERNEL_LAYOUTS = {
-    "Conv1D": "WIO",
-    "Conv2D": "HWIO",
-    "Conv2DTranspose": "HWOI",
-    "Dense": "IO",
-    "DepthwiseConv2D": "HWIM",
-}
-_KERNELS = ("kernel", "depthwise_kernel")
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,10 +285,11 @@ def _orders(model: QatModel, layouts: Sequence[str]) -> dict[str, tuple[str | No
     used: dict[str, set[str]] = {layout: set() for layout in layouts}
     for name, tensor in model.tensors.items():
         layer, _, weight = name.rpartition("/")
-        source = _KERNEL_LAYOUTS.get(classes.get(layer, "")) if weight in _KERNELS else None
+        row = LAYERS.get(classes.get(layer, ""))
+        source = row.axes if row and weight == row.kernel else ""
         if tensor.stored is not None:  # its scale would have to be reordered with it
-            source = None
-        if source is None or tensor.values is None or len(np.shape(tensor.values)) != len(source):
+            source = ""
+        if not source or tensor.values is None or len(np.shape(tensor.values)) != len(source):
             orders[name] = None, None
             continue
         matching = [layout for layout in used if sorted(layout) == sorted(source)]

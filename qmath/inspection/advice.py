@@ -27,16 +27,16 @@ Every piece of advice has a kind, which scripts can rely on:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from qmath.kernels import exact
+from qmath.layers import ACTIVATIONS, LAYERS, activation_of
 from qmath.model import Float32Array, Node, QatModel, QatTensor, QuantizedTensor
 
-__all__ = ["Advice", "activation", "missing_settings", "no_integers", "of_range", "of_weight"]
+__all__ = ["Advice", "missing_settings", "no_integers", "of_range", "of_weight"]
 
 _INITIAL = 6.0  # TFMOT's ranges start at -6 … 6
 _DECAY = 0.999  # TFMOT's moving average, fixed in quant_ops.MovingAvgQuantize
@@ -63,14 +63,6 @@ class Advice:
     where: str
     message: str
     remedy: str
-
-
-def activation(node: Node) -> str:
-    """Return the name of a layer's activation function, ``"linear"`` where it has none."""
-    value: Any = node.config.get("activation") or "linear"
-    if isinstance(value, Mapping):
-        value = value.get("class_name")
-    return value if isinstance(value, str) else "custom"
 
 
 def missing_settings(tensor: QatTensor) -> Advice:
@@ -126,7 +118,8 @@ def of_weight(
     """Yield what a quantized weight's values show."""
     low, high = np.asarray(tensor.min), np.asarray(tensor.max)
     node = _node(model, tensor)
-    if node and node.class_name == "DepthwiseConv2D" and low.size == 1 and floats.ndim == 4:
+    row = LAYERS.get(node.class_name) if node else None
+    if row and row.axes == "HWIM" and low.size == 1 and floats.ndim == 4:
         yield from _single_range(tensor, floats, quantized)
     span = np.where(high > low, high.astype(np.float64) - low, np.inf)
     excess = float(np.max(np.maximum(low - floats, floats - high) / span, initial=0))
@@ -259,4 +252,5 @@ def _is_relu(node: Node) -> bool:
         slope, threshold = node.config.get("negative_slope"), node.config.get("threshold")
         is_known = threshold is None or isinstance(threshold, (int, float))
         return not slope and is_known and not (threshold or 0) < 0
-    return activation(node) in ("relu", "relu6")
+    function = ACTIVATIONS.get(activation_of(node))
+    return function is not None and function.kind == "relu"

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qmath.errors import QmathError
-from qmath.inspection.advice import Advice, activation
+from qmath.inspection.advice import Advice
 from qmath.integer.lowering.lower import lower
+from qmath.layers import activation_of
 from qmath.model import Node, QatModel
 
 __all__ = ["Flow", "follow"]
@@ -129,7 +130,7 @@ def _compute(
         state = "float" if found else "sums"
     elif node.class_name in _SUMS:
         state = "float" if state == "float" else "sums"
-    function = activation(node)
+    function = activation_of(node)
     known = _WEIGHTED | _SUMS | _KEEPS | {"InputLayer", "Multiply"}
     if node.class_name not in known or function not in _PIECEWISE_LINEAR:
         # The last activation may stay float: nothing before it needs float.

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import QmathError
 from qmath.integer.bounds import exact_dtype, interval
-from qmath.integer.lowering import functions
+from qmath.integer.lowering import activations
 from qmath.integer.profiles.exact import Exact, Profile
 from qmath.integer.program import (
     FloatStep,
@@ -189,7 +189,7 @@ class Executor:
             total = total + self._accumulate(term, values).astype(np.float64) * term.scale
         total = np.broadcast_to(total, (len(total), *value.shape))
         if value.activation is not None:
-            total = functions.piecewise(total, value.activation)
+            total = activations.piecewise(total, value.activation)
         return total.astype(np.float32)
 
 

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.integer.lowering import geometry
+from qmath.layers import LAYERS, NORMALIZATION, activation_of, kind_of
 from qmath.model import Graph, Node, QatModel, QatTensor
 
-__all__ = ["NORMALIZATION", "Fold", "foldable", "real"]
+__all__ = ["Fold", "foldable", "real"]
 
-# The tensors of a batch normalization, and what counts where it has none.
-NORMALIZATION = {"gamma": 1.0, "beta": 0.0, "moving_mean": 0.0, "moving_variance": 1.0}
 _ENDS = ("pre_activation", "post_activation", "output")
 
 
@@ -36,15 +34,16 @@ def foldable(model: QatModel, graph: Graph) -> dict[str, Fold]:
     for node in graph.nodes:
         after = readers.get(node.name, [])
         if (
-            node.class_name not in geometry.WEIGHTED
+            kind_of(node.class_name) != "weighted"
             or node.name in graph.outputs
-            or [reader.class_name for reader in after] != ["BatchNormalization"]
-            or node.config.get("activation", "linear") != "linear"
+            or [kind_of(reader.class_name) for reader in after] != ["normalization"]
+            or activation_of(node) != "linear"
             or any(f"{node.layer}/{end}" in model.tensors for end in _ENDS)
         ):
             continue
-        kernel = model.tensors[f"{node.layer}/{geometry.WEIGHTED[node.class_name]}"]
-        along_inputs = node.class_name == "Conv2DTranspose" and kernel.spec.per_axis
+        layer = LAYERS[node.class_name]
+        kernel = model.tensors[f"{node.layer}/{layer.kernel}"]
+        along_inputs = layer.axes[-1] == "I" and kernel.spec.per_axis
         fold = _fold(model, after[0])
         # A scale of 0 would lose the bias where a runtime makes an integer of it.
         if kernel.role == "weight" and not along_inputs and fold.factor.all():

@@ -15,11 +15,19 @@ from numpy.typing import NDArray
 
 from qmath.errors import OutputError
 from qmath.exports.bundle import Bundle, QuantizedRange
-from qmath.exports.onnx.folding import NORMALIZATION, Fold, foldable, real
+from qmath.exports.onnx.folding import Fold, foldable, real
 from qmath.exports.onnx.graph import GraphBuilder, Value, arranged
-from qmath.integer.lowering import functions, geometry
-from qmath.integer.lowering.lower import IDENTITY
+from qmath.integer.lowering import activations, geometry
 from qmath.integer.program import Activation, Linear
+from qmath.layers import (
+    ACTIVATIONS,
+    LAYERS,
+    MOVES,
+    NORMALIZATION,
+    activation_of,
+    kind_of,
+    supports,
+)
 from qmath.model import Graph, Node, QatTensor
 
 __all__ = ["Network", "Quantizers", "Weight", "build", "check_exportable"]
@@ -98,6 +106,12 @@ def check_exportable(bundle: Bundle, format: str) -> Graph:
             f"{bundle.model.source}: the format {format!r} holds a whole network, which this model "
             f"does not give: {bundle.obstacles}; else export to npz"
         )
+    missing = sorted({n.class_name for n in graph.nodes if not supports(n.class_name, "onnx")})
+    if missing:
+        raise OutputError(
+            f"{bundle.model.source}: the format {format!r} has no form of the layers "
+            f"{', '.join(missing)}; export to npz"
+        )
     if bundle.vectors:
         raise OutputError(f"the format {format!r} holds no test vectors; export them to npz")
     return graph
@@ -138,7 +152,7 @@ def build(
     # The outputs have their layers' names, as far as these are free.
     outputs = [layers.builder.unique(key) for key in graph.outputs]
     for node in graph.nodes:
-        if node.class_name == "InputLayer":
+        if kind_of(node.class_name) == "input":
             shape = bundle.program.inputs[node.name]
             layers.values[node.name] = Value(inputs[node.name], shape)
         else:
@@ -171,43 +185,44 @@ class _Layers:
 
     def written(self, node: Node) -> Value:
         inputs = [self.values[name] for name in node.inputs]
-        kind, x = node.class_name, inputs[0]
-        if kind in geometry.WEIGHTED:
+        kind, x = kind_of(node.class_name), inputs[0]
+        if kind == "weighted":
             value = self.weighted(node, x)
-        elif kind == "BatchNormalization":
+        elif kind == "normalization":
             value = x if node.name in self.folded else self.normalized(node, x)
-        elif kind in ("ReLU", "LeakyReLU"):
-            value = self.piecewise(node, x, functions.relu_layer(node))
-        elif kind in ("Add", "Subtract"):
+        elif kind == "relu":
+            value = self.piecewise(node, x, activations.relu_layer(node))
+        elif kind == "sum":
             value = self.summed(node, inputs)
-        elif kind == "Concatenate":
+        elif kind == "concatenation":
             value = self.joined(node, inputs)
-        elif kind in (*geometry.POOLS, *geometry.GLOBAL_POOLS):
+        elif kind in ("average_pool", "global_average"):
             linear, _ = geometry.average_pool(node, x.shape)
             value = self.pooled(node, x, "Average", linear.attributes, linear.shape)
-        elif kind in (*geometry.MAX_POOLS, *geometry.GLOBAL_MAX_POOLS):
+        elif kind in ("max_pool", "global_max"):
             _, shape, attributes = geometry.max_pool(node, x.shape)
             value = self.pooled(node, x, "Max", attributes, shape)
-        elif kind in geometry.MOVES:
+        elif kind in MOVES:
             value = self.moved(node, x, geometry.move(node, x.shape))
         else:
-            assert kind in (*IDENTITY, "Activation", "Softmax")  # else there is no program
+            assert kind in ("identity", "activation")  # `check_exportable` refuses others
             value = x
         return self.ended(node, value)
 
     def ended(self, node: Node, value: Value) -> Value:
         """Add the quantizers and the activation that a layer ends with."""
-        kind = functions.activation_of(node)
+        name = activation_of(node)
+        function = ACTIVATIONS[name]
         value = self.quantized(node, value, "pre_activation")
-        if kind in functions.PIECEWISE:
-            value = self.piecewise(node, value, functions.PIECEWISE[kind])
-        elif kind == "softmax":
+        if name in activations.PIECEWISE:
+            value = self.piecewise(node, value, activations.PIECEWISE[name])
+        elif function.kind == "vector":
             value = self.builder.channels_last(value)
-            value = self.add("Softmax", [value], node, axis=-1)
-        elif kind == "swish":
+            value = self.add(function.op, [value], node, axis=-1)
+        elif name == "swish":
             value = self.add("Mul", [value, self.add("Sigmoid", [value], node)], node)
         else:
-            value = self.add(kind.capitalize(), [value], node)
+            value = self.add(function.op, [value], node)
         value = self.quantized(node, value, "post_activation")
         return self.quantized(node, value, "output")
 
@@ -240,21 +255,22 @@ class _Layers:
     # ---- layers with weights
 
     def weighted(self, node: Node, x: Value) -> Value:
-        tensor = self.model.tensors[f"{node.layer}/{geometry.WEIGHTED[node.class_name]}"]
+        layer = LAYERS[node.class_name]
+        tensor = self.model.tensors[f"{node.layer}/{layer.kernel}"]
         layout = self.bundle.manifest["tensors"][tensor.name]["source_layout"]
         # Only the kernel's shape counts here.
         linear = geometry.weighted(node, x.shape, np.asarray(tensor.values))
         fold = self.folds.get(node.name)
         weight = self.weight(tensor, layout, fold)
         bias = self.bias(node, fold)
-        if node.class_name == "Dense":
+        if layer.axes == "IO":
             product = self.add(
                 "MatMul", [self.builder.channels_last(x), weight], node, linear.shape
             )
             return product if bias is None else self.add("Add", [product, bias], node)
         x = self.builder.channels_first(x)
         given: list[Value | str] = [x, weight, *([] if bias is None else [bias])]
-        transposed = node.class_name == "Conv2DTranspose"
+        transposed = layer.axes == "HWOI"
         attributes = _transposed(linear, x) if transposed else _convolution(linear, x)
         return self.add("ConvTranspose" if transposed else "Conv", given, node, linear.shape,
                         **attributes)  # fmt: skip

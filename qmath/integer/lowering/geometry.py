@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,41 +13,27 @@ from numpy.typing import NDArray
 from qmath.errors import QmathError
 from qmath.integer import ops
 from qmath.integer.program import Linear, Shape
+from qmath.layers import LAYERS
 from qmath.model import Node
 
 Array = NDArray[Any]
-
-WEIGHTED = {
-    "Conv1D": "kernel",
-    "Conv2D": "kernel",
-    "Conv2DTranspose": "kernel",
-    "Dense": "kernel",
-    "DepthwiseConv2D": "depthwise_kernel",
-}
-POOLS = ("AveragePooling1D", "AveragePooling2D")
-GLOBAL_POOLS = ("GlobalAveragePooling1D", "GlobalAveragePooling2D")
-MAX_POOLS = ("MaxPooling1D", "MaxPooling2D")
-GLOBAL_MAX_POOLS = ("GlobalMaxPooling1D", "GlobalMaxPooling2D")
-MOVES = (
-    "Flatten", "Permute", "Reshape", "UpSampling1D", "UpSampling2D", "ZeroPadding1D",
-    "ZeroPadding2D",
-)  # fmt: skip
 
 
 def weighted(node: Node, shape: Shape, kernel: Array) -> Linear:
     """Return the operation of a layer with a kernel, its weights being `kernel`."""
     _check_channels_last(node)
-    if node.class_name == "Dense":
+    axes = LAYERS[node.class_name].axes
+    if axes == "IO":
         return Linear("dense", _dense, (*shape[:-1], kernel.shape[-1]), kernel)
-    if node.class_name == "Conv2DTranspose":
+    if axes == "HWOI":
         return _conv2d_transpose(node, shape, kernel)
-    one_dimensional = node.class_name == "Conv1D"
+    one_dimensional = "H" not in axes
     if one_dimensional:
         shape, kernel = (1, *shape), kernel[np.newaxis]
     strides, dilation = _pair(node, "strides"), _pair(node, "dilation_rate")
     size = [(k - 1) * d + 1 for k, d in zip(kernel.shape[:2], dilation, strict=True)]
     pads = _pads(node, shape, size, strides)
-    depthwise = node.class_name == "DepthwiseConv2D"
+    depthwise = "M" in axes
     channels = kernel.shape[2] * kernel.shape[3] if depthwise else kernel.shape[3]
     out = (*_windows(shape, size, strides, pads), channels)
     function = ops.depthwise_conv2d if depthwise else ops.conv2d
@@ -90,7 +76,7 @@ def _conv2d_transpose(node: Node, shape: Shape, kernel: Array) -> Linear:
 def average_pool(node: Node, shape: Shape) -> tuple[Linear, Array]:
     """Return the summing operation of an average pool, and what its sums are divided by."""
     _check_channels_last(node)
-    if node.class_name in GLOBAL_POOLS:
+    if LAYERS[node.class_name].kind == "global_average":
         axes = tuple(range(1, len(shape)))
         keep = bool(node.config.get("keepdims", False))
         out = (*(1,) * (len(shape) - 1), shape[-1]) if keep else shape[-1:]
@@ -110,7 +96,7 @@ def average_pool(node: Node, shape: Shape) -> tuple[Linear, Array]:
 def max_pool(node: Node, shape: Shape) -> tuple[Any, Shape, dict[str, Any]]:
     """Return ``apply(x, fill)`` of a maximum pool, its output's shape, and its attributes."""
     _check_channels_last(node)
-    if node.class_name in GLOBAL_MAX_POOLS:
+    if LAYERS[node.class_name].kind == "global_max":
         keep = bool(node.config.get("keepdims", False))
         out = (*(1,) * (len(shape) - 1), shape[-1]) if keep else shape[-1:]
         axes = tuple(range(1, len(shape)))
@@ -123,33 +109,41 @@ def max_pool(node: Node, shape: Shape) -> tuple[Any, Shape, dict[str, Any]]:
 def move(node: Node, shape: Shape) -> Linear:
     """Return the operation of a layer that moves values, or adds zeros."""
     _check_channels_last(node)
-    name, config = node.class_name, node.config
-    if name == "Flatten":
+    return _MOVES[LAYERS[node.class_name].kind](node, shape)
+
+
+def _reshape_layer(node: Node, shape: Shape) -> Linear:
+    if node.class_name == "Flatten":
         return reshape((math.prod(shape),))
-    if name == "Reshape":
-        target = [int(n) for n in config["target_shape"]]
-        if -1 in target:
-            target[target.index(-1)] = math.prod(shape) // -math.prod(target)
-        return reshape(tuple(target))
-    if name == "Permute":
-        axes = (0, *config["dims"])
-        out = tuple(shape[axis - 1] for axis in axes[1:])
-        return Linear(
-            "permute", lambda x, _=None: x.transpose(axes), out, attributes={"axes": axes}
-        )
-    if name.startswith("ZeroPadding"):
-        padding = config["padding"]
-        pads = tuple((p, p) if isinstance(p, int) else tuple(p) for p in _listed(padding))
-        if name == "ZeroPadding1D":
-            pads = (tuple(padding) if not isinstance(padding, int) else (padding, padding),)
-        return zero_pad(pads, shape)
+    target = [int(n) for n in node.config["target_shape"]]
+    if -1 in target:
+        target[target.index(-1)] = math.prod(shape) // -math.prod(target)
+    return reshape(tuple(target))
+
+
+def _permute(node: Node, shape: Shape) -> Linear:
+    axes = (0, *node.config["dims"])
+    out = tuple(shape[axis - 1] for axis in axes[1:])
+    return Linear("permute", lambda x, _=None: x.transpose(axes), out, attributes={"axes": axes})
+
+
+def _pad(node: Node, shape: Shape) -> Linear:
+    padding = node.config["padding"]
+    pads = tuple((p, p) if isinstance(p, int) else tuple(p) for p in _listed(padding))
+    if node.class_name == "ZeroPadding1D":
+        pads = (tuple(padding) if not isinstance(padding, int) else (padding, padding),)
+    return zero_pad(pads, shape)
+
+
+def _upsample(node: Node, shape: Shape) -> Linear:
+    config = node.config
     if config.get("interpolation", "nearest") != "nearest":
         raise QmathError(
             f"{node.name}: UpSampling2D with {config['interpolation']!r} interpolation "
             "is not supported; use 'nearest'"
         )
     factors = _listed(config["size"])
-    if name == "UpSampling1D":
+    if node.class_name == "UpSampling1D":
         return Linear(
             "upsample", lambda x, _=None: x.repeat(factors[0], 1),
             (shape[0] * factors[0], shape[1]), attributes={"size": factors},
@@ -158,6 +152,11 @@ def move(node: Node, shape: Shape) -> Linear:
     return Linear(
         "upsample", lambda x, _=None: ops.upsample(x, factors), out, attributes={"size": factors}
     )
+
+
+_MOVES: Mapping[str, Callable[[Node, Shape], Linear]] = {
+    "reshape": _reshape_layer, "permute": _permute, "pad": _pad, "upsample": _upsample,
+}  # fmt: skip
 
 
 def reshape(shape: Shape) -> Linear:

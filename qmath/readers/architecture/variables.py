@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from qmath.layers import LAYERS
 from qmath.readers.architecture.config import Serialized, bare_name, layer_name
 
 __all__ = ["Slot", "slots_of", "snake_case", "uncounted"]
@@ -123,35 +124,25 @@ def _bias(config: Config, shape: Shape | None, key: str = "use_bias") -> Iterato
         yield Slot("bias", shape)
 
 
-def _dense(config: Config) -> Iterator[Slot]:
-    units = _length(config, "units")
-    yield Slot("kernel", (None, units))
-    yield from _bias(config, (units,))
+def _weighted(kernel: str, axes: str) -> Callable[[Config], Iterator[Slot]]:
+    """Return the maker of a layer's variables from its kernel's name and the order of its axes."""
+    out = "units" if axes == "IO" else "filters"
 
-
-def _convolution(rank: int, transposed: bool = False) -> Callable[[Config], Iterator[Slot]]:
     def make(config: Config) -> Iterator[Slot]:
-        filters = _length(config, "filters")
-        channels = (filters, None) if transposed else (None, filters)
-        yield Slot("kernel", (*_kernel_size(config, rank), *channels))
-        yield from _bias(config, (filters,))
-
-    return make
-
-
-def _depthwise(rank: int) -> Callable[[Config], Iterator[Slot]]:
-    def make(config: Config) -> Iterator[Slot]:
-        multiplier = _length(config, "depth_multiplier")
-        yield Slot("depthwise_kernel", (*_kernel_size(config, rank), None, multiplier))
-        yield from _bias(config, (None,))
+        lengths = {"O": _length(config, out), "M": _length(config, "depth_multiplier")}
+        size = _kernel_size(config, len(axes) - 2)
+        yield Slot(kernel, (*size, *(lengths.get(letter) for letter in axes[-2:])))
+        yield from _bias(config, (lengths["O"] if "O" in axes else None,))
 
     return make
 
 
 def _separable(rank: int) -> Callable[[Config], Iterator[Slot]]:
+    depthwise = _weighted("depthwise_kernel", "HWIM"[2 - rank :])
+
     def make(config: Config) -> Iterator[Slot]:
         filters = _length(config, "filters")
-        yield next(_depthwise(rank)(config))
+        yield next(depthwise(config))
         yield Slot("pointwise_kernel", (*[1] * rank, None, filters))
         yield from _bias(config, (filters,))
 
@@ -290,21 +281,17 @@ def _own_name(layer: Serialized) -> str:
 
 
 _LAYERS: Mapping[str, Callable[[Config], Iterator[Slot]]] = {
+    **{name: _weighted(row.kernel, row.axes) for name, row in LAYERS.items() if row.axes},
     "BatchNormalization": _batch_normalization,
     "Bidirectional": _bidirectional,
     "ConvLSTM1D": _recurrent("ConvLSTMCell", ""),
     "ConvLSTM2D": _recurrent("ConvLSTMCell", ""),
     "ConvLSTM3D": _recurrent("ConvLSTMCell", ""),
     "ConvLSTMCell": _convolutional_cell,
-    "Conv1D": _convolution(1),
-    "Conv1DTranspose": _convolution(1, transposed=True),
-    "Conv2D": _convolution(2),
-    "Conv2DTranspose": _convolution(2, transposed=True),
-    "Conv3D": _convolution(3),
-    "Conv3DTranspose": _convolution(3, transposed=True),
-    "Dense": _dense,
-    "DepthwiseConv1D": _depthwise(1),
-    "DepthwiseConv2D": _depthwise(2),
+    "Conv1DTranspose": _weighted("kernel", "WOI"),
+    "Conv3D": _weighted("kernel", "DHWIO"),
+    "Conv3DTranspose": _weighted("kernel", "DHWOI"),
+    "DepthwiseConv1D": _weighted("depthwise_kernel", "WIM"),
     "EinsumDense": _einsum_dense,
     "Embedding": _embedding,
     "GRU": _recurrent("GRUCell", "gru_cell"),

@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 from qmath.containers.lazy_array import LazyArray
 from qmath.errors import FileFormatError, QmathError
 from qmath.kernels.packing import unpack
+from qmath.layers import LAYERS
 from qmath.model import StoredIntegers
 from qmath.readers.architecture.config import LayerFacts, Serialized, bare_name
 from qmath.readers.records import StoredTensor
@@ -25,7 +26,7 @@ from qmath.readers.records import StoredTensor
 __all__ = ["name_quantized", "quantization_mode"]
 
 _WIDTHS = {"int8": 8, "int4/-1": 4}
-_WEIGHTS = {"Dense": "kernel", "EinsumDense": "kernel", "Embedding": "embeddings"}
+_CLASSES = ("Dense", "EinsumDense", "Embedding")
 _EQUATION = re.compile(r"(?:\.\.\.)?([a-zA-Z]+)(?:\.\.\.)?,([a-zA-Z]+)->(?:\.\.\.)?([a-zA-Z]+)")
 
 
@@ -84,13 +85,14 @@ def name_quantized(
         The mode or the layer's class is not supported, or the variables are not those.
     """
     class_name = bare_name(layer.class_name)
-    weight, num_bits = _WEIGHTS.get(class_name), _WIDTHS.get(mode)
-    if weight is None or num_bits is None:
+    num_bits = _WIDTHS.get(mode)
+    if class_name not in _CLASSES or num_bits is None:
         raise FileFormatError(
             f"{place}: Keras quantized this {class_name} in the mode {mode!r}; qmath passes on "
             "int8, and int4 with one scale for each channel (block_size=-1), of Dense, "
             "EinsumDense and Embedding"
         )
+    weight = LAYERS[class_name].kernel
     names = list(_names(layer, weight))
     if len(values) != len(names):
         raise FileFormatError(

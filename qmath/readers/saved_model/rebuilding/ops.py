@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from qmath.layers import ACTIVATIONS, LAYERS, NORMALIZATION
 from qmath.readers.architecture.graph import NotAGraphError
 from qmath.readers.saved_model.functions import Output
 from qmath.readers.saved_model.rebuilding.params import (
@@ -30,13 +31,11 @@ from qmath.readers.saved_model.rebuilding.partial_layers import (
 
 __all__ = ["OPS"]
 
-_ACTIVATIONS = {"Relu": "relu", "Relu6": "relu6", "Sigmoid": "sigmoid", "Softmax": "softmax",
-                "Tanh": "tanh"}  # fmt: skip
+_ACTIVATIONS = {row.op: name for name, row in ACTIVATIONS.items() if row.op}
 _POOLS = {"AvgPool": "AveragePooling", "MaxPool": "MaxPooling"}
 _GLOBAL_POOLS = {"Mean": "GlobalAveragePooling", "Max": "GlobalMaxPooling"}
 _CONVOLUTIONS = {"Conv2D": "Conv2D", "DepthwiseConv2dNative": "DepthwiseConv2D",
                  "Conv2DBackpropInput": "Conv2DTranspose"}  # fmt: skip
-_NORMALIZED = (("moving_variance", None), ("moving_mean", None), ("beta", 0.0), ("gamma", 1.0))
 
 
 def _dense(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
@@ -46,7 +45,7 @@ def _dense(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
         raise unknown(output)
     if flow.views not in ((), (("rows",),)):
         raise unknown(output)
-    layer = layers.layer_of(weight, "kernel", output)
+    layer = layers.layer_of(weight, LAYERS["Dense"].kernel, output)
     config = {"activation": "linear", "use_bias": False}
     return layers.add("Dense", [flow], config, output, layer, flow.views)
 
@@ -58,7 +57,7 @@ def _convolution(layers: PartialLayers, output: Output, inputs: list[Value]) -> 
     if not isinstance(flow, LayerOutput):
         raise unknown(output)
     class_name = _CONVOLUTIONS[node.op]
-    name = "depthwise_kernel" if class_name == "DepthwiseConv2D" else "kernel"
+    name = LAYERS[class_name].kernel
     layer = layers.layer_of(weight, name, output)
     strides, dilation = _spatial(node, "strides"), _spatial(node, "dilations")
     kinds = [view[0] for view in flow.views]
@@ -170,8 +169,9 @@ def _normalize(layers: PartialLayers, output: Output, inputs: list[Value]) -> Va
     if not is_inference or len(params) != 4 or _layout(output) != b"NHWC":
         raise unknown(output)
     owners = set()
-    for param, (name, neutral) in zip(reversed(params), _NORMALIZED, strict=True):
-        if not isinstance(param, Param) or set(param.values or ()) != {neutral}:
+    for param, (name, neutral) in zip(params, NORMALIZATION.items(), strict=True):
+        is_left_out = isinstance(param, Param) and set(param.values or ()) == {neutral}
+        if name.startswith("moving_") or not is_left_out:
             owners.add(layers.layer_of(param, name, output))
     if len(owners) != 1:
         raise unknown(output)

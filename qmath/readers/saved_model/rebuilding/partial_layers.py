@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qmath.layers import supports
 from qmath.model import Graph, Node
 from qmath.readers.architecture.graph import NotAGraphError
 from qmath.readers.completion import RANGE_ROLES
@@ -177,7 +178,7 @@ class PartialLayers:
         counts: Counter[str] = Counter()
         nodes = []
         for partial in self.layers:
-            if partial.class_name == "Mul":
+            if not supports(partial.class_name, "ops"):  # a factor that no layer took in
                 raise NotAGraphError(f"{partial.scope}: {NO_BROADCAST}")
             if not partial.layer:
                 partial.layer = label_of(partial.scope)

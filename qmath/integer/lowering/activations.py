@@ -10,20 +10,16 @@ from numpy.typing import NDArray
 
 from qmath.errors import QmathError
 from qmath.integer.program import Activation, QuantParams
+from qmath.layers import ACTIVATIONS
 from qmath.model import Node
 
 Array = NDArray[Any]
 
 PIECEWISE: dict[str, Activation | None] = {
-    "linear": None,
-    "relu": Activation(),
-    "relu6": Activation(limit=6.0),
+    name: None if row.kind == "linear" else Activation(limit=row.limit)
+    for name, row in ACTIVATIONS.items()
+    if row.kind in ("linear", "relu")
 }
-
-
-def activation_of(node: Node) -> str:
-    """Return the name of the activation that a layer ends with."""
-    return "softmax" if node.class_name == "Softmax" else node.config.get("activation", "linear")
 
 
 def piecewise(x: Array, activation: Activation) -> Array:
@@ -63,7 +59,6 @@ def swish(x: Array) -> Array:
 SMOOTH: dict[str, Callable[[Array], Array]] = {
     "sigmoid": sigmoid, "softmax": softmax, "swish": swish, "tanh": np.tanh,
 }  # fmt: skip
-ELEMENTWISE = frozenset({"sigmoid", "swish", "tanh"})
 
 
 def table(

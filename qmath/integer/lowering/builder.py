@@ -1,0 +1,202 @@
+"""What lowering builds with: the steps so far, and how a value becomes part of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.errors import QmathError
+from qmath.integer.lowering import activations, portability
+from qmath.integer.lowering.params import quant_params
+from qmath.integer.lowering.sums import ZERO, can_pool, moved
+from qmath.integer.lowering.values import FloatLayer, Floats, Function, Integers, Value
+from qmath.integer.program import (
+    Activation,
+    FloatStep,
+    Linear,
+    MoveStep,
+    QuantizeStep,
+    Requantize,
+    Shape,
+    Step,
+    TableStep,
+    Term,
+    UnroundedSum,
+)
+from qmath.model import Node, QatModel, QatTensor
+
+__all__ = ["Builder"]
+
+Array = NDArray[Any]
+
+
+class Builder:
+    """A program under construction.
+
+    Attributes
+    ----------
+    model : QatModel
+    input_shapes : mapping of str to tuple
+        Shapes of the inputs without the batch, where the model leaves them open.
+    steps : list of Step
+    inputs : dict of str to tuple
+        Shapes of the inputs that were met.
+    float_layers : list of FloatLayer
+    notes : list of str
+    """
+
+    def __init__(self, model: QatModel, input_shapes: Mapping[str, Shape]) -> None:
+        self.model = model
+        self.input_shapes = input_shapes
+        self.steps: list[Step] = []
+        self.inputs: dict[str, Shape] = {}
+        self.float_layers: list[FloatLayer] = []
+        self.notes: list[str] = []
+
+    # ---- values
+
+    def apply(self, node: Node, value: Value, linear: Linear, factor: Any = 1.0) -> Value:
+        """Apply an operation without weights: it moves values or sums them."""
+        accumulator = self.accumulator(value)
+        sums = linear.kind == "pool_sum"
+        if isinstance(value, Integers) and not sums:
+            apply = partial(_without_weights, linear)
+            self.steps.append(
+                MoveStep(
+                    node.name,
+                    value.name,
+                    apply,
+                    value.params,
+                    linear.shape,
+                    {"kind": linear.kind, **linear.attributes},
+                )
+            )
+            return Integers(node.name, value.params, linear.shape)
+        if accumulator is None or (sums and not can_pool(accumulator)):
+            f = np.asarray(factor, np.float32)
+            return self.float_step(
+                node, [value], lambda x: linear.apply(x, None) * f, linear.shape,
+                is_function=not sums,
+            )  # fmt: skip
+        return moved(accumulator, linear, factor)
+
+    def activate(self, node: Node, value: Value, activation: Activation | None) -> Value:
+        """Apply a ReLU, or nothing."""
+        if activation is None:
+            return value
+        accumulator = self.accumulator(value)
+        before = accumulator.activation if accumulator else None
+        if accumulator is None or (before and (before.leaks or activation.leaks)):
+            apply = partial(activations.piecewise, activation=activation)
+            return self.float_step(node, [value], apply, value.shape, is_function=True)
+        limit = np.minimum(activation.limit, before.limit) if before else activation.limit
+        return replace(accumulator, activation=Activation(activation.slope, limit))
+
+    def quantized(self, node: Node, value: Value, which: str) -> Value:
+        """Round a value where training did, if it did."""
+        tensor = self.model.tensors.get(f"{node.layer}/{which}")
+        if tensor is None:
+            return value
+        name, params = f"{node.name}/{which}", quant_params(tensor)
+        step: Step
+        if isinstance(value, Floats):
+            step = QuantizeStep(name, value.name, params, value.shape)
+        elif isinstance(value, Function):
+            table = activations.table(value.function, value.source.params, params)
+            step = TableStep(name, value.source.name, table, params, value.shape)
+        else:
+            accumulator = self.accumulator(value)
+            assert accumulator is not None
+            step = Requantize(name, accumulator, params)
+        self.steps.append(step)
+        self.notes += portability.of_range(name, params)
+        return Integers(name, params, value.shape)
+
+    def accumulator(self, value: Value) -> UnroundedSum | None:
+        """Return the value as an unrounded sum, or ``None`` if it is float."""
+        if isinstance(value, UnroundedSum):
+            return value
+        if isinstance(value, Integers):
+            term = Term(value.name, (), np.asarray(value.params.scale), value.params)
+            return UnroundedSum((term,), ZERO, value.shape)
+        return None
+
+    def floats(self, value: Value, name: str) -> Floats:
+        """Return the value in float32, by a step if there is none yet."""
+        if isinstance(value, Floats):
+            return value
+        if isinstance(value, Function):
+            source = self.accumulator(value.source)
+            assert source is not None
+            step = FloatStep(name, (source,), value.function, value.shape)
+        else:
+            source = self.accumulator(value)
+            assert source is not None
+            step = FloatStep(name, (source,), _same, value.shape)
+        self.steps.append(step)
+        return Floats(step.name, value.shape)
+
+    def float_step(
+        self,
+        node: Node,
+        values: Sequence[Value],
+        apply: Callable[..., Array],
+        shape: Shape,
+        remedy: str = "",
+        is_function: bool = False,
+    ) -> Floats:
+        """Add a step in float32: a float layer, or a function that the model ends with."""
+        sources: list[str | UnroundedSum] = []
+        for i, value in enumerate(values):
+            if isinstance(value, Function):
+                value = self.floats(value, f"{node.name}/input{i}")
+            accumulator = self.accumulator(value)
+            sources.append(accumulator if accumulator else value.name)  # type: ignore[union-attr]
+        taken = {step.name for step in self.steps}
+        name = node.name if node.name not in taken else f"{node.name}/activation"
+        follows = [v.name for v in values if isinstance(v, Floats) and v.name not in self.inputs]
+        if remedy or not follows:  # else the step that it follows is the one to quantize
+            feeds = "input, the output" if len(values) == 1 else "inputs, the outputs"
+            remedy = remedy or f"quantize its {feeds} of {', '.join(node.inputs)}"
+            self.float_layers.append(FloatLayer(node.name, name, remedy))
+        self.steps.append(FloatStep(name, tuple(sources), apply, tuple(shape), is_function))
+        return Floats(name, tuple(shape))
+
+    # ---- tensors
+
+    def tensor(self, node: Node, name: str) -> QatTensor:
+        """Return a tensor of a layer, which must have it."""
+        try:
+            return self.model.tensors[f"{node.layer}/{name}"]
+        except KeyError:
+            raise QmathError(f"{node.layer}/{name} is missing from {self.model.source}") from None
+
+    def real(self, tensor: QatTensor) -> Array:
+        """Return the float32 values that inference uses."""
+        if tensor.role == "weight":
+            return tensor.quantize().dequantize()
+        values = np.asarray(tensor.values, np.float32)
+        if not np.isfinite(values).all():
+            raise QmathError(
+                f"{tensor.name} holds NaN or infinities, so training diverged; no "
+                "integers stand for them"
+            )
+        return values
+
+    def bias(self, node: Node) -> Array:
+        """Return the float64 values of a layer's bias, zero where it has none."""
+        tensor = self.model.tensors.get(f"{node.layer}/bias")
+        return ZERO if tensor is None else self.real(tensor).astype(np.float64)
+
+
+def _same(x: Array) -> Array:
+    return x
+
+
+def _without_weights(linear: Linear, x: Array) -> Array:
+    return linear.apply(x, None)

@@ -1,0 +1,188 @@
+"""What qmath knows of Keras's layer classes and activations: one row each, which every room asks.
+
+A layer class that is new to qmath is a row here, and in each room that is to support it one
+function: a class of a known kind needs no function at all. Only `qmath.verification` keeps a copy
+of its own, because it must not share what it checks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from qmath.model import Node
+
+__all__ = [
+    "ACTIVATIONS",
+    "LAYERS",
+    "MOVES",
+    "NORMALIZATION",
+    "POOLS",
+    "ActivationFunction",
+    "Kind",
+    "LayerClass",
+    "Verb",
+    "activation_of",
+    "kind_of",
+    "supports",
+]
+
+Move = Literal["reshape", "permute", "pad", "crop", "upsample"]
+Pool = Literal["average_pool", "global_average", "max_pool", "global_max"]
+Kind = Literal[
+    "input", "identity", "weighted", "lookup", "normalization", "relu", "activation",
+    "sum", "product", "concatenation", Pool, Move,
+]  # fmt: skip
+Verb = Literal["run", "onnx", "ops"]
+
+MOVES: frozenset[str] = frozenset(get_args(Move))
+POOLS: frozenset[str] = frozenset(get_args(Pool))
+# The tensors of a batch normalization, and what counts where it has none.
+NORMALIZATION = {"gamma": 1.0, "beta": 0.0, "moving_mean": 0.0, "moving_variance": 1.0}
+
+
+@dataclass(frozen=True)
+class LayerClass:
+    """A Keras layer class.
+
+    Attributes
+    ----------
+    kind : str
+        What it does: ``weighted`` multiplies by a kernel and adds up, ``lookup`` picks rows of one;
+        ``relu`` is a ReLU with settings of its own, ``activation`` one that names its function;
+        ``identity`` changes nothing at inference, a move only places values (or zeros); the rest
+        says it by itself.
+    verbs : frozenset of str
+        What supports it: ``run``, the integer model and all that is made of it; ``onnx``, its
+        networks; ``ops``, the reader that makes layers of a SavedModel's ops. `inspect` knows all.
+    kernel : str
+        Name of the weight that it multiplies by or looks up in, ``""`` if none.
+    axes : str
+        Order of the kernel's axes: height, width, input channels, output channels, multiplier of
+        the input channels. ``""`` where no export names it.
+    """
+
+    kind: Kind
+    verbs: frozenset[str]
+    kernel: str
+    axes: str
+
+
+def _row(kind: Kind, verbs: str, kernel: str = "", axes: str = "") -> LayerClass:
+    return LayerClass(kind, frozenset(verbs.split()), kernel, axes)
+
+
+LAYERS: Mapping[str, LayerClass] = {
+    "InputLayer":             _row("input",          "run onnx ops"),
+    "QuantizeLayer":          _row("identity",       "run onnx ops"),
+    "Dropout":                _row("identity",       "run onnx"),
+    "SpatialDropout1D":       _row("identity",       "run onnx"),
+    "SpatialDropout2D":       _row("identity",       "run onnx"),
+    "GaussianDropout":        _row("identity",       "run onnx"),
+    "GaussianNoise":          _row("identity",       "run onnx"),
+    "ActivityRegularization": _row("identity",       "run onnx"),
+
+    "Dense":                  _row("weighted",       "run onnx ops", "kernel", "IO"),
+    "Conv1D":                 _row("weighted",       "run onnx ops", "kernel", "WIO"),
+    "Conv2D":                 _row("weighted",       "run onnx ops", "kernel", "HWIO"),
+    "Conv2DTranspose":        _row("weighted",       "run onnx ops", "kernel", "HWOI"),
+    "DepthwiseConv2D":        _row("weighted",       "run onnx ops", "depthwise_kernel", "HWIM"),
+    "SeparableConv2D":        _row("weighted",       "",             "depthwise_kernel"),
+    "Conv3D":                 _row("weighted",       "",             "kernel"),
+    "EinsumDense":            _row("weighted",       "",             "kernel"),
+    "Embedding":              _row("lookup",         "",             "embeddings"),
+
+    "BatchNormalization":     _row("normalization",  "run onnx ops"),
+    "SyncBatchNormalization": _row("normalization",  ""),
+    "ReLU":                   _row("relu",           "run onnx ops"),
+    "LeakyReLU":              _row("relu",           "run onnx"),
+    "Activation":             _row("activation",     "run onnx ops"),
+    "Softmax":                _row("activation",     "run onnx"),
+
+    "Add":                    _row("sum",            "run onnx ops"),
+    "Subtract":               _row("sum",            "run onnx ops"),
+    "Average":                _row("sum",            ""),
+    "Multiply":               _row("product",        ""),
+    "Concatenate":            _row("concatenation",  "run onnx ops"),
+
+    "AveragePooling1D":       _row("average_pool",   "run onnx ops"),
+    "AveragePooling2D":       _row("average_pool",   "run onnx ops"),
+    "GlobalAveragePooling1D": _row("global_average", "run onnx ops"),
+    "GlobalAveragePooling2D": _row("global_average", "run onnx ops"),
+    "MaxPooling1D":           _row("max_pool",       "run onnx ops"),
+    "MaxPooling2D":           _row("max_pool",       "run onnx ops"),
+    "GlobalMaxPooling1D":     _row("global_max",     "run onnx ops"),
+    "GlobalMaxPooling2D":     _row("global_max",     "run onnx ops"),
+
+    "Flatten":                _row("reshape",        "run onnx"),
+    "Reshape":                _row("reshape",        "run onnx ops"),
+    "Permute":                _row("permute",        "run onnx ops"),
+    "ZeroPadding1D":          _row("pad",            "run onnx ops"),
+    "ZeroPadding2D":          _row("pad",            "run onnx ops"),
+    "Cropping1D":             _row("crop",           ""),
+    "Cropping2D":             _row("crop",           ""),
+    "UpSampling1D":           _row("upsample",       "run onnx ops"),
+    "UpSampling2D":           _row("upsample",       "run onnx ops"),
+    "RepeatVector":           _row("upsample",       ""),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ActivationFunction:
+    """An activation that a layer can end with.
+
+    Attributes
+    ----------
+    kind : str
+        ``linear`` changes nothing, ``relu`` is piecewise linear; ``elementwise`` is smooth, so that
+        a table of the integers computes it; ``vector`` is smooth and needs all values of the last
+        axis.
+    op : str
+        TensorFlow's op of it alone, which ONNX has, too, unless it is bounded; ``""`` if none.
+    limit : float
+        The upper bound of a ReLU.
+    """
+
+    kind: Literal["linear", "relu", "elementwise", "vector"]
+    op: str = ""
+    limit: float = float("inf")
+
+
+ACTIVATIONS: Mapping[str, ActivationFunction] = {
+    "linear":  ActivationFunction("linear"),
+    "relu":    ActivationFunction("relu", "Relu"),
+    "relu6":   ActivationFunction("relu", "Relu6", 6.0),
+    "sigmoid": ActivationFunction("elementwise", "Sigmoid"),
+    "swish":   ActivationFunction("elementwise"),
+    "tanh":    ActivationFunction("elementwise", "Tanh"),
+    "softmax": ActivationFunction("vector", "Softmax"),
+}  # fmt: skip
+
+
+def kind_of(class_name: str) -> Kind | None:
+    """Return what a layer class does, ``None`` if it is not in the table."""
+    row = LAYERS.get(class_name)
+    return row.kind if row else None
+
+
+def supports(class_name: str, verb: Verb) -> bool:
+    """Whether a verb supports a layer class."""
+    row = LAYERS.get(class_name)
+    return row is not None and verb in row.verbs
+
+
+def activation_of(node: Node) -> str:
+    """Return the name of the function that a layer ends with, ``"linear"`` where it has none.
+
+    An object in place of a name gives its class, or ``"custom"``: no name of `ACTIVATIONS`.
+    """
+    if node.class_name == "Softmax":
+        return "softmax"
+    value: Any = node.config.get("activation")
+    if isinstance(value, Mapping):
+        value = value.get("class_name")
+        return value if isinstance(value, str) and value not in ACTIVATIONS else "custom"
+    if value is None:
+        return "linear"
+    return value if isinstance(value, str) else "custom"

@@ -1,0 +1,126 @@
+"""The table of layer classes: what the rooms that ask it make of every row."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qmath import Graph, Node, QatModel
+from qmath.errors import OutputError, QmathError
+from qmath.exports.bundle import quantize_model
+from qmath.integer.lowering.activations import PIECEWISE, SMOOTH
+from qmath.integer.lowering.lower import lower
+from qmath.layers import ACTIVATIONS, LAYERS, NORMALIZATION, activation_of, kind_of
+from qmath.readers.architecture.variables import slots_of
+from qmath.verification import contents
+from tests.exports.models import DENSE, ranged, weight
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "Activation": {"activation": "tanh"},
+    "AveragePooling1D": {"pool_size": 2},
+    "AveragePooling2D": {"pool_size": 2},
+    "MaxPooling1D": {"pool_size": 2},
+    "MaxPooling2D": {"pool_size": 2},
+    "Permute": {"dims": [2, 1, 3]},
+    "Reshape": {"target_shape": [-1, 2]},
+    "UpSampling1D": {"size": 2},
+    "UpSampling2D": {"size": [2, 2], "interpolation": "nearest"},
+    "ZeroPadding1D": {"padding": 1},
+    "ZeroPadding2D": {"padding": 1},
+}
+LENGTHS = {"H": 1, "W": 1, "I": 2, "O": 2, "M": 1}
+JOINS = ("sum", "product", "concatenation")
+
+
+def network(class_name: str, *, is_last: bool, is_quantized: bool) -> QatModel:
+    """Return a model with one layer of a class, and a dense layer beside it, which it ignores."""
+    kind, row = kind_of(class_name), LAYERS[class_name]
+    shape = [None, 4, 2] if class_name.endswith("1D") else [None, 4, 4, 2]
+    tensors = [ranged("quantize/output", -1.0, 1.0, role="input")]
+    nodes = [
+        Node("image", "image", "InputLayer", (), {"batch_input_shape": shape}),
+        Node("quantize", "quantize", "QuantizeLayer", ("image",), {}),
+    ]
+
+    def add(name: str, class_name: str, *inputs: str, **config: Any) -> None:
+        nodes.append(Node(name, name, class_name, inputs, config))
+
+    def dense(name: str, source: str) -> None:
+        add(name, "Dense", source, activation="linear")
+        kernel = np.float32([[0.5, -1.0], [0.25, 1.0]])
+        tensors.append(weight(f"{name}/kernel", kernel, DENSE))
+        tensors.append(ranged(f"{name}/post_activation", -3.0, 3.0))
+
+    if kind != "input":
+        inputs = ("quantize",) * (2 if kind in JOINS else 1)
+        config = {"padding": "valid", **CONFIGS.get(class_name, {})}
+        add("layer", class_name, *inputs, **config)
+        if row.kernel:
+            lengths = [LENGTHS[letter] for letter in row.axes or "IO"]
+            values = np.linspace(-1, 1, math.prod(lengths), dtype=np.float32).reshape(lengths)
+            tensors.append(weight(f"layer/{row.kernel}", values, DENSE))
+        if is_quantized:
+            tensors.append(ranged("layer/output", -2.0, 2.5, role="output"))
+    if not is_last:
+        dense("after", nodes[-1].name)
+    ends = nodes[-1].name
+    dense("other", "quantize")
+    graph = Graph(tuple(nodes), ("image",), (ends, "other"))
+    return QatModel({tensor.name: tensor for tensor in tensors}, graph, source="model.h5")
+
+
+@pytest.mark.parametrize("class_name", LAYERS)
+def test_what_runs_is_what_the_table_says(class_name: str) -> None:
+    model = network(class_name, is_last=False, is_quantized=True)
+    if "run" in LAYERS[class_name].verbs:
+        assert "other/post_activation" in lower(model).outputs
+    else:
+        words = f"layers of class {class_name} are not supported"
+        with pytest.raises(QmathError, match=words):
+            lower(model)
+
+
+@pytest.mark.parametrize("class_name", [name for name in LAYERS if "onnx" in LAYERS[name].verbs])
+def test_onnx_writes_what_the_table_says(class_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnx")
+    from qmath.exports.onnx import qdq
+
+    bundle = quantize_model(network(class_name, is_last=False, is_quantized=True))
+    qdq.write(bundle, io.BytesIO())
+    row = LAYERS[class_name]
+    monkeypatch.setitem(LAYERS, class_name, replace(row, verbs=row.verbs - {"onnx"}))
+    with pytest.raises(OutputError, match=f"has no form of the layers {class_name}"):
+        qdq.write(bundle, io.BytesIO())
+
+
+def test_verification_has_the_same_axes_in_a_copy_of_its_own() -> None:
+    axes = {name: row.axes for name, row in LAYERS.items() if row.axes}
+    assert axes == contents._AXES
+    assert "LAYERS" not in vars(contents)
+
+
+def test_weights_have_the_names_that_keras_gives() -> None:
+    kernels = {name: row.kernel for name, row in LAYERS.items() if row.kernel}
+    slots = {name: slots_of(name, {}) or () for name in LAYERS}
+    assert {name: slots[name][0].name for name in kernels} == kernels
+    for name in LAYERS:
+        if kind_of(name) == "normalization":
+            assert [slot.name for slot in slots[name]] == list(NORMALIZATION)
+
+
+def test_every_activation_is_computed() -> None:
+    assert {*PIECEWISE, *SMOOTH} == {*ACTIVATIONS}
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [(None, "linear"), ("relu", "relu"), ({"class_name": "Mish"}, "Mish"), (3, "custom"),
+     ({"class_name": "relu"}, "custom"), ({"class_name": [1]}, "custom"), (["relu"], "custom")],
+)  # fmt: skip
+def test_only_a_name_is_a_known_activation(value: Any, name: str) -> None:
+    assert activation_of(Node("a", "a", "Dense", (), {"activation": value})) == name

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qmath import Graph, Node, QatModel
+from qmath import Graph, Node, QatModel, QatTensor
 from qmath.errors import OutputError, QmathError
 from qmath.exports.bundle import quantize_model
+from qmath.inspection.report import inspect
 from qmath.integer.lowering.activations import PIECEWISE, SMOOTH
 from qmath.integer.lowering.lower import lower
 from qmath.layers import ACTIVATIONS, LAYERS, NORMALIZATION, activation_of, kind_of
 from qmath.readers.architecture.variables import slots_of
 from qmath.verification import contents
-from tests.exports.models import DENSE, ranged, weight
+from tests.exports.models import DENSE, ranged, unknown, weight
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "Activation": {"activation": "tanh"},
@@ -72,6 +73,75 @@ def network(class_name: str, *, is_last: bool, is_quantized: bool) -> QatModel:
     dense("other", "quantize")
     graph = Graph(tuple(nodes), ("image",), (ends, "other"))
     return QatModel({tensor.name: tensor for tensor in tensors}, graph, source="model.h5")
+
+
+def judgement(model: QatModel) -> tuple[bool | None, list[tuple[str, str, str, str]]]:
+    """Return the verdict, and the advice on the flow of integers."""
+    report = inspect(model)
+    advice = [
+        (item.kind, item.where, item.message, item.remedy)
+        for item in report.warnings
+        if item.kind.startswith("float-")
+    ]
+    return report.verdict.integer_only, advice
+
+
+def with_tensor(model: QatModel, tensor: QatTensor) -> QatModel:
+    return replace(model, tensors={**model.tensors, tensor.name: tensor})
+
+
+@pytest.mark.parametrize("is_quantized", [True, False], ids=["quantized", "unquantized"])
+@pytest.mark.parametrize("is_last", [True, False], ids=["last", "middle"])
+@pytest.mark.parametrize("class_name", LAYERS)
+def test_one_unknown_width_changes_neither_verdict_nor_advice(
+    class_name: str, is_last: bool, is_quantized: bool
+) -> None:
+    model = network(class_name, is_last=is_last, is_quantized=is_quantized)
+    expected = judgement(model)
+    assert judgement(with_tensor(model, unknown("other/post_activation"))) == expected
+    kernel = model.tensors["other/kernel"]
+    without_width = replace(kernel, spec=replace(kernel.spec, num_bits=None))
+    assert judgement(with_tensor(model, without_width)) == expected
+
+
+def opened(model: QatModel) -> QatModel:
+    """Return the model without its input's shape, so that it cannot be lowered."""
+    assert model.graph is not None
+    image, *others = model.graph.nodes
+    image = replace(image, config={"batch_input_shape": [None, None]})
+    return replace(model, graph=replace(model.graph, nodes=(image, *others)))
+
+
+@pytest.mark.parametrize("class_name", LAYERS)
+def test_the_graph_alone_tells_what_the_program_does(class_name: str) -> None:
+    """Where nothing can be lowered, here for an open shape, the table says the same."""
+    model = network(class_name, is_last=False, is_quantized=True)
+    assert judgement(opened(model)) == judgement(model)
+
+
+@pytest.mark.parametrize(
+    ("class_name", "config"),
+    [("MaxPooling2D", {"pool_size": 2}), ("GlobalMaxPooling2D", {}),
+     ("UpSampling2D", {"size": [2, 2], "interpolation": "nearest"}), ("GaussianNoise", {})],
+)  # fmt: skip
+def test_the_graph_alone_tells_what_follows_an_unrounded_sum(
+    class_name: str, config: dict[str, Any]
+) -> None:
+    """A maximum needs integers; of what moves or keeps sums, the layer after it does."""
+    model = network("Conv2D", is_last=False, is_quantized=False)
+    assert model.graph is not None
+    *before, dense, other = model.graph.nodes
+    middle = Node("middle", "middle", class_name, ("layer",), config)
+    nodes = (*before, middle, replace(dense, inputs=("middle",)), other)
+    model = replace(model, graph=replace(model.graph, nodes=nodes))
+    verdict, advice = judgement(model)
+    needs = ["middle", "after"] if "Max" in class_name else ["after"]
+    assert (verdict, [(kind, where) for kind, where, *_ in advice]) == (
+        False, [("float-input", where) for where in needs]
+    )  # fmt: skip
+    assert judgement(opened(model)) == (verdict, advice)
+    is_kept = class_name == "GaussianNoise"
+    assert ("annotate layer with" in advice[-1][-1]) is is_kept
 
 
 @pytest.mark.parametrize("class_name", LAYERS)

@@ -1,20 +1,21 @@
 """The layers that a model computes in integers, and those that it computes in float.
 
-If a model lowers to an integer program, the program decides. If settings are unknown or a layer is
-not supported, the graph gives as much as it can.
+A model that lowers to an integer program is what that program is, and settings that are unknown
+change nothing in it. Of any other model, with a layer that cannot be run or an open shape, the
+graph and the table of layer classes tell as much as they can.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from qmath.errors import QmathError
 from qmath.inspection.advice import Advice
 from qmath.integer.lowering.lower import lower
-from qmath.layers import activation_of
-from qmath.model import Node, QatModel
+from qmath.layers import ACTIVATIONS, LAYERS, activation_of, kind_of
+from qmath.model import Node, QatModel, QatTensor
 
 __all__ = ["Flow", "follow"]
 
@@ -22,24 +23,12 @@ __all__ = ["Flow", "follow"]
 # quantizer turns into integers without floats; or floats.
 State = Literal["integers", "sums", "float"]
 
-_WEIGHTED = frozenset({
-    "Conv1D", "Conv2D", "Conv2DTranspose", "Conv3D", "Dense", "DepthwiseConv2D", "EinsumDense",
-    "Embedding", "SeparableConv2D",
-})  # fmt: skip
-_KEEPS = frozenset({
-    "Activation", "Cropping1D", "Cropping2D", "Dropout", "Flatten", "GaussianNoise",
-    "GlobalMaxPooling1D", "GlobalMaxPooling2D", "MaxPooling1D", "MaxPooling2D", "Permute",
-    "QuantizeLayer", "ReLU", "RepeatVector", "Reshape", "SpatialDropout1D", "SpatialDropout2D",
-    "UpSampling1D", "ZeroPadding1D", "ZeroPadding2D",
-})  # fmt: skip
+# Kinds of layers that add up integers of several scales, or scale and bend them.
 _SUMS = frozenset({
-    "Add", "Average", "AveragePooling1D", "AveragePooling2D", "BatchNormalization", "Concatenate",
-    "GlobalAveragePooling1D", "GlobalAveragePooling2D", "Subtract", "SyncBatchNormalization",
-    "UpSampling2D",
+    "sum", "concatenation", "normalization", "relu", "average_pool", "global_average",
 })  # fmt: skip
-# Layers that change no value: a quantizer belongs on the layer before them.
-_RESHAPES = frozenset({"Dropout", "Flatten", "Permute", "Reshape", "SpatialDropout2D"})
-_PIECEWISE_LINEAR = frozenset({"linear", "relu", "relu6"})
+# Kinds that change no value: a quantizer belongs on what is before them.
+_KEEPS = frozenset({"identity", "reshape", "permute"})
 
 
 @dataclass(frozen=True)
@@ -58,19 +47,40 @@ def follow(model: QatModel, ready: Set[str]) -> Flow:
     model : QatModel
         With a graph, or nothing can be said.
     ready : set of str
-        Names of the tensors whose settings are known.
+        Names of the tensors that determine integers.
     """
     if model.graph is None:
         return Flow(None)
     warnings = _follow_graph(model)
-    quantized = {tensor.name for tensor in model.tensors.values() if tensor.role != "float"}
-    if not quantized or not quantized <= ready:
+    quantized = [tensor for tensor in model.tensors.values() if tensor.role != "float"]
+    lost = any(t.spec.is_complete and t.name not in ready for t in quantized)
+    if lost or not quantized:
         return Flow(False, warnings)
     try:
-        float_layers = lower(model).float_layers
+        float_layers = lower(_completed(model)).float_layers
     except QmathError:
         return Flow(not warnings, warnings)
     return Flow(not float_layers, tuple(_of_float_layers(model, float_layers, warnings)))
+
+
+def _completed(model: QatModel) -> QatModel:
+    """Return the model with settings for every quantizer: none decides what runs in float."""
+
+    def complete(tensor: QatTensor) -> QatTensor:
+        spec, is_list = tensor.spec, tensor.min is not None and tensor.min.ndim > 0
+        spec = replace(
+            spec,
+            num_bits=spec.num_bits or 8,
+            narrow_range=bool(spec.narrow_range),
+            per_axis=is_list if spec.per_axis is None else spec.per_axis,
+        )
+        return replace(tensor, spec=spec)
+
+    tensors = {
+        name: tensor if tensor.role == "float" else complete(tensor)
+        for name, tensor in model.tensors.items()
+    }
+    return replace(model, tensors=tensors)
 
 
 def _of_float_layers(
@@ -87,7 +97,7 @@ def _of_float_layers(
             yield from known
             continue
         remedy = float_layers[node.name]
-        kind = "float-layer" if node.class_name in _WEIGHTED else "float-function"
+        kind = "float-layer" if LAYERS[node.class_name].kernel else "float-function"
         kind = "float-input" if remedy.startswith("quantize its input") else kind
         message = f"{node.class_name} is computed in float in the middle of the model"
         yield Advice(kind, node.layer, message, remedy)
@@ -120,33 +130,44 @@ def _compute(
     fed: set[State] = {states[name] for name in node.inputs}
     state: State = "float" if "float" in fed else "sums" if "sums" in fed else "integers"
     found = []
-    if node.class_name == "InputLayer":
+    kind = kind_of(node.class_name)
+    if kind == "input":
         state = "float"
-    elif node.class_name in _WEIGHTED or node.class_name == "Multiply":
-        if state != "integers" and node.class_name != "Embedding":
+    elif kind in ("weighted", "lookup", "product"):
+        if state != "integers" and kind != "lookup":
             found.append(_float_input(node, states, nodes))
-        if node.class_name in _WEIGHTED and not _has(model, node, "weight"):
+        if kind != "product" and not _has_weight(model, node):
             found.append(_float_layer(node))
         state = "float" if found else "sums"
-    elif node.class_name in _SUMS:
+    elif kind in _SUMS or node.config.get("interpolation", "nearest") != "nearest":
         state = "float" if state == "float" else "sums"
-    function = activation_of(node)
-    known = _WEIGHTED | _SUMS | _KEEPS | {"InputLayer", "Multiply"}
-    if node.class_name not in known or function not in _PIECEWISE_LINEAR:
+    elif kind in ("max_pool", "global_max") and state == "sums":
+        found.append(_float_input(node, states, nodes))
+        state = "float"
+    if _has(model, node, "pre_activation"):
+        state = "integers"
+    is_rounded = _has(model, node, "post_activation") or _has(model, node, "output")
+    name = activation_of(node)
+    function = ACTIVATIONS[name].kind if name in ACTIVATIONS else None
+    if function == "relu" and state == "integers":
+        state = "sums"
+    is_table = function == "elementwise" and state == "integers" and is_rounded
+    if kind is None or not (function in ("linear", "relu") or is_table):
         # The last activation may stay float: nothing before it needs float.
         if not is_last:
-            what = node.class_name if node.class_name not in known else function
-            found.append(_float_function(node, what))
+            is_part = kind is not None and "activation" in node.config
+            found.append(_float_function(node, name if is_part else node.class_name))
         state = "float"
-    if _has(model, node, "post_activation") or _has(model, node, "output"):
-        state = "integers"
-    return state, found
+    return "integers" if is_rounded else state, found
 
 
-def _has(model: QatModel, node: Node, what: str) -> bool:
-    """Return whether a layer has a quantized weight, or a quantizer of the given name."""
-    if what != "weight":
-        return f"{node.layer}/{what}" in model.tensors
+def _has(model: QatModel, node: Node, which: str) -> bool:
+    """Return whether a layer has the quantizer of this name."""
+    return f"{node.layer}/{which}" in model.tensors
+
+
+def _has_weight(model: QatModel, node: Node) -> bool:
+    """Return whether a layer has a quantized weight."""
     return any(
         tensor.role == "weight" and name.rpartition("/")[0] == node.layer
         for name, tensor in model.tensors.items()
@@ -166,9 +187,9 @@ def _float_layer(node: Node) -> Advice:
 def _float_input(node: Node, states: dict[str, State], nodes: dict[str, Node]) -> Advice:
     """Advise on a layer with an unquantized input; name the layer that should get a quantizer."""
     source = next(nodes[name] for name in node.inputs if states[name] != "integers")
-    while source.class_name in _RESHAPES and source.inputs:
+    while kind_of(source.class_name) in _KEEPS and source.inputs:
         source = nodes[source.inputs[0]]
-    if source.class_name == "InputLayer":
+    if kind_of(source.class_name) == "input":
         remedy = (
             "quantize the model's input with a tfmot QuantizeLayer after it, as quantize_apply "
             "does with its default scheme"

@@ -101,8 +101,8 @@ class Verdict:
     activations_ready, activations : int
         The same of activations, layer outputs and model inputs.
     integer_only : bool or None
-        Whether inference runs in integers between the model's input and its last layer;
-        ``None`` if the file holds no architecture.
+        Whether inference needs no float between the model's input and its last layer, with any
+        value of the unknown settings; ``None`` if the file holds no architecture.
     """
 
     weights_ready: int

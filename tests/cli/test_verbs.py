@@ -161,7 +161,7 @@ def test_inspect_with_settings():
 
 @pytest.mark.parametrize(
     ("name", "integer_only"),
-    [("question", False), ("integer4", False), ("default8", True), ("nbit4", True)],
+    [("question", False), ("integer4", True), ("default8", True), ("nbit4", True)],
 )
 def test_inspect_as_json(name, integer_only):
     report = json.loads(run("inspect", SAMPLES / f"{name}.h5", "--json").stdout)

@@ -41,7 +41,7 @@ def test_verdict_counts_what_is_unknown():
         "dense/kernel": replace(model().tensors["dense/kernel"], spec=QuantSpec(per_axis=False)),
     }
     report = inspect(model(**changes))
-    assert str(report.verdict) == "weights 3/4 ready, activations 4/5 ready, integer-only: no"
+    assert str(report.verdict) == "weights 3/4 ready, activations 4/5 ready, integer-only: yes"
     missing = warnings(report, "missing-settings")
     assert [item.where for item in missing] == ["dw/post_activation", "dense/kernel"]
     assert "--quantizer 'MyConfig.activation=" in missing[0].remedy
@@ -271,7 +271,7 @@ def test_float_layers_and_inputs_name_the_layer_to_annotate():
 
 @pytest.mark.parametrize(
     ("kind", "config", "integer"),
-    [("Activation", {"activation": "tanh"}, False), ("Activation", {"activation": "relu"}, True),
+    [("Activation", {"activation": "tanh"}, True), ("Activation", {"activation": "relu"}, True),
      ("LSTM", {}, False), ("MaxPooling2D", {}, True), ("Softmax", {}, False)],
 )  # fmt: skip
 def test_functions_in_the_middle(kind, config, integer):

@@ -158,14 +158,14 @@ def test_what_runs_is_what_the_table_says(class_name: str) -> None:
 @pytest.mark.parametrize("class_name", [name for name in LAYERS if "onnx" in LAYERS[name].verbs])
 def test_onnx_writes_what_the_table_says(class_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnx")
-    from qmath.exports.onnx import qdq
+    from qmath.exports.onnx.qdq import Onnx
 
     bundle = quantize_model(network(class_name, is_last=False, is_quantized=True))
-    qdq.write(bundle, io.BytesIO())
+    Onnx().write(bundle, io.BytesIO())
     row = LAYERS[class_name]
     monkeypatch.setitem(LAYERS, class_name, replace(row, verbs=row.verbs - {"onnx"}))
     with pytest.raises(OutputError, match=f"has no form of the layers {class_name}"):
-        qdq.write(bundle, io.BytesIO())
+        Onnx().write(bundle, io.BytesIO())
 
 
 def test_verification_has_the_same_axes_in_a_copy_of_its_own() -> None:

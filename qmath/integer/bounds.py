@@ -33,7 +33,7 @@ def channel_intervals(term: Term) -> tuple[Array, Array]:
     low, high = (np.int64(limit) for limit in term.params.limits)
     for linear in term.ops:
         if linear.weights is not None:
-            above, below = (part.astype(np.int64) for part in signed_sums(linear))
+            above, below = linear.signed_sums
             low, high = (
                 below * high.max() + above * low.min(),
                 above * high.max() + below * low.min(),
@@ -45,23 +45,9 @@ def channel_intervals(term: Term) -> tuple[Array, Array]:
     return np.asarray(low), np.asarray(high)
 
 
-def signed_sums(linear: Linear) -> tuple[Array, Array]:
-    """Return, for each output channel, the sums of its positive and of its negative weights."""
-    weights = np.asarray(linear.weights, np.float64)
-    axes = _summed_axes(linear)
-    above, below = np.maximum(weights, 0).sum(axes), np.minimum(weights, 0).sum(axes)
-    return above.reshape(-1), below.reshape(-1)
-
-
 def least_weights(linear: Linear) -> Array:
     """Return the least weight of each output channel."""
-    return np.asarray(np.asarray(linear.weights).min(_summed_axes(linear)).reshape(-1))
-
-
-def _summed_axes(linear: Linear) -> tuple[int, ...]:
-    """Return the axes of an operation's weights that do not tell its output channels apart."""
-    known = {"depthwise_conv2d": (0, 1), "conv2d_transpose": (0, 1, 3)}
-    return known.get(linear.kind, tuple(range(np.asarray(linear.weights).ndim - 1)))
+    return np.asarray(np.asarray(linear.weights).min(linear.summed_axes).reshape(-1))
 
 
 def accumulator_bits(low: Array | int, high: Array | int) -> Array:

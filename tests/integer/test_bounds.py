@@ -54,6 +54,30 @@ def test_the_interval_of_convolutions() -> None:
         assert high == best
 
 
+@pytest.mark.parametrize(
+    ("kind", "axes"),
+    [("dense", (0, 1)), ("depthwise_conv2d", (0, 1)), ("conv2d_transpose", (0, 1, 3))],
+)
+@given(st.sampled_from([np.int8, np.int16, np.int32]), st.data())
+def test_sums_of_positive_and_of_negative_weights(
+    kind: str, axes: tuple[int, ...], dtype: type[np.integer], data: st.DataObject
+) -> None:
+    shape = (2, 3, 2, 2) if kind != "dense" else (4, 3, 2)
+    weights = data.draw(hnp.arrays(dtype, shape))
+    exact = weights.astype(object)
+    above, below = Linear(kind, same, (), weights).signed_sums
+    assert above.dtype == below.dtype == np.int64
+    assert above.tolist() == np.where(exact > 0, exact, 0).sum(axes).ravel().tolist()
+    assert below.tolist() == np.where(exact < 0, exact, 0).sum(axes).ravel().tolist()
+
+
+def test_sums_that_32_bits_do_not_hold() -> None:
+    for dtype, rows in ((np.int8, (1 << 24) + 1), (np.int16, (1 << 16) + 1)):
+        lowest = np.iinfo(dtype).min
+        column = np.broadcast_to(dtype(lowest), (rows, 1))
+        assert dense(column).signed_sums[1].tolist() == [lowest * rows]
+
+
 def test_sums_multiply_the_interval() -> None:
     pool = Linear("pool_sum", same, (1,), gain=9)
     assert interval(Term("x", (pool,), np.ones(()), params(-3, 5))) == (-27, 45)

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import QmathError
-from qmath.integer.bounds import signed_sums
 from qmath.integer.profiles.tflite_arithmetic import (
     mean_multiplier,
     quantize_multiplier,
@@ -280,10 +279,10 @@ def _channel_ends(
     linear: Linear, params: QuantParams, sign: Int64Array
 ) -> tuple[Int64Array, Int64Array]:
     """Return the least and greatest accumulator of each channel, its sign applied."""
-    above, below = (sums.reshape(-1) for sums in signed_sums(linear))
+    above, below = linear.signed_sums
     low, high = params.limits
     ends = (below * high + above * low) * sign, (above * high + below * low) * sign
-    return np.minimum(*ends).astype(np.int64), np.maximum(*ends).astype(np.int64)
+    return np.minimum(*ends), np.maximum(*ends)
 
 
 def _check_carrier(step: Requantize, low: Any, high: Any, shift: Int64Array) -> None:

@@ -263,7 +263,7 @@ def float32_noise(step: Requantize, executor: Executor, values: Mapping[str, Arr
         relative = values[term.source].astype(np.float64) - zero_point
         sums = np.abs(relative)
         for linear in term.ops:
-            weights = None if linear.weights is None else np.abs(linear.weights).astype(np.float64)
+            weights = None if linear.weights is None else np.abs(linear.weights.astype(np.float64))
             sums = linear.apply(sums, weights)
         magnitude = magnitude + sums * np.abs(term.scale)
         operations = max(operations, sum(_length(op) for op in term.ops))

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.integer.describe import arrays, describe
 from qmath.integer.lowering.lower import lower
+from qmath.integer.lowering.operations import Quantize
 from qmath.integer.profiles.fixed import Integer, constants
 from qmath.integer.program import FloatStep, Program, QuantizeStep
-from qmath.model import QatModel
+from qmath.model import QatModel, QatTensor
 
 __all__ = ["Deployment", "deploy"]
 
@@ -41,7 +42,12 @@ class Deployment:
     notes: tuple[str, ...] = ()
 
 
-def deploy(model: QatModel, vectors: int, multiplier_bits: int) -> Deployment:
+def deploy(
+    model: QatModel,
+    vectors: int,
+    multiplier_bits: int,
+    quantize: Quantize = QatTensor.quantize,
+) -> Deployment:
     """Return the integer model of a model, if it has one.
 
     Parameters
@@ -51,6 +57,8 @@ def deploy(model: QatModel, vectors: int, multiplier_bits: int) -> Deployment:
         How many test vectors to make.
     multiplier_bits : int
         Of the profile ``integer``.
+    quantize : callable, optional
+        As for `qmath.integer.lowering.lower.lower`.
 
     Raises
     ------
@@ -63,7 +71,7 @@ def deploy(model: QatModel, vectors: int, multiplier_bits: int) -> Deployment:
     if model.graph is None:
         return Deployment()
     try:
-        program = lower(model)
+        program = lower(model, quantize=quantize)
         fixed = constants(program, multiplier_bits)
     except MissingSettingsError:  # which the bundle asks for in a note of its own
         return Deployment()

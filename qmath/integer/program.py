@@ -103,7 +103,8 @@ class Linear:
     shape : tuple of int
         Of the output, without the batch.
     weights : ndarray or None
-        The integers relative to their zero point, or floats in a float layer.
+        The integers relative to their zero point, in the smallest signed dtype, or floats in a
+        float layer.
     name : str
         The weight's tensor, ``""`` without.
     gain : float

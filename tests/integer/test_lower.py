@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import qmath
 from qmath import Graph, Node, QatModel, QatTensor, QuantSpec
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.integer.api import program_of
+from qmath.integer.comparison import float32_noise
 from qmath.integer.executor import Executor
 from qmath.integer.lowering.lower import lower
+from qmath.integer.lowering.operations import relative_integers
 from qmath.integer.profiles.fixed import constants
 from qmath.integer.program import Program, Requantize
 from tests.exports.qdq_networks import of_width
@@ -198,8 +203,7 @@ def test_accumulator_widths_are_proved_from_the_integers() -> None:
     program = lower(model(ranges={"dense": (-2.0, 2.0)}))
     (fixed,) = constants(program)["dense/output"]
     step = next(step for step in program.steps if isinstance(step, Requantize))
-    weights = step.value.terms[0].ops[0].weights
-    assert weights is not None
+    weights = np.asarray(step.value.terms[0].ops[0].weights, np.int64)
     params = step.value.terms[0].params
     ends = np.array(params.limits)
     low = (np.maximum(weights, 0) * ends[0] + np.minimum(weights, 0) * ends[1]).sum(0)
@@ -282,3 +286,59 @@ def test_functions_are_float_layers_unless_the_model_ends_with_them() -> None:
     assert not lower(model(softmax)).float_layers
     tensors = {"layer4/kernel": np.ones((3, 2), np.float32)}
     assert set(lower(model(softmax, dense, **tensors)).float_layers) == {"layer3", "layer4"}
+
+
+@given(st.integers(2, 16), st.booleans(), st.booleans(), st.floats(0, 1), st.booleans())
+def test_weights_are_held_in_the_smallest_dtype(
+    num_bits: int, narrow: bool, signed: bool, below: float, per_axis: bool
+) -> None:
+    low, high = np.float32([-below, -1.0]), np.float32([1.0 - below, 1.0])
+    x = np.linspace(-1, 1, 50, dtype=np.float32).reshape(25, 2)
+    q = qmath.quantize(
+        x, low if per_axis else low[0], high if per_axis else high[0], num_bits,
+        narrow_range=narrow, per_axis=per_axis, signed=signed,
+    )  # fmt: skip
+    found = relative_integers(q)
+    exact = q.values.astype(np.int64) - q.zero_point
+    np.testing.assert_array_equal(found, exact)
+    # Both ends of the range are among the values, so that no smaller dtype would do.
+    needed = max(int(exact.max()).bit_length(), int(~exact.min()).bit_length()) + 1
+    assert found.dtype == np.dtype(f"i{1 if needed <= 8 else 2 if needed <= 16 else 4}")
+
+
+def test_the_calls_of_a_shared_layer_hold_one_operation() -> None:
+    of = model(("Dense", {"activation": "linear"}), kernel=KERNEL[:, :2])
+    assert of.graph is not None
+    dense, again = of.graph.nodes[-2:]
+    twice = replace(of.graph, nodes=(*of.graph.nodes[:-1], replace(again, layer=dense.layer)))
+    tensors = {**of.tensors, "dense/bias": QatTensor("dense/bias", "float", np.float32([0, 1]))}
+    tensors["dense/output"] = ranged("dense/output", -2.0, 2.0)
+    made: list[str] = []
+
+    def quantize(tensor: QatTensor) -> qmath.QuantizedTensor:
+        made.append(tensor.name)
+        return tensor.quantize()
+
+    program = lower(replace(of, graph=twice, tensors=tensors), quantize=quantize)
+    first, second = (s.value.terms[0].ops[0] for s in program.steps if isinstance(s, Requantize))
+    assert first is second
+    assert made == ["dense/kernel"]
+
+
+def test_noise_counts_the_magnitude_of_the_lowest_integer() -> None:
+    spec = QuantSpec("LastValueQuantizer", 8, per_axis=False, narrow_range=False)
+    kernel = np.float32([[-1.0], [-1.0]])
+    of = model(kernel=kernel, spec=spec, ranges={"dense": (-2.0, 2.0)})
+    ends = {"min": np.float32(-1.0), "max": np.float32(127 / 128)}
+    tensors = {**of.tensors, "dense/kernel": replace(of.tensors["dense/kernel"], **ends)}
+    tensors["dense/bias"] = QatTensor("dense/bias", "float", np.zeros(1, np.float32))
+    program = lower(replace(of, tensors=tensors))
+    step = program.steps[-1]
+    assert isinstance(step, Requantize)
+    (term,) = step.value.terms
+    assert term.ops[0].weights.tolist() == [[-128], [-128]]  # whose int8 magnitude is -128
+    executor = Executor(program)
+    relative = np.array([[10, 20]])
+    found = float32_noise(step, executor, {term.source: relative + term.params.zero_point})
+    magnitude = 30 * 128 * term.scale / step.params.scale
+    assert found == pytest.approx(((2 + 8 + 2) * magnitude + 4 * 256) * 2.0**-24)

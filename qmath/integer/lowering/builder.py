@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from qmath.errors import QmathError
 from qmath.integer.lowering import activations, portability
+from qmath.integer.lowering.operations import Operations
 from qmath.integer.lowering.params import quant_params
 from qmath.integer.lowering.sums import ZERO, can_pool, moved
 from qmath.integer.lowering.values import FloatLayer, Floats, Function, Integers, Value
@@ -43,6 +44,7 @@ class Builder:
     model : QatModel
     input_shapes : mapping of str to tuple
         Shapes of the inputs without the batch, where the model leaves them open.
+    operations : Operations
     steps : list of Step
     inputs : dict of str to tuple
         Shapes of the inputs that were met.
@@ -50,9 +52,11 @@ class Builder:
     notes : list of str
     """
 
-    def __init__(self, model: QatModel, input_shapes: Mapping[str, Shape]) -> None:
+    def __init__(
+        self, model: QatModel, input_shapes: Mapping[str, Shape], operations: Operations
+    ) -> None:
         self.model = model
-        self.input_shapes = input_shapes
+        self.input_shapes, self.operations = input_shapes, operations
         self.steps: list[Step] = []
         self.inputs: dict[str, Shape] = {}
         self.float_layers: list[FloatLayer] = []
@@ -179,7 +183,7 @@ class Builder:
     def real(self, tensor: QatTensor) -> Array:
         """Return the float32 values that inference uses."""
         if tensor.role == "weight":
-            return tensor.quantize().dequantize()
+            return self.operations.quantize(tensor).dequantize()
         values = np.asarray(tensor.values, np.float32)
         if not np.isfinite(values).all():
             raise QmathError(

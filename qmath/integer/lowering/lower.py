@@ -14,16 +14,21 @@ from collections.abc import Mapping, Sequence
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.integer.lowering import activations
 from qmath.integer.lowering.builder import Builder
+from qmath.integer.lowering.operations import Operations, Quantize
 from qmath.integer.lowering.rules import RULES
 from qmath.integer.lowering.values import FloatLayer, Function, Integers, Value
 from qmath.integer.program import FloatStep, Program, Shape, Step, sources
 from qmath.layers import ACTIVATIONS, LAYERS, activation_of, supports
-from qmath.model import Graph, Node, QatModel, ask_for_settings
+from qmath.model import Graph, Node, QatModel, QatTensor, ask_for_settings
 
 __all__ = ["lower"]
 
 
-def lower(model: QatModel, input_shapes: Mapping[str, Shape] | None = None) -> Program:
+def lower(
+    model: QatModel,
+    input_shapes: Mapping[str, Shape] | None = None,
+    quantize: Quantize = QatTensor.quantize,
+) -> Program:
     """Return the integer program of a model.
 
     Parameters
@@ -32,6 +37,8 @@ def lower(model: QatModel, input_shapes: Mapping[str, Shape] | None = None) -> P
         With a graph, and settings known for every tensor.
     input_shapes : mapping of str to tuple, optional
         Shapes of the inputs without the batch, where the model leaves them open.
+    quantize : callable, optional
+        Returns the integers of a weight, for whoever has made them before.
 
     Returns
     -------
@@ -61,7 +68,7 @@ def lower(model: QatModel, input_shapes: Mapping[str, Shape] | None = None) -> P
     }
     if unknown:
         raise MissingSettingsError(ask_for_settings(model, unknown))
-    return _program(Builder(model, input_shapes or {}), model.graph)
+    return _program(Builder(model, input_shapes or {}, Operations(quantize)), model.graph)
 
 
 def _program(build: Builder, graph: Graph) -> Program:

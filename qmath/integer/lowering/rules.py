@@ -52,13 +52,11 @@ def _weighted(build: Builder, node: Node, values: Sequence[Value]) -> Value:
     value, layer = values[0], LAYERS[node.class_name]
     tensor = build.tensor(node, layer.kernel)
     if tensor.role == "weight" and isinstance(value, Integers):
-        q = tensor.quantize()
-        centred = q.values.astype(np.int32) - q.zero_point
-        scale = q.scale.astype(np.float64)
-        linear = replace(geometry.weighted(node, value.shape, centred), name=tensor.name)
+        linear, scale = build.operations.of(node, tensor, value.shape)
         width, steps = width_and_steps(tensor)
         if "M" in layer.axes and scale.ndim:
-            scale, width = (np.tile(a, centred.shape[2]) for a in (scale, width))
+            repeats = np.asarray(linear.weights).shape[2]
+            scale, width = (np.tile(a, repeats) for a in (scale, width))
         if layer.axes[-1] != "I" or not scale.ndim:
             build.notes += portability.of_weights(tensor.name, scale)
             bias = build.bias(node)

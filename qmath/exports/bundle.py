@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,9 +14,9 @@ from qmath._progress import Progress, with_progress
 from qmath.containers.lazy_array import LazyArray
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.exports import manifest
+from qmath.exports.weights import Weights
 from qmath.integer.deployment import deploy
-from qmath.kernels import affine, exact
-from qmath.kernels._nudge import nudge
+from qmath.kernels import affine
 from qmath.layers import LAYERS
 from qmath.model import Float32Array, QatModel, QatTensor, QuantizedTensor, ask_for_settings
 
@@ -57,6 +57,17 @@ class FloatTensor:
     source: ArrayLike
     axes: tuple[int, ...]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the exported array."""
+        shape = np.shape(self.source)
+        return tuple(shape[axis] for axis in self.axes)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the source."""
+        return np.dtype(getattr(self.source, "dtype", None) or np.asarray(self.source).dtype)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         array = np.asarray(self.source).transpose(self.axes)
         is_damaged = array.dtype.kind == "f" and not np.isfinite(array).all()
@@ -71,37 +82,24 @@ class FloatTensor:
 Record = QuantizedTensor | QuantizedRange | FloatTensor
 
 
-@dataclass(frozen=True, eq=False)
-class _Weight:
-    """A weight that is quantized when it is asked for, and its axes' orders."""
+class _Order(NamedTuple):
+    """Of a weight: the order of the axes that it has, and of those that are exported."""
 
-    tensor: QatTensor
     source: str | None
     target: str | None
-    signed: bool
-
-    def quantize(self) -> QuantizedTensor:
-        return _reordered(self._quantized()[1], self.source, self.target)
-
-    def quantize_and_count(self) -> tuple[QuantizedTensor, dict[str, int]]:
-        floats, quantized = self._quantized()
-        counts = count(self.tensor, floats, quantized)
-        return _reordered(quantized, self.source, self.target), counts
-
-    def _quantized(self) -> tuple[Float32Array, QuantizedTensor]:
-        floats = np.asarray(self.tensor.values, np.float32)
-        return floats, dataclasses.replace(self.tensor, values=floats).quantize(signed=self.signed)
 
 
 class _Records(Mapping[str, Record]):
     """The records by name; a weight's integers are made when they are asked for, and not kept."""
 
-    def __init__(self, records: Mapping[str, _Weight | QuantizedRange | FloatTensor]) -> None:
-        self._records = records
+    def __init__(
+        self, records: Mapping[str, _Order | QuantizedRange | FloatTensor], weights: Weights
+    ) -> None:
+        self._records, self._weights = records, weights
 
     def __getitem__(self, name: str) -> Record:
         record = self._records[name]
-        return record.quantize() if isinstance(record, _Weight) else record
+        return _reordered(self._weights[name], *record) if isinstance(record, _Order) else record
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._records)
@@ -117,14 +115,15 @@ class Bundle:
     Attributes
     ----------
     tensors : mapping of str to QuantizedTensor, QuantizedRange or FloatTensor
-        By name, in the model's order; a weight is quantized anew each time it is asked for,
-        and only `program` keeps the integers of all weights. Ranges whose settings are unknown are
-        in the manifest only. Along an axis that is not the last, `scale` and `zero_point` have
-        shape ``(C, 1, …)``, so that the formula of reconstruction holds as it is written.
+        By name, in the model's order. Ranges whose settings are unknown are in the manifest only.
+        Along an axis that is not the last, `scale` and `zero_point` have shape ``(C, 1, …)``, so
+        that the formula of reconstruction holds as it is written.
     manifest : dict
         JSON values only, as ``manifest.schema.json`` in this package describes them.
     model : QatModel
         What the bundle was made from.
+    weights : mapping of str to QuantizedTensor
+        Those of `tensors` in the model's own order of axes, quantized once.
     program : Program or None
         The integer model; ``None`` where the model has none, which a note explains.
     constants : mapping of str to ndarray
@@ -137,6 +136,7 @@ class Bundle:
     tensors: Mapping[str, Record]
     manifest: dict[str, Any]
     model: QatModel
+    weights: Mapping[str, QuantizedTensor]
     program: Program | None = None
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     vectors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
@@ -157,15 +157,17 @@ class Bundle:
         yield from self.constants
         yield from self.vectors
 
-    def arrays(self) -> Iterator[tuple[str, NDArray[Any]]]:
+    def arrays(self, *, read_floats: bool = True) -> Iterator[tuple[str, NDArray[Any]]]:
         """Yield every array under its key, made or read one tensor at a time.
 
         The keys are ``<tensor>``, ``<tensor>.scale`` and ``<tensor>.zero_point``, and those of
-        `constants` and `vectors`.
+        `constants` and `vectors`. Without `read_floats` the model is not read: zeros that take no
+        memory stand for the tensors that training left float.
         """
         for name, record in self.tensors.items():
             if isinstance(record, FloatTensor):
-                yield name, np.asarray(record)
+                zeros = np.broadcast_to(np.zeros((), record.dtype), record.shape)
+                yield name, np.asarray(record) if read_floats else zeros
                 continue
             if isinstance(record, QuantizedTensor):
                 yield name, record.values
@@ -238,10 +240,11 @@ def quantize_model(
         raise MissingSettingsError(ask_for_settings(model, unknown if strict else {"weight"}))
     notes = [*model.notes, *([ask_for_settings(model, unknown)] if unknown else [])]
     orders = _orders(model, layouts)
-    records: dict[str, _Weight | QuantizedRange | FloatTensor] = {}
+    weights = Weights(model.tensors, signed)
+    records: dict[str, _Order | QuantizedRange | FloatTensor] = {}
     entries: dict[str, Any] = {}
     for name, tensor in with_progress(model.tensors.items(), progress):
-        source, target = orders[name]
+        order = source, target = orders[name]
         entry: dict[str, Any] = {"role": tensor.role, "num_bits": None}
         if tensor.role != "float":
             entry |= manifest.settings(tensor)
@@ -253,14 +256,14 @@ def quantize_model(
             if tensor.stored is not None:
                 entry["stored"] = dataclasses.asdict(tensor.stored)
         elif tensor.role == "weight":
-            records[name] = weight = _Weight(tensor, source, target, signed)
-            integers, counts = weight.quantize_and_count()
-            entry |= counts | _describe(integers, source, target)
+            records[name] = order
+            integers, counts = weights.quantize_and_count(name)
+            entry |= counts | _describe(_reordered(integers, *order), *order)
         elif tensor.spec.is_complete:
             records[name] = known = quantized_range(tensor)
             entry |= _describe(known, source, target)
         entries[name] = entry
-    deployed = deploy(model, vectors, multiplier_bits)
+    deployed = deploy(model, vectors, multiplier_bits, lambda tensor: weights[tensor.name])
     _check_keys(records, (*deployed.constants, *deployed.vectors))
     options = {
         "layouts": list(layouts),
@@ -269,28 +272,29 @@ def quantize_model(
         "multiplier_bits": multiplier_bits,
     }
     return Bundle(
-        _Records(records),
+        _Records(records, weights),
         manifest.build(model, entries, deployed.description, options, [*notes, *deployed.notes]),
         model,
+        weights,
         deployed.program,
         deployed.constants,
         deployed.vectors,
     )
 
 
-def _orders(model: QatModel, layouts: Sequence[str]) -> dict[str, tuple[str | None, str | None]]:
+def _orders(model: QatModel, layouts: Sequence[str]) -> dict[str, _Order]:
     """Return each tensor's own layout and the one to export, ``None`` where unknown."""
     classes = {node.layer: node.class_name for node in model.graph.nodes} if model.graph else {}
-    orders: dict[str, tuple[str | None, str | None]] = {}
+    orders: dict[str, _Order] = {}
     used: dict[str, set[str]] = {layout: set() for layout in layouts}
     for name, tensor in model.tensors.items():
         layer, _, weight = name.rpartition("/")
         row = LAYERS.get(classes.get(layer, ""))
-        source = row.axes if row and weight == row.kernel else ""
+        source = (row.axes if row and weight == row.kernel else "") or None
         if tensor.stored is not None:  # its scale would have to be reordered with it
-            source = ""
-        if not source or tensor.values is None or len(np.shape(tensor.values)) != len(source):
-            orders[name] = None, None
+            source = None
+        if source is None or tensor.values is None or len(np.shape(tensor.values)) != len(source):
+            orders[name] = _Order(None, None)
             continue
         matching = [layout for layout in used if sorted(layout) == sorted(source)]
         if len(matching) > 1:
@@ -299,7 +303,7 @@ def _orders(model: QatModel, layouts: Sequence[str]) -> dict[str, tuple[str | No
             )
         for layout in matching:
             used[layout].add(name)
-        orders[name] = source, matching[0] if matching else source
+        orders[name] = _Order(source, matching[0] if matching else source)
     for layout, names in used.items():
         if not names:
             known = sorted({source for source, _ in orders.values() if source})
@@ -339,21 +343,6 @@ def _reordered(
     )
 
 
-def count(tensor: QatTensor, floats: Float32Array, quantized: QuantizedTensor) -> dict[str, int]:
-    """Count the elements outside the nudged range, and the near-ties of `qmath.kernels.exact`."""
-    low, high = manifest.stored_range(tensor)
-    bits, narrow = quantized.num_bits, quantized.narrow_range
-    unsigned = quantized.zero_point + quantized.signed * 2 ** (bits - 1)
-    nudged = nudge(low, high, bits, narrow)
-    near = exact.near_ties(floats, low, high, bits, narrow_range=narrow, zero_point=unsigned)
-    return {
-        "clipped": int(
-            np.count_nonzero(floats < nudged.min) + np.count_nonzero(floats > nudged.max)
-        ),
-        "near_ties": int(np.count_nonzero(near)),
-    }
-
-
 def quantized_range(tensor: QatTensor) -> QuantizedRange:
     """Return scale and zero point of a tensor whose settings are complete."""
     low, high = manifest.stored_range(tensor)
@@ -365,7 +354,7 @@ def quantized_range(tensor: QatTensor) -> QuantizedRange:
 
 
 def _check_keys(
-    records: Mapping[str, _Weight | QuantizedRange | FloatTensor], others: Iterable[str]
+    records: Mapping[str, _Order | QuantizedRange | FloatTensor], others: Iterable[str]
 ) -> None:
     """Raise where two arrays would have one name, or one that no file can hold."""
     owners = {"manifest": "the manifest", **dict.fromkeys(others, "the integer model")}
@@ -399,9 +388,7 @@ def _describe(record: Record, source: str | None, target: str | None) -> dict[st
             "dtype": str(record.values.dtype),
         }
     if isinstance(record, FloatTensor):
-        shape = np.shape(record.source)
-        dtype = getattr(record.source, "dtype", None) or np.asarray(record.source).dtype
-        entry |= {"shape": [shape[axis] for axis in record.axes], "dtype": str(dtype)}
+        entry |= {"shape": list(record.shape), "dtype": str(record.dtype)}
     if not isinstance(record, QuantizedRange):
         entry |= {"layout": target, "source_layout": source}
     return entry

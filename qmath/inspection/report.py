@@ -14,6 +14,7 @@ import numpy as np
 from qmath._progress import Progress, with_progress
 from qmath.errors import QmathError
 from qmath.exports import bundle
+from qmath.exports.weights import count
 from qmath.inspection import advice, dataflow
 from qmath.inspection.advice import Advice
 from qmath.model import Float32Array, QatModel, QatTensor, QuantizedTensor, QuantSpec
@@ -237,7 +238,7 @@ def _weight(model: QatModel, row: Row, tensor: QatTensor) -> tuple[Row, list[Adv
     """Add what only a tensor with values has."""
     floats = np.asarray(tensor.values, np.float32)
     quantized = dataclasses.replace(tensor, values=floats).quantize()
-    counts = bundle.count(tensor, floats, quantized)
+    counts = count(tensor, floats, quantized)
     row = _ready(row, quantized.scale, quantized.zero_point)
     lowest = quantized.narrow_range - 2 ** (quantized.num_bits - 1)
     available = 2**quantized.num_bits - quantized.narrow_range

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +93,7 @@ class Stored(NamedTuple):
     layout: str | None
 
 
-def stored_arrays(bundle: Bundle, packing: str) -> Iterator[Stored]:
+def stored_arrays(bundle: Bundle, packing: str, *, read_floats: bool = True) -> Iterator[Stored]:
     """Yield every array of a bundle as it is to be written, one after another.
 
     Parameters
@@ -101,6 +101,8 @@ def stored_arrays(bundle: Bundle, packing: str) -> Iterator[Stored]:
     bundle : Bundle
     packing : {"lsb", "msb", "none"}
         Layout of the integers of 2 to 7 bits; wider ones fill their dtype or stay in it.
+    read_floats : bool
+        As of `qmath.exports.bundle.Bundle.arrays`; without it, arrays may not be contiguous.
 
     Examples
     --------
@@ -111,13 +113,14 @@ def stored_arrays(bundle: Bundle, packing: str) -> Iterator[Stored]:
     >>> bundle.tensors["conv1/kernel"].values.shape, stored["conv1/kernel"].array.shape
     ((3, 3, 1, 16), (72,))
     """
-    for key, array in bundle.arrays():
+    order: Literal["C", "K"] = "C" if read_floats else "K"
+    for key, array in bundle.arrays(read_floats=read_floats):
         entry = bundle.manifest["tensors"].get(key, {})
         if packing != "none" and entry.get("role") == "weight" and entry["num_bits"] < 8:
             packed = pack(array, entry["num_bits"], packing, signed=entry["signed"])
             yield Stored(key, packed, packing)
         else:
-            little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+            little = array.astype(array.dtype.newbyteorder("<"), order=order, copy=False)
             yield Stored(key, little, None)
 
 

@@ -73,7 +73,7 @@ def _write(bundle: Bundle, file: BinaryIO) -> None:
     with open(source, "rb") as original:
         shutil.copyfileobj(original, file, _BLOCK)
     for name, found in places.items():
-        real = bundle.model.tensors[name].quantize().dequantize()
+        real = bundle.weights[name].dequantize()
         for place in found:
             file.seek(place.offset)
             file.write(real.astype(place.dtype).tobytes())

@@ -83,7 +83,7 @@ class Safetensors(Exporter):
     def _write(self, bundle: Bundle, file: BinaryIO) -> None:
         entries: dict[str, tuple[dict[str, Any], int]] = {}
         layouts: dict[str, str] = {}
-        for key, array, layout in stored_arrays(bundle, self.packing):
+        for key, array, layout in stored_arrays(bundle, self.packing, read_floats=False):
             name = _NAMES.get(array.dtype.name)
             if name is None or key == _METADATA:
                 what = (

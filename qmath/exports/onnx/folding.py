@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qmath.exports.bundle import Bundle
 from qmath.layers import LAYERS, NORMALIZATION, activation_of, kind_of
-from qmath.model import Graph, Node, QatModel, QatTensor
+from qmath.model import Graph, Node, QatTensor
 
 __all__ = ["Fold", "foldable", "real"]
 
@@ -24,7 +25,7 @@ class Fold:
     shift: NDArray[np.float64]
 
 
-def foldable(model: QatModel, graph: Graph) -> dict[str, Fold]:
+def foldable(bundle: Bundle, graph: Graph) -> dict[str, Fold]:
     """Return the layers whose weights can take in the batch normalization after them."""
     readers: dict[str, list[Node]] = {}
     for node in graph.nodes:
@@ -38,25 +39,25 @@ def foldable(model: QatModel, graph: Graph) -> dict[str, Fold]:
             or node.name in graph.outputs
             or [kind_of(reader.class_name) for reader in after] != ["normalization"]
             or activation_of(node) != "linear"
-            or any(f"{node.layer}/{end}" in model.tensors for end in _ENDS)
+            or any(f"{node.layer}/{end}" in bundle.model.tensors for end in _ENDS)
         ):
             continue
         layer = LAYERS[node.class_name]
-        kernel = model.tensors[f"{node.layer}/{layer.kernel}"]
+        kernel = bundle.model.tensors[f"{node.layer}/{layer.kernel}"]
         along_inputs = layer.axes[-1] == "I" and kernel.spec.per_axis
-        fold = _fold(model, after[0])
+        fold = _fold(bundle, after[0])
         # A scale of 0 would lose the bias where a runtime makes an integer of it.
         if kernel.role == "weight" and not along_inputs and fold.factor.all():
             found[node.name] = fold
     return found
 
 
-def _fold(model: QatModel, node: Node) -> Fold:
+def _fold(bundle: Bundle, node: Node) -> Fold:
     """Return a batch normalization as a factor and a shift."""
     gamma, beta, mean, variance = (
-        default if tensor is None else real(tensor)
+        default if tensor is None else real(bundle, tensor)
         for tensor, default in (
-            (model.tensors.get(f"{node.layer}/{key}"), default)
+            (bundle.model.tensors.get(f"{node.layer}/{key}"), default)
             for key, default in NORMALIZATION.items()
         )
     )
@@ -64,7 +65,8 @@ def _fold(model: QatModel, node: Node) -> Fold:
     return Fold(node.name, factor, np.asarray(beta - mean * factor))
 
 
-def real(tensor: QatTensor) -> NDArray[np.float64]:
+def real(bundle: Bundle, tensor: QatTensor) -> NDArray[np.float64]:
     """Return the values that inference uses."""
-    values = tensor.quantize().dequantize() if tensor.role == "weight" else tensor.values
+    is_weight = tensor.role == "weight"
+    values = bundle.weights[tensor.name].dequantize() if is_weight else tensor.values
     return np.asarray(values, np.float32).astype(np.float64)

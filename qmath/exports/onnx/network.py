@@ -178,7 +178,7 @@ class _Layers:
         self.bundle, self.model, self.quantizers = bundle, bundle.model, quantizers
         self.values: dict[str, Value] = {}
         self.integers: dict[str, dict[str, Any]] = {}
-        self.folds = foldable(bundle.model, graph) if fold else {}
+        self.folds = foldable(bundle, graph) if fold else {}
         self.folded = {fold.name for fold in self.folds.values()}
 
     # ---- one layer
@@ -258,8 +258,10 @@ class _Layers:
         layer = LAYERS[node.class_name]
         tensor = self.model.tensors[f"{node.layer}/{layer.kernel}"]
         layout = self.bundle.manifest["tensors"][tensor.name]["source_layout"]
+        assert tensor.values is not None  # else there is no program
         # Only the kernel's shape counts here.
-        linear = geometry.weighted(node, x.shape, np.asarray(tensor.values))
+        kernel = np.broadcast_to(np.float32(0), np.shape(tensor.values))
+        linear = geometry.weighted(node, x.shape, kernel)
         fold = self.folds.get(node.name)
         weight = self.weight(tensor, layout, fold)
         bias = self.bias(node, fold)
@@ -289,7 +291,7 @@ class _Layers:
     def bias(self, node: Node, fold: Fold | None) -> str | None:
         tensor = self.model.tensors.get(f"{node.layer}/bias")
         if fold:
-            shift = fold.shift + (0 if tensor is None else real(tensor) * fold.factor)
+            shift = fold.shift + (0 if tensor is None else real(self.bundle, tensor) * fold.factor)
             return self.builder.constant(f"{fold.name}/bias", shift)
         return None if tensor is None else self.weight(tensor, None)
 

@@ -54,7 +54,7 @@ class _Qdq:
     """Quantizers as QuantizeLinear and DequantizeLinear; a weight's QuantizeLinear is done."""
 
     def __init__(self, bundle: Bundle, opset: int) -> None:
-        self.signed = bundle.manifest["options"]["signed"]
+        self.weights, self.signed = bundle.weights, bundle.manifest["options"]["signed"]
         self.narrowest = 2 if opset >= 25 else 4
         self._real: dict[str, str] = {}
 
@@ -62,7 +62,7 @@ class _Qdq:
         name = weight.tensor.name
         if name in self._real and weight.factor is None:  # a layer that is called again
             return self._real[name]
-        q = weight.tensor.quantize(signed=self.signed)
+        q = self.weights[name]
         values = arranged(q.values, weight.layout)
         axis = scale_axis(weight.layout, values.ndim)
         scale, zero_point = q.scale, q.zero_point

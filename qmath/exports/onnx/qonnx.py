@@ -66,14 +66,13 @@ class _Quant:
     """Quantizers as ``Quant`` nodes."""
 
     def __init__(self, bundle: Bundle, rounding: str) -> None:
-        self.signed = bundle.manifest["options"]["signed"]
-        self.rounding = rounding
+        self.weights, self.rounding = bundle.weights, rounding
         self._real: dict[str, str] = {}
 
     def weight(self, builder: GraphBuilder, weight: Weight) -> str:
         name = weight.tensor.name
         if name not in self._real:  # else a layer that is called again
-            q = weight.tensor.quantize(signed=self.signed)
+            q = self.weights[name]
             values = arranged(q.dequantize(), weight.layout)
             scale: NDArray[Any] = q.scale
             zero_point: NDArray[Any] = q.zero_point

@@ -63,4 +63,6 @@ def relative_integers(weight: QuantizedTensor) -> Array:
         for dtype in (np.int8, np.int16, np.int32)
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max
     )
+    if weight.values.dtype == dtype and not weight.zero_point.any():
+        return weight.values
     return np.asarray(np.subtract(weight.values, weight.zero_point, dtype=np.int32).astype(dtype))

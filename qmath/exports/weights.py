@@ -1,0 +1,136 @@
+"""The integers of a model's weights: made once, and kept for whoever asks again."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from tempfile import TemporaryFile
+from threading import Lock
+from typing import IO, Any, NamedTuple
+from weakref import finalize
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.exports import manifest
+from qmath.kernels import exact
+from qmath.kernels._nudge import nudge
+from qmath.model import Float32Array, QatTensor, QuantizedTensor
+
+__all__ = ["Weights", "count"]
+
+_IN_MEMORY = 1 << 23  # bytes of integers; more of them go to a file
+
+
+class _Place(NamedTuple):
+    """Where in the file a weight's integers are, and the weight with none that take memory."""
+
+    offset: int
+    hollow: QuantizedTensor
+
+
+class Weights(Mapping[str, QuantizedTensor]):
+    """Quantized weights by name, in the model's own order of axes.
+
+    Each is read from the model and quantized once. The first integers are then kept in memory, the
+    others in a temporary file, so that memory is bounded by the largest weight. Where no such file
+    can be written, weights are quantized anew each time. What is returned is the caller's own.
+
+    Parameters
+    ----------
+    tensors : mapping of str to QatTensor
+        Of any role.
+    signed : bool
+        Two's complement integers, or TensorFlow's unsigned count.
+    """
+
+    def __init__(self, tensors: Mapping[str, QatTensor], signed: bool) -> None:
+        self._tensors = {name: t for name, t in tensors.items() if t.role == "weight"}
+        self._signed = signed
+        self._kept: dict[str, QuantizedTensor | _Place] = {}
+        self._free, self._can_write = _IN_MEMORY, True
+        self._file: IO[bytes] | None = None
+        self._lock = Lock()  # of all this and the file's position
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __getitem__(self, name: str) -> QuantizedTensor:
+        with self._lock:
+            kept = self._kept.get(name)
+            if isinstance(kept, _Place):
+                return self._read(kept)
+        found = kept or self._quantize(self._tensors[name])[1]
+        return dataclasses.replace(found, values=found.values.copy())
+
+    def quantize_and_count(self, name: str) -> tuple[QuantizedTensor, dict[str, int]]:
+        """Return a weight, read anew and not to be changed, and what `count` tells of it."""
+        tensor = self._tensors[name]
+        floats, quantized = self._quantize(tensor)
+        return quantized, count(tensor, floats, quantized)
+
+    def _quantize(self, tensor: QatTensor) -> tuple[Float32Array, QuantizedTensor]:
+        floats = np.asarray(tensor.values, np.float32)
+        quantized = dataclasses.replace(tensor, values=floats).quantize(signed=self._signed)
+        with self._lock:
+            if tensor.name not in self._kept:
+                self._keep(tensor.name, quantized)
+        return floats, quantized
+
+    def _keep(self, name: str, quantized: QuantizedTensor) -> None:
+        values = quantized.values
+        if values.nbytes <= self._free:
+            self._kept[name] = quantized
+            self._free -= values.nbytes
+        elif self._can_write:
+            try:
+                offset = self._write(values)
+            except OSError:  # there is no folder for temporary files, or no room in it
+                self._forget_file()
+                return
+            hollow = np.broadcast_to(np.zeros((), values.dtype), values.shape)
+            self._kept[name] = _Place(offset, dataclasses.replace(quantized, values=hollow))
+
+    def _write(self, values: NDArray[Any]) -> int:
+        if self._file is None:
+            self._file = TemporaryFile()  # noqa: SIM115, closed by `finalize`
+            finalize(self, self._file.close)
+        offset = self._file.seek(0, os.SEEK_END)
+        self._file.write(values.reshape(-1).view(np.uint8).data)
+        self._file.flush()
+        return offset
+
+    def _forget_file(self) -> None:
+        self._can_write = False
+        for name in [name for name, kept in self._kept.items() if isinstance(kept, _Place)]:
+            del self._kept[name]
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+
+    def _read(self, place: _Place) -> QuantizedTensor:
+        assert self._file is not None
+        values = np.empty_like(place.hollow.values, order="C")
+        self._file.seek(place.offset)
+        self._file.readinto(values.reshape(-1).view(np.uint8).data)  # type: ignore[attr-defined]
+        return dataclasses.replace(place.hollow, values=values)
+
+
+def count(tensor: QatTensor, floats: Float32Array, quantized: QuantizedTensor) -> dict[str, int]:
+    """Count the elements outside the nudged range, and the near-ties of `qmath.kernels.exact`."""
+    low, high = manifest.stored_range(tensor)
+    bits, narrow = quantized.num_bits, quantized.narrow_range
+    unsigned = quantized.zero_point + quantized.signed * 2 ** (bits - 1)
+    nudged = nudge(low, high, bits, narrow)
+    near = exact.near_ties(floats, low, high, bits, narrow_range=narrow, zero_point=unsigned)
+    return {
+        "clipped": int(
+            np.count_nonzero(floats < nudged.min) + np.count_nonzero(floats > nudged.max)
+        ),
+        "near_ties": int(np.count_nonzero(near)),
+    }

@@ -1,5 +1,6 @@
-"""Hypothesis profiles: `quick` by default, `thorough` with ``--hypothesis-profile=thorough``."""
+"""Hypothesis's profiles, and what runs only when it is asked for."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -7,3 +8,17 @@ settings.register_profile(
 )
 settings.register_profile("thorough", settings.get_profile("quick"), max_examples=5000)
 settings.load_profile("quick")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave `nightly` tests out unless ``-m`` names them.
+
+    A ``-m`` among pytest's own options would not do: that of a caller, as in ``-m "not slow"``,
+    would take its place, and the longest tests would run.
+    """
+    if "nightly" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("nightly")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]

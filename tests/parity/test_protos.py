@@ -59,6 +59,7 @@ def test_fields_are_tensorflows(message: str) -> None:
         assert described(field) == described(theirs.fields_by_number[field.number])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", [f"{USE}; {TENSORFLOW}", f"{TENSORFLOW}; {USE}"])
 def test_tensorflow_can_be_imported_before_and_after(code: str) -> None:
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)

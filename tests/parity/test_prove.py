@@ -120,6 +120,7 @@ def test_one_wrong_round_trip_is_a_difference(monkeypatch):
     assert differing(monkeypatch, "quantize", "round trips 8 bits")
 
 
+@pytest.mark.slow
 def test_processes_share_the_work():
     names = ["args 8 bits, default", "round trips 2 bits"]
     assert main(["--quick", "--jobs", "2", "--configs", *names]) == 0

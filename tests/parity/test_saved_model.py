@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,19 @@ from qmath.model import QatModel
 from reference import models, samples
 from tests.helpers import assert_same_bits
 
+
+def examples(names: Iterable[str]) -> list[Any]:
+    """Leave to the nights the models that differ from another one by their widths alone."""
+    repeated = ("w3a5", "w4a4", "w4a8", "w12a12")
+    return [
+        pytest.param(name, marks=pytest.mark.nightly) if name in repeated else name
+        for name in names
+    ]
+
+
 # TensorFlow cannot save quantized Conv2DTranspose layers, only export them.
-EXPORTED = [name for name in models.MODELS if name != "mobilenetv2"]
-SAVED = ["residual", "reduction", "nested", "w2a2", "w3a5", "w12a12", "w16a16"]
+EXPORTED = examples(name for name in models.MODELS if name != "mobilenetv2")
+SAVED = examples(["residual", "reduction", "nested", "w2a2", "w3a5", "w12a12", "w16a16"])
 FIELDS = ("num_bits", "narrow_range", "per_axis", "op")
 TRAINING = ("quantizer", "symmetric")
 
@@ -81,6 +92,7 @@ def test_exported(tmp_path: Path, name: str) -> None:
     assert_same_integers(saved, qmath.from_keras(model), inputs(model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAVED)
 def test_saved_with_and_without_the_config(tmp_path: Path, name: str) -> None:
     model = models.build(name)
@@ -97,6 +109,7 @@ def test_saved_with_and_without_the_config(tmp_path: Path, name: str) -> None:
             assert list(saved.tensors) == list(whole.tensors)
 
 
+@pytest.mark.slow
 def test_every_op_of_mobilenetv2(tmp_path: Path) -> None:
     model = models.build("mobilenetv2")
     model.export(str(tmp_path / "saved"))

@@ -43,6 +43,7 @@ def test_mutants_follow_from_the_seed(tmp_path: Path) -> None:
     assert made(range(3), 1)[2] == made(range(2, 3), 1)[0] != made(range(2, 3), 2)[0]
 
 
+@pytest.mark.slow
 def test_crashes_and_hangs_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mutate, "judge", lambda *_: os.abort())
     counts, violations = mutate.run("checkpoint", 3, SEED, isolate=True)

@@ -1,13 +1,27 @@
-"""Hypothesis's profiles, and what runs only when it is asked for."""
+"""Hypothesis's profiles, and what runs only when it is asked for.
+
+By default examples are the same in every run, so that no run fails by chance;
+``--hypothesis-profile=explore`` searches among others, and longer.
+"""
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
-    "quick", max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    "alike",
+    derandomize=True,
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("thorough", settings.get_profile("quick"), max_examples=5000)
-settings.load_profile("quick")
+settings.register_profile(
+    "explore",
+    settings.get_profile("alike"),
+    derandomize=False,
+    max_examples=5000,
+    print_blob=True,
+)
+settings.load_profile("alike")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

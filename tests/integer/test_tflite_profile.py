@@ -34,7 +34,8 @@ from qmath.integer.program import (
 
 REFERENCE = Path(__file__).parents[2] / "reference"
 INT32 = st.integers(-(2**31) + 1, 2**31 - 1) | st.integers(-70_000, 70_000)
-MULTIPLIER = st.integers(2**30, 2**31 - 1) | st.sampled_from([0, 2**30, 2**31 - 1])
+POSITIVE = st.integers(2**30, 2**31 - 1) | st.sampled_from([2**30, 2**31 - 1])
+MULTIPLIER = POSITIVE | st.just(0)
 
 
 # ---- the functions, against the C of gemmlowp and TFLite in Python's integers
@@ -111,7 +112,7 @@ def test_average(count):
     np.testing.assert_array_equal(arithmetic.average(total, np.int64(count)), want)
 
 
-@given(MULTIPLIER.filter(bool), st.integers(-20, 10), st.integers(1, 5000))
+@given(POSITIVE, st.integers(-20, 10), st.integers(1, 5000))
 def test_mean_multiplier(multiplier, shift, count):
     room = min(count.bit_length() - 1, 32, 31 + shift)
     got = arithmetic.mean_multiplier(np.int64(multiplier), np.int64(shift), count)

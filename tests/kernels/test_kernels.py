@@ -15,7 +15,7 @@ from qmath.kernels import _nudge
 from qmath.kernels._blocks import each_block
 from qmath.kernels._range import Steps, range_of
 from tests.helpers import assert_same_bits
-from tests.strategies import ranges, widths
+from tests.strategies import any_ranges, widths
 
 HALF = np.float32(0.5)
 
@@ -33,7 +33,7 @@ def test_the_half_may_be_subtracted_from_the_zero_point(zero: int) -> None:
     assert differs.any() == (zero == 1)
 
 
-@given(st.lists(ranges(), min_size=1, max_size=6), widths, st.booleans())
+@given(st.lists(any_ranges, min_size=1, max_size=6), widths, st.booleans())
 def test_plain_nudging_is_exact_nudging(pairs: list, num_bits: int, narrow_range: bool) -> None:
     low, high = np.float32(pairs).T
     with np.errstate(all="ignore"):

@@ -58,7 +58,10 @@ def test_channels_must_agree(top: float, first: int, second: int) -> None:
     assert width_from_ratio(low, high) == (first if first == second else None)
 
 
-@given(maxima.filter(lambda top: top != 6))  # -6 to 6 is untrained
+@given(  # -6 to 6 is untrained
+    st.floats(2.0**-100, 6, width=32, exclude_max=True)
+    | st.floats(6, 2.0**100, width=32, exclude_min=True)
+)
 def test_symmetric_narrow_says_nothing_of_the_width(top: float) -> None:
     low, high = -np.float32(top), np.float32(top)
     assert width_from_ratio(low, high) is None
@@ -90,6 +93,7 @@ def test_channels_without_evidence_are_skipped() -> None:
     assert width_from_ratio(low, high) == 4
 
 
+@pytest.mark.slow
 def test_chance_hits_are_rare() -> None:
     rng = np.random.default_rng(0)
     low = -rng.uniform(0.1, 1, 20_000).astype(np.float32)

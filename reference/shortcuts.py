@@ -66,7 +66,8 @@ SHORTCUTS: dict[str, Callable[[qmath.QatTensor], Integers]] = {
 
 def table() -> str:
     """Return the counts as a Markdown table."""
-    golden = np.load(HERE / "golden" / "samples.npz")
+    with np.load(HERE / "golden" / "samples.npz") as file:
+        golden = dict(file)
     wrong = {name: dict.fromkeys(SAMPLES, 0) for name in SHORTCUTS}
     elements = dict.fromkeys(SAMPLES, 0)
     for sample in SAMPLES:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -39,3 +41,9 @@ def assert_same_state(actual: dict[str, np.ndarray], expected: dict[str, np.ndar
 def bits(x: np.ndarray) -> np.ndarray:
     """Return the bit patterns of a float32 array."""
     return np.ascontiguousarray(x).view(np.uint32)
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a file, and leave it closed."""
+    with np.load(path) as file:
+        return dict(file)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import qmath
-from tests.helpers import assert_same_bits, assert_same_state
+from tests.helpers import assert_same_bits, assert_same_state, read_npz
 
 REFERENCE = Path(__file__).parent.parent / "reference"
 SAMPLES = ("question", "integer4", "default8", "nbit4")
@@ -111,5 +111,5 @@ def test_sample_kernels_become_tensorflows(samples, sample):
 
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_sample_predictions_are_above_95_percent(samples, sample):
-    labels = np.load(REFERENCE / "samples" / "digits_test.npz")["labels"]
+    labels = read_npz(REFERENCE / "samples" / "digits_test.npz")["labels"]
     assert (samples[f"{sample}/predictions"].argmax(-1) == labels).mean() > 0.95

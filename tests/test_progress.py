@@ -1,12 +1,12 @@
 """Every long call tells how much is done."""
 
-import numpy as np
 import pytest
 
 import qmath
+from tests.helpers import read_npz
 
 SAMPLE = "reference/samples/default8.h5"
-IMAGES = np.load("reference/samples/digits_test.npz")["images"]
+IMAGES = read_npz("reference/samples/digits_test.npz")["images"]
 
 
 @pytest.mark.parametrize("verb", ["export", "inspect", "verify", "run", "diff"])

@@ -25,11 +25,13 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         It cannot be read, or holds anything but plain arrays.
     """
     try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"": loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
+        # Opened here, as NumPy leaves a damaged archive open.
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"": loaded}
+            with loaded:
+                return {name: loaded[name] for name in loaded.files}
     except FileNotFoundError:
         raise FileFormatError(f"{path}: there is no such file; check the path") from None
     except IsADirectoryError:

@@ -64,13 +64,12 @@ def test_errors_have_no_traceback(tmp_path):
 
 
 def test_a_closed_pipe_is_quiet():
-    process = subprocess.Popen(
-        [sys.executable, "-c", MAIN, "inspect", SAMPLE, "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait(60) == 141
+    command = [sys.executable, "-c", MAIN, "inspect", SAMPLE, "--json"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(60) == 141
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are sent otherwise there")

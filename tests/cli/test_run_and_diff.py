@@ -9,6 +9,7 @@ import pytest
 
 import qmath
 from tests.cli.running import fails, run
+from tests.helpers import read_npz
 
 SAMPLES = Path("reference/samples")
 DATA = SAMPLES / "digits_test.npz"
@@ -24,10 +25,10 @@ def test_run_predicts_the_digits_and_writes_the_integers(tmp_path):
     result = run("run", SAMPLES / "integer4.h5", DATA, "-o", out, "--require-integer", *SETTINGS)
     assert result.exit_code == 0, result.output
     assert "accumulator bits" in result.stdout
-    data = np.load(DATA)
+    data = read_npz(DATA)
     with np.load(out) as file:
         written = dict(file)
-    golden = np.load("reference/golden/samples.npz")["integer4/predictions"]
+    golden = read_npz("reference/golden/samples.npz")["integer4/predictions"]
     logits = written["output/dense/post_activation"]
     np.testing.assert_array_equal(logits.argmax(1), golden.argmax(1))
     assert (logits.argmax(1) == data["labels"]).mean() > 0.95
@@ -128,7 +129,7 @@ def test_diff_against_a_dump(tmp_path):
     model, dump = SAMPLES / "integer4.h5", tmp_path / "dump.npz"
     quantizer = qmath.MovingAverageQuantizer(4, False, False, False)
     settings = {"MyConfig.activation": quantizer, "MyOutputConfig.output": quantizer}
-    result = qmath.run(qmath.load(model, settings), np.load(DATA)["images"])
+    result = qmath.run(qmath.load(model, settings), read_npz(DATA)["images"])
     params = {step.name: step.params for step in result.program.steps}
     reals = {name: params[name].dequantize(values) for name, values in result.integers.items()}
     np.savez(dump, **reals)

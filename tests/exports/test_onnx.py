@@ -22,7 +22,7 @@ from qmath.integer.profiles.exact import Exact
 from tests.exports import networks
 from tests.exports.models import WIDTHS, model
 from tests.exports.qdq_networks import of_every_layer, of_shared_layers, of_width
-from tests.helpers import assert_same_bits
+from tests.helpers import assert_same_bits, read_npz
 
 onnx = pytest.importorskip("onnx", reason="no wheel of onnx for this Python")
 NEWEST = onnx.defs.onnx_opset_version()
@@ -207,7 +207,7 @@ def test_samples(name, fold, tmp_path):
     qmath.export(path, tmp_path / "o.onnx", fold=fold)
     assert qmath.verify(path, tmp_path / "o.onnx").ok
     data = (tmp_path / "o.onnx").read_bytes()
-    pictures = np.load("reference/samples/digits_test.npz")["images"][:50]
+    pictures = read_npz("reference/samples/digits_test.npz")["images"][:50]
     expected = qmath.run(path, pictures, profile="exact")
     (output,) = run(data, dict.fromkeys(names(data)["inputs"].values(), pictures)).values()
     assert_same_bits(output, next(iter(expected.outputs.values())))

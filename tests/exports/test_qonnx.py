@@ -28,7 +28,7 @@ from tests.exports.test_onnx import (
     names,
     onnx,
 )  # fmt: skip
-from tests.helpers import assert_same_bits
+from tests.helpers import assert_same_bits, read_npz
 
 BATCH = 4
 
@@ -139,7 +139,7 @@ def test_samples(name, tmp_path):
     qmath.export(path, tmp_path / "o.qonnx", batch=50)
     assert qmath.verify(path, tmp_path / "o.qonnx").ok
     data = (tmp_path / "o.qonnx").read_bytes()
-    pictures = np.load("reference/samples/digits_test.npz")["images"][:50].astype(np.float32)
+    pictures = read_npz("reference/samples/digits_test.npz")["images"][:50].astype(np.float32)
     expected = qmath.run(path, pictures, profile="exact")
     tensors = execute(data, dict.fromkeys(names(data)["inputs"], pictures))
     for output, array in zip(names(data)["outputs"], expected.outputs.values(), strict=True):

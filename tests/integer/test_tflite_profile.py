@@ -31,6 +31,7 @@ from qmath.integer.program import (
     Term,
     UnroundedSum,
 )
+from tests.helpers import read_npz
 
 REFERENCE = Path(__file__).parents[2] / "reference"
 INT32 = st.integers(-(2**31) + 1, 2**31 - 1) | st.integers(-70_000, 70_000)
@@ -203,7 +204,7 @@ def sample():
     pytest.importorskip("h5py")
     with np.load(REFERENCE / "golden" / "tflite.npz") as archive:
         golden = dict(archive)
-    images = np.load(REFERENCE / "samples" / "digits_test.npz")["images"]
+    images = read_npz(REFERENCE / "samples" / "digits_test.npz")["images"]
     program = lower(qmath.load(REFERENCE / "samples" / "default8.h5"))
     return program, golden, {"image": images[: len(golden["reference/flatten"])]}
 
@@ -246,7 +247,7 @@ def test_the_resolvers_activations(sample, profile):
 def test_at_most_one_step_from_exact(name, profile):
     pytest.importorskip("h5py")
     program = lower(qmath.load(REFERENCE / "samples" / f"{name}.h5"))
-    images = {"image": np.load(REFERENCE / "samples" / "digits_test.npz")["images"][:16]}
+    images = {"image": read_npz(REFERENCE / "samples" / "digits_test.npz")["images"][:16]}
     exact = Executor(program, Exact()).run(images)
     got = Executor(program, profile).run(images, forced=exact)
     for step in program.steps:

@@ -12,7 +12,7 @@ import qmath
 from tests.exports import c_reader, memory_readers
 from tests.exports.compiling import needs_compiler
 from tests.exports.models import WIDTHS, every_width
-from tests.helpers import assert_same_bits
+from tests.helpers import assert_same_bits, read_npz
 
 oracle = pytest.importorskip("reference.oracle")
 samples = pytest.importorskip("reference.samples")
@@ -109,7 +109,7 @@ def test_samples(tmp_path, format, name):
 @pytest.mark.parametrize("name", ["question", "default8", "integer4", "nbit4"])
 def test_keras_loads_the_copy_of_its_file_and_predicts_the_same(tmp_path, monkeypatch, name):
     original = samples.load(name)
-    images = np.load(samples.SAMPLES / "digits_test.npz")["images"]
+    images = read_npz(samples.SAMPLES / "digits_test.npz")["images"]
     model = qmath.load(samples.SAMPLES / f"{name}.h5")
     qmath.export(model, tmp_path / f"{name}.h5")
     monkeypatch.setattr(samples, "SAMPLES", tmp_path)
@@ -128,7 +128,7 @@ def test_keras_loads_the_copy_of_its_file_and_predicts_the_same(tmp_path, monkey
 def test_keras_loads_the_copy_of_its_weights_and_predicts_the_same(tmp_path):
     model = samples.load("default8")
     model.save_weights(tmp_path / "m.weights.h5")
-    images = np.load(samples.SAMPLES / "digits_test.npz")["images"]
+    images = read_npz(samples.SAMPLES / "digits_test.npz")["images"]
     expected = model(images).numpy()
     path = tmp_path / "o.weights.h5"
     architecture = samples.SAMPLES / "default8.h5"

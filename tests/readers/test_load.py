@@ -16,7 +16,7 @@ import qmath
 from qmath.errors import FileFormatError, QmathError
 from qmath.model import missing_settings
 from qmath.readers.loading import load
-from tests.helpers import assert_same_bits
+from tests.helpers import assert_same_bits, read_npz
 from tests.readers.builders import (
     SAMPLES,
     entry,
@@ -45,7 +45,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_samples_quantize_to_what_tensorflow_computes(name: str) -> None:
     model = load(SAMPLES / f"{name}.h5")
-    golden = np.load(GOLDEN)
+    golden = read_npz(GOLDEN)
     weights = {key: tensor for key, tensor in model.tensors.items() if tensor.role == "weight"}
     assert {f"{name}/{key}" for key in weights} == {
         key for key in golden if key.startswith(f"{name}/") and key.endswith("kernel")

@@ -178,7 +178,8 @@ def test_whatever_the_other_process_does_is_an_error(
     path: Path, monkeypatch: pytest.MonkeyPatch, code: str, message: str
 ) -> None:
     monkeypatch.setattr(isolation, "spawn", playing(code))
-    monkeypatch.setattr(isolation, "SECONDS", 1)
+    if "took longer" in message:  # only there: a busy machine may need a second for the others
+        monkeypatch.setattr(isolation, "SECONDS", 1)
     file = IsolatedHdf5File(str(path))
     for _ in range(2):
         with pytest.raises(QmathError, match=message) as caught, file:

@@ -301,3 +301,18 @@ def test_inspect_writes_a_page(tmp_path):
     assert "--overwrite" in fails("inspect", QUESTION, "--html", page)
     assert run("inspect", QUESTION, "--html", page, "--overwrite").exit_code == 0
     assert "is an input itself" in fails("inspect", QUESTION, "--html", QUESTION, "--overwrite")
+
+
+def test_options_of_a_format_have_a_name_and_a_value(tmp_path):
+    command = ("export", QUESTION, "-o", tmp_path / "out.npz", "--option")
+    assert "expected NAME=VALUE" in fails(*command, "packing")
+    assert "'npz' has no option 'packing'" in fails(*command, "packing=true")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_memory_is_one_line(monkeypatch):
+    def exhaust(*_args, **_options):
+        raise MemoryError
+
+    monkeypatch.setattr("qmath.inspection.report.inspect", exhaust)
+    assert "out of memory" in fails("inspect", QUESTION)

@@ -103,3 +103,12 @@ def test_a_file_of_another_name(tmp_path: Path) -> None:
     touch(tmp_path, "model.ckpt")
     with pytest.raises(FileFormatError, match=r"single file of TensorFlow 1 \(V1\), or an index"):
         checkpoint_prefix(str(tmp_path / "model.ckpt"))
+
+
+def test_a_folder_that_may_not_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: str) -> list[str]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.listdir", refuse)
+    with pytest.raises(FileFormatError, match=r"it cannot be read \(Permission denied\)"):
+        checkpoint_prefix(str(tmp_path))

@@ -91,3 +91,9 @@ def test_others_are_named(path: Path, make: Callable[[Path], Path], words: str) 
         sniff(made)
     assert re.search(re.escape(path.name), str(caught.value))
     assert ("is no path" in str(caught.value)) == (words == "no path")
+
+
+def test_a_path_below_a_file(path: Path) -> None:
+    path.touch()
+    with pytest.raises(FileFormatError, match=r"model\.xyz.below: it cannot be read"):
+        sniff(str(path / "below"))

@@ -235,3 +235,12 @@ def test_layers_say_what_a_deployment_needs():
     }  # fmt: skip
     assert (manifest["inputs"], manifest["outputs"]) == (["image"], ["dense"])
     assert manifest["source"] == {"file": "hand made.h5", "sha256": "0" * 64}
+
+
+def test_what_has_no_integers_says_why():
+    with pytest.raises(QmathError, match="x: training left this tensor float"):
+        QatTensor("x", "float", np.ones(3)).quantize()
+    with pytest.raises(QmathError, match=r"x: the file holds its range, not its values"):
+        ranged("x", -1, 1).quantize()
+    with pytest.raises(QmathError, match="x: the model holds no range for it"):
+        quantize_model(QatModel({"x": QatTensor("x", "activation", spec=UNKNOWN)}))

@@ -155,3 +155,19 @@ def test_inputs_stay_as_they_are() -> None:
     qmath.fake_quant_with_min_max_vars(x, -1, 1)
     qmath.fake_quant_with_min_max_vars_gradient(x, x, 0, 0)
     qmath.quantize(x, -1, 1, 4)
+
+
+def test_gradients_per_channel_are_those_of_each_channel() -> None:
+    rng = np.random.default_rng(0)
+    g, x = rng.normal(size=(2, 50, 3)).astype(np.float32)
+    low, high = np.float32([-1, -0.5, 0]), np.float32([1, 2, 0])
+    found = qmath.fake_quant_with_min_max_vars_per_channel_gradient(g, x, low, high, 4)
+    for c in range(3):
+        one = qmath.fake_quant_with_min_max_vars_gradient(g[:, c], x[:, c], low[c], high[c], 4)
+        np.testing.assert_array_equal(found[0][:, c], one[0])
+        np.testing.assert_allclose([found[1][c], found[2][c]], one[1:], rtol=1e-5)
+
+
+def test_gradients_have_the_shape_of_the_inputs() -> None:
+    with pytest.raises(QmathError, match=r"the same shape, got \(2,\), \(3,\)"):
+        qmath.fake_quant_with_min_max_vars_gradient(np.ones(2), np.ones(3), -1, 1)

@@ -80,3 +80,7 @@ def test_the_gradient_checks_shapes() -> None:
         qmath.quantize_and_dequantize_v2_gradient([1.0, 2.0], [1.0], 0, 1)
     with pytest.raises(QmathError, match=r"input_max must have shape \(\), got \(1,\)"):
         qmath.quantize_and_dequantize_v2_gradient([1.0], [1.0], 0, [1])
+
+
+def test_no_data_have_no_range() -> None:
+    assert qmath.quantize_and_dequantize_v2(np.zeros((0, 3)), 0.0, 0.0).shape == (0, 3)

@@ -104,3 +104,41 @@ def test_a_signalling_nan_is_as_quiet_as_any() -> None:
         warnings.simplefilter("error")
         quantizer(inputs, True, state)
     assert np.isnan(state["min_var"])
+
+
+@pytest.mark.parametrize(
+    "quantizer",
+    [
+        qmath.Default8BitConvWeightsQuantizer(),
+        qmath.Default8BitConvTransposeWeightsQuantizer(),
+        qmath.DefaultNBitConvWeightsQuantizer(4),
+        qmath.DefaultNBitConvTransposeWeightsQuantizer(4),
+    ],
+    ids=lambda quantizer: type(quantizer).__name__,
+)
+def test_the_defaults_are_made_of_their_own_config_alone(quantizer: qmath.Quantizer) -> None:
+    config = quantizer.get_config()
+    assert type(quantizer).from_config(config) == quantizer
+    with pytest.raises(QmathError, match="does not have the settings"):
+        type(quantizer).from_config({**config, "narrow_range": False})
+
+
+def test_ranks_that_tfmot_cannot_train_are_refused() -> None:
+    per_axis = qmath.LastValueQuantizer(4, True, True, True)
+    with pytest.raises(QmathError, match="cannot train on inputs of rank 3"):
+        per_axis(np.ones((2, 3, 4), np.float32), True, per_axis.build((2, 3, 4)))
+    transposed = qmath.Default8BitConvTransposeWeightsQuantizer()
+    with pytest.raises(QmathError, match="has rank 4, got rank 2"):
+        transposed(np.ones((2, 3), np.float32), True, transposed.build((2, 3)))
+
+
+def test_a_moving_average_per_axis_is_refused() -> None:
+    quantizer = qmath.MovingAverageQuantizer(4, True, False, False)
+    with pytest.raises(QmathError, match="cannot run: TFMOT's build ignores per_axis"):
+        quantizer(np.ones((2, 3), np.float32), True, quantizer.build((2, 3)))
+
+
+def test_a_fixed_quantizer_of_8_bits_warns_of_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert qmath.FixedQuantizer(8, -1.0, 1.0, False).quantize([0.5]).num_bits == 8

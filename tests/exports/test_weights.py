@@ -16,9 +16,10 @@ import pytest
 import qmath
 from qmath import QatModel, QatTensor, QuantSpec
 from qmath.containers.lazy_array import LazyArray
-from qmath.exports import FORMATS, weights
-from qmath.exports.arrays import npz
+from qmath.exports import weights
+from qmath.exports.arrays.npz import Npz
 from qmath.exports.bundle import Bundle, quantize_model
+from qmath.exports.registry import FORMATS
 from qmath.exports.weights import Weights
 from qmath.integer.program import Linear
 from tests.exports.models import every_width, model
@@ -107,7 +108,7 @@ def test_a_weight_without_a_graph_is_quantized_once(
 
 def exported(source: QatModel) -> tuple[bytes, Bundle]:
     file, bundle = io.BytesIO(), quantize_model(source, vectors=2 if source.graph else 0)
-    npz.write(bundle, file)
+    Npz().write(bundle, file)
     return file.getvalue(), bundle
 
 

@@ -30,7 +30,7 @@ from tensorflow.lite.python import schema_py_generated as schema
 import qmath
 from qmath.integer.executor import Executor
 from qmath.integer.lowering.lower import lower
-from qmath.integer.profiles.tflite import Kernel, Stored, Tflite, kernels
+from qmath.integer.profiles.tflite import Kernel, Tflite, TfliteStored, kernels
 from qmath.integer.profiles.tflite_kernels import quantization
 from qmath.integer.profiles.xnnpack import Xnnpack
 from qmath.integer.program import FloatStep, Linear, Program, Requantize
@@ -261,7 +261,7 @@ class Weights:
     kernel: Kernel
     theirs: Array
     ours: Array
-    stored: Stored
+    stored: TfliteStored
 
 
 def weights(program: Program, file: File) -> list[Weights]:
@@ -283,14 +283,14 @@ def weights(program: Program, file: File) -> list[Weights]:
             found.append(Weights(
                 step.name, kernel, file.constants[weight],
                 _as_in_a_file(linears[kernel.weights], kernel),
-                Stored(file.scales(weight), integers),
+                TfliteStored(file.scales(weight), integers),
             ))  # fmt: skip
     return found
 
 
-def stored(program: Program, file: File) -> dict[str, dict[str, Stored]]:
+def stored(program: Program, file: File) -> dict[str, dict[str, TfliteStored]]:
     """Return the file's weight scales and biases, by step and by weight tensor."""
-    found: dict[str, dict[str, Stored]] = {}
+    found: dict[str, dict[str, TfliteStored]] = {}
     for each in weights(program, file):
         found.setdefault(each.step, {})[each.kernel.weights] = each.stored
     return found

@@ -10,7 +10,7 @@ import click
 from qmath.cli.settings import (
     PROFILE,
     PROFILES_HELP,
-    ModelFile,
+    ModelArgument,
     given,
     model_argument,
     profile_options,
@@ -50,7 +50,7 @@ _COLUMNS = ("integers", "teacher-forced", "free-running", "largest", "to tie", "
     "exact.",
 )
 def diff(
-    model: ModelFile,
+    model: ModelArgument,
     data: Path,
     profiles: tuple[str, ...],
     multiplier_bits: int | None,

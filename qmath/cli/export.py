@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qmath.cli.settings import ModelFile, model_argument
+from qmath.cli.settings import ModelArgument, model_argument
 from qmath.cli.text import advancing, count, printable
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ Examples:
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def export(
-    model: ModelFile,
+    model: ModelArgument,
     output: Path,
     format_: str | None,
     format_options: tuple[str, ...],

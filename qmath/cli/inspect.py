@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from qmath.cli.settings import ModelFile, model_argument
+from qmath.cli.settings import ModelArgument, model_argument
 from qmath.cli.text import advancing, console, count, printable
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _UNBOUNDED = 10_000
 )
 @click.option("--overwrite", is_flag=True, help="Replace PAGE if it exists.")
 def inspect(
-    model: ModelFile,
+    model: ModelArgument,
     as_json: bool,
     page: Path | None,
     overwrite: bool,

@@ -12,7 +12,7 @@ import click
 from qmath.cli.settings import (
     PROFILE,
     PROFILES_HELP,
-    ModelFile,
+    ModelArgument,
     given,
     model_argument,
     profile_options,
@@ -45,7 +45,7 @@ __all__ = ["run"]
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def run(
-    model: ModelFile,
+    model: ModelArgument,
     data: Path,
     profile: str,
     multiplier_bits: int | None,

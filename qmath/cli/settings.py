@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PROFILE",
     "PROFILES_HELP",
-    "ModelFile",
+    "ModelArgument",
     "given",
     "model_argument",
     "profile_options",
@@ -38,7 +38,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class ModelFile:
+class ModelArgument:
     """A model's file, with the options of `qmath.load` as they were given."""
 
     path: Path
@@ -68,7 +68,7 @@ class ModelFile:
 
 
 def model_argument(function: _Function) -> _Function:
-    """Add MODEL and the options of reading it; `function` gets one `ModelFile`, as `model`."""
+    """Add MODEL and the options of reading it; `function` gets one `ModelArgument`, as `model`."""
     options = (
         click.argument("path", metavar="MODEL", type=click.Path(path_type=Path)),
         click.option(
@@ -109,7 +109,7 @@ def model_argument(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def with_model(**given: Any) -> Any:
-        model = ModelFile(**{name: given.pop(name) for name in ModelFile.__annotations__})
+        model = ModelArgument(**{name: given.pop(name) for name in ModelArgument.__annotations__})
         return function(model=model, **given)
 
     for option in reversed(options):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from qmath.cli.settings import ModelFile, model_argument
+from qmath.cli.settings import ModelArgument, model_argument
 from qmath.cli.text import advancing, console, count, printable
 
 __all__ = ["verify"]
@@ -22,7 +22,7 @@ _SHOWN = 20  # differences in words; the others are counted
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--format", "format_", help="The format, where the suffix of OUTPUT does not say it.")
 def verify(
-    model: ModelFile,
+    model: ModelArgument,
     output: Path,
     format_: str | None,
 ) -> int:

@@ -9,7 +9,7 @@ import pytest
 import qmath
 from qmath import OutputError, QatModel, QatTensor, QuantSpec
 from qmath.exports.bundle import quantize_model
-from qmath.exports.c import C
+from qmath.exports.c.exporter import C
 from qmath.exports.c.program import segments
 from qmath.exports.c.tensors import PACKINGS
 from qmath.exports.writing import export

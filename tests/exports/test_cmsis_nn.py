@@ -8,7 +8,7 @@ import pytest
 import qmath
 from qmath import OutputError
 from qmath.exports.bundle import quantize_model
-from qmath.exports.cmsis_nn import CmsisNn
+from qmath.exports.cmsis_nn.exporter import CmsisNn
 from qmath.exports.cmsis_nn.layers import layers
 from qmath.exports.cmsis_nn.vectors import expected
 from qmath.exports.writing import export

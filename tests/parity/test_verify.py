@@ -18,9 +18,9 @@ KNOWN = {
 }
 
 
-def exported(tmp_path, name, **options):
+def exported(tmp_path, name, quantizers=None, **options):
     model, output = samples.SAMPLES / f"{name}.h5", tmp_path / "out.npz"
-    return model, output, qmath.export(model, output, **options)
+    return model, output, qmath.export(qmath.load(model, quantizers), output, **options)
 
 
 @pytest.mark.parametrize("layouts", [(), ("OHWI", "MHWI", "OI")])

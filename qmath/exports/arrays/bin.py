@@ -20,7 +20,7 @@ from qmath.exports.bundle import Bundle
 from qmath.exports.exporter import Content, Exporter, option
 from qmath.kernels.packing import pack, unpack
 
-__all__ = ["PACKINGS", "Bin", "Stored", "stored_arrays", "unpacked"]
+__all__ = ["PACKINGS", "Bin", "StoredArray", "stored_arrays", "unpacked"]
 
 PACKINGS = ("lsb", "msb", "none")
 _ALIGNMENTS = tuple(1 << i for i in range(13))
@@ -75,7 +75,7 @@ class Bin(Exporter):
         yield "arrays.json", json.dumps(index, indent=1).encode() + b"\n"
 
 
-class Stored(NamedTuple):
+class StoredArray(NamedTuple):
     """An array to be written.
 
     Attributes
@@ -93,7 +93,9 @@ class Stored(NamedTuple):
     layout: str | None
 
 
-def stored_arrays(bundle: Bundle, packing: str, *, read_floats: bool = True) -> Iterator[Stored]:
+def stored_arrays(
+    bundle: Bundle, packing: str, *, read_floats: bool = True
+) -> Iterator[StoredArray]:
     """Yield every array of a bundle as it is to be written, one after another.
 
     Parameters
@@ -118,10 +120,10 @@ def stored_arrays(bundle: Bundle, packing: str, *, read_floats: bool = True) -> 
         entry = bundle.manifest["tensors"].get(key, {})
         if packing != "none" and entry.get("role") == "weight" and entry["num_bits"] < 8:
             packed = pack(array, entry["num_bits"], packing, signed=entry["signed"])
-            yield Stored(key, packed, packing)
+            yield StoredArray(key, packed, packing)
         else:
             little = array.astype(array.dtype.newbyteorder("<"), order=order, copy=False)
-            yield Stored(key, little, None)
+            yield StoredArray(key, little, None)
 
 
 def unpacked(packed: NDArray[np.uint8], layout: str, entry: Any) -> NDArray[Any]:

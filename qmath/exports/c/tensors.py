@@ -15,7 +15,7 @@ from qmath.exports.output.identifiers import Identifiers
 from qmath.kernels.packing import LAYOUTS, pack
 from qmath.kernels.quantized_tensor import QuantizedTensor
 
-__all__ = ["PACKINGS", "Code", "Integers", "Names", "add_integers", "add_tensors", "check_prefix"]
+__all__ = ["PACKINGS", "CArray", "Code", "Names", "add_integers", "add_tensors", "check_prefix"]
 
 BYTES = "bytes"
 PACKINGS = (BYTES, *LAYOUTS)
@@ -52,7 +52,7 @@ class Code:
         )
 
 
-class Integers(NamedTuple):
+class CArray(NamedTuple):
     """Values, their width and sign; `as_int8` is for packed bytes that a function takes so."""
 
     values: NDArray[Any]
@@ -130,7 +130,7 @@ def add_tensors(code: Code, bundle: Bundle, names: Names, packing: str) -> dict[
             continue
         macros: dict[str, object] = {"NUM_BITS": record.num_bits, "SIGNED": int(record.signed)}
         if isinstance(record, QuantizedTensor):
-            integers = Integers(record.values, record.num_bits, record.signed)
+            integers = CArray(record.values, record.num_bits, record.signed)
             views[key] = add_integers(code, names, key, names[key], integers, packing)
             macros |= {
                 "SIZE": record.values.size,
@@ -157,7 +157,7 @@ def _title(key: str, record: Record, entry: dict[str, Any]) -> str:
 
 
 def add_integers(
-    code: Code, names: Names, key: str, name: str, record: Integers, packing: str
+    code: Code, names: Names, key: str, name: str, record: CArray, packing: str
 ) -> str:
     """Add integers as the array `name`, and how they are packed; return the name of that."""
     values, bits = record.values, record.num_bits

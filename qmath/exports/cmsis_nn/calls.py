@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qmath.exports.c import source
-from qmath.exports.c.tensors import Code, Integers, Names, add_integers
+from qmath.exports.c.tensors import CArray, Code, Names, add_integers
 from qmath.exports.cmsis_nn.layers import Layer
 
 __all__ = ["Writer"]
@@ -56,7 +56,7 @@ class Writer:
         names = {what: self.names.macro(layer.name, what) for what in macros}
         for what, value in macros.items():
             self.code.header.append(f"#define {names[what]} {value}")
-        weights = Integers(layer.weights, width, signed=True, as_int8=True)
+        weights = CArray(layer.weights, width, signed=True, as_int8=True)
         packing = "nibbles" if layer.is_s4 else "bytes"
         names["weights"] = self._own(kernel.weights)
         add_integers(self.code, self.names, kernel.weights, names["weights"], weights, packing)

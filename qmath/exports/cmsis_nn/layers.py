@@ -16,7 +16,7 @@ from qmath.integer.profiles.tflite_kernels import Kernel
 from qmath.integer.profiles.tflite_parts import Part, parts
 from qmath.integer.program import FloatStep, Linear, Program, QuantizeStep, Requantize, Shape
 
-__all__ = ["CmsisNn", "Layer", "layers"]
+__all__ = ["CmsisNnArithmetic", "Layer", "layers"]
 
 Array = NDArray[Any]
 _KINDS = {"CONV_2D": "conv", "DEPTHWISE_CONV_2D": "dw_conv", "FULLY_CONNECTED": "fc"}
@@ -70,7 +70,7 @@ class Layer:
     region: tuple[slice, ...]
 
 
-class CmsisNn(Tflite):
+class CmsisNnArithmetic(Tflite):
     """What CMSIS-NN computes: as TFLite's reference kernels, but for dense layers.
 
     These are rounded from 31-bit multipliers like all others, where TFLite rounds once, from

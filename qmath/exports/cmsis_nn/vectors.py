@@ -13,7 +13,7 @@ from qmath.exports.bundle import Bundle
 from qmath.exports.c import source
 from qmath.exports.c.tensors import Code
 from qmath.exports.cmsis_nn.calls import Writer
-from qmath.exports.cmsis_nn.layers import CmsisNn, Layer
+from qmath.exports.cmsis_nn.layers import CmsisNnArithmetic, Layer
 from qmath.integer.executor import Executor
 from qmath.integer.profiles.fixed import Integer
 from qmath.integer.program import FloatStep, Requantize
@@ -33,7 +33,7 @@ def expected(
     """
     program = bundle.program
     assert program is not None
-    profile, results = CmsisNn(rounding), {}  # type: ignore[arg-type]
+    profile, results = CmsisNnArithmetic(rounding), {}  # type: ignore[arg-type]
     computed = {layer.step for layer in layers}
 
     def watch(step: Requantize, sums: list[NDArray[Any]]) -> None:

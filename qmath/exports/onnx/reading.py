@@ -19,11 +19,11 @@ Array = NDArray[Any]
 _LARGEST_AXIS, _MOST_AXES = 1 << 31, 8
 
 
-Integers = Callable[[str, Mapping[str, Array]], Array | None]
+IntegersOf = Callable[[str, Mapping[str, Array]], Array | None]
 
 
 def read(
-    file: BinaryIO, format: str, integers: Integers
+    file: BinaryIO, format: str, integers: IntegersOf
 ) -> tuple[dict[str, Any], dict[str, Array]]:
     """Return the manifest of a network's file, and the arrays that its initializers hold, by key.
 
@@ -50,7 +50,7 @@ def read(
 
 
 def _arrays(
-    onnx: Any, model: Any, manifest: dict[str, Any], where: str, integers: Integers
+    onnx: Any, model: Any, manifest: dict[str, Any], where: str, integers: IntegersOf
 ) -> dict[str, Array]:
     initializers = {proto.name: proto for proto in model.graph.initializer}
     entries = manifest.get("tensors")

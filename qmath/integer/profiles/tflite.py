@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from qmath.errors import QmathError
 from qmath.integer.profiles import tflite_arithmetic as arithmetic
-from qmath.integer.profiles.tflite_kernels import Kernel, Stored
+from qmath.integer.profiles.tflite_kernels import Kernel, TfliteStored
 from qmath.integer.profiles.tflite_parts import Part, kernels, parts
 from qmath.integer.program import Linear, Requantize
 
-__all__ = ["Kernel", "Stored", "Tflite", "kernels"]
+__all__ = ["Kernel", "Tflite", "TfliteStored", "kernels"]
 
 Array = NDArray[Any]
 Int64Array = NDArray[np.int64]
@@ -49,7 +49,7 @@ class Tflite:
     def __init__(
         self,
         rounding: arithmetic.Rounding = "double",
-        stored: Mapping[str, Mapping[str, Stored]] | None = None,
+        stored: Mapping[str, Mapping[str, TfliteStored]] | None = None,
     ) -> None:
         if rounding not in ("double", "single"):
             raise QmathError(f"rounding must be 'double' or 'single', got {rounding!r}")

@@ -24,7 +24,7 @@ from qmath.integer.program import Activation, Linear, Origin, QuantParams, Requa
 __all__ = [
     "Kernel",
     "Quantization",
-    "Stored",
+    "TfliteStored",
     "add",
     "elementwise",
     "pool",
@@ -59,7 +59,7 @@ class Quantization(NamedTuple):
     exact_scale: float
 
 
-class Stored(NamedTuple):
+class TfliteStored(NamedTuple):
     """What a deployed file holds of an operation with weights."""
 
     weight_scale: Float32Array
@@ -161,7 +161,7 @@ def quantization(params: QuantParams, name: str) -> Quantization:
 
 
 def weighted(
-    step: Requantize, term: Term, activation: Activation | None, stored: Mapping[str, Stored]
+    step: Requantize, term: Term, activation: Activation | None, stored: Mapping[str, TfliteStored]
 ) -> Kernel:
     """Return the kernel of a convolution or a dense layer, batch normalization folded in."""
     linear, origin = term.ops[0], term.origin
@@ -174,7 +174,7 @@ def weighted(
     scale = width / origin.weight_steps * np.where(sign, np.abs(factor), 1).astype(np.float64)
     steps = round_half_away(real_bias.astype(np.float64) / (source.exact_scale * scale))
     steps = np.broadcast_to(np.clip(steps, -_INT32, _INT32 - 1), linear.shape[-1:])
-    found = stored.get(linear.name, Stored(scale.astype(np.float32), steps.astype(np.int32)))
+    found = stored.get(linear.name, TfliteStored(scale.astype(np.float32), steps.astype(np.int32)))
     bias: Int64Array = found.bias.astype(np.int64)
     multiplier, shift = quantize_multiplier(
         np.float64(source.scale) * found.weight_scale.astype(np.float64) / np.float64(output.scale)

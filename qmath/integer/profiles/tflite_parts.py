@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.integer.profiles import tflite_kernels
-from qmath.integer.profiles.tflite_kernels import Kernel, Stored, refused
+from qmath.integer.profiles.tflite_kernels import Kernel, TfliteStored, refused
 from qmath.integer.program import Activation, Linear, Requantize, Term
 
 __all__ = ["Part", "kernels", "parts"]
@@ -51,7 +51,9 @@ class Part:
     moves: tuple[Linear, ...] = ()
 
 
-def kernels(step: Requantize, stored: Mapping[str, Stored] | None = None) -> tuple[Kernel, ...]:
+def kernels(
+    step: Requantize, stored: Mapping[str, TfliteStored] | None = None
+) -> tuple[Kernel, ...]:
     """Return the TFLite operations that compute a step, with their numbers.
 
     Parameters
@@ -75,7 +77,7 @@ def kernels(step: Requantize, stored: Mapping[str, Stored] | None = None) -> tup
     return tuple(kernel for part in parts(step, stored) for kernel in part.kernels)
 
 
-def parts(step: Requantize, stored: Mapping[str, Stored] | None = None) -> tuple[Part, ...]:
+def parts(step: Requantize, stored: Mapping[str, TfliteStored] | None = None) -> tuple[Part, ...]:
     """Return a step's parts: one, or for a concatenation one for each of what it joins."""
     terms = step.value.terms
     whole = Part(tuple(slice(0, n) for n in step.shape), tuple(range(len(terms))), terms)
@@ -129,7 +131,7 @@ def _within(array: Array, axis: int, span: slice, rank: int) -> Array:
     return array[(slice(None),) * own + (span,)]
 
 
-def _classified(step: Requantize, part: Part, stored: Mapping[str, Stored]) -> Part:
+def _classified(step: Requantize, part: Part, stored: Mapping[str, TfliteStored]) -> Part:
     """Return the part with its kernels."""
     activation, terms = _activation(step, part.region), part.terms
     leaks = activation is not None and activation.leaks

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qmath.integer.profiles import tflite_arithmetic as arithmetic
 from qmath.integer.profiles.tflite import Tflite
-from qmath.integer.profiles.tflite_kernels import Kernel, Stored
+from qmath.integer.profiles.tflite_kernels import Kernel, TfliteStored
 
 __all__ = ["Xnnpack"]
 
@@ -34,7 +34,7 @@ class Xnnpack(Tflite):
 
     name = "xnnpack"
 
-    def __init__(self, stored: Mapping[str, Mapping[str, Stored]] | None = None) -> None:
+    def __init__(self, stored: Mapping[str, Mapping[str, TfliteStored]] | None = None) -> None:
         super().__init__("double", stored)
 
     def _weighted(self, kernel: Kernel, x: Int64Array) -> Array:

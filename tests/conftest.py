@@ -25,11 +25,14 @@ settings.load_profile("alike")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave `nightly` tests out unless ``-m`` names them.
+    """Leave `nightly` tests out unless ``-m`` names them, and let those with TensorFlow come last.
+
+    Other tests fork, and limit the memory of the child: neither goes with what TensorFlow holds.
 
     A ``-m`` among pytest's own options would not do: that of a caller, as in ``-m "not slow"``,
     would take its place, and the longest tests would run.
     """
+    items.sort(key=lambda item: "parity" in item.path.parts)  # keeps the order otherwise
     if "nightly" in config.option.markexpr:
         return
     left_out = [item for item in items if item.get_closest_marker("nightly")]

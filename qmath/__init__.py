@@ -37,12 +37,14 @@ if TYPE_CHECKING:
         fake_quant_with_min_max_vars_per_channel,
         fake_quant_with_min_max_vars_per_channel_gradient,
     )
+    from qmath.kernels.lattice import recover
     from qmath.kernels.packing import pack, unpack
     from qmath.kernels.quantize_and_dequantize import (
         quantize_and_dequantize_v2,
         quantize_and_dequantize_v2_gradient,
     )
     from qmath.kernels.quantized_tensor import QuantizedTensor
+    from qmath.kernels.recovered_lattice import RecoveredLattice
     from qmath.model import Graph, Node, QatModel, QatTensor, QuantSpec
     from qmath.quantizers import (
         AllValuesQuantizer,
@@ -83,6 +85,7 @@ __all__ = [
     "QmathWarning",
     "QuantSpec",
     "QuantizedTensor",
+    "RecoveredLattice",
     "VerificationError",
     "diff",
     "export",
@@ -101,6 +104,7 @@ __all__ = [
     "quantize_and_dequantize_v2",
     "quantize_and_dequantize_v2_gradient",
     "quantize_model",
+    "recover",
     "run",
     "set_num_threads",
     "unpack",
@@ -123,12 +127,14 @@ _HOMES = {
         "fake_quant_with_min_max_vars_per_channel_gradient",
     ),
     "qmath.integer.api": ("diff", "run"),
+    "qmath.kernels.lattice": ("recover",),
     "qmath.kernels.packing": ("pack", "unpack"),
     "qmath.kernels.quantize_and_dequantize": (
         "quantize_and_dequantize_v2",
         "quantize_and_dequantize_v2_gradient",
     ),
     "qmath.kernels.quantized_tensor": ("QuantizedTensor",),
+    "qmath.kernels.recovered_lattice": ("RecoveredLattice",),
     "qmath.quantizers": (
         "AllValuesQuantizer",
         "Default8BitConvTransposeWeightsQuantizer",

@@ -18,7 +18,7 @@ from qmath.cli.text import printable
 
 __all__ = ["app"]
 
-_VERBS = ("inspect", "run", "diff", "export", "verify")  # each in a module of its name
+_VERBS = ("inspect", "run", "diff", "export", "verify", "recover")  # each in a module of its name
 _BROKEN_PIPE = 128 + 13  # as a shell reports a program that SIGPIPE ended
 _INTERRUPTED = 128 + 2
 

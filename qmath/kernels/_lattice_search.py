@@ -185,11 +185,11 @@ class Row:
         return Lattices(counts.astype(np.float64), scale, scale)
 
     def largest_error(self) -> float:
-        """Return by how many units in the last place the closest lattice misses a value.
+        """Return by how many units in the last place the closest product misses a value.
 
-        The closest by some of the values, of those that give the largest one exactly.
+        The closest by some of the values, of those that give the largest one.
         """
-        if not self.top:
+        if self.lattices(PRODUCT).largest.size:
             return 0.0
         magnitudes = self.magnitudes
         reached = np.zeros_like(magnitudes)
@@ -198,8 +198,9 @@ class Row:
             some = magnitudes[np.linspace(0, magnitudes.size - 1, _FEW // 2).astype(int)]
             exact = np.multiply.outer(some / self.top, largest)
             error = (np.abs(exact - np.rint(exact)) / exact).max(axis=0)
-            step = self.top / largest[error.argmin()]
-            reached = np.rint(magnitudes / step) * step
+            step = np.float32(self.top / largest[error.argmin()])
+            steps = np.rint(magnitudes / self.top * largest[error.argmin()]).astype(np.float32)
+            reached = EVALUATE[PRODUCT](steps, step).astype(np.float64)
         return float((np.abs(reached - magnitudes) / _ulp(magnitudes)).max())
 
 

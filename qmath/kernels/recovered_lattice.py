@@ -74,7 +74,8 @@ class RecoveredLattice:
     alternatives : tuple of tuple of Alternative
         Per channel the coarsest eight of the other lattices.
     max_error_ulp : ndarray of float64
-        Per channel 0, or by how many units in the last place the closest lattice misses a value.
+        Per channel 0, or by how many units in the last place the closest lattice that was seen
+        misses a value, in the first form.
     negative_zeros : int
         How many values are -0.0: integers have no such zero, so they come back as 0.0.
     """

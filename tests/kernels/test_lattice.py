@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -558,7 +559,13 @@ def test_a_rounded_quotient():
         assert (found.zero_point_min, found.zero_point_max) == (-1, 0)
 
 
-def test_other_formulas_are_no_lattice():
+def test_other_formulas_are_no_lattice_and_off_by_a_bit_or_by_much():
+    k = np.arange(-127, 128).astype(F)
+    twice = recover(k / F(127) * F(0.7), max_bits=8)
+    assert twice.form is None
+    assert twice.max_error_ulp == 1
+    mixed = np.stack([k * F(0.7), k / F(127) * F(0.7)], axis=1)
+    assert recover(mixed, max_bits=8, axis=1).max_error_ulp.tolist() == [0, 1]
     values = np.arange(-127, 128).astype(F) * F(0.3) + F(0.1)
     found = recover(values, max_bits=8)
     assert found.form is None
@@ -663,3 +670,10 @@ def test_the_samples_integers_from_tensorflows_floats():
                     assert scales[channel] <= found.scale_max.flat[channel]
     assert ranges == 41
     assert certain > 30
+
+
+def test_the_page():
+    page = REFERENCE.parent / "docs" / "recover.md"
+    result = doctest.testfile(str(page), module_relative=False)
+    assert result.attempted > 8
+    assert not result.failed

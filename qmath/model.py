@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -130,6 +130,9 @@ class QatTensor:
     stored : StoredIntegers or None
         Set where `values` are integers of Keras 3's own quantization, which TFMOT had no part in;
         the role is ``"float"``, as of all that is exported unchanged.
+    recovered : QuantizedTensor or None
+        The signed integers of `values`, which the forward pass uses, where a quantizer of the
+        user's own left no range; `min` and `max` are then what the width could reach.
     """
 
     name: str
@@ -141,6 +144,7 @@ class QatTensor:
     evidence: Mapping[str, str] = field(default_factory=dict)
     hint: Hint | None = None
     stored: StoredIntegers | None = None
+    recovered: QuantizedTensor | None = None
 
     def quantize(self, *, signed: bool | None = None) -> QuantizedTensor:
         """Return the integers that training saw: stored range, stored values.
@@ -169,6 +173,8 @@ class QatTensor:
                 f"{self.name}: the file holds its range, not its values; quantize your "
                 f"own with qmath.quantize(values, tensor.min, tensor.max, num_bits)"
             )
+        if self.recovered is not None:
+            return _counted(self.recovered, signed is not False)
         spec = self.spec
         if spec.num_bits is None or spec.narrow_range is None or spec.per_axis is None:
             hint = f". {self.hint}" if self.hint else ""
@@ -184,6 +190,19 @@ class QatTensor:
             signed=self.role == "weight" if signed is None else signed,
             name=self.name,
         )
+
+
+def _counted(quantized: QuantizedTensor, signed: bool) -> QuantizedTensor:
+    """Return signed integers as they are, or counted from 0."""
+    if signed:
+        return quantized
+    half = 1 << (quantized.num_bits - 1)
+    values = (quantized.values.astype(np.int32) + half).astype(
+        affine.smallest_dtype(quantized.num_bits, False)
+    )
+    return replace(
+        quantized, values=values, zero_point=quantized.zero_point + np.int32(half), signed=False
+    )
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,8 @@ class Weights(Mapping[str, QuantizedTensor]):
 
 def count(tensor: QatTensor, floats: Float32Array, quantized: QuantizedTensor) -> dict[str, int]:
     """Count the elements outside the nudged range, and the near-ties of `qmath.kernels.exact`."""
+    if tensor.recovered is not None:  # the values are those of the integers
+        return {"clipped": 0, "near_ties": 0}
     low, high = manifest.stored_range(tensor)
     bits, narrow = quantized.num_bits, quantized.narrow_range
     unsigned = quantized.zero_point + quantized.signed * 2 ** (bits - 1)

@@ -16,14 +16,22 @@ from qmath.containers.isolation import open_hdf5
 from qmath.containers.keras_zip import ZipSection
 from qmath.containers.source_files import SourceFiles
 from qmath.errors import QmathError
-from qmath.model import Role, StoredIntegers
+from qmath.model import QuantizedTensor, Role, StoredIntegers
 from qmath.readers.architecture.config import LayerFacts
 from qmath.readers.architecture.parsing import Architecture, read_architecture_file
 
 __all__ = ["SOURCES", "Fact", "ModelFile", "Reading", "StoredLayer", "StoredTensor"]
 
 # The first that states a field is shown as its evidence. With `force`, the user comes first.
-SOURCES = ("live quantizer", "graph", "config", "range shape", "user", "range ratio")
+SOURCES = (
+    "live quantizer",
+    "recovered from the values",
+    "graph",
+    "config",
+    "range shape",
+    "user",
+    "range ratio",
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ class StoredTensor:
         As in `QatTensor`; ``"float"`` until the range is checked.
     is_stored : bool
         Whether variables hold the range, instead of the arguments of a `FixedQuantizer`.
-    stored : StoredIntegers or None
+    stored, recovered
         As in `QatTensor`.
     facts : tuple of Fact
         What is known beyond doubt: of a live quantizer, after which no config and no ratio is
@@ -120,6 +128,7 @@ class StoredTensor:
     role: Role = "float"
     is_stored: bool = True
     stored: StoredIntegers | None = None
+    recovered: QuantizedTensor | None = None
     facts: tuple[Fact, ...] = ()
 
     @property

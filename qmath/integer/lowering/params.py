@@ -49,6 +49,9 @@ def quant_params(tensor: QatTensor) -> QuantParams:
 def width_and_steps(tensor: QatTensor) -> tuple[Array, int]:
     """Return the width of a weight's range, in float64, and the number of its steps."""
     spec = tensor.spec
+    if tensor.recovered is not None:
+        steps = highest(spec)
+        return tensor.recovered.scale.astype(np.float64) * steps, steps
     low, high = _ends(tensor)
     return high.astype(np.float64) - low.astype(np.float64), highest(spec) - bool(spec.narrow_range)
 

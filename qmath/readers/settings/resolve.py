@@ -95,6 +95,7 @@ def resolve(
             spec,
             evidence,
             stored=item.stored,
+            recovered=item.recovered,
         )
     return with_hints(tensors, stored), notes
 

@@ -1,10 +1,23 @@
-"""Write what TensorFlow computes: ``python -m reference.dump MODEL.h5 DATA.npz -o DUMP.npz``.
+"""Write what TensorFlow computes: ``python -m reference.dump MODEL [DATA] -o FORWARD.npz``.
 
-Every fake-quantized activation of a quantized Keras model, as float32, under the names that qmath
-gives its steps: ``conv1/post_activation``, ``relu6/output``, ``quantize_layer/output``; layers of
-models inside models under their path, ``block/conv1/…``; further calls of a shared layer with
-their number, ``conv1#1/…``. The model's own outputs are ``outputs/0``, ``outputs/1`` and so on.
-The layers run eagerly, one after the other, in inference mode.
+MODEL is a quantized Keras model, .h5, or the directory of a SavedModel; a .keras file only if Keras
+can load it, which fails with TFMOT's QuantizeLayer. DATA is what ``qmath run`` takes, .npz or .npy;
+without it, only the kernels are written. All arrays are float32, under the names that qmath gives
+its tensors and steps:
+
+``kernels/<layer path>/<weight>``
+    Each weight as the ops of the forward pass read it, fake-quantized or not, in the axis order
+    of its variable: ``kernels/conv1/kernel``. See `reference.forward`.
+``<layer path>/pre_activation``, ``…/post_activation``, ``…/output``
+    Each fake-quantized activation: ``conv1/post_activation``, ``relu6/output``,
+    ``quantize_layer/output``. Layers of models inside models stand under their path,
+    ``block/conv1/…``; further calls of a shared layer have their number, ``conv1#1/…``.
+``outputs/0``, ``outputs/1``, …
+    The model's own outputs, of a SavedModel in the order of its signature.
+
+A live model runs eagerly, layer by layer, in inference mode, and each activation is what its
+quantizer returned. A SavedModel runs as the graph that it is; there, activations are what an op
+fake-quantizes by a stored range.
 """
 
 from __future__ import annotations
@@ -20,7 +33,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qmath.cli.data import read_arrays
 from reference import oracle, samples  # before TensorFlow: it sets the environment
+from reference.forward import DumpError, graph_of_model, graph_of_saved_model
 
 # isort: split
 import tensorflow as tf
@@ -29,14 +44,10 @@ from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer
     QuantizeLayer,
 )
 
-__all__ = ["DumpError", "dump", "inputs_of", "load"]
+__all__ = ["DumpError", "dump", "forward", "inputs_of", "kernels", "load"]
 
 Arrays = dict[str, NDArray[np.float32]]
 Record = Callable[[str, Any], None]
-
-
-class DumpError(ValueError):
-    """The model or the data cannot be dumped; the message says why."""
 
 
 def dump(model: Any, inputs: ArrayLike | Mapping[str, ArrayLike], batch: int = 32) -> Arrays:
@@ -70,6 +81,40 @@ def dump(model: Any, inputs: ArrayLike | Mapping[str, ArrayLike], batch: int = 3
         for i, tensor in enumerate(outputs):
             record(f"outputs/{i}", tensor)
     return {name: np.concatenate(part) for name, part in parts.items()}
+
+
+def kernels(model: Any) -> Arrays:
+    """Return the weights that the ops of a live model read, by qmath's names."""
+    _check_graph(model, model.name)
+    return graph_of_model(model).kernels()
+
+
+def forward(
+    path: str | Path, data: Mapping[str, NDArray[Any]] | None = None, batch: int = 32,
+    modules: Sequence[str] = (),
+) -> Arrays:  # fmt: skip
+    """Return all that a FORWARD.npz holds of a saved model.
+
+    Parameters
+    ----------
+    path : str or path
+        What Keras loads, or the directory of a SavedModel.
+    data : mapping of str to ndarray, optional
+        Arrays of which some are the inputs; without them, kernels alone are returned.
+    batch, modules
+        As of `dump` and `load`.
+    """
+    if Path(path).is_dir():
+        graph = graph_of_saved_model(path)
+        found, arrays = graph.kernels(), {}
+        if data is not None:
+            arrays = graph.run(_chosen(graph.inputs, data), batch)
+    else:
+        model = load(path, modules)
+        found, arrays = kernels(model), {}
+        if data is not None:
+            arrays = dump(model, inputs_of(model, data), batch)
+    return {f"kernels/{name}": array for name, array in found.items()} | arrays
 
 
 def _check_graph(model: Any, name: str) -> None:
@@ -188,28 +233,32 @@ def load(path: str | Path, modules: Sequence[str] = ()) -> Any:
 def inputs_of(model: Any, data: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     """Pick a model's inputs: the arrays of their names, or the only one of the input's shape."""
     _check_graph(model, model.name)
-    names = model.input_names
-    if all(name in data for name in names):
-        return {name: data[name] for name in names}
-    shape = tuple(model.inputs[0].shape[1:])
-    fitting = [name for name, array in data.items() if array.shape[1:] == shape]
-    if len(names) > 1 or len(fitting) != 1:
-        held = ", ".join(f"{name} {array.shape}" for name, array in data.items())
+    return _chosen(dict(zip(model.input_names, (x.shape for x in model.inputs), strict=True)), data)
+
+
+def _chosen(inputs: Mapping[str, Any], data: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    if all(name in data for name in inputs):
+        return {name: data[name] for name in inputs}
+    (name, shape), *others = inputs.items()
+    # A size that the model leaves open fits any.
+    fitting = [key for key, array in data.items() if shape[1:].is_compatible_with(array.shape[1:])]
+    if others or len(fitting) != 1:
+        held = ", ".join(f"{key or 'an array'} {array.shape}" for key, array in data.items())
         raise DumpError(
-            f"the model's inputs are {names}, the data holds {held}; name the arrays "
+            f"the model's inputs are {list(inputs)}, the data holds {held}; name the arrays "
             "after the inputs"
         )
-    return {names[0]: data[fitting[0]]}
+    return {name: data[fitting[0]]}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Dump the model that the command line names."""
     parser = argparse.ArgumentParser(
-        prog="python -m reference.dump", description="Write a model's fake-quantized activations."
+        prog="python -m reference.dump", description="Write what a forward pass reads and makes."
     )
-    parser.add_argument("model", help="a quantized Keras model, .h5")
-    parser.add_argument("data", help=".npz with an array for each input")
-    parser.add_argument("-o", "--output", required=True, metavar="DUMP.npz")
+    parser.add_argument("model", help="a quantized model, .h5 or SavedModel")
+    parser.add_argument("data", nargs="?", type=Path, help=".npz or .npy; default: kernels alone")
+    parser.add_argument("-o", "--output", required=True, metavar="FORWARD.npz")
     parser.add_argument("--batch", type=int, default=32, metavar="N", help="examples at a time")
     parser.add_argument(
         "--import",
@@ -220,11 +269,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="a module with the model's own classes; may be repeated",
     )
     options = parser.parse_args(arguments)
-    model = load(options.model, options.modules)
     try:
-        with np.load(options.data) as data:
-            arrays = dump(model, inputs_of(model, dict(data)), options.batch)
-    except DumpError as error:
+        data = read_arrays(options.data) if options.data else None
+        arrays = forward(options.model, data, options.batch, options.modules)
+    except (ValueError, OSError) as error:  # of this module, of qmath, and of Keras as it loads
         print(f"error: {error}", file=sys.stderr)
         return 2
     np.savez(options.output, **arrays)

@@ -15,7 +15,7 @@ import tensorflow as tf  # noqa: E402
 from tensorflow_model_optimization.python.core.quantization.keras import quant_ops  # noqa: E402
 
 from reference import models  # noqa: E402
-from reference.dump import DumpError, dump, inputs_of, load, main  # noqa: E402
+from reference.dump import DumpError, dump, inputs_of, kernels, load, main  # noqa: E402
 
 keras = tf.keras
 layers = keras.layers
@@ -184,17 +184,34 @@ def test_inputs_are_found_by_name_or_by_shape():
 def test_the_command(tmp_path, capsys):
     path = tmp_path / "dump.npz"
     np.savez(tmp_path / "data.npz", images=samples.digits().test_images[:5], labels=np.zeros(5))
+    np.save(tmp_path / "data.npy", samples.digits().test_images[:5])
     model = samples.SAMPLES / "integer4.h5"
-    assert main([str(model), str(tmp_path / "data.npz"), "-o", str(path), "--batch", "2"]) == 0
-    assert "5 tensors" in capsys.readouterr().out
-    expected = dump(load(model), samples.digits().test_images[:5])
-    with np.load(path) as written:
-        assert set(written) == set(expected)
-        for name, array in expected.items():
-            assert_same_bits(written[name], array, name)
+    live = load(model)
+    expected = {f"kernels/{name}": array for name, array in kernels(live).items()}
+    of_data = dump(live, samples.digits().test_images[:5])
+    for data, arrays in (
+        ("data.npz", expected | of_data), ("data.npy", expected | of_data), (None, expected)
+    ):  # fmt: skip
+        given = [] if data is None else [str(tmp_path / data)]
+        assert main([str(model), *given, "-o", str(path), "--batch", "2"]) == 0
+        assert f"{len(arrays)} tensors" in capsys.readouterr().out
+        with np.load(path) as written:
+            assert set(written) == set(arrays)
+            for name, array in arrays.items():
+                assert_same_bits(written[name], array, name)
     np.savez(tmp_path / "data.npz", labels=np.zeros(5))
     assert main([str(model), str(tmp_path / "data.npz"), "-o", str(path)]) == 2
     assert capsys.readouterr().err.startswith("error: the model's inputs are ['image']")
+    assert main([str(model), str(tmp_path / "none.npz"), "-o", str(path)]) == 2
+    assert "there is no such file" in capsys.readouterr().err
+    assert main([str(tmp_path / "none.h5"), "-o", str(path)]) == 2
+    assert capsys.readouterr().err.startswith("error: No file or directory found")
+
+
+def test_an_open_size_fits_any_data():
+    model = keras.Sequential([keras.Input((None, 3), name="x"), layers.Dense(2)])
+    signal = np.zeros((2, 5, 3), np.float32)
+    assert inputs_of(model, {"": signal, "labels": np.zeros(2)})["x"] is signal
 
 
 def test_classes_of_ones_own_are_imported(tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer
     QuantizeLayer,
 )
 
-__all__ = ["MODELS", "build", "data", "images", "leaves", "save"]
+__all__ = ["MODELS", "build", "calibrate", "data", "images", "leaves", "save"]
 
 CALIBRATION_BATCHES, CALIBRATION_BATCH = 4, 8
 
@@ -328,7 +328,7 @@ def build(name: str) -> Any:
     network, quantize = MODELS[name]
     model = quantize(network())
     _randomize(model)
-    _calibrate(model)
+    calibrate(model)
     return model
 
 
@@ -361,7 +361,7 @@ def _randomize(model: Any) -> None:
             weight[..., switched_off].assign(tf.zeros(weight.shape[:-1]))
 
 
-def _calibrate(model: Any) -> None:
+def calibrate(model: Any) -> None:
     """Set ranges and moving statistics to those of random images."""
     normalizations = [getattr(layer, "layer", layer) for layer in leaves(model)]
     normalizations = [

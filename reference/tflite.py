@@ -154,7 +154,7 @@ def build(name: str = "network") -> Any:
         elif weight.name.endswith("kernel:0") and values.ndim == 4:
             noise = rng.normal(0, 0.2, values.shape)
             weight.assign(np.where(values.any((0, 1, 2)), values, noise))
-    models._calibrate(model)
+    models.calibrate(model)
     return model
 
 

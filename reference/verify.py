@@ -5,6 +5,12 @@ scales, zero points and the settings, so that no options are needed. Every quant
 TensorFlow's fake-quantized one in every bit; of an activation, whose values no file holds, what
 TensorFlow makes of points across its range must be the real values of its integers, and reach the
 first and the last of them. Exit status 1, and the first differing element, where that is not so.
+
+So far this believes what qmath believes: that the quantizer of a stored range is TFMOT's own. Where
+no file names its class, that is assumed, and said. ``--against FORWARD.npz`` assumes nothing: the
+file is what `reference.dump` saw a forward pass use. Each weight must be its kernel in every bit,
+float or quantized; with activations in it, just those must be quantized, and their values be real
+values of their integers.
 """
 
 from __future__ import annotations
@@ -22,7 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import qmath
+from qmath.cli.data import read_arrays
 from reference import oracle
+from reference.against import KERNELS, against, bits, real_values
 
 __all__ = ["Check", "check", "main"]
 
@@ -31,6 +39,7 @@ Float32Array = NDArray[np.float32]
 
 _SETTINGS = ("quantizer", "num_bits", "narrow_range", "per_axis", "op")
 _POINTS = 4097
+_TOLD_BY_FILES = ("live quantizer", "graph", "config")
 
 
 @dataclass
@@ -40,10 +49,12 @@ class Check:
     weights: int = 0
     elements: int = 0
     ranges: int = 0
+    kernels: int = 0
+    assumed: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
 
 
-def check(model: Path, output: Path) -> Check:
+def check(model: Path, output: Path, forward: Arrays | None = None) -> Check:
     """Compare an ``.npz`` export with what TensorFlow computes from the model's floats.
 
     Parameters
@@ -52,6 +63,8 @@ def check(model: Path, output: Path) -> Check:
         What `qmath.load` reads.
     output : Path
         What `qmath.export` wrote.
+    forward : mapping of str to ndarray, optional
+        What `reference.dump` wrote.
     """
     tensors = qmath.load(model).tensors
     with np.load(output, allow_pickle=False) as file:
@@ -73,7 +86,18 @@ def check(model: Path, output: Path) -> Check:
         elif entry["num_bits"] is not None:
             found.ranges += 1
             found.differences += _range(tensor, entry, arrays)
+    if forward is None:
+        found.assumed += [name for name, entry in entries.items() if _is_assumed(entry)]
+    else:
+        found.kernels = sum(name.startswith(KERNELS) for name in forward)
+        found.differences += map(str, against(entries, arrays, forward))
     return found
+
+
+def _is_assumed(entry: dict[str, Any]) -> bool:
+    """Tell whether no file says which class quantized a tensor."""
+    source = entry.get("evidence", {}).get("num_bits")
+    return source is not None and source not in _TOLD_BY_FILES
 
 
 def _contradictions(tensor: qmath.QatTensor, entry: dict[str, Any]) -> Iterator[str]:
@@ -89,15 +113,12 @@ def _contradictions(tensor: qmath.QatTensor, entry: dict[str, Any]) -> Iterator[
 
 def _weight(tensor: qmath.QatTensor, entry: dict[str, Any], arrays: Arrays) -> Iterator[str]:
     name, stored = tensor.name, np.asarray(tensor.values)
-    values, scale, zero_point = (arrays[name + part] for part in ("", ".scale", ".zero_point"))
-    real = (values.astype(np.int32) - zero_point).astype(np.float32) * scale
-    if entry["layout"] != entry["source_layout"]:
-        real = real.transpose([entry["layout"].index(letter) for letter in entry["source_layout"]])
+    real = real_values(name, entry, arrays)
     expected = _fake_quant(stored, tensor, entry)
     if real.shape != expected.shape:
         yield f"{name}: of shape {real.shape}, in the model {expected.shape}"
         return
-    differs = np.argwhere(_bits(real) != _bits(expected))
+    differs = np.argwhere(bits(real) != bits(expected))
     if len(differs):
         at = tuple(differs[0].tolist())
         yield (
@@ -116,7 +137,7 @@ def _range(tensor: qmath.QatTensor, entry: dict[str, Any], arrays: Arrays) -> It
     with np.errstate(invalid="ignore"):  # a dead range has the scale 0
         integers = np.nan_to_num(np.rint(faked / scale)).astype(np.int32)
     real = integers.astype(np.float32) * scale
-    differs = np.flatnonzero(_bits(real) != _bits(faked))
+    differs = np.flatnonzero(bits(real) != bits(faked))
     if differs.size:
         at = differs[0]
         yield (
@@ -132,12 +153,12 @@ def _range(tensor: qmath.QatTensor, entry: dict[str, Any], arrays: Arrays) -> It
 def _fake_quant(x: NDArray[Any], tensor: qmath.QatTensor, entry: dict[str, Any]) -> Float32Array:
     """Ask TensorFlow for the fake-quantized values, with the settings of the exported file."""
     low, high = _ends(tensor, entry)
-    bits, narrow = entry["num_bits"], entry["narrow_range"]
+    width, narrow = entry["num_bits"], entry["narrow_range"]
     if entry["per_axis"]:
-        return oracle.fake_quant_with_min_max_vars_per_channel(x, low, high, bits, narrow)
+        return oracle.fake_quant_with_min_max_vars_per_channel(x, low, high, width, narrow)
     if entry["op"] == "args":
-        return oracle.fake_quant_with_min_max_args(x, float(low), float(high), bits, narrow)
-    return oracle.fake_quant_with_min_max_vars(x, low, high, bits, narrow)
+        return oracle.fake_quant_with_min_max_args(x, float(low), float(high), width, narrow)
+    return oracle.fake_quant_with_min_max_vars(x, low, high, width, narrow)
 
 
 def _ends(tensor: qmath.QatTensor, entry: dict[str, Any]) -> tuple[Float32Array, Float32Array]:
@@ -151,10 +172,6 @@ def _ends(tensor: qmath.QatTensor, entry: dict[str, Any]) -> tuple[Float32Array,
     return low.reshape(()), high.reshape(())
 
 
-def _bits(x: Float32Array) -> NDArray[np.uint32]:
-    return np.ascontiguousarray(x, np.float32).view(np.uint32)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the counts and differences of one export; return the exit status."""
     parser = argparse.ArgumentParser(
@@ -162,9 +179,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("model", type=Path)
     parser.add_argument("output", type=Path)
+    parser.add_argument(
+        "--against", metavar="FORWARD.npz", type=Path, help="what reference.dump saw MODEL use"
+    )
     options = parser.parse_args(arguments)
     try:
-        found = check(options.model, options.output)
+        forward = read_arrays(options.against) if options.against else None
+        found = check(options.model, options.output, forward)
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         print(f"{options.output}: cannot be compared with {options.model}: {error}",
               file=sys.stderr)  # fmt: skip
@@ -173,7 +194,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(
         f"{options.output}: {verdict} TensorFlow; {found.weights} weights of {found.elements:,} "
         f"elements, {found.ranges} ranges compared"
+        + (f", {found.kernels} kernels of the forward pass" if options.against else "")
     )
+    if found.assumed:
+        print(
+            f"  assumed, as no file names the class: that TFMOT's own quantizer used the stored "
+            f"range of {', '.join(found.assumed)}; --against a dump of the forward pass tells"
+        )
     for line in found.differences:
         print(f"  {line}")
     return int(bool(found.differences))

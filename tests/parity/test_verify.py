@@ -108,3 +108,105 @@ def test_what_is_no_export_has_another_status(tmp_path, capsys):
     output.write_text("hello")
     assert verify.main([str(samples.SAMPLES / "question.h5"), str(output)]) == 2
     assert "cannot be compared" in capsys.readouterr().err
+
+
+def test_a_bare_file_says_what_it_assumed(tmp_path, capsys):
+    model, output, _ = exported(tmp_path, "question", quantizers=KNOWN)
+    assert verify.main([str(model), str(output)]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "assumed" in line)
+    assert "that TFMOT's own quantizer used the stored range of conv1/kernel, " in line
+    assert "quantize_layer/output" not in line  # the file names its class
+    model, output, _ = exported(tmp_path, "default8", overwrite=True)
+    assert verify.main([str(model), str(output)]) == 0
+    assert "assumed" not in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def forward():
+    """Return what the forward pass of a sample uses."""
+    from reference import dump
+
+    data = {"image": samples.digits().test_images[:20]}
+    return dump.forward(samples.SAMPLES / "question.h5", data)
+
+
+@pytest.mark.parametrize("layouts", [(), ("OHWI", "MHWI", "OI")])
+def test_every_sample_is_what_the_forward_pass_used(tmp_path, capsys, forward, layouts):
+    model, output, _ = exported(tmp_path, "question", quantizers=KNOWN, layouts=layouts)
+    np.savez(tmp_path / "FORWARD.npz", **forward)
+    assert verify.main([str(model), str(output), "--against", str(tmp_path / "FORWARD.npz")]) == 0
+    printed = capsys.readouterr().out
+    kernels = sum(name.startswith("kernels/") for name in forward)
+    assert f"{kernels} kernels of the forward pass" in printed
+    assert "assumed" not in printed
+
+
+def one_bit(arrays):
+    arrays["kernels/conv1/kernel"].reshape(-1).view(np.uint32)[7] ^= 1
+
+
+def one_bit_of_a_float(arrays):
+    arrays["kernels/conv1/bias"].view(np.uint32)[0] ^= 1
+
+
+def no_kernel(arrays):
+    del arrays["kernels/conv1/kernel"]
+
+
+def two_kernels(arrays):
+    arrays["kernels/conv1/kernel#1"] = arrays["kernels/conv1/kernel"] * 2
+
+
+def between_two_integers(arrays):
+    arrays["conv1/post_activation"].reshape(-1)[3] = 1e-3
+
+
+def beyond_the_width(arrays):
+    arrays["conv1/post_activation"] *= 2
+
+
+def no_activation(arrays):
+    del arrays["conv1/post_activation"]
+
+
+def other_activation(arrays):
+    arrays["conv1#1/output"] = arrays["conv1/post_activation"]
+
+
+USED = {
+    one_bit: "conv1/kernel[0, 0, 0, 7]: the file gives ",
+    one_bit_of_a_float: "conv1/bias[0]: the file gives ",
+    no_kernel: "conv1/kernel: no op of the forward pass reads a kernel of this name",
+    two_kernels: "conv1/kernel: the forward pass reads it in two ways",
+    between_two_integers: "conv1/post_activation: the forward pass makes 0.001 in ",
+    beyond_the_width: "none of the 4-bit integers times ",
+    no_activation: "conv1/post_activation: no quantizer acts there in the forward pass",
+    other_activation: "conv1/output: a quantizer acts there in the forward pass, the file",
+}
+
+
+@pytest.mark.parametrize("change", USED, ids=lambda change: change.__name__)
+def test_another_forward_pass_is_found(tmp_path, forward, change):
+    model, output, _ = exported(tmp_path, "question", quantizers=KNOWN)
+    arrays = {name: array.copy() for name, array in forward.items()}
+    change(arrays)
+    (line,) = verify.check(model, output, arrays).differences
+    assert USED[change] in line
+
+
+def test_kernels_alone_say_nothing_of_activations(tmp_path, forward):
+    model, output, _ = exported(tmp_path, "question", quantizers=KNOWN)
+    kernels = {name: array for name, array in forward.items() if name.startswith("kernels/")}
+    assert verify.check(model, output, kernels).differences == []
+
+
+def test_a_quantizer_with_arithmetic_of_its_own_is_found(tmp_path):
+    from reference import judge_models
+
+    live = judge_models.build("power_of_two")
+    live.save(tmp_path / "model.h5", include_optimizer=False)
+    qmath.export(tmp_path / "model.h5", tmp_path / "out.npz")
+    assert verify.check(tmp_path / "model.h5", tmp_path / "out.npz").differences == []
+    used = judge_models.forward(live, judge_models.models.data(live, 4))
+    found = verify.check(tmp_path / "model.h5", tmp_path / "out.npz", used).differences
+    assert [line.partition("[")[0] for line in found] == ["d1/kernel", "d2/kernel"]

@@ -38,10 +38,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import qmath
-from qmath.integer.api import program_of
+from qmath.integer.api import profile_named, program_of
 from qmath.integer.comparison import compare, integers_of_dump
-from qmath.integer.profiles.registry import profile_named
-from qmath.missing import missing_settings
+from qmath.model import missing_settings
 from reference.against import Difference, against
 
 __all__ = ["READINGS", "Cell", "judge", "judged_case"]

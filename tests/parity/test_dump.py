@@ -9,12 +9,10 @@ import qmath
 from tests.helpers import assert_same_bits
 
 tfmot = pytest.importorskip("tensorflow_model_optimization")
-samples = pytest.importorskip("reference.samples")
-
 import tensorflow as tf  # noqa: E402
 from tensorflow_model_optimization.python.core.quantization.keras import quant_ops  # noqa: E402
 
-from reference import models  # noqa: E402
+from reference import models, samples  # noqa: E402
 from reference.dump import DumpError, dump, inputs_of, kernels, load, main  # noqa: E402
 
 keras = tf.keras

@@ -9,13 +9,11 @@ import pytest
 from safetensors import safe_open
 
 import qmath
+from reference import oracle, samples
 from tests.exports import c_reader, memory_readers
 from tests.exports.compiling import needs_compiler
 from tests.exports.models import WIDTHS, every_width
 from tests.helpers import assert_same_bits, read_npz
-
-oracle = pytest.importorskip("reference.oracle")
-samples = pytest.importorskip("reference.samples")
 
 
 def tensorflows(tensor):

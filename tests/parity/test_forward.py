@@ -9,7 +9,6 @@ import qmath
 from tests.helpers import assert_same_bits
 
 tfmot = pytest.importorskip("tensorflow_model_optimization")
-forward = pytest.importorskip("reference.forward")
 
 import tensorflow as tf  # noqa: E402
 

@@ -20,10 +20,9 @@ from qmath.integer.program import FloatStep
 from tests.helpers import assert_same_bits
 
 pytest.importorskip("tensorflow_model_optimization")
-comparison = pytest.importorskip("reference.compare")
-
-from reference import models, samples  # noqa: E402
-from reference.dump import load  # noqa: E402
+from reference import compare as comparison
+from reference import models, samples
+from reference.dump import load
 
 SAMPLES = tuple(samples.RECIPES)
 WIDTHS = {

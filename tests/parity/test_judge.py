@@ -11,8 +11,9 @@ import pytest
 import qmath
 
 pytest.importorskip("tensorflow_model_optimization")
-judge = pytest.importorskip("reference.judge")
-judge_models = pytest.importorskip("reference.judge_models")
+
+# isort: split
+from reference import judge, judge_models  # which need TensorFlow
 
 FILES = ("whole.h5", "names.h5+", "checkpoint+")
 SAVED = ("keras_saved", "tf_saved", "exported")

@@ -7,8 +7,7 @@ import pytest
 
 import qmath
 from qmath.kernels.packing import pack, unpack
-
-tflite = pytest.importorskip("reference.tflite")  # before Keras 3: it configures TensorFlow
+from reference import tflite  # before Keras 3: it configures TensorFlow
 
 
 def integers(num_bits, signed, shape, seed=0):

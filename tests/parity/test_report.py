@@ -7,8 +7,7 @@ import pytest
 import qmath
 from qmath.inspection.report import inspect
 from qmath.integer.lowering.lower import lower
-
-models = pytest.importorskip("reference.models")
+from reference import models
 
 NAMES = ("every_layer", "annotated", "lazy", "reduction", "nested", "w4a8")
 

@@ -9,7 +9,7 @@ import qmath
 from tests.helpers import assert_same_bits, read_npz
 
 pytest.importorskip("tensorflow_model_optimization")
-samples = pytest.importorskip("reference.samples")
+from reference import samples
 
 NAMES = tuple(samples.RECIPES)
 

@@ -20,7 +20,7 @@ from qmath.integer.program import (
 from qmath.kernels.affine import scale_and_zero_point
 
 tf = pytest.importorskip("tensorflow")
-tflite = pytest.importorskip("reference.tflite")
+from reference import tflite  # noqa: E402
 
 RESOLVERS = ("reference", "default")
 MODELS = ("default8", "network")

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 import qmath
+from reference import samples, verify
 from tests.verification.test_verification import tampered
-
-verify = pytest.importorskip("reference.verify")
-samples = pytest.importorskip("reference.samples")
 
 KNOWN = {
     "MyConfig.activation": qmath.MovingAverageQuantizer(

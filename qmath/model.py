@@ -28,11 +28,14 @@ __all__ = [
     "Role",
     "StoredIntegers",
     "ask_for_settings",
+    "assumed_tensors",
     "missing_settings",
+    "own_quantized",
 ]
 
 Role = Literal["weight", "activation", "output", "input", "float"]
 Float32Array = NDArray[np.float32]
+_OWN = ": quantized by its own config"  # what follows a tensor's name in a note of a reader
 
 
 @dataclass(frozen=True)
@@ -328,3 +331,23 @@ def ask_for_settings(model: QatModel, roles: Set[str]) -> str:
         f"the quantizer settings of {names} are in no file; pass those of your training script: "
         f"{options}{f' ({reasons})' if reasons else ''}"
     )
+
+
+def assumed_tensors(model: QatModel) -> tuple[str, ...]:
+    """Return the names of the tensors with a setting that no source shows, so that it is assumed.
+
+    The evidence of such a setting begins with ``assumed``.
+    """
+    return tuple(
+        name
+        for name, tensor in model.tensors.items()
+        if any(source.startswith("assumed") for source in tensor.evidence.values())
+    )
+
+
+def own_quantized(model: QatModel) -> tuple[str, ...]:
+    """Return the names of the weights that a quantizer of the user's own changes unseen.
+
+    It left no range, so that these tensors are floats here; a reader's note names each.
+    """
+    return tuple(note.partition(_OWN)[0] for note in model.notes if _OWN in note)

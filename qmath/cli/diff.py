@@ -64,7 +64,8 @@ def diff(
     the greatest distance from the rounding tie, in steps; what the float32 arithmetic of a trained
     model may be off, in steps. Exit status 1 if a layer differs by more than that explains.
     """
-    from qmath.cli.data import read_arrays, read_program_and_inputs
+    from qmath.cli.data import read_program_and_inputs
+    from qmath.containers.array_file import read_arrays
     from qmath.integer.api import PROFILES
     from qmath.integer.api import diff as compare
 

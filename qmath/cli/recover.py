@@ -64,7 +64,7 @@ def recover(
     NAME.zero_point and NAME.form of each array that was recovered. Exit status 1 if an array has no
     exact lattice.
     """
-    from qmath.cli.data import read_arrays
+    from qmath.containers.array_file import read_arrays
     from qmath.exports.arrays.npz import write_arrays
     from qmath.exports.output.atomic import check_output, replacing
     from qmath.kernels.lattice import recover as find

@@ -16,15 +16,24 @@ _SHOWN = 20  # differences in words; the others are counted
 
 @click.command(
     short_help="Check an exported file against the model.",
-    epilog="\b\nExample:\n  qmath verify model.h5 model.npz",
+    epilog="\b\nExamples:\n  qmath verify model.h5 model.npz\n"
+    "  qmath verify model.h5 model.npz --against forward.npz",
 )
 @model_argument
 @click.argument("output", type=click.Path(path_type=Path))
 @click.option("--format", "format_", help="The format, where the suffix of OUTPUT does not say it.")
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="FORWARD.npz",
+    help="The kernels that the trained model computes with, as `python -m reference.dump` writes "
+    "them.",
+)
 def verify(
     model: ModelArgument,
     output: Path,
     format_: str | None,
+    against: Path | None,
 ) -> int:
     """Check OUTPUT, which export wrote, against MODEL: every integer, scale and setting.
 
@@ -38,6 +47,7 @@ def verify(
             model.load(),
             output,
             format=format_,
+            against=against,
             progress=progress,
         )
     out = console()
@@ -47,6 +57,12 @@ def verify(
     )
     if result.assumed:
         out.print(f"as given to export: the settings of {printable(', '.join(result.assumed))}")
+    if result.assumptions:
+        out.print(
+            "assumed, not checked: which quantizer acted on "
+            f"{printable(', '.join(result.assumptions))}"
+            + ("" if against else "; --against FORWARD.npz would tell for weights")
+        )
     if result.ok:
         out.print(f"{printable(str(output))}: equal; {counts}")
         return 0

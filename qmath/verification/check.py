@@ -4,7 +4,9 @@ For the weights' integers, scales and settings, nothing here, and nothing in
 `qmath.verification.contents`, calls the code that makes what is exported: both share only the
 reader of the model, the reader of the file, and TensorFlow's arithmetic. The integer model is
 lowered again; a folder's files, and a file of a format without a reader, are rendered again and
-compared byte by byte; a network is rendered again and compared part by part.
+compared byte by byte; a network is rendered again and compared part by part. The reader's belief
+about which quantizer acted is shared, too: only a forward pass can judge it, see
+`qmath.verification.forward`.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from numpy.typing import NDArray
 from qmath._progress import Progress
 from qmath.errors import FileFormatError, MissingSettingsError, OutputError
 from qmath.integer.deployment import Deployment, deploy
-from qmath.model import Float32Array, QatModel
+from qmath.model import Float32Array, QatModel, assumed_tensors
 from qmath.readers.source import as_model
 from qmath.verification.contents import SAME_OPTIONS, USER, Check, object_in
+from qmath.verification.forward import Source, read_forward
 
 if TYPE_CHECKING:
     from qmath.exports.bundle import Bundle
@@ -63,6 +66,9 @@ class Verification:
     assumed : tuple of str
         Tensors whose settings are not in the model, so that those count which the file says the
         user told the export.
+    assumptions : tuple of str
+        Tensors of which the model does not show which quantizer acted, and no forward pass was
+        compared with: the check starts from the assumption that the export started from.
     """
 
     tensors: int
@@ -71,6 +77,7 @@ class Verification:
     differing: int
     differences: tuple[str, ...]
     assumed: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -83,6 +90,7 @@ def verify(
     output: str | os.PathLike[str],
     *,
     format: str | type[Exporter] | None = None,
+    against: Source | None = None,
     progress: Progress | None = None,
 ) -> Verification:
     """Check an exported file against the model it was made from.
@@ -96,6 +104,10 @@ def verify(
         The exported file or folder.
     format : str or type of Exporter, optional
         As it was given to `qmath.export`; a folder knows its format itself.
+    against : path or mapping of str to array-like, optional
+        The kernels that the trained model's layers computed with, as ``python -m reference.dump``
+        writes them: ``kernels/<tensor>``, float32. What the file holds has to stand for them, bit
+        for bit; only zeros may differ in sign.
     progress : callable, optional
         Called with how many tensors are compared, and of how many.
 
@@ -107,7 +119,7 @@ def verify(
     Raises
     ------
     FileFormatError
-        `output` is damaged or not what qmath wrote.
+        `output` is damaged or not what qmath wrote; `against` is damaged or holds no kernels.
     MissingSettingsError
         The settings of a weight are unknown.
 
@@ -129,7 +141,8 @@ def verify(
     """
     source = as_model(model)
     path = Path(output)
-    check = Check(path.name)
+    forward = None if against is None else read_forward(against)
+    check = Check(path.name, forward)
     try:
         compare = _compare_folder if path.is_dir() else _compare_file
         assumed = compare(check, source, path, format, progress)
@@ -142,6 +155,7 @@ def verify(
         check.differing,
         tuple(check.differences),
         assumed,
+        tuple(n for n in assumed_tensors(source) if n not in {*assumed, *(forward or {})}),
     )
 
 

@@ -22,6 +22,7 @@ from qmath.errors import FileFormatError, QmathError
 from qmath.integer.deployment import Deployment
 from qmath.kernels import exact, fake_quant
 from qmath.model import Float32Array, Node, QatModel, QatTensor
+from qmath.verification.forward import Forward, difference, differing_names
 
 __all__ = ["SAME_OPTIONS", "USER", "Check", "object_in"]
 
@@ -43,12 +44,15 @@ class Check:
 
     Attributes
     ----------
+    forward : mapping of str to ndarray or None
+        The kernels that a forward pass read, see `qmath.verification.forward`.
     tensors, elements, near_ties, differing, differences
         As in `qmath.verification.check.Verification`.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, forward: Forward | None = None) -> None:
         self.name = name
+        self.forward = forward
         self.signed = True
         self.classes: dict[str, str] = {}
         self.tensors = self.elements = self.near_ties = self.differing = 0
@@ -103,6 +107,8 @@ class Check:
             if name in entries and all(key in arrays for key in _keys(tensor)):
                 self.tensors += 1
                 self.compare_tensor(tensor, object_in(entries, name, self.name), arrays)
+        if self.forward is not None:
+            self.differences += differing_names(model, self.forward)
         self.compare_graph(model, manifest)
         for key, expected in constants.items():
             if key in arrays and self.expect(
@@ -171,12 +177,15 @@ class Check:
                 self.compare_floats(tensor.name, held, np.asarray(tensor.values))
             elif held is not None:
                 expected |= self.compare_integers(tensor, held)
+            if held is not None:
+                self.compare_forward(tensor, held, arrays)
         for key, value in expected.items():
             self.expect(f"{key} of {tensor.name}", entry.get(key), value, SAME_OPTIONS)
         evidence = object_in(entry, "evidence", self.name) if tensor.role != "float" else {}
         for field in sorted(evidence.keys() | tensor.evidence.keys()):
             found, source = evidence.get(field), tensor.evidence.get(field)
-            if [found, source] not in _EQUAL_EVIDENCE:
+            is_told = found == USER and str(source).startswith("assumed")
+            if [found, source] not in _EQUAL_EVIDENCE and not is_told:
                 self.expect(f"evidence of {tensor.name}: {field}", found, source, SAME_OPTIONS)
 
     def compare_array(
@@ -273,6 +282,16 @@ class Check:
             x > (last - counted).astype(np.float32) * scale
         )
         return {"clipped": int(np.count_nonzero(outside)), "near_ties": index[0].size}
+
+    def compare_forward(self, tensor: QatTensor, held: NDArray[Any], arrays: Arrays) -> None:
+        """Compare what a tensor stands for with what the forward pass read."""
+        forward = self.forward or {}
+        found = difference(tensor, held, arrays, forward)
+        self.elements += held.size if tensor.name in forward else 0
+        if found is not None:
+            count, text = found
+            self.differing += count
+            self.differences.append(text)
 
     def note(
         self, name: str, wrong: NDArray[np.bool_], found: NDArray[Any], expected: NDArray[Any],

@@ -1,0 +1,41 @@
+"""Files of arrays that users write with NumPy: many in an ``.npz``, or one in an ``.npy``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.errors import FileFormatError
+
+__all__ = ["read_arrays"]
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of an ``.npz``, or the one of an ``.npy`` under the name ``""``.
+
+    Raises
+    ------
+    FileFormatError
+        It cannot be read, or holds anything but plain arrays.
+    """
+    try:
+        # Opened here, as NumPy leaves a damaged archive open.
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return {"": loaded}
+            with loaded:
+                return {name: loaded[name] for name in loaded.files}
+    except FileNotFoundError:
+        raise FileFormatError(f"{path}: there is no such file; check the path") from None
+    except IsADirectoryError:
+        raise FileFormatError(f"{path} is a directory; give an .npz or .npy file") from None
+    except Exception as error:  # numpy raises whatever a damaged file makes it raise
+        # NumPy takes a file that is not an array for a pickle, and advises to load it "unsafely".
+        reason = "" if "allow_pickle" in str(error) else f" ({error})"
+        raise FileFormatError(
+            f"{path} is not an .npz or .npy of plain arrays{reason}; write one with numpy.savez"
+        ) from error

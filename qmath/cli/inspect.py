@@ -47,10 +47,10 @@ def inspect(
 ) -> None:
     """Say what a quantization-aware trained MODEL holds, what is missing, and what looks wrong.
 
-    Columns: role; width and scheme; where the width was learnt; the stored range; the zero
-    point (weights signed, the rest unsigned); integers used of those the width offers; share of
-    values outside the range; values so close to a rounding tie that other kernels could differ;
-    signal-to-quantization-noise ratio.
+    Columns: role; width and scheme; where the width was learnt, and what is assumed; the stored
+    range; the zero point (weights signed, the rest unsigned); integers used of those the width
+    offers; share of values outside the range; values so close to a rounding tie that other kernels
+    could differ; signal-to-quantization-noise ratio.
     """
     from qmath.exports.output.atomic import check_output, replacing
     from qmath.inspection.html import render
@@ -76,7 +76,11 @@ def _render(report: Report, out: Console) -> None:
     out.print(printable(report.source))
     out.print(str(report.verdict), style="bold")
     quantized = [row for row in report.rows if row.role != "float"]
-    if quantized:
+    notes = [f"note: {printable(note)}" for note in report.notes]
+    if not quantized:  # of which a note says why
+        for note in notes:
+            out.print(note)
+    else:
         for table in _tables(quantized, out):
             out.print()
             out.print(table)
@@ -93,8 +97,8 @@ def _render(report: Report, out: Console) -> None:
         for line in lines:
             out.print(f"  {printable(line)}")
         out.print(f"  → {printable(remedy)}")
-    for note in report.notes:
-        out.print(f"note: {printable(note)}")
+    for note in notes if quantized else ():
+        out.print(note)
 
 
 def _tables(rows: list[Row], out: Console) -> list[Table]:

@@ -4,6 +4,8 @@ Every piece of advice has a kind, which scripts can rely on:
 
 ``missing-settings``
     A quantizer's settings are in no file.
+``own-quantizer``
+    A quantizer of the user's own changes a weight and leaves no trace in the file.
 ``no-integers``
     NaN values, or a range that determines no integers.
 ``untrained-range``
@@ -36,10 +38,22 @@ from qmath.kernels import exact
 from qmath.layers import ACTIVATIONS, LAYERS, activation_of
 from qmath.model import Float32Array, Node, QatModel, QatTensor, QuantizedTensor
 
-__all__ = ["Advice", "missing_settings", "no_integers", "of_range", "of_weight"]
+__all__ = [
+    "OTHER_SOURCES",
+    "Advice",
+    "missing_settings",
+    "no_integers",
+    "of_range",
+    "of_weight",
+    "own_quantizer",
+]
 
 _INITIAL = 6.0  # TFMOT's ranges start at -6 … 6
 _DECAY = 0.999  # TFMOT's moving average, fixed in quant_ops.MovingAvgQuantize
+OTHER_SOURCES = (
+    "a SavedModel or the live model (qmath.from_keras) may show its quantizer; if neither does, "
+    "qmath recover finds integers in an .npz of the values that its layer computes with"
+)
 _FAR_OUTSIDE = 0.1  # of the range; one optimizer step usually moves a weight by less
 
 
@@ -69,6 +83,16 @@ def missing_settings(tensor: QatTensor) -> Advice:
     """Advise on a tensor whose quantizer's settings are unknown."""
     message = f"in no file: {', '.join(tensor.spec.missing)}"
     return Advice("missing-settings", tensor.name, message, str(tensor.hint or ""))
+
+
+def own_quantizer(tensor: QatTensor) -> Advice:
+    """Advise on a weight whose quantizer left nothing in the file."""
+    return Advice(
+        "own-quantizer",
+        tensor.name,
+        "a quantizer of its own config changes it, and what is read are the floats before that",
+        OTHER_SOURCES,
+    )
 
 
 def no_integers(tensor: QatTensor, reason: str) -> Advice:

@@ -17,7 +17,7 @@ def cells(row: Row) -> dict[str, str]:
         "role": row.role,
         "bits": str(row.num_bits) if row.num_bits is not None else "?",
         "scheme": row.scheme,
-        "learnt from": row.evidence.get("num_bits", "unknown"),
+        "learnt from": _sources(row),
         "range": _range(row),
         "zero point": _extremes(row.zero_point),
         "used": used,
@@ -27,8 +27,17 @@ def cells(row: Row) -> dict[str, str]:
     }
 
 
+def _sources(row: Row) -> str:
+    """Return where the width was learnt, and what is assumed."""
+    width = row.evidence.get("num_bits", "unknown")
+    assumptions = [source for source in row.evidence.values() if source.startswith("assumed")]
+    return "; ".join(dict.fromkeys([width, *assumptions]))
+
+
 def _range(row: Row) -> str:
-    ends = [[end for end in side or () if end is not None] for side in (row.min, row.max)]
+    if row.min is None or row.max is None:
+        return ""
+    ends = [[end for end in side if end is not None] for side in (row.min, row.max)]
     if not all(ends):
         return "not finite"
     channels = f" ({len(ends[0])} channels)" if len(ends[0]) > 1 else ""

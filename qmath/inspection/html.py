@@ -70,16 +70,10 @@ def _text(text: object) -> str:
 
 
 def _verdict(report: Report) -> str:
-    verdict = report.verdict
-    words = {True: "yes", False: "no", None: "unknown"}
     facts = (
-        (verdict.weights_ready == verdict.weights,
-         f"weights {verdict.weights_ready}/{verdict.weights} ready"),
-        (verdict.activations_ready == verdict.activations,
-         f"activations {verdict.activations_ready}/{verdict.activations} ready"),
-        (verdict.integer_only is True, f"integer-only: {words[verdict.integer_only]}"),
+        *report.verdict.facts,
         (not report.warnings, f"warnings: {len(report.warnings)}"),
-    )  # fmt: skip
+    )
     marks = {True: ("good", "✓"), False: ("look", "!")}
     items = "".join(
         f'<li class="{marks[good][0]}"><b aria-hidden="true">{marks[good][1]}</b> {text}</li>'

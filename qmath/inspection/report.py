@@ -17,7 +17,15 @@ from qmath.exports import bundle
 from qmath.exports.weights import count
 from qmath.inspection import advice, dataflow
 from qmath.inspection.advice import Advice
-from qmath.model import Float32Array, QatModel, QatTensor, QuantizedTensor, QuantSpec
+from qmath.model import (
+    Float32Array,
+    QatModel,
+    QatTensor,
+    QuantizedTensor,
+    QuantSpec,
+    assumed_tensors,
+    own_quantized,
+)
 from qmath.readers.source import as_model
 
 __all__ = ["Report", "Row", "Verdict", "inspect"]
@@ -32,7 +40,8 @@ class Row:
     Attributes
     ----------
     tensor, role
-        Name and role, see `qmath.QatTensor`.
+        Name and role, see `qmath.QatTensor`; ``"weight"`` also for one that a quantizer of the
+        user's own changes unseen, so that the file has no more than its floats.
     shape : tuple of int or None
         ``None`` for activations, because files do not hold their shape.
     dtype : str or None
@@ -44,6 +53,8 @@ class Row:
         for a float tensor.
     evidence : mapping of str to str
         The source of each setting.
+    assumed : bool
+        Whether a setting is shown by no source, so that `evidence` calls it assumed.
     ready : bool or None
         Whether the integers are determined; ``None`` for a float tensor.
     problem : str or None
@@ -75,6 +86,7 @@ class Row:
     num_bits: int | None = None
     scheme: str = "float"
     evidence: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    assumed: bool = False
     ready: bool | None = None
     problem: str | None = None
     min: tuple[float | None, ...] | None = None
@@ -101,6 +113,8 @@ class Verdict:
         Quantized weights whose integers are determined, of all quantized weights.
     activations_ready, activations : int
         The same of activations, layer outputs and model inputs.
+    weights_assumed, activations_assumed : int
+        Those that are ready on an assumption: no source shows which quantizer acted.
     integer_only : bool or None
         Whether inference needs no float between the model's input and its last layer, with any
         value of the unknown settings; ``None`` if the file holds no architecture.
@@ -111,13 +125,24 @@ class Verdict:
     activations_ready: int
     activations: int
     integer_only: bool | None
+    weights_assumed: int = 0
+    activations_assumed: int = 0
+
+    @property
+    def facts(self) -> tuple[tuple[bool, str], ...]:
+        """The parts of the verdict in words, and whether each is as one would wish."""
+        facts = []
+        for noun, ready, number, assumed in (
+            ("weights", self.weights_ready, self.weights, self.weights_assumed),
+            ("activations", self.activations_ready, self.activations, self.activations_assumed),
+        ):
+            facts.append((ready == number, f"{noun} {ready}/{number} ready"))
+            facts += [(False, f"{assumed} assumed")] * bool(assumed)
+        integer_only = {True: "yes", False: "no", None: "unknown"}[self.integer_only]
+        return (*facts, (self.integer_only is True, f"integer-only: {integer_only}"))
 
     def __str__(self) -> str:
-        integer_only = {True: "yes", False: "no", None: "unknown"}[self.integer_only]
-        return (
-            f"weights {self.weights_ready}/{self.weights} ready, activations "
-            f"{self.activations_ready}/{self.activations} ready, integer-only: {integer_only}"
-        )
+        return ", ".join(text for _, text in self.facts)
 
 
 @dataclass(frozen=True)
@@ -175,14 +200,16 @@ def inspect(
     Examples
     --------
     >>> import qmath
-    >>> print(qmath.inspect("reference/samples/question.h5").verdict)
-    weights 2/2 ready, activations 1/3 ready, integer-only: no
+    >>> print(qmath.inspect("reference/samples/default8.h5").verdict)
+    weights 3/3 ready, activations 4/4 ready, integer-only: yes
     """
     source = as_model(model)
     rows, warnings = [], []
+    unseen, assumed = set(own_quantized(source)), set(assumed_tensors(source))
     for tensor in with_progress(source.tensors.values(), progress):
-        row, found = _row(source, tensor)
-        rows.append(row)
+        is_unseen = tensor.role == "float" and tensor.name in unseen
+        row, found = _unseen(tensor) if is_unseen else _row(source, tensor)
+        rows.append(dataclasses.replace(row, assumed=tensor.name in assumed))
         warnings += found
     weights = [row for row in rows if row.role == "weight"]
     activations = [row for row in rows if row.role in ("activation", "output", "input")]
@@ -194,18 +221,15 @@ def inspect(
         sum(row.ready is True for row in activations),
         len(activations),
         flow.integer_only,
+        sum(row.assumed and row.ready is True for row in weights),
+        sum(row.assumed and row.ready is True for row in activations),
     )
     return Report(source.source, verdict, tuple(rows), tuple(warnings), tuple(source.notes))
 
 
 def _row(model: QatModel, tensor: QatTensor) -> tuple[Row, list[Advice]]:
     """Describe one tensor and its problems."""
-    row = Row(tensor.name, tensor.role)
-    if tensor.values is not None:
-        dtype = getattr(tensor.values, "dtype", None)
-        row = dataclasses.replace(
-            row, shape=tuple(np.shape(tensor.values)), dtype=str(dtype) if dtype else None
-        )
+    row = _stored(tensor)
     if tensor.role == "float":
         return row, []
     spec = tensor.spec
@@ -232,6 +256,25 @@ def _row(model: QatModel, tensor: QatTensor) -> tuple[Row, list[Advice]]:
         warnings.append(advice.no_integers(tensor, str(error)))
         return dataclasses.replace(row, problem=str(error)), warnings
     return _ready(row, record.scale, record.zero_point), warnings
+
+
+def _stored(tensor: QatTensor) -> Row:
+    """Describe what is stored, quantized or not."""
+    row = Row(tensor.name, tensor.role)
+    if tensor.values is None:
+        return row
+    dtype = getattr(tensor.values, "dtype", None)
+    shape = tuple(np.shape(tensor.values))
+    return dataclasses.replace(row, shape=shape, dtype=str(dtype) if dtype else None)
+
+
+def _unseen(tensor: QatTensor) -> tuple[Row, list[Advice]]:
+    """Describe a weight that a quantizer of the user's own changes, leaving no range."""
+    words = "quantized by its own config, not in the file"
+    row = dataclasses.replace(
+        _stored(tensor), role="weight", scheme=words, ready=False, problem=words
+    )
+    return row, [advice.own_quantizer(tensor)]
 
 
 def _weight(model: QatModel, row: Row, tensor: QatTensor) -> tuple[Row, list[Advice]]:

@@ -84,6 +84,8 @@ def diff(
             **chosen,
         )
     _render(comparison)
+    for note in program.notes:
+        console().print(f"note: {printable(note)}")
     return int(not all(layer.explained for layer in comparison.layers))
 
 

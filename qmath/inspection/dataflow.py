@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from qmath.errors import QmathError
-from qmath.inspection.advice import Advice
+from qmath.inspection.advice import OTHER_SOURCES, Advice
 from qmath.integer.lowering.lower import lower
 from qmath.layers import ACTIVATIONS, LAYERS, activation_of, kind_of
-from qmath.model import Node, QatModel, QatTensor
+from qmath.model import Node, QatModel, QatTensor, own_quantized
 
 __all__ = ["Flow", "follow"]
 
@@ -99,8 +99,7 @@ def _of_float_layers(
         remedy = float_layers[node.name]
         kind = "float-layer" if LAYERS[node.class_name].kernel else "float-function"
         kind = "float-input" if remedy.startswith("quantize its input") else kind
-        message = f"{node.class_name} is computed in float in the middle of the model"
-        yield Advice(kind, node.layer, message, remedy)
+        yield Advice(kind, node.layer, _in_the_middle(node.class_name), remedy)
 
 
 def _follow_graph(model: QatModel) -> tuple[Advice, ...]:
@@ -137,7 +136,7 @@ def _compute(
         if state != "integers" and kind != "lookup":
             found.append(_float_input(node, states, nodes))
         if kind != "product" and not _has_weight(model, node):
-            found.append(_float_layer(node))
+            found.append(_float_layer(model, node))
         state = "float" if found else "sums"
     elif kind in _SUMS or node.config.get("interpolation", "nearest") != "nearest":
         state = "float" if state == "float" else "sums"
@@ -155,8 +154,10 @@ def _compute(
     if kind is None or not (function in ("linear", "relu") or is_table):
         # The last activation may stay float: nothing before it needs float.
         if not is_last:
-            is_part = kind is not None and "activation" in node.config
-            found.append(_float_function(node, name if is_part else node.class_name))
+            if kind == "activation" and function == "elementwise" and state != "integers":
+                found.append(_float_input(node, states, nodes))
+            else:
+                found.append(_float_function(node, state))
         state = "float"
     return "integers" if is_rounded else state, found
 
@@ -174,14 +175,22 @@ def _has_weight(model: QatModel, node: Node) -> bool:
     )
 
 
-def _float_layer(node: Node) -> Advice:
-    return Advice(
-        "float-layer",
-        node.layer,
-        f"the weights of {node.class_name} were left float",
+def _float_layer(model: QatModel, node: Node) -> Advice:
+    kernel = LAYERS[node.class_name].kernel
+    message = f"the weights of {node.class_name} were left float"
+    remedy = (
         "before quantize_apply, wrap the layer: tfmot.quantization.keras.quantize_annotate_layer("
-        "layer, MyConfig()), where MyConfig.get_weights_and_quantizers returns its kernel",
+        f"layer, MyConfig()), where MyConfig.get_weights_and_quantizers returns its {kernel}"
     )
+    if f"{node.layer}/{kernel}" in own_quantized(model):
+        message = f"the quantizer of the weights of {node.class_name} is not known"
+        remedy = OTHER_SOURCES
+    elif node.quantize_config is not None:
+        remedy = (
+            f"let {node.quantize_config}.get_weights_and_quantizers return its {kernel}, with a "
+            "quantizer that keeps its range"
+        )
+    return Advice("float-layer", node.layer, message, remedy)
 
 
 def _float_input(node: Node, states: dict[str, State], nodes: dict[str, Node]) -> Advice:
@@ -195,20 +204,40 @@ def _float_input(node: Node, states: dict[str, State], nodes: dict[str, Node]) -
             "does with its default scheme"
         )
     else:
-        remedy = (
-            f"before quantize_apply, annotate {source.layer} with a QuantizeConfig whose "
-            "get_output_quantizers returns [MovingAverageQuantizer(num_bits=N, per_axis=False, "
-            "symmetric=False, narrow_range=False)]"
-        )
+        remedy = _annotate(source.layer)
     message = f"its input, from {source.layer}, has no quantizer"
     return Advice("float-input", node.layer, message, remedy)
 
 
-def _float_function(node: Node, function: str) -> Advice:
-    return Advice(
-        "float-function",
-        node.layer,
-        f"{function} is computed in float in the middle of the model",
-        "use relu or a linear activation there, or compute this layer in float or by a table "
-        "of its quantized inputs",
+def _annotate(layer: str) -> str:
+    return (
+        f"before quantize_apply, annotate {layer} with a QuantizeConfig whose "
+        "get_output_quantizers returns [MovingAverageQuantizer(num_bits=N, per_axis=False, "
+        "symmetric=False, narrow_range=False)]"
     )
+
+
+def _float_function(node: Node, state: State) -> Advice:
+    """Advise on a function that no table of integers computes, with what comes before it."""
+    function, kind = activation_of(node), kind_of(node.class_name)
+    known = ACTIVATIONS.get(function)
+    if kind is None or known is None or known.kind != "elementwise":
+        what = function if kind is not None and "activation" in node.config else node.class_name
+        others = "layer" if kind is None else "activation"
+        remedy = (
+            f"qmath has no integer form of {what}: use another {others} there, or compute this "
+            "layer in float"
+        )
+    elif state != "integers":
+        what = function
+        remedy = (
+            f"no quantizer comes before {function}: give this {node.class_name} a linear "
+            f"activation and a quantized output, and {function} to an Activation layer after it"
+        )
+    else:
+        what, remedy = function, _annotate(node.layer)
+    return Advice("float-function", node.layer, _in_the_middle(what), remedy)
+
+
+def _in_the_middle(what: str) -> str:
+    return f"{what} is computed in float in the middle of the model"

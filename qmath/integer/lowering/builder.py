@@ -29,7 +29,7 @@ from qmath.integer.program import (
     Term,
     UnroundedSum,
 )
-from qmath.model import Node, QatModel, QatTensor
+from qmath.model import Node, QatModel, QatTensor, own_quantized
 
 __all__ = ["Builder"]
 
@@ -49,6 +49,8 @@ class Builder:
     inputs : dict of str to tuple
         Shapes of the inputs that were met.
     float_layers : list of FloatLayer
+    unseen : set of str
+        Weights that quantizers of the user's own change, of which the model shows nothing.
     notes : list of str
     """
 
@@ -60,7 +62,8 @@ class Builder:
         self.steps: list[Step] = []
         self.inputs: dict[str, Shape] = {}
         self.float_layers: list[FloatLayer] = []
-        self.notes: list[str] = []
+        self.unseen = frozenset(own_quantized(model))
+        self.notes = [portability.of_unseen(name) for name in sorted(self.unseen)]
 
     # ---- values
 
@@ -152,9 +155,14 @@ class Builder:
         apply: Callable[..., Array],
         shape: Shape,
         remedy: str = "",
+        lack: str = "",
         is_function: bool = False,
     ) -> Floats:
-        """Add a step in float32: a float layer, or a function that the model ends with."""
+        """Add a step in float32: a float layer, or a function that the model ends with.
+
+        `remedy` says what would have to change for integers. Without one it is `lack`, by default
+        that inputs are not quantized, unless the step follows a float layer: that one is to blame.
+        """
         sources: list[str | UnroundedSum] = []
         for i, value in enumerate(values):
             if isinstance(value, Function):
@@ -164,12 +172,25 @@ class Builder:
         taken = {step.name for step in self.steps}
         name = node.name if node.name not in taken else f"{node.name}/activation"
         follows = [v.name for v in values if isinstance(v, Floats) and v.name not in self.inputs]
-        if remedy or not follows:  # else the step that it follows is the one to quantize
-            feeds = "input, the output" if len(values) == 1 else "inputs, the outputs"
-            remedy = remedy or f"quantize its {feeds} of {', '.join(node.inputs)}"
+        if remedy or not follows:
+            remedy = remedy or lack or self._unquantized(node, values)
             self.float_layers.append(FloatLayer(node.name, name, remedy))
         self.steps.append(FloatStep(name, tuple(sources), apply, tuple(shape), is_function))
         return Floats(name, tuple(shape))
+
+    def is_obstacle(self, value: Value) -> bool:
+        """Whether a value can be no part of an unrounded sum."""
+        accumulator = self.accumulator(value)
+        return accumulator is None or accumulator.activation is not None
+
+    def _unquantized(self, node: Node, values: Sequence[Value]) -> str:
+        """Say which inputs to quantize: those in the way, or else all that are not rounded."""
+        given = list(zip(node.inputs, values, strict=False))
+        names = [name for name, value in given if self.is_obstacle(value)] or [
+            name for name, value in given if not isinstance(value, Integers)
+        ]
+        feeds = "input, the output" if len(names) == 1 else "inputs, the outputs"
+        return f"quantize its {feeds} of {', '.join(names)}"
 
     # ---- tensors
 

@@ -125,7 +125,17 @@ def _activated(build: Builder, node: Node, value: Value) -> Value:
             f"{node.name}: a softmax over axis {node.config['axis']} is not supported; only the "
             "last one is"
         )
-    return build.float_step(node, [value], function, value.shape, is_function=True)
+    lack = f"leave {name} to the end of the model: qmath computes it in float32 only"
+    if ACTIVATIONS[name].kind == "elementwise":
+        lack = (
+            ""
+            if LAYERS[node.class_name].kind == "activation"
+            else (
+                f"quantize it before its activation, {name}: give this {node.class_name} a linear "
+                f"activation and a quantized output, and {name} to an Activation layer after it"
+            )
+        )
+    return build.float_step(node, [value], function, value.shape, lack=lack, is_function=True)
 
 
 def _finished(build: Builder, value: Value, name: str) -> str:

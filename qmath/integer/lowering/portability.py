@@ -26,6 +26,14 @@ def of_weights(name: str, scale: Array) -> list[str]:
     ]
 
 
+def of_unseen(name: str) -> str:
+    """Note a tensor that is not the one of the forward pass."""
+    return (
+        f"{name}: its own quantizer is not known, so that it is float here: the results of its "
+        "layer, and of those after it, are not the model's"
+    )
+
+
 def of_range(name: str, params: QuantParams) -> list[str]:
     """Note a range that no training step has changed."""
     if (params.min, params.max) != (-6.0, 6.0):

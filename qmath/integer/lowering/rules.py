@@ -63,13 +63,16 @@ def _weighted(build: Builder, node: Node, values: Sequence[Value]) -> Value:
             origin = Origin(width, steps, bias.astype(np.float32))
             term = Term(value.name, (linear,), value.params.scale * scale, value.params, origin)
             return UnroundedSum((term,), bias, linear.shape)
-        reason = "the scales of its kernel run along the summed axis"
+        reason = "train it with per_axis=False: its kernel's scales run along the summed axis"
     elif tensor.role == "weight":
         reason = f"quantize its input, the output of {node.inputs[0]}"
     else:
         reason = "quantize its weights"
+        if tensor.name in build.unseen:
+            reason = "make its own quantizer known (SavedModel, qmath.from_keras, qmath recover)"
         if not isinstance(value, Integers):
-            reason += f" and its input, the output of {node.inputs[0]}"
+            verb = "quantize " if tensor.name in build.unseen else ""
+            reason += f" and {verb}its input, the output of {node.inputs[0]}"
     linear = geometry.weighted(node, value.shape, build.real(tensor))
     bias = build.bias(node).astype(np.float32)
 
@@ -119,10 +122,13 @@ def _relu(build: Builder, node: Node, values: Sequence[Value]) -> Value:
 
 def _sum(build: Builder, node: Node, values: Sequence[Value]) -> Value:
     signs = [1.0, -1.0 if node.class_name == "Subtract" else 1.0, *(1.0,) * len(values)]
-    parts = [build.accumulator(value) for value in values]
-    if all(part is not None and part.activation is None for part in parts):
-        sums = [part for part in parts if part is not None]
-        if len({part.shape for part in sums}) == 1:
+    lack = ""
+    if not any(build.is_obstacle(value) for value in values):
+        sums = [part for value in values if (part := build.accumulator(value)) is not None]
+        shapes = dict.fromkeys(part.shape for part in sums)
+        held = " and ".join(map(str, shapes))
+        lack = f"give it inputs of one shape; it is a limit of qmath to add no integers of {held}"
+        if len(shapes) == 1:
             terms = [
                 replace(t, scale=t.scale * sign)
                 for part, sign in zip(sums, signs, strict=False)
@@ -133,7 +139,7 @@ def _sum(build: Builder, node: Node, values: Sequence[Value]) -> Value:
     shape = np.broadcast_shapes(*(value.shape for value in values))
 
     add = partial(activations.total, signs=signs[: len(values)])
-    return build.float_step(node, values, add, shape)
+    return build.float_step(node, values, add, shape, lack=lack)
 
 
 def _concatenation(build: Builder, node: Node, values: Sequence[Value]) -> Value:
@@ -154,7 +160,7 @@ def _concatenation(build: Builder, node: Node, values: Sequence[Value]) -> Value
         def join(*arrays: Array) -> Array:
             return np.concatenate(arrays, axis + 1)
 
-        return build.float_step(node, values, join, shape)
+        return build.float_step(node, values, join, shape, lack=_lack_of_join(build, node, values))
     terms: list[Term] = []
     offset: Array = ZERO
     for i, part in enumerate(parts):
@@ -165,6 +171,20 @@ def _concatenation(build: Builder, node: Node, values: Sequence[Value]) -> Value
         terms += placed.terms
         offset = offset + placed.offset
     return UnroundedSum(tuple(terms), offset, placed.shape, activation)
+
+
+def _lack_of_join(build: Builder, node: Node, values: Sequence[Value]) -> str:
+    """Say that nothing is lacking where floats are joined and then quantized, as TFMOT does it."""
+    is_rounded = any(
+        f"{node.layer}/{which}" in build.model.tensors for which in ("post_activation", "output")
+    )
+    floats = [value for value in values if build.is_obstacle(value)]
+    if not is_rounded or not all(isinstance(value, Floats) for value in floats):
+        return ""
+    return (
+        "nothing is lacking in the model; it is a limit of qmath to join integers only, and not to "
+        "round the parts by the quantizer that follows"
+    )
 
 
 def _average(build: Builder, node: Node, values: Sequence[Value]) -> Value:

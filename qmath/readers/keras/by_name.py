@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from qmath.errors import FileFormatError
 from qmath.readers.architecture.config import LayerFacts
 from qmath.readers.architecture.variables import uncounted
@@ -19,6 +21,11 @@ from qmath.readers.records import StoredLayer, StoredTensor
 __all__ = ["Variable", "own_names", "pair"]
 
 _MAX_NAME_PARTS = 16
+_VITIS = "Vitis>"  # the package that Vitis AI registers its classes in
+_NOT_TFMOT = (
+    "which grew from TFMOT and rounds in another way; qmath reads TFMOT's quantizers only, so use "
+    "what Vitis AI exports"
+)
 
 # By its name in Keras, without ``:0``: ``conv1/kernel``, ``quant_d/kernel_min``.
 Variable = tuple[str, Any]
@@ -47,14 +54,18 @@ def pair(
     Raises
     ------
     FileFormatError
-        A range is incomplete, impossible, or without its weight; or a pairing is not certain.
+        A range is incomplete, impossible, or without its weight; or a pairing is not certain; or
+        other quantizers than TFMOT's keep the ranges.
     """
+    for layer in layers:
+        _refuse_grown_class(layer, where)
     paired: list[StoredLayer] = []
     by_top: dict[str, list[LayerFacts]] = {}
     for layer in layers:
         by_top.setdefault(layer.top, []).append(layer)
     for top, variables in groups:
         check_unique((path for path, _ in variables), f"{where}: {top}")
+        _refuse_grown_variables(variables, where)
         own = by_top.get(top, [])
         if all(layer.kind == "plain" for layer in own):
             own = _from_names(top, variables) or own or [LayerFacts(top, top, top, "")]
@@ -64,6 +75,27 @@ def pair(
         ]
     tensors = complete(paired, where)
     return tensors, notes_on(paired, tensors)
+
+
+def _refuse_grown_class(layer: LayerFacts, where: str) -> None:
+    """Raise if classes of Vitis AI quantize a layer: its wrappers and ranges have TFMOT's names."""
+    serialized = [item.class_name for item in (layer.quantize_config, layer.quantizer) if item]
+    for class_name in (layer.class_name, *serialized):
+        if class_name.startswith(_VITIS):
+            raise FileFormatError(
+                f"{where}: {layer.path} is quantized by Vitis AI ({class_name}), {_NOT_TFMOT}"
+            )
+
+
+def _refuse_grown_variables(variables: Sequence[Variable], where: str) -> None:
+    """Raise if a wrapper keeps the position of a binary point; weights alone hold no classes."""
+    leaves = {path.rpartition("/")[2]: path for path, x in variables if np.shape(x) == ()}
+    points = [path for leaf, path in leaves.items() if leaf == "pos" or leaf.endswith("_pos")]
+    if STEP in leaves and points:
+        raise FileFormatError(
+            f"{where}: {points[0]} is the position of a binary point, as Vitis AI keeps it, "
+            f"{_NOT_TFMOT}"
+        )
 
 
 def own_names(layer: LayerFacts, paths: Sequence[str]) -> list[tuple[str, bool]]:

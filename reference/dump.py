@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from qmath.cli.data import read_arrays
+from qmath.containers.array_file import read_arrays
 from reference import oracle, samples  # before TensorFlow: it sets the environment
 from reference.forward import DumpError, graph_of_model, graph_of_saved_model
 

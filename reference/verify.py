@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import qmath
-from qmath.cli.data import read_arrays
+from qmath.containers.array_file import read_arrays
 from reference import oracle
 from reference.against import KERNELS, against, bits, real_values
 

@@ -86,7 +86,7 @@ def load(
     """
     source = _text(path)
     beside = None if architecture is None else _text(architecture)
-    reading = read_model(ModelFile(source, beside, isolate))
+    reading = read_model(ModelFile(source, beside, isolate, quantizers or {}))
     try:
         tensors, notes = resolve(reading.tensors, quantizers, force=force)
     except QmathError as error:

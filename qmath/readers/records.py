@@ -6,8 +6,8 @@ A reader turns a `ModelFile` into a `Reading`. It pairs tensors with ranges (`St
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -46,11 +46,14 @@ class ModelFile:
         Path of the file that holds the model's architecture, for weights without it.
     isolate : bool
         Let another process read HDF5 files, whose library crashes or hangs on some damaged ones.
+    quantizers : mapping of str to quantizer
+        What the user says of settings, for readers that have to know whose a range is.
     """
 
     path: str
     beside: str | None = None
     isolate: bool = False
+    quantizers: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def architecture(self) -> Architecture | None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from tests.attacks.collection import Build, Collection
 from tests.readers.builders import (
+    TOLD,
     entry,
     functional,
     kernel,
@@ -26,7 +27,7 @@ VALUES, LOW, HIGH = kernel().values()
 STEP = np.int32(-1)
 VARIABLES = [VALUES, VALUES, STEP, LOW, HIGH, *span("post_activation").values()]
 GROUPS = {"layers/quantize_wrapper_v2": VARIABLES}
-CONFIG = sequential(wrapped("d", use_bias=False))
+CONFIG = sequential(wrapped("d", TOLD, use_bias=False))
 WEIGHTS = "model.weights.h5"
 FILES = Collection()
 ATTACKS, READ, refused, is_read = FILES.attacks, FILES.read, FILES.refused, FILES.is_read

@@ -19,7 +19,7 @@ from qmath.containers.isolation import IsolatedHdf5File
 from qmath.errors import FileFormatError, MissingExtraError, QmathError
 from qmath.model import QatModel
 from qmath.readers.loading import load
-from tests.readers.builders import kernel, sequential, span, wrapped, write_v3
+from tests.readers.builders import TOLD, kernel, sequential, span, wrapped, write_v3
 
 h5py = pytest.importorskip("h5py")
 
@@ -115,7 +115,7 @@ def content(model: QatModel) -> Any:
 @pytest.fixture
 def weights(tmp_path: Path) -> tuple[Path, Path]:
     """Weights without names, and a model with names for them."""
-    config = sequential(wrapped("d", use_bias=False))
+    config = sequential(wrapped("d", TOLD, use_bias=False))
     values, *ends = kernel().values()
     variables = [values, values, np.int32(-1), *ends, *span("post_activation").values()]
     groups = {"layers/quantize_wrapper_v2": variables}

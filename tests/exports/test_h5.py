@@ -11,6 +11,7 @@ from tests.exports.models import model
 from tests.helpers import assert_same_bits
 from tests.readers.builders import (
     SAMPLES,
+    TOLD,
     kernel,
     one_layer,
     sequential,
@@ -174,7 +175,7 @@ def test_other_sources_are_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["m.keras"]
 
 
-CONFIG = sequential(wrapped("d", units=4, use_bias=True))
+CONFIG = sequential(wrapped("d", TOLD, units=4, use_bias=True))
 
 
 def by_position():

@@ -32,6 +32,14 @@ def quantizer(class_name: str = "LastValueQuantizer", **config: Any) -> dict[str
     return {"class_name": class_name, "config": config}
 
 
+# What a user's config may tell: whose the ranges are, where variables have no names.
+TOLD: dict[str, Any] = {
+    "weight_quantizer": quantizer(),
+    "bias_quantizer": quantizer(),
+    "activation_quantizer": quantizer("MovingAverageQuantizer"),
+}
+
+
 def wrapped(
     name: str,
     config: Mapping[str, Any] | None = None,

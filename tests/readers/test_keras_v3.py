@@ -12,7 +12,7 @@ import pytest
 from qmath.errors import FileFormatError, QmathError
 from qmath.readers.loading import load
 from tests.helpers import assert_same_bits
-from tests.readers.builders import entry, functional, quantizer, sequential, wrapped, write_v3
+from tests.readers.builders import TOLD, entry, functional, quantizer, sequential, wrapped, write_v3
 
 Array = np.ndarray[Any, Any]
 Variables = list[Any]
@@ -40,7 +40,7 @@ def read(path: Path, own: Variables, inner: Variables, layer: Any = None, **grou
     prefix = "layers/quantize_wrapper_v2"
     inside = {f"{prefix}/layer{place}": values for place, values in groups.items()}
     stored = {prefix: own, f"{prefix}/layer": inner, **inside}
-    config = sequential(layer or wrapped("d", units=4, use_bias=True))
+    config = sequential(layer or wrapped("d", TOLD, units=4, use_bias=True))
     return load(write_v3(path, stored, config)).tensors
 
 
@@ -97,7 +97,8 @@ def test_nothing_quantized(path: Path) -> None:
 
 def test_weights_of_one_shape_are_told_by_their_bits(path: Path) -> None:
     kernel, recurrent, bias = draw(3, 12), draw(3, 12), draw(12)
-    layer = wrapped("l", class_name="LSTM", units=3, activation=None)
+    kernels = {"kernel": quantizer(), "recurrent_kernel": quantizer()}
+    layer = wrapped("l", kernels, class_name="LSTM", units=3, activation=None)
     for quantized, other, name in ((kernel, recurrent, "kernel"), (recurrent, kernel, "recurrent")):
         own = [kernel, recurrent, bias, quantized, STEP, *span()]
         tensors = read(path, own, [], layer, **{"/cell": [other, bias]})
@@ -122,7 +123,7 @@ def test_cells(path: Path) -> None:
         path,
         [*parts, parts[3], STEP, *span()],
         [],
-        wrapped("r", class_name="RNN", activation=None, cell=stack),
+        wrapped("r", TOLD, class_name="RNN", activation=None, cell=stack),
         **{"/cell/cells/simple_rnn_cell": parts[:3], "/cell/cells/simple_rnn_cell_1": parts[4:]},
     )
     assert {name for name, tensor in tensors.items() if tensor.role == "weight"} == {
@@ -143,14 +144,14 @@ OTHERS = sequential(wrapped("d", units=9, use_bias=True))
         ([KERNEL, BIAS, KERNEL, *span()], [BIAS], "keeps an integer there"),
         ([KERNEL, BIAS, KERNEL, STEP, STEP, *span()], [BIAS], "keeps an integer there"),
         ([KERNEL, BIAS, KERNEL, STEP, *span(), *span()], [BIAS, BIAS], "has the variables"),
-        ([KERNEL, BIAS, STEP, *span(), *span()], [BIAS], "has the variables"),
+        ([KERNEL, BIAS, STEP, *span(), *span()], [BIAS], "do not fit"),
         ([BIAS, STEP, *span(), *span()], [KERNEL[0]], "has the variables"),
         ([KERNEL, BIAS, KERNEL + 1, STEP, *span(), *span()], [BIAS], "has the variables"),
         ([KERNEL, BIAS + 1, KERNEL, STEP, *span(), *span()], [BIAS], "has the variables"),
         ([KERNEL.T, BIAS, KERNEL.T, STEP, *span(), *span()], [BIAS], "has the variables"),
-        ([KERNEL, BIAS, KERNEL, STEP, *span()], [BIAS], "FixedQuantizer"),
-        ([KERNEL, BIAS, KERNEL, STEP, *span() * 4], [BIAS], "FixedQuantizer"),
-        ([KERNEL, BIAS, KERNEL, STEP, *span(), *span(), 1.0], [BIAS], "FixedQuantizer"),
+        ([KERNEL, BIAS, KERNEL, STEP, *span()], [BIAS], "1 range does not fit"),
+        ([KERNEL, BIAS, KERNEL, STEP, *span() * 4], [BIAS], "do not fit"),
+        ([KERNEL, BIAS, KERNEL, STEP, *span(), *span(), 1.0], [BIAS], "a range has two ends"),
         ([KERNEL, BIAS, KERNEL, STEP, *span(1, -1), *span()], [BIAS], "min > max"),
         ([KERNEL, BIAS, KERNEL, STEP, *span(), *span(0, np.inf)], [BIAS], "not finite"),
     ],

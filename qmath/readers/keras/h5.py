@@ -57,7 +57,7 @@ def read(file: ModelFile) -> Reading:
                     "architecture: --architecture MODEL.keras, config.json or MODEL.h5 "
                     "(architecture= in Python)"
                 )
-            tensors, notes = read_variables(opened, known)
+            tensors, notes = read_variables(opened, known, file.quantizers)
         else:
             raise FileFormatError(
                 f"{path}: this HDF5 file holds no Keras model; save one with model.save('model.h5')"

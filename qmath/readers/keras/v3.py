@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from qmath.containers.bounded_json import MAX_BYTES, parse_json
 from qmath.containers.hdf5 import Hdf5File
 from qmath.containers.keras_zip import KerasZip
@@ -38,7 +41,7 @@ def read(file: ModelFile) -> Reading:
     file.refuse_architecture()
     known = read_architecture(config)
     with file.open_hdf5(archive.section(_WEIGHTS)) as opened:
-        tensors, notes = read_variables(opened, known)
+        tensors, notes = read_variables(opened, known, file.quantizers)
     return Reading(tuple(tensors), known, files, tuple(notes))
 
 
@@ -48,7 +51,7 @@ def is_v3(file: Hdf5File) -> bool:
 
 
 def read_variables(
-    file: Hdf5File, architecture: Architecture
+    file: Hdf5File, architecture: Architecture, quantizers: Mapping[str, Any]
 ) -> tuple[list[StoredTensor], list[str]]:
     """Name and pair the variables of a model.
 
@@ -58,6 +61,8 @@ def read_variables(
         Open.
     architecture : Architecture
         Of the model.
+    quantizers : mapping of str to quantizer
+        What the user says, as in `qmath.load`.
 
     Returns
     -------
@@ -78,7 +83,7 @@ def read_variables(
     where = architecture.where(file.path)
     layers: list[StoredLayer] = []
     for facts, group in find_groups(file, architecture):
-        layers.append(name_variables(facts, _variables(file, group), where))
+        layers.append(name_variables(facts, _variables(file, group), where, quantizers))
     unnamed = [
         layer.facts.path
         for layer in layers

@@ -21,6 +21,7 @@ __all__ = [
     "overruled",
     "stored_integers",
     "unnamed",
+    "unranged",
     "unreadable_quantizer",
 ]
 
@@ -128,6 +129,14 @@ def unnamed(layers: Sequence[str]) -> str:
     return (
         f"This format holds no names of variables, and Keras does not define those of "
         f"{', '.join(layers)}: they are numbered."
+    )
+
+
+def unranged(weights: Sequence[str]) -> str:
+    """Say that weights are quantized by what keeps no range."""
+    return (
+        f"The config of {', '.join(weights)} quantizes it by something that keeps no range "
+        f"(FixedQuantizer, or a quantizer of your own), so that its integers are not in the file."
     )
 
 

@@ -158,12 +158,15 @@ class StoredLayer:
         The way to it in an object graph, which stands for a name that is not unique.
     has_leftovers : bool
         Whether variables of cluster- or prune-preserving training were left out.
+    unranged : tuple of str
+        Weights that surely are quantized, by something that left no range, by their own names.
     """
 
     facts: LayerFacts
     tensors: list[StoredTensor]
     trail: str = ""
     has_leftovers: bool = False
+    unranged: tuple[str, ...] = ()
 
     def with_facts(self, facts: LayerFacts) -> StoredLayer:
         """Return the same tensors in a layer of which something else is known."""

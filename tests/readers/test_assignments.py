@@ -145,6 +145,17 @@ def test_what_is_sure_without_being_told(tmp_path: Path) -> None:
     assert owners(path) == {"kernel": (-2.5, 3.5)}
 
 
+def test_quantized_weights_without_a_range_are_noted(tmp_path: Path) -> None:
+    path = stored(tmp_path, TWO)
+    kept = {"MyConfig.activation": MOVING, "MyConfig.output": MOVING}
+    assert any("config of d/kernel quantizes it" in note for note in load(path, kept).notes)
+    for told in (
+        kept | {"d/kernel": FIXED},
+        {"MyConfig.weights": WEIGHT} | dict([*kept.items()][:1]),
+    ):
+        assert not any("quantizes it" in note for note in load(path, told).notes)
+
+
 # Values.
 
 

@@ -131,7 +131,9 @@ def _name_wrapped(
         slots = ()
     quantized, floats = assign_weights(layer, slots, weights, clustered, inner, place)
     members = _attach_ranges(layer, slots, quantized, floats, ends, quantizers, place)
-    return StoredLayer(layer, members, has_leftovers=bool(clustered))
+    ranged = {member.own_name for member in members if member.min is not None}
+    unranged = tuple(slot.name for slot in quantized if slot.name not in ranged)
+    return StoredLayer(layer, members, has_leftovers=bool(clustered), unranged=unranged)
 
 
 def _attach_ranges(

@@ -65,3 +65,15 @@ def test_other_values_have_no_integers():
     values = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
     with pytest.raises(NotRecoveredError, match="d/kernel: its quantizer returns values that are"):
         recovered(KERNEL, values, "values say")
+
+
+def test_integers_of_one_sign_use_the_whole_width():
+    values = np.arange(256, dtype=np.float32) * np.float32(0.1)
+    item = recovered(KERNEL, values, "values say", 8)
+    assert_same_bits(item.recovered.dequantize(), values)
+    assert (item.recovered.values.min(), item.recovered.values.max()) == (-128, 127)
+    assert (item.recovered.zero_point, item.min) == (-128, 0)
+    centred = np.arange(-128, 128, dtype=np.float32) * np.float32(0.1)
+    columns = np.stack([values, -values, centred], axis=1)
+    item = recovered(KERNEL, columns, "values say", 8)
+    assert_same_bits(item.recovered.dequantize() + np.float32(0), columns + np.float32(0))

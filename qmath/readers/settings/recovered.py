@@ -61,15 +61,16 @@ def recovered(
         if lattice.form == PRODUCT and lattice.integers is not None and lattice.scale is not None:
             bits = num_bits or _width(lattice.integers)
             scale = np.asarray(lattice.scale.reshape(() if axis is None else -1))
+            zero = _zero_point(lattice.integers, bits, axis)
             q = QuantizedTensor(
-                lattice.integers.astype(smallest_dtype(bits, True)), scale,
-                np.zeros(scale.shape, np.int32), bits, narrow_range=False, signed=True,
+                (lattice.integers.astype(np.int32) + zero).astype(smallest_dtype(bits, True)),
+                scale, zero, bits, narrow_range=False, signed=True,
                 axis=None if axis is None else floats.ndim - 1,
             )  # fmt: skip
-            half = np.float32(2 ** (bits - 1))
+            ends = [(end - zero).astype(np.float32) * scale for end in _limits(bits)]
             return replace(
-                item, role="weight", values=floats, min=np.asarray(-half * scale),
-                max=np.asarray((half - 1) * scale), is_stored=False, recovered=q,
+                item, role="weight", values=floats, min=np.asarray(ends[0]),
+                max=np.asarray(ends[1]), is_stored=False, recovered=q,
                 facts=_facts(bits, axis is not None, says),
             )  # fmt: skip
         errors.append(float(np.max(lattice.max_error_ulp, initial=0)))
@@ -84,6 +85,21 @@ def _width(integers: NDArray[Any]) -> int:
     """Return the least width of two's complement integers."""
     low, high = int(integers.min(initial=0)), int(integers.max(initial=0))
     return max(2, max((~low).bit_length(), high.bit_length()) + 1)
+
+
+def _zero_point(integers: NDArray[Any], num_bits: int, axis: int | None) -> NDArray[np.int32]:
+    """Return 0, or the nearest zero point with which the width holds integers relative to zero."""
+    others = None if axis is None else tuple(range(integers.ndim - 1))
+    least = np.min(integers, axis=others, initial=0).astype(np.int64)
+    greatest = np.max(integers, axis=others, initial=0).astype(np.int64)
+    first, last = _limits(num_bits)
+    return np.asarray(np.clip(0, first - least, last - greatest), np.int32)
+
+
+def _limits(num_bits: int) -> tuple[int, int]:
+    """Return the ends of two's complement."""
+    half = 1 << (num_bits - 1)
+    return -half, half - 1
 
 
 def _facts(num_bits: int, per_axis: bool, says: str) -> tuple[Fact, ...]:

@@ -24,6 +24,7 @@ from qmath.readers.settings.tfmot import (
     expected_weights,
     fixed_quantizer,
     is_custom,
+    is_never_called,
     layer_quantizer,
     stores_fixed,
 )
@@ -78,7 +79,8 @@ def complete(layers: Iterable[StoredLayer], where: str) -> list[StoredTensor]:
     """
     tensors: list[StoredTensor] = []
     for layer in layers:
-        own = [_with_role(tensor, where) for tensor in layer.tensors]
+        called = [t for t in layer.tensors if not is_never_called(layer.facts, t.own_name)]
+        own = [_with_role(tensor, where) for tensor in called]
         tensors += own + _unstored(layer.facts, own, where)
     check_unique((tensor.name for tensor in tensors), where)
     return tensors
@@ -167,6 +169,10 @@ def notes_on(layers: Sequence[StoredLayer], tensors: Sequence[StoredTensor]) -> 
     """
     left_over = [layer.facts.path for layer in layers if layer.has_leftovers]
     notes = [words.leftovers(left_over)] if left_over else []
+    kept = {item.name for item in tensors}
+    unused = [item.name for layer in layers for item in layer.tensors if item.name not in kept]
+    if unused:
+        notes.append(words.unused_quantizers(unused))
     by_keras = [item.name for item in tensors if item.stored]
     if by_keras:
         notes.append(words.stored_integers(by_keras))

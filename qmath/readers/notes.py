@@ -9,6 +9,8 @@ __all__ = [
     "NOTHING_QUANTIZED",
     "NO_ARCHITECTURE",
     "NO_CONFIG",
+    "changes_nothing",
+    "clips_only",
     "fixed_bits",
     "fixed_unplaced",
     "forced",
@@ -17,12 +19,11 @@ __all__ = [
     "no_graph",
     "no_ranges",
     "numbered",
-    "overridden_call",
     "overruled",
     "stored_integers",
     "unnamed",
     "unranged",
-    "unreadable_quantizer",
+    "unused_quantizers",
 ]
 
 ANNOTATED_ONLY = (
@@ -72,6 +73,19 @@ def no_ranges(layers: Sequence[str], config: str) -> str:
     )
 
 
+def changes_nothing(tensor: str, quantizer: str) -> str:
+    """Say that a live quantizer returned what it was given."""
+    return f"{tensor}: {quantizer} changes nothing at inference; the tensor is float."
+
+
+def clips_only(tensor: str, quantizer: str) -> str:
+    """Say that a live quantizer clips without rounding."""
+    return (
+        f"{tensor}: {quantizer} clips and does not round; the tensor is float, with the values as "
+        f"clipped."
+    )
+
+
 def fixed_bits(tensor: str, num_bits: object) -> str:
     """Say that TFMOT drops the width of a fixed quantizer."""
     return (
@@ -99,11 +113,6 @@ def numbered(layers: Sequence[str]) -> str:
         f"The file does not hold the names of {', '.join(layers)}, only their places among the "
         f"model's layers."
     )
-
-
-def overridden_call(tensor: str, quantizer: str, base: str) -> str:
-    """Say that a live quantizer computes in its own way."""
-    return f"{tensor}: {quantizer} overrides what {base} computes; qmath computes as {base} does."
 
 
 def overruled(
@@ -140,9 +149,9 @@ def unranged(weights: Sequence[str]) -> str:
     )
 
 
-def unreadable_quantizer(tensor: str, quantizer: str) -> str:
-    """Say that a live quantizer keeps no range."""
+def unused_quantizers(tensors: Sequence[str]) -> str:
+    """Say that an activation's quantizer was made and never put into its layer."""
     return (
-        f"{tensor}: {quantizer} is none of TFMOT's quantizers and keeps no min_var and "
-        f"max_var; the tensor is given as float."
+        f"Never called: the quantizers of {', '.join(tensors)}; set_quantize_activations did not "
+        f"put them into the layers, so nothing is quantized there."
     )

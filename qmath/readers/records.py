@@ -20,11 +20,12 @@ from qmath.model import QuantizedTensor, Role, StoredIntegers
 from qmath.readers.architecture.config import LayerFacts
 from qmath.readers.architecture.parsing import Architecture, read_architecture_file
 
-__all__ = ["SOURCES", "Fact", "ModelFile", "Reading", "StoredLayer", "StoredTensor"]
+__all__ = ["ASKED", "SOURCES", "Fact", "ModelFile", "Reading", "StoredLayer", "StoredTensor"]
 
+ASKED = "live quantizer, asked"
 # The first that states a field is shown as its evidence. With `force`, the user comes first.
 SOURCES = (
-    "live quantizer",
+    ASKED,
     "recovered from the values",
     "graph",
     "config",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 
 import qmath
-from qmath.errors import QmathError
-from qmath.model import QuantSpec
+from qmath.errors import ContradictionError, QmathError
+from qmath.model import QatModel, QuantSpec
 from qmath.readers.keras.live import from_keras
 
 
@@ -22,12 +23,23 @@ class Variable:
     def numpy(self) -> np.ndarray:
         return self.values
 
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.array(self.values, dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.values.shape
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.values[index]
+
 
 class Dense:
     def __init__(self, name: str, *weights: Variable) -> None:
         self.name = name
         self.trainable_weights = list(weights)
         self.non_trainable_weights: list[Variable] = []
+        self.activation: Any = None
 
 
 class MyConfig:
@@ -57,6 +69,7 @@ class QuantizeWrapperV2(Dense):
             if activation
             else []
         )
+        layer.activation = next(iter(self._quantize_activations), None)
         self._output_quantizers = [output] if output else []
         if output:
             self._output_quantizer_vars = self.state(output, "output", 0, 3)
@@ -84,6 +97,11 @@ class Model:
     def __init__(self, *layers: Any, name: str = "model") -> None:
         self.layers = layers
         self.name = name
+        self.weights = [
+            variable
+            for layer in layers
+            for variable in getattr(layer, "trainable_weights", getattr(layer, "weights", ()))
+        ]
 
     def get_config(self) -> Any:
         raise NotImplementedError
@@ -125,7 +143,7 @@ def test_settings_are_exact() -> None:
     assert model.tensors["d/output"].spec == QuantSpec(
         "MovingAverageQuantizer", 5, False, False, True
     )
-    assert set(model.tensors["d/output"].evidence.values()) == {"live quantizer"}
+    assert set(model.tensors["d/output"].evidence.values()) == {"live quantizer, asked"}
     assert model.tensors["q/output"].spec.num_bits == 6
     assert model.tensors["d/kernel"].quantize().num_bits == 4
     assert model.graph is None
@@ -174,35 +192,143 @@ def test_sparsity_and_cluster_states() -> None:
     assert any("leftovers" in note for note in model.notes)
 
 
-def test_quantizers_of_the_users_own() -> None:
-    class Mine(qmath.LastValueQuantizer):
-        def __call__(self, inputs: Any, training: bool, weights: Any) -> Any:
-            raise NotImplementedError
+class PowerOfTwo(qmath.LastValueQuantizer):
+    """As it says, it is a LastValueQuantizer; what it computes is another range."""
 
-    class Foreign:
-        def get_config(self) -> dict[str, Any]:
-            return {}
-
-    class WithRange(Foreign):
-        symmetric = True
-
-    model = from_keras(
-        Model(
-            QuantizeWrapperV2(
-                dense(),
-                {"kernel": Mine(4, False, True, False), "bias": Foreign()},
-                WithRange(),
-                Foreign(),
-            )
+    def __call__(self, inputs: Any, training: bool, weights: Any) -> Any:  # noqa: ARG002
+        end = 2.0 ** np.ceil(np.log2(-np.asarray(weights["min_var"])))
+        return qmath.fake_quant_with_min_max_vars(
+            inputs, -end, end * (1 - 2.0 ** (1 - self.num_bits)), self.num_bits
         )
+
+
+class Own:
+    """Keeps no range and says nothing."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def __call__(self, inputs: Any, training: bool, weights: Any) -> Any:  # noqa: ARG002
+        return self.function(np.asarray(inputs))
+
+
+class OwnWithRange(Own):
+    symmetric = True
+
+    def __call__(self, inputs: Any, training: bool, weights: Any) -> Any:  # noqa: ARG002
+        return qmath.fake_quant_with_min_max_vars(
+            inputs, weights["min_var"], weights["max_var"], 6, narrow_range=True
+        )
+
+
+def rounded(x: np.ndarray) -> np.ndarray:
+    return np.float32(np.clip(np.rint(x * 8), -7, 7) / 8)
+
+
+def read(
+    kernel: Any = None, activation: Any = None, output: Any = None, **more: Any
+) -> tuple[QatModel, np.ndarray]:
+    """Return a model with these quantizers, and its kernel's floats."""
+    wrapper = QuantizeWrapperV2(dense(), {"kernel": kernel} if kernel else {}, activation, output)
+    return from_keras(Model(wrapper), **more), wrapper.trainable_weights[0].values
+
+
+@pytest.mark.parametrize("own", [PowerOfTwo(4, False, True, False), Own(rounded), OwnWithRange(0)])
+def test_weights_of_the_users_own_quantizers_are_what_these_return(own: Any) -> None:
+    model, values = read(own)
+    tensor = model.tensors["d/kernel"]
+    state = {"min_var": np.float32(-0.8), "max_var": np.float32(0.7)}
+    expected = np.float32(own(values, False, state))
+    np.testing.assert_array_equal(tensor.quantize().dequantize(), expected)
+    assert tensor.spec.quantizer == type(own).__name__
+    found = tensor.evidence["num_bits"]
+    kept = isinstance(own, OwnWithRange)
+    assert found == ("live quantizer, asked" if kept else "recovered from the values")
+    assert tensor.spec.num_bits == (6 if kept else 4)
+    assert not any("d/kernel" in note for note in model.notes)
+
+
+def test_weights_that_stay_float() -> None:
+    model, values = read(Own(lambda x: x))
+    assert model.tensors["d/kernel"].role == "float"
+    assert "d/kernel: Own changes nothing at inference; the tensor is float." in model.notes
+    model, values = read(Own(lambda x: np.clip(x, np.float32(-0.1), np.float32(0.1))))
+    kernel = model.tensors["d/kernel"]
+    assert kernel.role == "float"
+    np.testing.assert_array_equal(kernel.values, np.clip(values, np.float32(-0.1), np.float32(0.1)))
+    assert any(note.startswith("d/kernel: Own clips") for note in model.notes)
+
+
+def fails(_: np.ndarray) -> np.ndarray:
+    raise ZeroDivisionError("by 0")
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (np.sin, r"'model': d/kernel: .* no integers of up to 16 bits.*It is a Own of your own"),
+        (fails, r"d/kernel: calling its Own as inference does failed: ZeroDivisionError: by 0"),
+        (lambda x: x.astype(float), r"d/kernel: its Own returns float64"),
+        (lambda x: x[:1], r"d/kernel: its Own returns values of shape \(1, 4\)"),
+    ],
+)
+def test_weights_whose_quantizers_cannot_be_followed(function: Any, message: str) -> None:
+    with pytest.raises(QmathError, match=message):
+        read(Own(function))
+
+
+@pytest.mark.parametrize("place", ["post_activation", "output"])
+def test_activations_are_asked(place: str) -> None:
+    def model_of(quantizer: Any) -> QatModel:
+        return read(None, *([quantizer] if place == "post_activation" else [None, quantizer]))[0]
+
+    own = model_of(Own(lambda x: qmath.fake_quant_with_min_max_vars(x, -2.0, 1.75, 5)))
+    found = own.tensors[f"d/{place}"]
+    assert (found.spec.num_bits, found.spec.narrow_range, found.spec.quantizer) == (5, False, "Own")
+    assert found.evidence["num_bits"] == "recovered from the values"
+    with_range = model_of(OwnWithRange(0)).tensors[f"d/{place}"]
+    assert (with_range.spec.num_bits, with_range.max) == (6, 3)
+    assert with_range.evidence["num_bits"] == "live quantizer, asked"
+    idle = model_of(Own(lambda x: x))
+    assert f"d/{place}" not in idle.tensors
+    assert f"d/{place}: Own changes nothing at inference; the tensor is float." in idle.notes
+    assert f"d/{place}" not in model_of(qmath.NoQuantizer()).tensors
+    for function in (np.tanh, lambda x: np.clip(x, -1, 1)):
+        with pytest.raises(QmathError, match=f"d/{place}: its Own computes something else than"):
+            model_of(Own(function))
+
+
+def test_an_activation_of_other_math_than_its_class() -> None:
+    class Snapped(qmath.MovingAverageQuantizer):
+        def __call__(self, inputs: Any, training: bool, weights: Any) -> Any:  # noqa: ARG002
+            return qmath.fake_quant_with_min_max_vars(inputs, 0.0, 4.0, self.num_bits)
+
+    found = read(None, Snapped(5, False, False, False))[0].tensors["d/post_activation"]
+    assert (found.min, found.max, found.spec.num_bits, found.spec.quantizer) == (0, 4, 5, "Snapped")
+
+
+def test_an_activation_that_is_never_set_is_no_tensor() -> None:
+    wrapper = QuantizeWrapperV2(dense(), {"kernel": LAST}, AVERAGE)
+    wrapper.layer.activation = lambda x: x
+    model = from_keras(Model(wrapper))
+    assert list(model.tensors) == ["d/kernel", "d/bias"]
+    assert any(
+        note.startswith("Never called: the quantizers of d/post_act") for note in model.notes
     )
-    assert model.tensors["d/kernel"].spec.num_bits == 4
-    assert model.tensors["d/bias"].role == "float"
-    assert model.tensors["d/post_activation"].spec.quantizer == "WithRange"
-    assert not model.tensors["d/post_activation"].spec.is_complete
-    assert "d/output" not in model.tensors
-    for text in ("d/kernel: Mine overrides", "d/bias: Foreign is none of", "d/output: Foreign"):
-        assert any(text in note for note in model.notes), model.notes
+    quantized = wrapper._quantize_activations[0]
+    for held in (lambda x: quantized(x), [{"a": quantized}], functools.partial(print, quantized)):
+        wrapper.layer.activation = held
+        assert "d/post_activation" in from_keras(Model(wrapper)).tensors
+
+
+def test_quantizers_that_the_user_tells() -> None:
+    told = {"d/kernel": LAST}
+    assert read(LAST, quantizers=told)[0].tensors["d/kernel"].spec.num_bits == 4
+    other = {"d/kernel": qmath.LastValueQuantizer(5, False, True, False)}
+    with pytest.raises(ContradictionError, match="the live LastValueQuantizer says"):
+        read(LAST, quantizers=other)
+    model, _ = read(LAST, quantizers=other, force=True)
+    assert model.tensors["d/kernel"].spec.num_bits == 5
 
 
 def test_what_is_refused() -> None:

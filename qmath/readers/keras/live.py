@@ -1,6 +1,7 @@
 """`from_keras`: a live Keras model → a `QatModel`, by attributes alone.
 
-Nothing of TensorFlow is imported: TFMOT's wrappers hold each weight, its quantizer and its state.
+Nothing of TensorFlow is imported: TFMOT's wrappers hold each weight, its quantizer and its state,
+and every quantizer is called and compared with what was derived.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,23 +26,30 @@ from qmath.readers.completion import (
     checked_range,
     fixed_tensor,
 )
+from qmath.readers.keras.asking import ask_activation, ask_weight
 from qmath.readers.keras.by_name import own_names
-from qmath.readers.records import Fact, StoredTensor
-from qmath.readers.settings.facts import QuantizerSettings, quantizer_facts, settings_of
+from qmath.readers.keras.used import holds
+from qmath.readers.records import StoredTensor
+from qmath.readers.settings.facts import QuantizerSettings, settings_of
 from qmath.readers.settings.resolve import resolve
+
+if TYPE_CHECKING:
+    from qmath.quantizers import Quantizer
 
 __all__ = ["from_keras"]
 
-_SOURCE = "live quantizer"
 
-
-def from_keras(model: Any) -> QatModel:
-    """Read a live Keras model that TFMOT quantized, with the settings of its quantizers.
+def from_keras(
+    model: Any, quantizers: Mapping[str, Quantizer] | None = None, *, force: bool = False
+) -> QatModel:
+    """Read a live Keras model that TFMOT quantized, and ask its quantizers what they do.
 
     Parameters
     ----------
     model : tf_keras.Model
         Sequential, Functional or subclassed, with models inside or not.
+    quantizers, force
+        As in `qmath.load`; a live model seldom leaves anything open.
 
     Returns
     -------
@@ -51,7 +59,18 @@ def from_keras(model: Any) -> QatModel:
     Raises
     ------
     QmathError
-        This is no Keras model, it has no weights yet, or a stored range is impossible.
+        This is no Keras model, it has no weights yet, or a stored range is impossible; a quantizer
+        fails, or returns what no integers give.
+    ContradictionError
+        `quantizers` say something else than the live ones.
+
+    Notes
+    -----
+    Each weight's quantizer is called as at inference, and what it returns is compared with the
+    integers that follow from its class, settings and range, in every bit. Where they differ, as
+    with a quantizer of your own, the integers are recovered from what it returned
+    (`qmath.recover`), or an error names its class. Those of activations are called on points over
+    their range and beyond. One that no layer calls is named in a note and is no tensor.
 
     Examples
     --------
@@ -74,16 +93,19 @@ def from_keras(model: Any) -> QatModel:
         layer.path.removesuffix(layer.inner_name) + layer.saved_name: layer
         for layer in architecture.layers
     }
-    reader = _Reader(f"the live {name} {getattr(model, 'name', '')!r}")
+    where = f"the live {name} {getattr(model, 'name', '')!r}"
+    reader = _Reader(where, _some_float(model))
     for layer, prefix in _leaf_layers(model, ""):
         reader.read(layer, known.get(prefix + layer.name) or _layer_facts(layer, prefix))
     reader.read_own(model)
     try:
-        tensors, notes = resolve(reader.tensors)
+        tensors, notes = resolve(reader.tensors, quantizers, force=force)
     except QmathError as error:
         raise type(error)(f"{reader.where}: {error}") from None
     if not any(tensor.role != "float" for tensor in tensors.values()):
         notes.append(words.NOTHING_QUANTIZED)
+    if reader.unused:
+        notes.append(words.unused_quantizers(reader.unused))
     if reader.leftovers:
         notes.append(words.leftovers(reader.leftovers))
     return QatModel(tensors, architecture.graph, (*architecture.notes, *reader.notes, *notes), name)
@@ -92,16 +114,19 @@ def from_keras(model: Any) -> QatModel:
 class _Reader:
     """Collects the tensors of one layer after the other."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, some_float: Any) -> None:
         self.where = where
+        self.some_float = some_float
         self.tensors: list[StoredTensor] = []
         self.notes: list[str] = []
         self.leftovers: list[str] = []
+        self.unused: list[str] = []
         self._names: set[str] = set()
 
     def read(self, layer: Any, facts: LayerFacts) -> None:
         """Add the tensors of one layer, in the order in which Keras saves them."""
-        weights, ranges = _quantized(layer)
+        weights, ranges, idle = _quantized(layer)
+        self.unused += [f"{facts.path}/{name}" for name, _ in idle]
         by_id = {id(variable): (quantizer, state) for variable, quantizer, state in weights}
         starts = {
             id(state["min_var"]): (name, quantizer, state)
@@ -110,7 +135,7 @@ class _Reader:
         }
         skipped = {
             id(variable)
-            for *_, state in (*weights, *ranges)
+            for *_, state in (*weights, *ranges, *idle)
             if isinstance(state, Mapping)
             for variable in state.values()
         }
@@ -131,21 +156,8 @@ class _Reader:
             else:
                 self._add_variable(facts, name, variable, by_id.get(id(variable)))
         for name, quantizer, state in ranges:
-            settings = settings_of(quantizer)
-            if settings.kind == "FixedQuantizer":
-                role = _role(facts, name)
-                item = fixed_tensor(
-                    facts,
-                    name,
-                    role,
-                    settings,
-                    self._facts(f"{facts.path}/{name}", quantizer, settings),
-                )
-                self._append(item)
-            elif settings.kind is None and not _keeps_range(state):
-                self.notes.append(
-                    words.unreadable_quantizer(f"{facts.path}/{name}", settings.class_name)
-                )
+            if not _keeps_range(state):
+                self._add_range(facts, name, quantizer, state)
 
     def read_own(self, model: Any) -> None:
         """Add the variables that the model itself holds, outside its layers."""
@@ -159,31 +171,37 @@ class _Reader:
     def _add_variable(
         self, layer: LayerFacts, name: str, variable: Any, quantized: tuple[Any, Any] | None
     ) -> None:
-        values = np.array(variable.numpy())
-        item = StoredTensor(layer, name, values)
+        item = StoredTensor(layer, name, np.array(variable.numpy()))
         if quantized is not None:
             quantizer, state = quantized
-            settings = settings_of(quantizer)
+            settings = self._settings(item.name, quantizer)
             if settings.kind == "FixedQuantizer":
                 fixed = fixed_tensor(layer, name, "weight", settings)
-                item = replace(item, role="weight", min=fixed.min, max=fixed.max, is_stored=False)
+                item = replace(item, min=fixed.min, max=fixed.max, is_stored=False)
             elif settings.kind != "NoQuantizer" and _keeps_range(state):
                 item = self._with_range(item, "weight", state)
-            elif settings.kind != "NoQuantizer":
-                self.notes.append(words.unreadable_quantizer(item.name, settings.class_name))
-            if item.role == "weight":
-                item = replace(item, facts=self._facts(item.name, quantizer, settings))
+            try:
+                item, note = ask_weight(item, variable, quantizer, state, settings)
+            except QmathError as error:
+                raise QmathError(f"{self.where}: {error}") from error
+            self.notes += [note] if note else []
         self._append(item)
 
     def _add_range(self, layer: LayerFacts, name: str, quantizer: Any, state: Any) -> None:
-        item = StoredTensor(layer, name)
-        settings = settings_of(quantizer)
-        self._append(
-            replace(
-                self._with_range(item, _role(layer, name), state),
-                facts=self._facts(item.name, quantizer, settings),
-            )
-        )
+        item = StoredTensor(layer, name, role=_role(layer, name))
+        settings = self._settings(item.name, quantizer)
+        some = self.some_float
+        if settings.kind == "FixedQuantizer":
+            item = fixed_tensor(layer, name, item.role, settings)
+        elif settings.kind != "NoQuantizer" and _keeps_range(state):
+            item, some = self._with_range(item, item.role, state), state["min_var"]
+        try:
+            asked, note = ask_activation(item, quantizer, state, settings, some)
+        except QmathError as error:
+            raise QmathError(f"{self.where}: {error}") from error
+        self.notes += [note] if note else []
+        if asked is not None:
+            self._append(asked)
 
     def _with_range(self, item: StoredTensor, role: Role, state: Mapping[str, Any]) -> StoredTensor:
         try:
@@ -198,13 +216,12 @@ class _Reader:
             raise QmathError(str(error)) from None
         return replace(item, role=role, min=low, max=high)
 
-    def _facts(self, name: str, quantizer: Any, settings: QuantizerSettings) -> tuple[Fact, ...]:
-        if settings.kind is not None and _overrides_call(quantizer, settings.kind):
-            self.notes.append(words.overridden_call(name, settings.class_name, settings.kind))
+    def _settings(self, name: str, quantizer: Any) -> QuantizerSettings:
+        settings = settings_of(quantizer)
         width = settings.arguments.get("num_bits")
         if settings.kind == "FixedQuantizer" and width != 8:
             self.notes.append(words.fixed_bits(name, width))
-        return tuple(quantizer_facts(settings, _SOURCE, f"the live {settings.class_name} says"))
+        return settings
 
     def _append(self, item: StoredTensor) -> None:
         if item.name in self._names:
@@ -270,19 +287,31 @@ def _layer_facts(layer: Any, prefix: str) -> LayerFacts:
     )
 
 
-def _quantized(layer: Any) -> tuple[list[tuple[Any, Any, Any]], list[tuple[str, Any, Any]]]:
-    """Return a layer's quantized weights, and its other quantizers by name, with their states."""
+def _quantized(
+    layer: Any,
+) -> tuple[list[tuple[Any, Any, Any]], list[tuple[str, Any, Any]], list[tuple[str, Any]]]:
+    """Return a layer's quantized weights, its other quantizers by name, and those never called.
+
+    Each with its state.
+    """
     weights = [tuple(entry) for entry in getattr(layer, "_weight_vars", ())]
     ranges: list[tuple[str, Any, Any]] = []
+    idle: list[tuple[str, Any]] = []
     for activation in getattr(layer, "_quantize_activations", ()):
+        is_held = holds(layer.layer, activation)
         for name in ("pre_activation", "post_activation"):
-            if hasattr(activation, f"_{name}_vars"):
-                ranges.append((name, activation.quantizer, getattr(activation, f"_{name}_vars")))
+            if not hasattr(activation, f"_{name}_vars"):
+                continue
+            state = getattr(activation, f"_{name}_vars")
+            if is_held:
+                ranges.append((name, activation.quantizer, state))
+            else:
+                idle.append((name, state))
     for quantizer in list(getattr(layer, "_output_quantizers", None) or ())[:1]:
         ranges.append(("output", quantizer, getattr(layer, "_output_quantizer_vars", None)))
     if _is_a(layer, "QuantizeLayer") and layer.quantizer:
         ranges.append(("output", layer.quantizer, getattr(layer, "quantizer_vars", None)))
-    return weights, ranges
+    return weights, ranges, idle
 
 
 def _keeps_range(state: Any) -> bool:
@@ -301,11 +330,10 @@ def _variables(layer: Any) -> list[Any]:
     return list({id(variable): variable for variable in both}.values())
 
 
-def _overrides_call(quantizer: Any, kind: str) -> bool:
-    """Tell whether a subclass from outside TFMOT computes in its own way."""
-    for base in type(quantizer).__mro__:
-        if base.__name__ == kind:
-            return False
-        if "__call__" in vars(base):
-            return not base.__module__.startswith("tensorflow_model_optimization.")
-    return False
+def _some_float(model: Any) -> Any:
+    """Return a variable of float32 whose first value is finite, ``None`` if there is none."""
+    for variable in getattr(model, "weights", ()):
+        values = variable.numpy()
+        if values.dtype == np.float32 and values.size and np.isfinite(values.flat[0]):
+            return variable
+    return None

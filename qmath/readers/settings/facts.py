@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def settings_of(quantizer: Any) -> QuantizerSettings:
     )
 
 
-def is_width(value: object) -> bool:
+def is_width(value: object) -> TypeGuard[int]:
     """Tell whether a value is a width that TensorFlow's fake quantization takes."""
     return type(value) is int and 2 <= value <= 16
 

@@ -18,7 +18,7 @@ import numpy as np
 from qmath.errors import ContradictionError, QmathError
 from qmath.model import QatTensor, QuantSpec
 from qmath.readers import notes as words
-from qmath.readers.records import SOURCES, Fact, StoredTensor
+from qmath.readers.records import ASKED, SOURCES, Fact, StoredTensor
 from qmath.readers.settings.facts import is_width, quantizer_facts, settings_of
 from qmath.readers.settings.hints import with_hints
 from qmath.readers.settings.ranges import (
@@ -203,7 +203,7 @@ def _listed(names: Sequence[str], limit: int = 20) -> str:
 
 def _is_live(item: StoredTensor) -> bool:
     """Tell whether a live quantizer speaks for a tensor."""
-    return any(fact.source == "live quantizer" for fact in item.facts)
+    return any(fact.source == ASKED for fact in item.facts)
 
 
 def _decide(

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from qmath.errors import FileFormatError
+from qmath.layers import LAYERS
 from qmath.readers.architecture.config import LayerFacts, Serialized, bare_name
 from qmath.readers.records import Fact
 from qmath.readers.settings.facts import KINDS, QuantizerSettings, is_width, quantizer_facts
@@ -26,6 +27,7 @@ __all__ = [
     "expected_weights",
     "fixed_quantizer",
     "is_custom",
+    "is_never_called",
     "layer_quantizer",
     "stores_fixed",
 ]
@@ -163,6 +165,38 @@ def activation_ranges(layer: LayerFacts) -> tuple[str, ...]:
         if read is not None and bare_name(read.class_name) == "QuantizeAwareActivation":
             found += _ACTIVATIONS.get(_activation_name(value), ())
     return tuple(found)
+
+
+def is_never_called(layer: LayerFacts, name: str) -> bool:
+    """Tell whether a layer's config shows that an activation's quantizer was put nowhere.
+
+    TFMOT makes one for each activation that a ``QuantizeConfig`` names; its
+    ``set_quantize_activations`` puts it into the layer, whose config then holds it. Asked of
+    Keras's own layers under the user's own configs only: what others write is not known.
+    """
+    chain = config_chain(layer)
+    return (
+        name in ("pre_activation", "post_activation")
+        and bool(chain)
+        and is_custom(chain[-1])
+        and layer.class_name in LAYERS
+        and isinstance(layer.config.get("activation"), str)
+        and not _holds_quantized_activation(layer.config)
+    )
+
+
+def _holds_quantized_activation(value: Any) -> bool:
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        read = Serialized.read(value)
+        if read is not None and bare_name(read.class_name) == "QuantizeAwareActivation":
+            return True
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return False
 
 
 def layer_quantizer(layer: LayerFacts) -> QuantizerSettings | None:

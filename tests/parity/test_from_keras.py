@@ -1,0 +1,254 @@
+"""`from_keras` against the live quantizers of models that TFMOT does not foresee."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_model_optimization as tfmot
+import tf_keras as keras
+
+import qmath
+from qmath.readers.keras.live import from_keras
+from tests.helpers import assert_same_bits
+
+KERAS = tfmot.quantization.keras
+T = KERAS.quantizers
+
+
+class Config(KERAS.QuantizeConfig):
+    """Quantizes a kernel, an activation and an output as its subclasses say."""
+
+    weights: Any = None
+    activation: Any = None
+    output: Any = None
+    sets_activation = True
+
+    def get_weights_and_quantizers(self, layer: Any) -> list[Any]:
+        return [(layer.kernel, self.weights())] if self.weights else []
+
+    def get_activations_and_quantizers(self, layer: Any) -> list[Any]:
+        return [(layer.activation, self.activation())] if self.activation else []
+
+    def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
+        if quantize_weights:
+            layer.kernel = quantize_weights[0]
+
+    def set_quantize_activations(self, layer: Any, quantize_activations: list[Any]) -> None:
+        if quantize_activations and self.sets_activation:
+            layer.activation = quantize_activations[0]
+
+    def get_output_quantizers(self, layer: Any) -> list[Any]:  # noqa: ARG002
+        return [self.output()] if self.output else []
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+
+def build(**quantizers: Any) -> Any:
+    """Return a trained model of two Dense layers under one config."""
+    config = type("MyConfig", (Config,), {k: _method(v) for k, v in quantizers.items()})
+    keras.utils.set_random_seed(0)
+    with KERAS.quantize_scope({"MyConfig": config}):
+        model = KERAS.quantize_apply(
+            keras.Sequential(
+                [keras.Input((12,))]
+                + [
+                    KERAS.quantize_annotate_layer(
+                        keras.layers.Dense(units, activation="relu", name=name), config()
+                    )
+                    for name, units in (("d1", 8), ("d2", 4))
+                ]
+            )
+        )
+    x = np.random.default_rng(0).normal(size=(64, 12)).astype(np.float32)
+    for _ in range(3):
+        model(x, training=True)
+    return model, x
+
+
+def _method(make: Any) -> Any:
+    return staticmethod(make) if callable(make) else make
+
+
+def last(num_bits: int = 8, per_axis: bool = False) -> Any:
+    return T.LastValueQuantizer(num_bits, per_axis=per_axis, symmetric=True, narrow_range=False)
+
+
+def average() -> Any:
+    return T.MovingAverageQuantizer(8, per_axis=False, symmetric=False, narrow_range=False)
+
+
+def fixed() -> Any:
+    return T.FixedQuantizer(num_bits=8, init_min=0.0, init_max=4.0, narrow_range=False)
+
+
+class Snapped(T.LastValueQuantizer):
+    """Snaps its range to a power of two when it is used."""
+
+    def __init__(self, num_bits: int = 8) -> None:
+        super().__init__(num_bits, per_axis=False, symmetric=True, narrow_range=False)
+
+    def __call__(self, inputs: Any, training: bool, weights: Any, **kwargs: Any) -> Any:
+        if training:
+            super().__call__(inputs, training, weights, **kwargs)
+        end = 2.0 ** tf.math.ceil(tf.math.log(-weights["min_var"]) / tf.math.log(2.0))
+        ratio = 1 - 2.0 ** (1 - self.num_bits)
+        return tf.quantization.fake_quant_with_min_max_vars(
+            inputs, -end, end * ratio, self.num_bits
+        )
+
+
+class Stateless(T.Quantizer):
+    """A function of the values alone."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:  # noqa: ARG002
+        return {}
+
+    def __call__(self, inputs: Any, training: bool, weights: Any, **kwargs: Any) -> Any:  # noqa: ARG002
+        return self.function(inputs)
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+
+class Lsq(T.Quantizer):
+    """Learns its scale, as LSQ does."""
+
+    def build(self, tensor_shape: Any, name: str, layer: Any) -> dict[str, Any]:  # noqa: ARG002
+        start = keras.initializers.Constant(0.03)
+        return {"scale": layer.add_weight(name + "_scale", (), initializer=start)}
+
+    def __call__(self, inputs: Any, training: bool, weights: Any, **kwargs: Any) -> Any:  # noqa: ARG002
+        scale = weights["scale"]
+        return tf.clip_by_value(tf.round(inputs / scale), -8.0, 7.0) * scale
+
+    def get_config(self) -> dict[str, Any]:
+        return {}
+
+
+def rounded(x: Any) -> Any:
+    return tf.clip_by_value(tf.round(x * 64.0), -128.0, 127.0) / 64.0
+
+
+def constant_range(x: Any) -> Any:
+    return tf.quantization.fake_quant_with_min_max_vars_per_channel(
+        x, -np.float32([0.1, 0.2, 0.3, 0.5][: x.shape[-1]] * 2)[: x.shape[-1]],
+        np.float32([0.1, 0.2, 0.3, 0.5][: x.shape[-1]] * 2)[: x.shape[-1]], 5, narrow_range=True,
+    )  # fmt: skip
+
+
+def ternary(x: Any) -> Any:
+    return tf.sign(x) * tf.cast(tf.abs(x) > 0.1, tf.float32) * tf.reduce_mean(tf.abs(x))
+
+
+WEIGHTS = {
+    "snapped": Snapped,
+    "lsq": Lsq,
+    "fixed scale": lambda: Stateless(rounded),
+    "constant range per channel": lambda: Stateless(constant_range),
+    "ternary": lambda: Stateless(ternary),
+    "FixedQuantizer": lambda: T.FixedQuantizer(8, -0.5, 0.5, False),
+    "LastValueQuantizer": last,
+}
+
+
+def assert_kernels_agree(model: Any, live: qmath.QatModel) -> None:
+    for name in ("d1", "d2"):
+        variable, quantizer, state = model.get_layer(f"quant_{name}")._weight_vars[0]
+        expected = quantizer(variable, False, weights=state).numpy() + np.float32(0)
+        found = live.tensors[f"{name}/kernel"]
+        assert_same_bits(found.quantize().dequantize() + np.float32(0), expected, name)
+        assert found.spec.quantizer == type(quantizer).__name__
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_kernels_are_those_of_the_forward_pass(name: str, tmp_path: Path) -> None:
+    model, _ = build(weights=WEIGHTS[name], activation=average)
+    live = from_keras(model)
+    assert_kernels_agree(model, live)
+    bundle = qmath.export(live, tmp_path / "model.npz")
+    assert qmath.verify(live, tmp_path / "model.npz").ok
+    assert_same_bits(
+        bundle.tensors["d1/kernel"].dequantize(), live.tensors["d1/kernel"].quantize().dequantize()
+    )
+
+
+def test_a_formula_that_rounds_twice_is_refused_by_name() -> None:
+    def dorefa(x: Any) -> Any:
+        x = tf.tanh(x) / (2 * tf.reduce_max(tf.abs(tf.tanh(x)))) + 0.5
+        return 2 * (tf.round(x * 7.0) / 7.0) - 1
+
+    model, _ = build(weights=lambda: Stateless(dorefa))
+    with pytest.raises(qmath.QmathError, match=r"d1/kernel: .*It is a Stateless of your own"):
+        from_keras(model)
+
+
+ACTIVATIONS = {
+    "FixedQuantizer": fixed,
+    "snapped": lambda: Snapped(6),
+    "own": lambda: Stateless(lambda x: tf.quantization.fake_quant_with_min_max_args(x, -2, 2, 4)),
+    "identity": lambda: Stateless(tf.identity),
+    "MovingAverageQuantizer": average,
+}
+
+
+@pytest.mark.parametrize("place", ["activation", "output"])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_those_of_the_forward_pass(name: str, place: str) -> None:
+    model, x = build(weights=last, **{place: ACTIVATIONS[name]})
+    live = from_keras(model)
+    tensor = live.tensors.get("d2/output" if place == "output" else "d2/post_activation")
+    assert (tensor is None) == (name == "identity")
+    result = next(iter(qmath.run(live, x, profile="exact").outputs.values()))
+    step = 1e-5 if tensor is None else float((tensor.max - tensor.min) / 2**tensor.spec.num_bits)
+    assert np.abs(result - model(x, training=False).numpy()).max() <= 1.01 * step
+
+
+def test_activation_quantizers_that_compute_otherwise_are_refused_by_name() -> None:
+    model, _ = build(weights=last, activation=lambda: Stateless(tf.tanh))
+    with pytest.raises(qmath.QmathError, match="d1/post_activation: its Stateless computes"):
+        from_keras(model)
+
+
+def test_activations_that_are_never_quantized_are_not_executed() -> None:
+    model, x = build(weights=last, activation=average, sets_activation=False)
+    live = from_keras(model)
+    assert [name for name, tensor in live.tensors.items() if tensor.role == "activation"] == []
+    assert any("Never called: the quantizers of d1/post_activation" in n for n in live.notes)
+    result = next(iter(qmath.run(live, x, profile="exact").outputs.values()))
+    np.testing.assert_allclose(result, model(x, training=False).numpy(), atol=1e-5)
+
+
+def test_asking_changes_no_state() -> None:
+    model, _ = build(weights=last, activation=average, output=average)
+    before = [value.copy() for value in model.get_weights()]
+    from_keras(model)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        assert old.tobytes() == new.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["h5", "saved_model", "checkpoint"])
+def test_files_show_activations_that_are_never_quantized(kind: str, tmp_path: Path) -> None:
+    for sets_activation in (False, True):
+        model, _ = build(weights=last, activation=average, sets_activation=sets_activation)
+        path = tmp_path / f"{sets_activation}.{kind}"
+        architecture = None
+        if kind == "checkpoint":
+            tf.train.Checkpoint(model=model).write(str(path))
+            architecture = tmp_path / "config.json"
+            architecture.write_text(model.to_json())
+        else:
+            model.save(path, save_format="h5" if kind == "h5" else "tf")
+        loaded = qmath.load(path, architecture=architecture)
+        live = from_keras(model)
+        assert list(loaded.tensors) == list(live.tensors)
+        never = [note for note in loaded.notes if note.startswith("Never called")]
+        assert never == [note for note in live.notes if note.startswith("Never called")]
+        assert bool(never) != sets_activation

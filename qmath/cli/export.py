@@ -72,9 +72,7 @@ Examples:
     help="Axis order of exported kernels, such as OHWI: applies to every kernel whose own order "
     "has the same letters. Repeatable.",
 )
-@click.option(
-    "--strict", is_flag=True, help="Fail where the settings of an activation are unknown."
-)
+@click.option("--strict", is_flag=True, help="Fail where settings are unknown or assumed.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def export(
     model: ModelArgument,

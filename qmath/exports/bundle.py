@@ -18,7 +18,15 @@ from qmath.exports.weights import Weights
 from qmath.integer.deployment import deploy
 from qmath.kernels import affine
 from qmath.layers import LAYERS
-from qmath.model import Float32Array, QatModel, QatTensor, QuantizedTensor, ask_for_settings
+from qmath.model import (
+    Float32Array,
+    QatModel,
+    QatTensor,
+    QuantizedTensor,
+    ask_for_settings,
+    assumed_tensors,
+    own_quantized,
+)
 
 if TYPE_CHECKING:
     from qmath.integer.program import Program
@@ -194,7 +202,9 @@ def quantize_model(
     model : QatModel
         From `qmath.load` or `qmath.from_keras`.
     strict : bool
-        Raise where the settings of an activation are unknown, instead of exporting its range.
+        Raise where the settings of an activation are unknown, instead of exporting its range;
+        where it is assumed, and not shown by the model, which quantizer used a range; and where one
+        that left no range may have quantized a weight.
     layouts : sequence of str
         Axis orders to export in, such as ``"OHWI"``: each applies to every tensor whose own
         layout has the same letters (``HWIO`` of Conv2D, ``HWOI`` of Conv2DTranspose; there are
@@ -218,7 +228,7 @@ def quantize_model(
     Raises
     ------
     MissingSettingsError
-        The settings of a weight are in no file: all such weights are listed at once.
+        The settings of a weight are in no file, or `strict` asks for more: all are listed at once.
     QmathError
         A layout matches nothing; names collide; a tensor or range determines no integers; a number
         is out of range.
@@ -238,6 +248,8 @@ def quantize_model(
     unknown = {t.role for t in tensors if t.role != "float" and not t.spec.is_complete}
     if "weight" in unknown or (strict and unknown):
         raise MissingSettingsError(ask_for_settings(model, unknown if strict else {"weight"}))
+    if strict:
+        _refuse_unsure(model)
     notes = [*model.notes, *([ask_for_settings(model, unknown)] if unknown else [])]
     orders = _orders(model, layouts)
     weights = Weights(model.tensors, signed)
@@ -279,6 +291,20 @@ def quantize_model(
         deployed.program,
         deployed.constants,
         deployed.vectors,
+    )
+
+
+def _refuse_unsure(model: QatModel) -> None:
+    """Raise if a tensor may be quantized otherwise than the model's settings say."""
+    assumed, own = assumed_tensors(model), own_quantized(model)
+    if not assumed and not own:
+        return
+    parts = [f"assumed: the settings of {', '.join(assumed)}"] if assumed else []
+    if own:
+        parts.append(f"float here, and quantized by its own config: {', '.join(own)}")
+    raise MissingSettingsError(
+        f"{'; '.join(parts)}; strict takes only what is shown: load a SavedModel, use "
+        f"qmath.from_keras, or say what the training script does with --quantizer (quantizers=)"
     )
 
 

@@ -27,6 +27,7 @@ from qmath.readers.settings.tfmot import (
     is_never_called,
     layer_quantizer,
     stores_fixed,
+    why_own,
 )
 
 __all__ = [
@@ -56,7 +57,9 @@ LEFTOVERS = frozenset(
 )
 
 
-def complete(layers: Iterable[StoredLayer], where: str) -> list[StoredTensor]:
+def complete(
+    layers: Iterable[StoredLayer], where: str, *, asks_config: bool = False
+) -> list[StoredTensor]:
     """Return the tensors of all layers, with their roles and their ranges, which are read now.
 
     Parameters
@@ -65,6 +68,9 @@ def complete(layers: Iterable[StoredLayer], where: str) -> list[StoredTensor]:
         Without `STEP` and `LEFTOVERS`.
     where : str
         The file, for error messages.
+    asks_config : bool
+        Whether a layer's config alone tells that a weight without a range may be quantized; where
+        there is a graph, it does.
 
     Returns
     -------
@@ -81,6 +87,8 @@ def complete(layers: Iterable[StoredLayer], where: str) -> list[StoredTensor]:
     for layer in layers:
         called = [t for t in layer.tensors if not is_never_called(layer.facts, t.own_name)]
         own = [_with_role(tensor, where) for tensor in called]
+        if asks_config:
+            own = _with_own(layer.facts, own)
         tensors += own + _unstored(layer.facts, own, where)
     check_unique((tensor.name for tensor in tensors), where)
     return tensors
@@ -184,6 +192,7 @@ def notes_on(layers: Sequence[StoredLayer], tensors: Sequence[StoredTensor]) -> 
         if num_bits != 8:
             notes.append(words.fixed_bits(item.name, num_bits))
     traced = {item.layer.path for item in tensors if item.role != "float"}
+    owned = {item.layer.path for item in tensors if item.own}
     bare: dict[str, list[str]] = {}
     fixed: set[str] = set()
     for layer in (layer.facts for layer in layers):
@@ -193,10 +202,28 @@ def notes_on(layers: Sequence[StoredLayer], tensors: Sequence[StoredTensor]) -> 
         name = chain[-1].class_name
         if stores_fixed(chain[-1]) or fixed_quantizer(layer) is not None:
             fixed.add(name)
-        elif layer.path not in traced:
+        elif layer.path not in traced and layer.path not in owned:
             bare.setdefault(name, []).append(layer.path)
     notes += [words.no_ranges(paths, name) for name, paths in bare.items()]
     return notes + [words.fixed_unplaced(name) for name in sorted(fixed)]
+
+
+def _with_own(layer: LayerFacts, tensors: Sequence[StoredTensor]) -> list[StoredTensor]:
+    """Return a layer's tensors, those without a range with why they may be quantized.
+
+    Unless the file shows it, that is to be suspected of a kernel where no weight has a range.
+    """
+    is_bare = not any(item.role == "weight" for item in tensors)
+    return [
+        replace(item, own=why_own(layer, item.weight, item.quantized, is_bare and _is_kernel(item)))
+        if item.role == "float" and item.values is not None
+        else item
+        for item in tensors
+    ]
+
+
+def _is_kernel(item: StoredTensor) -> bool:
+    return len(np.shape(item.values)) > 1 and item.values.dtype == np.float32
 
 
 def _with_role(tensor: StoredTensor, where: str) -> StoredTensor:

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 __all__ = [
     "ANNOTATED_ONLY",
+    "GET_CONFIG",
     "NOTHING_QUANTIZED",
     "NO_ARCHITECTURE",
     "NO_CONFIG",
+    "assumed",
     "changes_nothing",
     "clips_only",
     "fixed_bits",
@@ -20,15 +22,26 @@ __all__ = [
     "no_ranges",
     "numbered",
     "overruled",
+    "own_quantizer",
     "stored_integers",
     "unnamed",
-    "unranged",
     "unused_quantizers",
 ]
 
 ANNOTATED_ONLY = (
     "The model is annotated for quantization and not quantized: quantize_apply was "
     "not called before it was trained, so annotated layers are float."
+)
+# What a `QuantizeConfig` has to save so that a file tells which quantizers it uses, as
+# `qmath.readers.settings.tfmot` reads it: one line, as notes are. It asks with a stand-in for the
+# layer, whose attributes are their own names.
+GET_CONFIG = (
+    "from_config = classmethod(lambda cls, config: cls()); "
+    'get_config = lambda self, layer=type("Name", (str,), {"__getattr__": lambda name, part: '
+    'type(name)(part)})(): {"quantizers": {str(name): {"class_name": type(quantizer).__name__, '
+    '"config": quantizer.get_config()} for name, quantizer in '
+    "[*self.get_weights_and_quantizers(layer), *self.get_activations_and_quantizers(layer), "
+    '*(("output", quantizer) for quantizer in self.get_output_quantizers(layer))]}}'
 )
 NO_ARCHITECTURE = (
     "The file holds weights without the model's architecture: no layers, and none of the settings "
@@ -70,6 +83,20 @@ def no_ranges(layers: Sequence[str], config: str) -> str:
     return (
         f"{config} left no range in {', '.join(layers)}: nothing there is quantized, or by "
         f"something that keeps no variables (FixedQuantizer), which the file cannot show."
+    )
+
+
+def assumed(tensors: Sequence[str], configs: Sequence[str]) -> str:
+    """Say what is assumed of the user's own configs, and how to make sure."""
+    shown = ", ".join(tensors[:3]) + (f" and {len(tensors) - 3} more" if len(tensors) > 3 else "")
+    safe = [name for name in configs if name.isascii() and name.isidentifier()]
+    owner = ", ".join(safe[:3]) or "your QuantizeConfig"
+    return (
+        f"Assumed: that TFMOT's own quantizers use the ranges of {shown}; this file does not show "
+        f"it. To make sure, save a SavedModel, whose graph shows it; ask the live model with "
+        f"qmath.from_keras; or compare with a dump of the forward pass by verify --against. To "
+        f"let the next file tell, put this line into the class {owner} of the training script "
+        f"(cls() with its arguments, if it takes any) and save again: {GET_CONFIG}"
     )
 
 
@@ -125,6 +152,14 @@ def overruled(
     )
 
 
+def own_quantizer(name: str, reason: str) -> str:
+    """Say that something is quantized in a way that is not understood, so that it is float here."""
+    return (
+        f"{name}: quantized by its own config, not in the file as integers: {reason}. It is given "
+        f"as float; qmath recover finds integers in an .npz of the values that the model uses."
+    )
+
+
 def stored_integers(tensors: Sequence[str]) -> str:
     """Say that Keras quantized a model itself, in its own convention."""
     return (
@@ -138,14 +173,6 @@ def unnamed(layers: Sequence[str]) -> str:
     return (
         f"This format holds no names of variables, and Keras does not define those of "
         f"{', '.join(layers)}: they are numbered."
-    )
-
-
-def unranged(weights: Sequence[str]) -> str:
-    """Say that weights are quantized by what keeps no range."""
-    return (
-        f"The config of {', '.join(weights)} quantizes it by something that keeps no range "
-        f"(FixedQuantizer, or a quantizer of your own), so that its integers are not in the file."
     )
 
 

@@ -119,6 +119,11 @@ class StoredTensor:
         Whether variables hold the range, instead of the arguments of a `FixedQuantizer`.
     stored, recovered
         As in `QatTensor`.
+    quantized : bool or None
+        Of a weight, whether the file shows that its layer's config quantizes it; ``None`` where it
+        does not show that.
+    own : str
+        Of a tensor without a range, why it may be quantized all the same; ``""`` if it is not.
     facts : tuple of Fact
         What is known beyond doubt: of a live quantizer, after which no config and no ratio is
         asked, or from a graph, which wins over them.
@@ -133,6 +138,8 @@ class StoredTensor:
     is_stored: bool = True
     stored: StoredIntegers | None = None
     recovered: QuantizedTensor | None = None
+    quantized: bool | None = None
+    own: str = ""
     facts: tuple[Fact, ...] = ()
 
     @property
@@ -159,15 +166,12 @@ class StoredLayer:
         The way to it in an object graph, which stands for a name that is not unique.
     has_leftovers : bool
         Whether variables of cluster- or prune-preserving training were left out.
-    unranged : tuple of str
-        Weights that surely are quantized, by something that left no range, by their own names.
     """
 
     facts: LayerFacts
     tensors: list[StoredTensor]
     trail: str = ""
     has_leftovers: bool = False
-    unranged: tuple[str, ...] = ()
 
     def with_facts(self, facts: LayerFacts) -> StoredLayer:
         """Return the same tensors in a layer of which something else is known."""

@@ -18,6 +18,7 @@ SAMPLES = Path(__file__).parents[2] / "reference" / "samples"
 GOLDEN = SAMPLES.parent / "golden" / "samples.npz"  # TensorFlow's own fake-quantized kernels
 QUESTION = str(SAMPLES / "question.h5")
 NAMES = ["question", "integer4", "default8", "nbit4"]
+LAST = "LastValueQuantizer(num_bits=4, per_axis=False, symmetric=True, narrow_range=False)"
 AVERAGE = "MovingAverageQuantizer(num_bits=4, per_axis=False, symmetric=False, narrow_range=False)"
 
 
@@ -35,8 +36,12 @@ def test_question_in_one_command(tmp_path):
 
 
 def test_the_note_can_be_pasted(tmp_path):
-    note = run("export", QUESTION, "-o", tmp_path / "out.npz").stdout.splitlines()[1]
+    note = run("export", QUESTION, "-o", tmp_path / "out.npz").stdout.splitlines()[2]
     options = shlex.split(re.search(r"(--quantizer '.*') \(", note)[1])
+    result = run("export", QUESTION, "-o", tmp_path / "all.npz", "--strict", *options)
+    assert result.exit_code == 2
+    assert "assumed: the settings of conv1/kernel, dw1/depthwise_kernel" in result.stderr
+    options += ["--quantizer", f"MyConfig.weights={LAST}"]
     result = run("export", QUESTION, "-o", tmp_path / "all.npz", "--strict", *options)
     assert result.exit_code == 0
     assert "3 of 3 activations" in result.stdout
@@ -46,7 +51,7 @@ def test_the_note_can_be_pasted(tmp_path):
     assert run("verify", QUESTION, tmp_path / "all.npz", *options).exit_code == 0
     plain = run("verify", QUESTION, tmp_path / "all.npz")
     assert plain.exit_code == 0
-    assert "as given to export: the settings of conv1/post_activation" in plain.stdout
+    assert "as given to export: the settings of conv1/kernel, conv1/post_activation" in plain.stdout
 
 
 def test_a_settings_file_does_the_same(tmp_path):

@@ -12,7 +12,9 @@ import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
 import qmath
+from qmath.model import assumed_tensors, own_quantized
 from qmath.readers.keras.live import from_keras
+from qmath.readers.notes import GET_CONFIG
 from tests.helpers import assert_same_bits
 
 KERAS = tfmot.quantization.keras
@@ -48,9 +50,9 @@ class Config(KERAS.QuantizeConfig):
         return {}
 
 
-def build(**quantizers: Any) -> Any:
+def build(**members: Any) -> Any:
     """Return a trained model of two Dense layers under one config."""
-    config = type("MyConfig", (Config,), {k: _method(v) for k, v in quantizers.items()})
+    config = type("MyConfig", (Config,), {k: _method(k, v) for k, v in members.items()})
     keras.utils.set_random_seed(0)
     with KERAS.quantize_scope({"MyConfig": config}):
         model = KERAS.quantize_apply(
@@ -70,8 +72,8 @@ def build(**quantizers: Any) -> Any:
     return model, x
 
 
-def _method(make: Any) -> Any:
-    return staticmethod(make) if callable(make) else make
+def _method(name: str, member: Any) -> Any:
+    return staticmethod(member) if name in ("weights", "activation", "output") else member
 
 
 def last(num_bits: int = 8, per_axis: bool = False) -> Any:
@@ -252,3 +254,72 @@ def test_files_show_activations_that_are_never_quantized(kind: str, tmp_path: Pa
         never = [note for note in loaded.notes if note.startswith("Never called")]
         assert never == [note for note in live.notes if note.startswith("Never called")]
         assert bool(never) != sets_activation
+
+
+class Bits(T.MovingAverageQuantizer):
+    """A class of the user's own, which the file names."""
+
+    @classmethod
+    def of(cls) -> Any:
+        return cls(8, per_axis=False, symmetric=False, narrow_range=False)
+
+
+def pasted(**quantizers: Any) -> Any:
+    """Return a model whose config has the line of the note."""
+    namespace: dict[str, Any] = {}
+    exec(GET_CONFIG, {}, namespace)
+    return build(**quantizers, **namespace)
+
+
+@pytest.mark.parametrize("suffix", ["h5", "keras"])
+def test_a_pasted_config_tells_the_next_file(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"model.{suffix}"
+    model, x = build(weights=last, activation=average, output=average)
+    model.save(path)
+    quantized = ("kernel", "post_activation", "output")
+    names = {f"{layer}/{name}" for layer in ("d1", "d2") for name in quantized}
+    assert set(assumed_tensors(qmath.load(path))) == names
+
+    model, x = pasted(weights=last, activation=average, output=average)
+    model.save(path)
+    loaded = qmath.load(path)
+    assert not assumed_tensors(loaded)
+    live = from_keras(model)
+    for name in names:
+        assert loaded.tensors[name].spec == live.tensors[name].spec
+    if suffix == "h5":  # Keras cannot load TFMOT's QuantizeLayer from the other
+        config = type(model.get_layer("quant_d1").quantize_config)
+        with KERAS.quantize_scope({"MyConfig": config}):
+            again = keras.models.load_model(path)
+        np.testing.assert_array_equal(again.predict(x, verbose=0), model.predict(x, verbose=0))
+    qmath.export(path, tmp_path / "model.npz", strict=True)
+
+    model, _ = pasted(weights=last, activation=average, output=Bits.of)
+    model.save(path)
+    assert set(assumed_tensors(qmath.load(path))) == {"d1/output", "d2/output"}
+
+
+@pytest.mark.parametrize("kind", ["h5", "checkpoint"])
+@pytest.mark.parametrize("name", ["lsq", "fixed scale", "ternary"])
+@pytest.mark.parametrize("activation", [None, average])
+def test_weights_without_a_range_are_named_in_files(
+    name: str, kind: str, activation: Any, tmp_path: Path
+) -> None:
+    model, _ = build(weights=WEIGHTS[name], activation=activation)
+    assert own_quantized(saved(model, kind, tmp_path)) == ("d1/kernel", "d2/kernel")
+
+
+def test_checkpoints_show_what_is_not_quantized(tmp_path: Path) -> None:
+    model, _ = build(activation=average)
+    assert not own_quantized(saved(model, "checkpoint", tmp_path))
+    model.save(tmp_path / "model.keras")
+    assert not own_quantized(qmath.load(tmp_path / "model.keras"))
+
+
+def saved(model: Any, kind: str, folder: Path) -> qmath.QatModel:
+    if kind == "h5":
+        model.save(folder / "model.h5")
+        return qmath.load(folder / "model.h5")
+    tf.train.Checkpoint(model=model).write(str(folder / "checkpoint"))
+    (folder / "config.json").write_text(model.to_json())
+    return qmath.load(folder / "checkpoint", architecture=folder / "config.json")

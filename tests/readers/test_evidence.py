@@ -10,8 +10,10 @@ import pytest
 
 import qmath
 from qmath.errors import ContradictionError, FileFormatError, MissingSettingsError, QmathError
-from qmath.model import QatTensor, QuantSpec, missing_settings
+from qmath.exports.bundle import quantize_model
+from qmath.model import QatTensor, QuantSpec, assumed_tensors, missing_settings, own_quantized
 from qmath.readers.loading import load
+from qmath.readers.notes import GET_CONFIG
 from tests.readers.builders import (
     entry,
     kernel,
@@ -58,6 +60,7 @@ def test_the_ratio_tells_the_width(path: Path) -> None:
     found = tensor(one_layer(path))
     assert found.spec == QuantSpec(None, 4, False, True, False)
     assert found.evidence == {
+        "quantizer": "assumed: TFMOT's own quantizer",
         "num_bits": "range ratio",
         "symmetric": "range ratio",
         "narrow_range": "range ratio",
@@ -571,8 +574,118 @@ def test_a_pasted_hint_never_contradicts_what_is_known(path: Path) -> None:
 def test_notes_on_what_leaves_no_trace(path: Path) -> None:
     bare = {"d/kernel:0": np.ones((3, 4), np.float32)}
     one_layer(path, {}, bare)
+    found = load(path)
+    assert any(n.startswith("d/kernel: quantized by its own config") for n in found.notes)
+    assert own_quantized(found) == ("d/kernel",)
+    one_layer(path, {}, {"d/bias:0": np.ones(4, np.float32)})
     assert any("MyConfig left no range in d" in note for note in load(path).notes)
+    assert not own_quantized(load(path))
     one_layer(path, {"activation_quantizer": quantizer("FixedQuantizer", num_bits=8)})
     assert any("stores a FixedQuantizer" in note for note in load(path).notes)
     one_layer(path, {}, bare, config_class="NoOpQuantizeConfig")
     assert load(path).notes == (load(path).notes[0],)
+
+
+def described(**quantizers: Any) -> dict[str, Any]:
+    """Return what the `get_config` of the note saves."""
+    return {"quantizers": quantizers}
+
+
+def test_what_a_file_cannot_show_is_assumed(path: Path) -> None:
+    assumed = "assumed: TFMOT's own quantizer"
+    model = load(one_layer(path, {}, kernel(), span("post_activation"), span("output")))
+    assert assumed_tensors(model) == ("d/kernel", "d/post_activation", "d/output")
+    assert model.tensors["d/kernel"].evidence["quantizer"] == assumed
+    assert model.tensors["d/kernel"].spec.quantizer is None
+    (note,) = (note for note in model.notes if note.startswith("Assumed"))
+    assert "into the class MyConfig of" in note
+    assert GET_CONFIG in note
+    told = load(path, quantizers={"MyConfig.weights": last(), "MyConfig.activation": average()})
+    assert assumed_tensors(told) == ("d/output",)
+    with pytest.raises(MissingSettingsError, match="assumed: the settings of d/kernel; strict"):
+        quantize_model(load(one_layer(path)), strict=True)
+    assert quantize_model(load(path)).manifest["tensors"]["d/kernel"]["evidence"]["quantizer"] == (
+        assumed
+    )
+    one_layer(path, {}, config_class="no identifier")
+    assert any("the class your QuantizeConfig of" in note for note in load(path).notes)
+
+
+@pytest.mark.parametrize("config_class", ["Default8BitQuantizeConfig", "DefaultNBitQuantizeConfig"])
+def test_nothing_is_assumed_of_tfmots_own_configs(path: Path, config_class: str) -> None:
+    config = {"weight_attrs": ["kernel"], "quantize_output": True}
+    mirrored = kernel(-np.float32(0.8), np.float32(0.8))
+    model = load(one_layer(path, config, mirrored, span("output"), config_class=config_class))
+    assert not assumed_tensors(model)
+
+
+def test_the_config_of_the_note_is_read_in_full(path: Path) -> None:
+    arguments = {"num_bits": 4, "per_axis": False, "symmetric": True, "narrow_range": False}
+    config = described(
+        kernel=quantizer("LastValueQuantizer", **arguments),
+        activation=quantizer("MovingAverageQuantizer", **arguments | {"symmetric": False}),
+        output=quantizer("Mine"),
+    )
+    one_layer(path, config, kernel(), span("post_activation"), span("output"))
+    model = load(path)
+    assert model.tensors["d/kernel"].spec == QuantSpec("LastValueQuantizer", 4, False, True, False)
+    assert set(model.tensors["d/kernel"].evidence.values()) == {"config"}
+    assert model.tensors["d/post_activation"].spec.quantizer == "MovingAverageQuantizer"
+    assert assumed_tensors(model) == ("d/output",)
+
+
+BARE = {"d/kernel:0": np.ones((3, 4), np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("config", "ranges", "reason"),
+    [
+        ({}, {}, "MyConfig left no range for it"),
+        ({}, span("post_activation"), "MyConfig left no range for it"),
+        ({"kernel_quantizer": quantizer("Lsq")}, {}, "MyConfig stores the class Lsq for it"),
+        (described(kernel=quantizer("Lsq")), {}, "MyConfig gives it a quantizer of the class Lsq"),
+        (described(kernel=quantizer("NoQuantizer")), {}, ""),
+        (described(activation=quantizer("MovingAverageQuantizer")), span("post_activation"), ""),
+        ({"weight_quantizer": quantizer("NoQuantizer")}, {}, ""),
+    ],
+)
+def test_weights_without_a_range_are_never_float_in_silence(
+    path: Path, config: dict[str, Any], ranges: dict[str, Any], reason: str
+) -> None:
+    model = load(one_layer(path, config, BARE, ranges))
+    assert own_quantized(model) == (("d/kernel",) if reason else ())
+    assert model.tensors["d/kernel"].role == "float"
+    notes = [note for note in model.notes if note.startswith("d/kernel: quantized by its own")]
+    assert len(notes) == bool(reason)
+    if reason:
+        assert reason in notes[0]
+    if reason and not ranges:
+        with pytest.raises(MissingSettingsError, match="quantized by its own config: d/kernel;"):
+            quantize_model(model, strict=True)
+    quantize_model(model)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "ranges"),
+    [
+        ("NoOpQuantizeConfig", {}),
+        ("Default8BitOutputQuantizeConfig", span("output")),
+        ("MyConfig", kernel()),
+    ],
+)
+def test_no_wolf_is_cried(path: Path, config_class: str, ranges: dict[str, Any]) -> None:
+    bias = {"d/bias:0": np.zeros(4, np.float32)}
+    one_layer(path, {}, {**BARE, **ranges, **bias}, config_class=config_class)
+    assert not own_quantized(load(path))
+
+
+@pytest.mark.parametrize("key", ["MyConfig.weights", "d/kernel", "d/*"])
+def test_the_user_can_say_that_a_weight_is_float(path: Path, key: str) -> None:
+    one_layer(path, {}, BARE)
+    assert not own_quantized(load(path, quantizers={key: qmath.NoQuantizer()}))
+    fixed = load(path, quantizers={key: qmath.FixedQuantizer(8, -1.0, 1.0, False)})
+    assert fixed.tensors["d/kernel"].role == "weight"
+    assert not own_quantized(fixed)
+    if key != "d/*":
+        with pytest.raises(QmathError, match="matches"):
+            load(path, quantizers={key: last()})

@@ -73,7 +73,7 @@ def pair(
             _pair_layer(layer, members, where)
             for layer, members in _assign(top, own, variables, where)
         ]
-    tensors = complete(paired, where)
+    tensors = complete(paired, where, asks_config=True)
     return tensors, notes_on(paired, tensors)
 
 

@@ -15,6 +15,7 @@ those of the weights, `assignments` those of the ranges.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -131,9 +132,9 @@ def _name_wrapped(
         slots = ()
     quantized, floats = assign_weights(layer, slots, weights, clustered, inner, place)
     members = _attach_ranges(layer, slots, quantized, floats, ends, quantizers, place)
-    ranged = {member.own_name for member in members if member.min is not None}
-    unranged = tuple(slot.name for slot in quantized if slot.name not in ranged)
-    return StoredLayer(layer, members, has_leftovers=bool(clustered), unranged=unranged)
+    known = {slot.name for slot in quantized}
+    members = [replace(member, quantized=member.own_name in known) for member in members]
+    return StoredLayer(layer, members, has_leftovers=bool(clustered))
 
 
 def _attach_ranges(

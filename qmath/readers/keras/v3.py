@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 from qmath.containers.bounded_json import MAX_BYTES, parse_json
@@ -90,11 +89,8 @@ def read_variables(
         for layer in layers
         if any(tensor.weight.isdigit() for tensor in layer.tensors)
     ]
-    tensors = complete(layers, where)
+    tensors = complete(layers, where, asks_config=True)
     notes = [words.unnamed(unnamed)] if unnamed else []
-    unranged = [f"{layer.facts.path}/{name}" for layer in layers for name in layer.unranged]
-    unranged = [n for n in unranged if not any(fnmatchcase(n, key) for key in quantizers)]
-    notes += [words.unranged(unranged)] if unranged else []
     return tensors, notes + notes_on(layers, tensors)
 
 

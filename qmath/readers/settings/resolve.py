@@ -33,6 +33,10 @@ from qmath.readers.settings.tfmot import class_names, config_facts
 __all__ = ["resolve"]
 
 _CLASS_KEY = re.compile(r"(?P<config>.+)\.(?P<role>weight|activation|output)s?")
+_RAN = (ASKED, "recovered from the values", "graph")
+ASSUMED = "assumed: TFMOT's own quantizer"
+# What can be told of a tensor without a range.
+_STATELESS = ("FixedQuantizer", "NoQuantizer")
 _FIELDS = ("op", "quantizer", "num_bits", "per_axis", "symmetric", "narrow_range")
 
 
@@ -82,10 +86,14 @@ def resolve(
                 )
                 facts += ratio_facts(item, facts)
             spec, evidence = _decide(item, facts, force, notes)
+            if not _is_shown(facts):
+                evidence["quantizer"] = ASSUMED
             if spec.quantizer == "NoQuantizer":  # the user forced it
                 if item.values is None:  # without its quantizer, an activation is no tensor
                     continue
                 item = replace(item, role="float", min=None, max=None)
+        elif item.own and not user.get(item.name):
+            notes.append(words.own_quantizer(item.name, item.own))
         tensors[item.name] = QatTensor(
             item.name,
             item.role,
@@ -97,6 +105,11 @@ def resolve(
             stored=item.stored,
             recovered=item.recovered,
         )
+    assumed = [name for name, t in tensors.items() if t.evidence.get("quantizer") == ASSUMED]
+    if assumed:
+        owners = {i.name: class_names(i.layer)[:1] for i in stored}
+        configs = dict.fromkeys(config for name in assumed for config in owners[name])
+        notes.append(words.assumed(assumed, list(configs)))
     return with_hints(tensors, stored), notes
 
 
@@ -147,7 +160,7 @@ def match_user_settings(
                 "numbers"
             )
         stated = quantizer_facts(settings, "user", f"your quantizers[{key!r}] says")
-        for name in _matches(key, list(items.values()), is_fixed):
+        for name in _matches(key, list(items.values()), settings.kind):
             if name in keys and _contents(facts[name]) != _contents(stated):
                 raise QmathError(
                     f"{name}: quantizers[{keys[name]!r}] and quantizers[{key!r}] both "
@@ -171,18 +184,20 @@ def _contents(facts: Sequence[Fact]) -> set[tuple[str, Any]]:
     return {(fact.field, fact.value) for fact in facts}
 
 
-def _matches(key: str, stored: Sequence[StoredTensor], is_fixed: bool) -> list[str]:
+def _matches(key: str, stored: Sequence[StoredTensor], kind: str) -> list[str]:
     """Return the tensors a key means, by ``QuantizeConfig`` class and role, or by glob."""
+    is_fixed = kind == "FixedQuantizer"
     quantized = [item for item in stored if item.role != "float"]
+    own = [item for item in stored if item.own] if kind in _STATELESS else []
     parts = _CLASS_KEY.fullmatch(key)
     names = [
         item.name
-        for item in quantized
-        if parts and item.role == parts["role"] and parts["config"] in class_names(item.layer)
+        for role, item in [*((i.role, i) for i in quantized), *(("weight", i) for i in own)]
+        if parts and role == parts["role"] and parts["config"] in class_names(item.layer)
     ]
     names = names or [
         item.name
-        for item in ([i for i in stored if not i.stored] if is_fixed else quantized)
+        for item in ([i for i in stored if not i.stored] if is_fixed else [*quantized, *own])
         if item.name == key or fnmatchcase(item.name, key)
     ]
     if names:
@@ -199,6 +214,11 @@ def _matches(key: str, stored: Sequence[StoredTensor], is_fixed: bool) -> list[s
 def _listed(names: Sequence[str], limit: int = 20) -> str:
     shown = ", ".join(names[:limit]) or "none"
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def _is_shown(facts: Sequence[Fact]) -> bool:
+    """Tell whether a source shows which quantizer used a range: the class, or what ran."""
+    return any(fact.field == "quantizer" or fact.source in _RAN for fact in facts)
 
 
 def _is_live(item: StoredTensor) -> bool:

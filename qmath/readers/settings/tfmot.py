@@ -30,6 +30,7 @@ __all__ = [
     "is_never_called",
     "layer_quantizer",
     "stores_fixed",
+    "why_own",
 ]
 
 # Where TFMOT's QuantizeAwareActivation quantizes each activation it knows.
@@ -110,6 +111,10 @@ def config_facts(layer: LayerFacts, role: str, weight: str, weights: Sequence[st
     if role != "weight" and (fixed := fixed_quantizer(layer)):
         return quantizer_facts(fixed, "config", "the file's FixedQuantizeConfig says")
     config = chain[-1]
+    if (described := _described(config)) is not None:
+        settings = described.get(_described_name(role, weight))
+        says = f"quantizers in the file's {config.class_name} says"
+        return quantizer_facts(settings, "config", says) if settings and settings.kind else []
     scheme = _scheme_quantizer(layer.path, config, role == "weight")
     if scheme is not None:
         return quantizer_facts(scheme, "config", f"the file's {config.class_name} says")
@@ -122,6 +127,59 @@ def config_facts(layer: LayerFacts, role: str, weight: str, weights: Sequence[st
         elif is_width(value) and _subject(key)[1]:
             found.append(Fact("num_bits", value, "config", says))
     return found
+
+
+def why_own(layer: LayerFacts, weight: str, quantized: bool | None, is_likely: bool) -> str:
+    """Return why a weight without a range may be quantized all the same, ``""`` if it is not.
+
+    Parameters
+    ----------
+    layer : LayerFacts
+    weight : str
+        The variable's own name.
+    quantized : bool or None
+        Whether the file shows that the layer's config quantizes it.
+    is_likely : bool
+        Whether to suspect it where no source says.
+    """
+    chain = config_chain(layer)
+    if layer.kind != "wrapper" or quantized is False or (chain and not is_custom(chain[-1])):
+        return ""
+    config = bare_name(chain[-1].class_name) if chain else "its QuantizeConfig"
+    if any(outer.class_name == "OutputOnlyConfig" for outer in chain):
+        return ""
+    if chain and (described := _described(chain[-1])) is not None:
+        settings = described.get(weight)
+        if settings is None or settings.kind == "NoQuantizer":
+            return ""
+        return f"{config} gives it a quantizer of the class {settings.class_name}"
+    entries = _entries_about(chain[-1].config, "weight", weight, ()) if chain else ()
+    told = [settings for _, value in entries if (settings := _read_quantizer(value))]
+    if told:
+        is_float = all(settings.kind == "NoQuantizer" for settings in told)
+        return "" if is_float else f"{config} stores the class {told[0].class_name} for it"
+    if quantized:
+        return f"{config} gives it a quantizer that left no range"
+    if not is_likely:
+        return ""
+    return (
+        f"{config} left no range for it, so something that keeps no variables quantizes it, or "
+        f"nothing does, which quantizers={{...: NoQuantizer()}} states (--quantizer); a SavedModel "
+        f"or qmath.from_keras shows it"
+    )
+
+
+def _described(config: Serialized) -> Mapping[str, QuantizerSettings] | None:
+    """Return all quantizers of a config by attribute, if its `notes.GET_CONFIG` saved them."""
+    stored = config.config.get("quantizers")
+    if not isinstance(stored, Mapping):
+        return None
+    read = {key: _read_quantizer(value) for key, value in stored.items()}
+    return {key: settings for key, settings in read.items() if settings is not None}
+
+
+def _described_name(role: str, weight: str) -> str:
+    return {"activation": "activation", "output": "output"}.get(role, weight)
 
 
 def ambiguous_bits(config: Serialized) -> int | None:

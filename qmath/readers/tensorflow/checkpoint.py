@@ -63,7 +63,7 @@ def read(file: ModelFile) -> Reading:
     known = file.architecture or Architecture(notes=(words.NO_ARCHITECTURE,))
     where = known.where(bundle.path)
     layers = paired_layers(bundle, graph, known.config, where)
-    tensors = complete(layers, where)
+    tensors = complete(layers, where, asks_config=True)
     notes = [] if file.architecture else numbered(layers)
     notes += notes_on(layers, tensors)
     files = file.files([bundle.index, *bundle.shards])
@@ -175,7 +175,7 @@ class _Pairing:
         """Return the tensors of TFMOT's wrapper, whose own variables are its ranges."""
         path = layer.path
         variables = self._graph.variables_below(self._graph[wrapper].children["layer"])
-        ranges: dict[int, _Ends] = {}
+        ranges: dict[int, _Ends | None] = {}
         for number, item in self._items(wrapper, "_weight_vars"):
             weight = self._graph.child(item, "0")
             ends = self._ends(f"{path}/_weight_vars/{number}", item, "2")
@@ -184,10 +184,9 @@ class _Pairing:
                     raise self._unowned(f"{path}/_weight_vars/{number}")
                 continue
             variables.setdefault(weight, f"_weight_vars/{number}")
-            if ends:
-                ranges[weight] = ends
+            ranges[weight] = ends
         output = self._ends(f"{path}/output", wrapper, "_output_quantizer_vars")
-        used = {node for ends in (*ranges.values(), output or ()) for node in ends}
+        used = {node for ends in (*ranges.values(), output) for node in ends or ()}
         others: dict[str, dict[str, int]] = {}
         for name, node in own.items():
             if node in used or node in variables or name == STEP or name in LEFTOVERS:
@@ -207,17 +206,22 @@ class _Pairing:
         self,
         layer: LayerFacts,
         variables: Mapping[int, str],
-        ranges: Mapping[int, _Ends],
+        ranges: Mapping[int, _Ends | None],
         scopes: Sequence[str],
     ) -> list[StoredTensor]:
-        """Return variables by their names within the layer; by the way there if two are alike."""
+        """Return variables by their names within the layer; by the way there if two are alike.
+
+        Those with an entry in `ranges` are quantized, whether that left a range or not.
+        """
         names = {node: _within(self._name(node), scopes) for node in variables}
         counts = Counter(names.values())
         tensors = []
         for node, trail in variables.items():
             name = names[node] if names[node] and counts[names[node]] == 1 else trail
-            low, high = map(self._array, ranges[node]) if node in ranges else (None, None)
-            tensors.append(StoredTensor(layer, name, self._array(node), low, high))
+            ends = ranges.get(node)
+            low, high = map(self._array, ends) if ends else (None, None)
+            values, listed = self._array(node), node in ranges
+            tensors.append(StoredTensor(layer, name, values, low, high, quantized=listed))
         return tensors
 
     def _range(self, layer: LayerFacts, name: str, ends: _Ends) -> StoredTensor:

@@ -87,11 +87,11 @@ def load(
     source = _text(path)
     beside = None if architecture is None else _text(architecture)
     reading = read_model(ModelFile(source, beside, isolate, quantizers or {}))
+    known = reading.architecture
     try:
-        tensors, notes = resolve(reading.tensors, quantizers, force=force)
+        tensors, notes = resolve(reading.tensors, quantizers, force=force, layers=known.layers)
     except QmathError as error:
         raise type(error)(f"{source}: {error}") from None
-    known = reading.architecture
     notes = [*known.notes, *reading.notes, *notes]
     return QatModel(tensors, known.graph, tuple(notes), source, reading.files)
 

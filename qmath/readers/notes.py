@@ -25,6 +25,7 @@ __all__ = [
     "own_quantizer",
     "stored_integers",
     "unnamed",
+    "unused_option",
     "unused_quantizers",
 ]
 
@@ -174,6 +175,11 @@ def unnamed(layers: Sequence[str]) -> str:
         f"This format holds no names of variables, and Keras does not define those of "
         f"{', '.join(layers)}: they are numbered."
     )
+
+
+def unused_option(key: str) -> str:
+    """Say that an option is about nothing in this file."""
+    return f"quantizers[{key!r}] is not used: no tensor here that it is about has a range."
 
 
 def unused_quantizers(tensors: Sequence[str]) -> str:

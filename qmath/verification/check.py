@@ -27,7 +27,7 @@ from qmath.errors import FileFormatError, MissingSettingsError, OutputError
 from qmath.integer.deployment import Deployment, deploy
 from qmath.model import Float32Array, QatModel, assumed_tensors
 from qmath.readers.source import as_model
-from qmath.verification.contents import SAME_OPTIONS, USER, Check, object_in
+from qmath.verification.contents import FORCED, SAME_OPTIONS, USER, Check, object_in
 from qmath.verification.forward import Source, read_forward
 
 if TYPE_CHECKING:
@@ -308,7 +308,8 @@ def _with_told_settings(
         told: dict[str, Any] = {
             field: entry.get(field)
             for field in _CHECKS
-            if evidence.get(field) == USER and getattr(tensor.spec, field) is None
+            if evidence.get(field) == FORCED
+            or (evidence.get(field) == USER and getattr(tensor.spec, field) is None)
         }
         if not told:
             continue
@@ -329,7 +330,7 @@ def _with_told_settings(
         tensors[tensor.name] = dataclasses.replace(
             tensor,
             spec=dataclasses.replace(tensor.spec, **told),
-            evidence={**tensor.evidence, **dict.fromkeys(told.keys() - {"op"}, USER)},
+            evidence=dict(tensor.evidence) | {f: evidence[f] for f in told if f != "op"},
             **ends,
         )
     unknown = [t.name for t in tensors.values() if t.role == "weight" and not t.spec.is_complete]

@@ -24,9 +24,10 @@ from qmath.kernels import exact, fake_quant
 from qmath.model import Float32Array, Node, QatModel, QatTensor
 from qmath.verification.forward import Forward, difference, differing_names
 
-__all__ = ["SAME_OPTIONS", "USER", "Check", "object_in"]
+__all__ = ["FORCED", "SAME_OPTIONS", "USER", "Check", "object_in"]
 
 SAME_OPTIONS = "verify with the options that export had"
+FORCED = "user, forced"  # the same of settings that contradict the file
 USER = "user"  # the evidence of settings that no file holds
 _FORMULA = "(values.astype(np.int32) - zero_point).astype(np.float32) * scale"
 # Keras's kernels: height, width, input and output channels, depth multiplier.

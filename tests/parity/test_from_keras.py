@@ -323,3 +323,19 @@ def saved(model: Any, kind: str, folder: Path) -> qmath.QatModel:
     tf.train.Checkpoint(model=model).write(str(folder / "checkpoint"))
     (folder / "config.json").write_text(model.to_json())
     return qmath.load(folder / "checkpoint", architecture=folder / "config.json")
+
+
+@pytest.mark.parametrize("place", ["activation", "output"])
+def test_a_fixed_quantizer_that_the_user_tells_runs_as_in_training(
+    place: str, tmp_path: Path
+) -> None:
+    model, x = build(weights=last, **{place: fixed})
+    model.save(tmp_path / "model.h5")
+    told = {f"MyConfig.{place}": qmath.FixedQuantizer(8, 0.0, 4.0, False)}
+    loaded, live = qmath.load(tmp_path / "model.h5", told), from_keras(model)
+    assert list(loaded.tensors) == list(live.tensors)
+    for name, tensor in live.tensors.items():
+        assert (tensor.min, tensor.max) == (loaded.tensors[name].min, loaded.tensors[name].max)
+    result = next(iter(qmath.run(loaded, x, profile="exact").outputs.values()))
+    step = 4 / 255
+    assert np.abs(result - model(x, training=False).numpy()).max() <= 1.01 * step

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from qmath.errors import ContradictionError, QmathError
-from qmath.model import QatTensor, QuantSpec
+from qmath.model import QatTensor, QuantSpec, Role
 from qmath.readers import notes as words
+from qmath.readers.architecture.config import LayerFacts
 from qmath.readers.records import ASKED, SOURCES, Fact, StoredTensor
 from qmath.readers.settings.facts import is_width, quantizer_facts, settings_of
 from qmath.readers.settings.hints import with_hints
@@ -28,12 +29,20 @@ from qmath.readers.settings.ranges import (
     trained_channels,
     width_from_ratio,
 )
-from qmath.readers.settings.tfmot import class_names, config_facts
+from qmath.readers.settings.tfmot import (
+    activation_ranges,
+    class_names,
+    config_chain,
+    config_facts,
+    is_custom,
+    is_never_called,
+)
 
 __all__ = ["resolve"]
 
 _CLASS_KEY = re.compile(r"(?P<config>.+)\.(?P<role>weight|activation|output)s?")
 _RAN = (ASKED, "recovered from the values", "graph")
+FORCED = "user, forced"
 ASSUMED = "assumed: TFMOT's own quantizer"
 # What can be told of a tensor without a range.
 _STATELESS = ("FixedQuantizer", "NoQuantizer")
@@ -45,6 +54,7 @@ def resolve(
     quantizers: Mapping[str, Any] | None = None,
     *,
     force: bool = False,
+    layers: Sequence[LayerFacts] = (),
 ) -> tuple[dict[str, QatTensor], list[str]]:
     """Turn what is stored into tensors with settings and evidence.
 
@@ -56,6 +66,8 @@ def resolve(
         What the user says, as in `qmath.load`.
     force : bool, optional
         Let the user win over what the file proves, instead of raising.
+    layers : sequence of LayerFacts, optional
+        All layers of the model, also those without variables.
 
     Returns
     -------
@@ -69,7 +81,7 @@ def resolve(
     QmathError
         A key of `quantizers` matches nothing, or two that disagree match one tensor.
     """
-    stored, user, notes = match_user_settings(stored, quantizers or {})
+    stored, user, notes = match_user_settings(stored, quantizers or {}, layers)
     weights: dict[str, list[str]] = {}
     for item in stored:
         if item.role == "weight":
@@ -114,7 +126,7 @@ def resolve(
 
 
 def match_user_settings(
-    stored: Sequence[StoredTensor], quantizers: Mapping[str, Any]
+    stored: Sequence[StoredTensor], quantizers: Mapping[str, Any], layers: Sequence[LayerFacts] = ()
 ) -> tuple[list[StoredTensor], dict[str, list[Fact]], list[str]]:
     """Match what the user says to tensors.
 
@@ -124,11 +136,14 @@ def match_user_settings(
         All tensors of a model.
     quantizers : mapping of str to quantizer
         By ``QuantizeConfig`` class and role (``MyConfig.weights``), or by tensor glob.
+    layers : sequence of LayerFacts
+        All layers of the model.
 
     Returns
     -------
     stored : list of StoredTensor
-        The same; float tensors that the user gives a `FixedQuantizer` have its range.
+        The same; float tensors that the user gives a `FixedQuantizer` have its range, and so have
+        activations and outputs, of which it leaves no variable.
     facts : dict of str to list of Fact
         By tensor name.
     notes : list of str
@@ -160,7 +175,12 @@ def match_user_settings(
                 "numbers"
             )
         stated = quantizer_facts(settings, "user", f"your quantizers[{key!r}] says")
-        for name in _matches(key, list(items.values()), settings.kind):
+        if is_fixed:
+            items = _with_unstored(key, items, layers, ends)
+        matches = _matches(key, list(items.values()), settings.kind)
+        if not matches:
+            notes.append(words.unused_option(key))
+        for name in matches:
             if name in keys and _contents(facts[name]) != _contents(stated):
                 raise QmathError(
                     f"{name}: quantizers[{keys[name]!r}] and quantizers[{key!r}] both "
@@ -180,12 +200,48 @@ def match_user_settings(
     return list(items.values()), facts, notes
 
 
+def _with_unstored(
+    key: str, items: dict[str, StoredTensor], layers: Sequence[LayerFacts], ends: Sequence[Any]
+) -> dict[str, StoredTensor]:
+    """Return all tensors with those that a key means of activations that left no variable."""
+    parts = _CLASS_KEY.fullmatch(key)
+    low, high = (np.asarray(end, np.float32) for end in ends)
+    found: dict[str, list[StoredTensor]] = {}
+    for layer in {
+        item.path: item for item in (*layers, *(i.layer for i in items.values()))
+    }.values():
+        chain = config_chain(layer)
+        if layer.kind != "wrapper" or (chain and not is_custom(chain[-1])):
+            continue
+        for name in (*(activation_ranges(layer) or ("post_activation",)), "output"):
+            role: Role = "output" if name == "output" else "activation"
+            item = StoredTensor(layer, name, None, low, high, role, is_stored=False)
+            is_meant = item.name == key or (
+                parts and parts["role"] == role and parts["config"] in class_names(layer)
+            )
+            if is_meant and item.name not in items and not is_never_called(layer, name):
+                found.setdefault(layer.path, []).append(item)
+    if parts and any(i.role == parts["role"] and parts["config"] in class_names(i.layer)
+                     for i in items.values()):  # fmt: skip
+        return items
+    last = {item.layer.path: name for name, item in items.items()}
+    whole: dict[str, StoredTensor] = {}
+    for name, item in items.items():
+        whole[name] = item
+        if last[item.layer.path] == name:
+            whole |= {new.name: new for new in found.pop(item.layer.path, [])}
+    return whole | {new.name: new for rest in found.values() for new in rest}
+
+
 def _contents(facts: Sequence[Fact]) -> set[tuple[str, Any]]:
     return {(fact.field, fact.value) for fact in facts}
 
 
 def _matches(key: str, stored: Sequence[StoredTensor], kind: str) -> list[str]:
-    """Return the tensors a key means, by ``QuantizeConfig`` class and role, or by glob."""
+    """Return the tensors a key means, by ``QuantizeConfig`` class and role, or by glob.
+
+    None, if the class is there and has no such tensor: one option serves several containers.
+    """
     is_fixed = kind == "FixedQuantizer"
     quantized = [item for item in stored if item.role != "float"]
     own = [item for item in stored if item.own] if kind in _STATELESS else []
@@ -202,6 +258,8 @@ def _matches(key: str, stored: Sequence[StoredTensor], kind: str) -> list[str]:
     ]
     if names:
         return names
+    if parts and any(parts["config"] in class_names(item.layer) for item in stored):
+        return []
     classes = sorted({name for item in stored for name in class_names(item.layer)[:1]})
     floats = any(item.name == key or fnmatchcase(item.name, key) for item in stored)
     raise QmathError(
@@ -231,6 +289,7 @@ def _decide(
 ) -> tuple[QuantSpec, dict[str, str]]:
     """Let the first source of each field state it, and every other agree."""
     chosen: dict[str, Fact] = {}
+    evidence: dict[str, str] = {}
     for field in _FIELDS:
         claims = sorted(
             (fact for fact in facts if fact.field == field),
@@ -239,6 +298,11 @@ def _decide(
         if not claims:
             continue
         best = claims[0]
+        if field == "symmetric" and {c.source for c in claims} == {"user", "range ratio"}:
+            # Inference does not depend on it, and a ratio may be chance.
+            if any(claim.value != best.value for claim in claims):
+                evidence[field] = FORCED
+            claims = claims[:1]
         if best.source == "graph":
             overruled = [c for c in claims if c.source == "config" and c.value != best.value]
             notes += [
@@ -249,13 +313,16 @@ def _decide(
         if any(claim.value != best.value for claim in claims):
             best = next((claim for claim in claims if claim.source == "user"), best)
             _contradict(item.name, best, [c for c in claims if c.value != best.value], force, notes)
+            if best.source == "user":
+                evidence[field] = FORCED
         chosen[field] = best
     values = {field: fact.value for field, fact in chosen.items()}
     if values.get("op") == "none":
         del values["op"]
     spec = QuantSpec(**values)
     _check_symmetry(item, spec, chosen, force, notes)
-    return spec, {field: fact.source for field, fact in chosen.items() if field != "op"}
+    sources = {field: fact.source for field, fact in chosen.items()} | evidence
+    return spec, {field: source for field, source in sources.items() if field != "op"}
 
 
 def _check_symmetry(

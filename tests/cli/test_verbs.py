@@ -147,7 +147,7 @@ def test_verify_of_a_damaged_file(tmp_path):
 
 def test_inspect_has_verdict_table_and_warnings():
     lines = run("inspect", QUESTION).stdout.splitlines()
-    assert lines[1] == "weights 2/2 ready, activations 1/3 ready, integer-only: no"
+    assert lines[1] == "weights 2/2 ready, 2 assumed, activations 1/3 ready, integer-only: no"
     row = next(line for line in lines if line.startswith("dw1/depthwise_kernel"))
     assert "3x3x16x1" in row
     assert "14/16" in row

@@ -39,6 +39,7 @@ from qmath.quantizers.defaults import (
     DefaultNBitConvWeightsQuantizer,
 )
 from qmath.quantizers.fixed import FixedQuantizer, NoQuantizer
+from qmath.quantizers.own import FixedScaleQuantizer, PowerOfTwoQuantizer
 from qmath.quantizers.ranged import AllValuesQuantizer, LastValueQuantizer, MovingAverageQuantizer
 
 __all__ = [
@@ -48,8 +49,10 @@ __all__ = [
     "DefaultNBitConvTransposeWeightsQuantizer",
     "DefaultNBitConvWeightsQuantizer",
     "FixedQuantizer",
+    "FixedScaleQuantizer",
     "LastValueQuantizer",
     "MovingAverageQuantizer",
     "NoQuantizer",
+    "PowerOfTwoQuantizer",
     "Quantizer",
 ]

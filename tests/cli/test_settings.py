@@ -9,6 +9,7 @@ from qmath import (
     QmathError,
 )
 from qmath.cli.settings import read_settings
+from qmath.quantizers import FixedScaleQuantizer, PowerOfTwoQuantizer
 
 FIVE = LastValueQuantizer(num_bits=5, symmetric=False, narrow_range=True, per_axis=False)
 
@@ -134,3 +135,21 @@ def test_wrong_files_say_what_is_wrong(tmp_path, text, words):
 def test_a_missing_file(tmp_path):
     with pytest.raises(QmathError, match=r"cannot read .*no\.toml: No such file"):
         read_settings([], tmp_path / "no.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("FixedScaleQuantizer(scale=0.5, num_bits=4)", FixedScaleQuantizer(0.5, num_bits=4)),
+        ("FixedScaleQuantizer('d/s', rounding='half_up')",
+         FixedScaleQuantizer("d/s", rounding="half_up")),
+        ("PowerOfTwoQuantizer(8)", PowerOfTwoQuantizer(8)),
+    ],
+)  # fmt: skip
+def test_quantizers_that_tfmot_does_not_have(text, expected):
+    assert read_settings([f"MyConfig.weights={text}"], None) == {"MyConfig.weights": expected}
+
+
+def test_what_they_refuse_names_the_option():
+    with pytest.raises(QmathError, match="rounding is one of"):
+        read_settings(["d/kernel=FixedScaleQuantizer(0.5, rounding='up')"], None)

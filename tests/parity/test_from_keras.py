@@ -13,6 +13,7 @@ import tf_keras as keras
 
 import qmath
 from qmath.model import assumed_tensors, own_quantized
+from qmath.quantizers import FixedScaleQuantizer, PowerOfTwoQuantizer
 from qmath.readers.keras.live import from_keras
 from qmath.readers.notes import GET_CONFIG
 from tests.helpers import assert_same_bits
@@ -339,3 +340,30 @@ def test_a_fixed_quantizer_that_the_user_tells_runs_as_in_training(
     result = next(iter(qmath.run(loaded, x, profile="exact").outputs.values()))
     step = 4 / 255
     assert np.abs(result - model(x, training=False).numpy()).max() <= 1.01 * step
+
+
+DESCRIBED = {
+    "snapped": PowerOfTwoQuantizer(8),
+    "lsq": FixedScaleQuantizer("kernel_scale", num_bits=4),
+    "fixed scale": FixedScaleQuantizer(1 / 64, num_bits=8),
+}
+
+
+@pytest.mark.parametrize("kind", ["h5", "checkpoint"])
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_what_the_user_describes_is_what_training_used(
+    name: str, kind: str, tmp_path: Path
+) -> None:
+    model, _ = build(weights=WEIGHTS[name])
+    bare = saved(model, kind, tmp_path)
+    source = tmp_path / ("model.h5" if kind == "h5" else "checkpoint")
+    architecture = None if kind == "h5" else tmp_path / "config.json"
+    loaded = qmath.load(source, {"MyConfig.weights": DESCRIBED[name]}, architecture=architecture)
+    assert assumed_tensors(bare) or own_quantized(bare)
+    assert not assumed_tensors(loaded)
+    assert not own_quantized(loaded)
+    for layer in ("d1", "d2"):
+        variable, quantizer, state = model.get_layer(f"quant_{layer}")._weight_vars[0]
+        expected = quantizer(variable, False, weights=state).numpy() + np.float32(0)
+        found = loaded.tensors[f"{layer}/kernel"].quantize().dequantize()
+        assert_same_bits(found + np.float32(0), expected, layer)

@@ -12,6 +12,7 @@ import qmath
 from qmath.errors import ContradictionError, FileFormatError, MissingSettingsError, QmathError
 from qmath.exports.bundle import quantize_model
 from qmath.model import QatTensor, QuantSpec, assumed_tensors, missing_settings, own_quantized
+from qmath.quantizers import FixedScaleQuantizer, PowerOfTwoQuantizer
 from qmath.readers.loading import load
 from qmath.readers.notes import GET_CONFIG
 from tests.readers.builders import (
@@ -733,3 +734,70 @@ def test_verify_remembers_what_was_forced(path: Path, told: Any) -> None:
     qmath.export(loaded, output)
     result = qmath.verify(path, output)
     assert (result.ok, result.assumed) == (True, ("d/kernel",))
+
+
+LSQ = {"d/kernel:0": np.float32([[0.1, -0.9], [0.05, 0.3]]), "d/kernel_scale:0": np.float32(0.1)}
+
+
+@pytest.mark.parametrize("scale", [0.1, "kernel_scale", "d/kernel_scale"])
+@pytest.mark.parametrize("key", ["MyConfig.weights", "d/kernel"])
+def test_a_fixed_scale_is_described(path: Path, scale: Any, key: str) -> None:
+    one_layer(path, {}, LSQ)
+    assert own_quantized(load(path)) == ("d/kernel",)
+    told = {key: FixedScaleQuantizer(scale, num_bits=4)}
+    model = load(path, told)
+    found = model.tensors["d/kernel"]
+    np.testing.assert_array_equal(found.quantize().values, [[1, -8], [0, 3]])
+    assert found.quantize().scale == np.float32(0.1)
+    assert found.spec == QuantSpec("FixedScaleQuantizer", 4, False, None, False)
+    assert set(found.evidence.values()) == {"user"}
+    assert not own_quantized(model)
+    output = path.with_name("out.npz")
+    qmath.export(model, output, strict=True)
+    assert qmath.verify(model, output).ok
+
+
+def test_a_scale_for_each_channel_is_described(path: Path) -> None:
+    one_layer(path, {}, LSQ | {"d/kernel_scale:0": np.float32([0.1, 0.3])})
+    told = {"d/kernel": FixedScaleQuantizer("kernel_scale", num_bits=4)}
+    found = load(path, told).tensors["d/kernel"]
+    np.testing.assert_array_equal(found.quantize().values, [[1, -3], [0, 1]])
+    assert found.spec.per_axis
+    assert found.min.shape == (2,)
+
+
+def test_a_power_of_two_is_described(path: Path) -> None:
+    one_layer(path, {}, kernel(), span("post_activation", -3.0, 3.0))
+    told = {"MyConfig.weights": PowerOfTwoQuantizer(8),
+            "MyConfig.activation": PowerOfTwoQuantizer(4, narrow_range=True)}  # fmt: skip
+    model = load(path, told)
+    found, activation = (model.tensors[name] for name in ("d/kernel", "d/post_activation"))
+    assert (found.min, found.max, found.spec.num_bits) == (-1, np.float32(127 / 128), 8)
+    assert (activation.min, activation.max) == (-4, 4)
+    assert found.spec.quantizer == "PowerOfTwoQuantizer"
+    assert not assumed_tensors(model)
+    output = path.with_name("out.npz")
+    qmath.export(model, output, strict=True)
+    assert qmath.verify(model, output).ok
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"d/kernel": FixedScaleQuantizer("none")}, "holds no float tensor 'none'.*kernel_scale"),
+        ({"d/kernel": PowerOfTwoQuantizer(8)}, "holds none for it; describe it with Fixed"),
+        ({"d/output": PowerOfTwoQuantizer(8)}, "matches nothing"),
+        (
+            {"d/kernel": FixedScaleQuantizer(0.1), "d/k*": FixedScaleQuantizer(0.2)},
+            "both match it and differ",
+        ),
+        ({"d/kernel": FixedScaleQuantizer(0.0)}, "must be finite and positive"),
+    ],
+)
+def test_descriptions_that_do_not_fit(path: Path, told: Any, message: str) -> None:
+    one_layer(path, {}, LSQ)
+    with pytest.raises(QmathError, match=message):
+        load(path, told)
+    one_layer(path, {}, kernel(), span("output"))
+    with pytest.raises(QmathError, match="describes weights"):
+        load(path, {"d/output": FixedScaleQuantizer(0.1)})

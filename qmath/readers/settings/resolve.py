@@ -22,6 +22,7 @@ from qmath.readers.architecture.config import LayerFacts
 from qmath.readers.records import ASKED, SOURCES, Fact, StoredTensor
 from qmath.readers.settings.facts import is_width, quantizer_facts, settings_of
 from qmath.readers.settings.hints import with_hints
+from qmath.readers.settings.own import apply_own, is_own
 from qmath.readers.settings.ranges import (
     is_mirrored,
     ratio_facts,
@@ -158,6 +159,10 @@ def match_user_settings(
     keys: dict[str, str] = {}
     notes: list[str] = []
     for key, quantizer in quantizers.items():
+        if is_own(quantizer):
+            matched = _apply_own(key, quantizer, items, facts, keys)
+            notes += [] if matched else [words.unused_option(key)]
+            continue
         settings = settings_of(quantizer)
         is_fixed = settings.kind == "FixedQuantizer"
         width = settings.arguments.get("num_bits")
@@ -182,10 +187,7 @@ def match_user_settings(
             notes.append(words.unused_option(key))
         for name in matches:
             if name in keys and _contents(facts[name]) != _contents(stated):
-                raise QmathError(
-                    f"{name}: quantizers[{keys[name]!r}] and quantizers[{key!r}] both "
-                    f"match it and differ; make one of them narrower"
-                )
+                raise _two_keys(name, keys[name], key)
             keys[name], facts[name] = key, stated
             if is_fixed and items[name].role == "float":
                 items[name] = replace(
@@ -198,6 +200,28 @@ def match_user_settings(
             if is_fixed and width != 8:
                 notes.append(words.fixed_bits(name, width))
     return list(items.values()), facts, notes
+
+
+def _apply_own(
+    key: str, quantizer: Any, items: dict[str, StoredTensor], facts: dict[str, list[Fact]],
+    keys: dict[str, str],
+) -> list[str]:  # fmt: skip
+    """Apply a quantizer of qmath's own to the tensors that its key means; return their names."""
+    matches = _matches(key, list(items.values()), "FixedQuantizer")
+    for name in matches:
+        if name in keys:
+            raise _two_keys(name, keys[name], key)
+        says = f"your quantizers[{key!r}] says"
+        items[name], facts[name] = apply_own(items[name], quantizer, says, items)
+        keys[name] = key
+    return matches
+
+
+def _two_keys(name: str, one: str, other: str) -> QmathError:
+    return QmathError(
+        f"{name}: quantizers[{one!r}] and quantizers[{other!r}] both match it and differ; make one "
+        f"of them narrower"
+    )
 
 
 def _with_unstored(

@@ -310,6 +310,7 @@ def test_an_activation_of_other_math_than_its_class() -> None:
 def test_an_activation_that_is_never_set_is_no_tensor() -> None:
     wrapper = QuantizeWrapperV2(dense(), {"kernel": LAST}, AVERAGE)
     wrapper.layer.activation = lambda x: x
+    vars(wrapper.layer)["_inbound_nodes_value"] = [SimpleNamespace(layer=wrapper)]
     model = from_keras(Model(wrapper))
     assert list(model.tensors) == ["d/kernel", "d/bias"]
     assert any(

@@ -15,6 +15,8 @@ __all__ = ["holds"]
 # Objects looked at, and how deep: a layer's cells and what wraps an activation lie close.
 _MAX_OBJECTS = 20_000
 _MAX_DEPTH = 6
+# Keras's ways from a layer to its neighbours, and so to the wrapper around it.
+_NODES = ("_inbound_nodes", "_outbound_nodes")
 
 
 def holds(layer: Any, wanted: Any) -> bool:
@@ -42,7 +44,8 @@ def _parts(thing: Any) -> Iterator[Any]:
     elif isinstance(thing, (list, tuple, set, frozenset)):
         yield from thing
     elif not isinstance(thing, (str, bytes, int, float, type)) and not hasattr(thing, "numpy"):
-        yield from getattr(thing, "__dict__", {}).values()
+        attributes = getattr(thing, "__dict__", {})
+        yield from (part for name, part in attributes.items() if not name.startswith(_NODES))
         yield from (getattr(thing, name, None) for name in ("__self__", "func", "args", "keywords"))
         for cell in getattr(thing, "__closure__", None) or ():
             try:

@@ -27,6 +27,8 @@ __all__ = [
     "unnamed",
     "unused_option",
     "unused_quantizers",
+    "unnamed_places",
+    "unused_range",
 ]
 
 ANNOTATED_ONLY = (
@@ -156,8 +158,8 @@ def overruled(
 def own_quantizer(name: str, reason: str) -> str:
     """Say that something is quantized in a way that is not understood, so that it is float here."""
     return (
-        f"{name}: quantized by its own config, not in the file as integers: {reason}. It is given "
-        f"as float; qmath recover finds integers in an .npz of the values that the model uses."
+        f"{name}: quantized by its own config, and its integers are not known: {reason}. It is "
+        f"given as float; qmath recover finds integers in an .npz of the values that the model uses."
     )
 
 
@@ -177,6 +179,15 @@ def unnamed(layers: Sequence[str]) -> str:
     )
 
 
+def unnamed_places(names: Sequence[str]) -> str:
+    """Say that it is a choice whether a range is called that of an activation or of an output."""
+    outputs = [f"{name.rpartition('/')[0]}/output" for name in names]
+    return (
+        f"No variable names the ranges of {', '.join(names)}: where a config is kept, they may be "
+        f"{', '.join(outputs)}."
+    )
+
+
 def unused_option(key: str) -> str:
     """Say that an option is about nothing in this file."""
     return f"quantizers[{key!r}] is not used: no tensor here that it is about has a range."
@@ -187,4 +198,12 @@ def unused_quantizers(tensors: Sequence[str]) -> str:
     return (
         f"Never called: the quantizers of {', '.join(tensors)}; set_quantize_activations did not "
         f"put them into the layers, so nothing is quantized there."
+    )
+
+
+def unused_range(tensor: str) -> str:
+    """Say that the graph shows a stored range to be of no use."""
+    return (
+        f"{tensor}: a range is stored, and no op of the graph that serves reads it, so nothing is "
+        f"quantized by it."
     )

@@ -396,30 +396,43 @@ def deep(_: Any, meta: Any) -> None:
     meta.object_graph_def.concrete_functions["f0"].SetInParent()
 
 
+def serving(meta: Any) -> Any:
+    """The function that the signature calls."""
+    return next(f for f in meta.graph_def.library.function if "wrapped_model" in f.signature.name)
+
+
 def ring(_: Any, meta: Any) -> None:
-    function = add_function(meta, "ring", [])
+    function = serving(meta)
     for number in range(3):
         function.node_def.add(name=f"i{number}", op="Identity", input=[f"i{(number + 1) % 3}"])
     function.node_def.add(name="q", op="FakeQuantWithMinMaxVars", input=["i0", "i1", "i2"])
-    meta.object_graph_def.concrete_functions["ring"].SetInParent()
 
 
 def returned_circle(_: Any, meta: Any) -> None:
-    function = add_function(meta, "back", ["there"])
-    function.node_def.add(name="q", op="FakeQuantWithMinMaxVars", input=["n0"] * 3)
     there = add_function(meta, "there", [])
     there.signature.output_arg.add(name="o")
     there.ret["o"] = "nowhere:0"
-    meta.object_graph_def.concrete_functions["back"].SetInParent()
+    function = serving(meta)
+    function.node_def.add(name="n0", op="PartitionedCall").attr["f"].func.name = "there"
+    function.node_def.add(name="q", op="FakeQuantWithMinMaxVars", input=["n0"] * 3)
 
 
 def width(_: Any, meta: Any) -> None:
-    nodes(meta, "FakeQuantWithMinMaxVars")[0].attr["num_bits"].i = 17
+    for node in nodes(meta, "FakeQuantWithMinMaxVars"):
+        node.attr["num_bits"].i = 17
 
 
 def differing(_: Any, meta: Any) -> None:
-    for number, node in enumerate(nodes(meta, "FakeQuantWithMinMaxVars")):
-        node.attr["num_bits"].i = 4 + number % 5
+    """Quantize each weight again, for another product, to 3 bits."""
+    function = serving(meta)
+    for node in list(function.node_def):
+        if node.op == "FakeQuantWithMinMaxVars":
+            again = function.node_def.add()
+            again.CopyFrom(node)
+            again.name = f"{node.name}_again"
+            again.attr["num_bits"].i = 3
+            product = function.node_def.add(name=f"{node.name}_product", op="MatMul")
+            product.input.extend([function.signature.input_arg[0].name, again.name])
 
 
 def swapped(_: Any, meta: Any) -> None:
@@ -463,7 +476,7 @@ ATTACKS = {
     ring: "in a circle",
     returned_circle: "has no 'nowhere'",
     width: "num_bits = 17",
-    differing: "share a range and differ",
+    differing: "two ops of the graph",
     swapped: "another range",
     many_bound: "fewer arguments than variables",
     no_function: "'missing' is missing",

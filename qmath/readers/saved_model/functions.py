@@ -14,7 +14,12 @@ from typing import Any, NamedTuple
 from qmath.containers.saved_model import SavedModel
 from qmath.errors import FileFormatError
 
-__all__ = ["Argument", "Frame", "FunctionGraph", "Output", "VariableSource"]
+__all__ = [
+    "UPDATES", "Argument", "Frame", "FunctionGraph", "Output", "Source", "VariableSource",
+    "calls", "key_of",
+]  # fmt: skip
+
+UPDATES = frozenset({"AssignVariableOp", "AssignAddVariableOp", "AssignSubVariableOp"})
 
 # Of steps from tensor to tensor, and of calls; MobileNetV2 takes some ten and five thousand.
 _STEPS = 1 << 21
@@ -32,6 +37,8 @@ _BRANCHES: Mapping[str, tuple[tuple[str, ...], int]] = {
     "While": (("cond", "body"), 0),
     "StatelessWhile": (("cond", "body"), 0),
 }
+_CHOICES = frozenset({"If", "StatelessIf"})
+_LOOPS = frozenset({"While", "StatelessWhile"})
 _PLACE = re.compile(r"[0-9]{1,6}\Z")
 
 
@@ -61,6 +68,8 @@ class Frame:
     path : str
         The scopes of the calls, ending in ``/``.
     depth : int
+    call : message or None
+        The op that runs the function.
     """
 
     function: _Function
@@ -69,6 +78,7 @@ class Frame:
     inputs: tuple[str, ...] = ()
     path: str = ""
     depth: int = 0
+    call: Any = None
     callees: dict[tuple[str, str], Frame] = field(default_factory=dict)
 
 
@@ -100,6 +110,16 @@ class Output(NamedTuple):
 Source = VariableSource | Argument | Output
 
 
+def calls(node: Any) -> bool:
+    """Tell whether an op does nothing but run functions."""
+    return node.op in _CALLS or node.op in _BRANCHES
+
+
+def key_of(source: Source) -> object:
+    """Return what identifies an op, or another source of a tensor."""
+    return (id(source.frame), source.node.name) if isinstance(source, Output) else source
+
+
 class FunctionGraph:
     """The functions of a SavedModel.
 
@@ -114,25 +134,36 @@ class FunctionGraph:
         self._saved = saved
         self._where = where
         self._functions: dict[str, _Function] = {}
+        self._outermost: dict[str, Frame] = {}
         self._steps, self._called = _STEPS, _CALLED
 
     def outermost(self, name: str) -> Frame:
-        """Return the frame of a function that an object was saved with."""
-        function = self._function(name)
-        bound = tuple(self._saved.bound[name])
-        if len(bound) > len(function.arguments):
-            raise self._damaged(f"{name} has fewer arguments than variables")
-        return Frame(function, bound)
+        """Return the frame of a function that an object was saved with, the same each time."""
+        if name not in self._outermost:
+            function = self._function(name)
+            bound = tuple(self._saved.bound[name])
+            if len(bound) > len(function.arguments):
+                raise self._damaged(f"{name} has fewer arguments than variables")
+            self._outermost[name] = Frame(function, bound)
+        return self._outermost[name]
 
-    def frames(self, frame: Frame) -> Iterator[Frame]:
-        """Yield a frame, and those of all calls within it."""
+    def frames(self, frame: Frame, *, trains: bool = True) -> Iterator[Frame]:
+        """Yield a frame, and those of all calls within it, with branches that train or without."""
         stack = [frame]
         while stack:
             frame = stack.pop()
+            is_branch = frame.call is not None and frame.call.op in _CHOICES
+            if is_branch and not trains and self.updates(frame):
+                continue
             yield frame
             for node in frame.function.nodes.values():
-                if node.op in _CALLS or node.op in _BRANCHES:
+                if calls(node):
                     stack += self._entered(frame, node)
+
+    def updates(self, frame: Frame) -> bool:
+        """Tell whether a function, or one that it calls, changes a variable."""
+        nodes = (node for each in self.frames(frame) for node in each.function.nodes.values())
+        return any(node.op in UPDATES for node in nodes)
 
     def source(self, frame: Frame, tensor: str) -> Source:
         """Return what makes a tensor, through calls and ops that change nothing.
@@ -159,6 +190,8 @@ class FunctionGraph:
                     return VariableSource(frame.bound[place - free])
                 if place >= len(frame.inputs):
                     raise self._damaged(f"{frame.function.name} is called with too little")
+                if frame.call.op in _LOOPS and not self._is_kept(frame.call, place):
+                    return Output(frame.caller, frame.call, "")
                 tensor, frame = frame.inputs[place], frame.caller
             elif node.op in _PASSES:
                 tensor = self.input(frame, node, 0)
@@ -185,6 +218,19 @@ class FunctionGraph:
         is_call = len(nodes) == 1 and nodes[0].op in _CALLS
         return self._entered(frame, nodes[0])[0] if is_call else None
 
+    def _is_kept(self, loop: Any, place: int) -> bool:
+        """Tell whether a loop's body returns one of its arguments as it got it."""
+        body = self._function(loop.attr["body"].func.name if "body" in loop.attr else "")
+        outputs, arguments = body.outputs, body.arguments
+        tensor = body.returned.get(outputs[place], "") if place < len(outputs) else ""
+        for _ in range(_MAX_CHAIN):
+            name = self._split(tensor)[0]
+            node = body.nodes.get(name)
+            if node is None or node.op not in _PASSES or not node.input:
+                return node is None and arguments.get(name) == place
+            tensor = node.input[0]
+        return False
+
     def _entered(self, frame: Frame, node: Any) -> list[Frame]:
         """Return the frames of the functions that an op runs."""
         keys, first = _BRANCHES.get(node.op, (("f",), 0))
@@ -204,6 +250,7 @@ class FunctionGraph:
                     inputs=inputs[first:],
                     path=f"{frame.path}{scope}{slash}",
                     depth=frame.depth + 1,
+                    call=node,
                 )
             entered.append(frame.callees[node.name, key])
         return entered

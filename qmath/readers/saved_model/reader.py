@@ -7,11 +7,11 @@ training functions were saved, the kind of every quantizer are those of the ops.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qmath.containers.bounded_json import parse_json
 from qmath.containers.lazy_array import LazyArray
@@ -23,10 +23,20 @@ from qmath.readers.architecture.graph import NotAGraphError
 from qmath.readers.architecture.parsing import Architecture, read_architecture
 from qmath.readers.completion import complete, notes_on
 from qmath.readers.records import ModelFile, Reading, StoredLayer, StoredTensor
-from qmath.readers.saved_model.fake_quants import FakeQuant, find_fake_quants, graph_facts
+from qmath.readers.saved_model.assignment import Assignment
+from qmath.readers.saved_model.evaluation import Evaluator, NotEvaluatedError
+from qmath.readers.saved_model.fake_quants import find_updates
 from qmath.readers.saved_model.functions import Frame, FunctionGraph
+from qmath.readers.saved_model.inference import find_inference
+from qmath.readers.saved_model.placement import Places
 from qmath.readers.saved_model.rebuilding.rebuild import rebuild
-from qmath.readers.saved_model.scopes import exported_layers, read_scopes, renamed, serving
+from qmath.readers.saved_model.scopes import (
+    exported_layers,
+    inference_frames,
+    read_scopes,
+    renamed,
+    serving,
+)
 from qmath.readers.tensorflow.checkpoint import paired_layers
 from qmath.readers.tensorflow.object_graph import ObjectGraph, read_object_graph
 
@@ -68,7 +78,8 @@ def read(file: ModelFile) -> Reading:
     layers = paired_layers(saved.bundle, objects, known.config if known else None, where)
     graph = FunctionGraph(saved, where)
     keys = _keys(saved, objects, where)
-    fake_quants = find_fake_quants(graph, iter(saved.bound), where)
+    frames = inference_frames(saved, graph)
+    found = find_inference(graph, frames, where)
     served = serving(saved, graph) if known is None else None
     if known is None:
         scopes = read_scopes(graph, served[1]) if served else {}
@@ -76,13 +87,22 @@ def read(file: ModelFile) -> Reading:
         if layers:
             layers = renamed(layers, by_key)
         else:
-            layers = exported_layers(saved.bundle, objects, by_key, fake_quants, keys)
-    layers = _with_facts(layers, fake_quants, keys, where)
+            layers = exported_layers(saved.bundle, objects, by_key, found, keys)
+    assignment = Assignment(
+        found,
+        find_updates(graph, saved.bound),
+        keys,
+        Evaluator(graph, _reader(saved, keys), where),
+        where,
+    )
+    if frames:
+        layers = assignment.layers(layers, Places(known.layers if known else ()))
     tensors = complete(layers, where)
     notes = [] if known else [words.NO_CONFIG]
-    notes += notes_on(layers, tensors)
+    notes += notes_on(layers, tensors) + assignment.notes
     if known is None:
-        known = _rebuilt(saved, graph, served, _by_variable(layers, keys))
+        variables = _by_source(layers, keys, assignment.by_op)
+        known = _rebuilt(saved, graph, served, variables)
     files = file.files(saved.files, saved.directory)
     return Reading(tuple(tensors), known, files, tuple(notes))
 
@@ -91,7 +111,7 @@ def _rebuilt(
     saved: SavedModel,
     graph: FunctionGraph,
     served: tuple[str, Frame] | None,
-    variables: Mapping[int, StoredTensor],
+    variables: Mapping[object, StoredTensor],
 ) -> Architecture:
     """Return the layers that what serves runs, as far as they are known."""
     if served is None:
@@ -104,20 +124,33 @@ def _rebuilt(
     return Architecture(graph=layers)
 
 
-def _by_variable(
-    layers: Sequence[StoredLayer], keys: Mapping[int | None, str]
-) -> dict[int, StoredTensor]:
-    """Return tensors by the number of the variable of their values, or of their lower end."""
-    tensors = {
-        _key(tensor.min if tensor.values is None else tensor.values): tensor
-        for layer in layers
-        for tensor in layer.tensors
+def _by_source(
+    layers: Sequence[StoredLayer], keys: Mapping[int | None, str], by_op: Mapping[object, str]
+) -> dict[object, StoredTensor]:
+    """Return tensors by what makes them.
+
+    That is the number of the variable of their values, or of their lower end; or the op.
+    """
+    tensors = [tensor for layer in layers for tensor in layer.tensors]
+    by_key = {
+        _key(tensor.min if tensor.values is None else tensor.values): tensor for tensor in tensors
     }
-    return {
-        number: tensors[key]
-        for number, key in keys.items()
-        if number is not None and key in tensors
+    by_name = {tensor.name: tensor for tensor in tensors}
+    found: dict[object, StoredTensor] = {
+        number: by_key[key] for number, key in keys.items() if key and key in by_key
     }
+    return found | {op: by_name[name] for op, name in by_op.items() if name in by_name}
+
+
+def _reader(saved: SavedModel, keys: Mapping[int | None, str]) -> Callable[[int], NDArray[Any]]:
+    """Return what reads a variable, by its number."""
+
+    def read(number: int) -> NDArray[Any]:
+        if number not in keys:
+            raise NotEvaluatedError("a variable that is not in the file")
+        return np.asarray(saved.bundle.array(keys[number]))
+
+    return read
 
 
 def _architecture(saved: SavedModel, where: str) -> Architecture | None:
@@ -170,35 +203,6 @@ def _keys(saved: SavedModel, objects: ObjectGraph, where: str) -> dict[int | Non
                     f"two models were mixed, copy the directory again"
                 )
     return {number: objects[twin].key for number, twin in twins.items() if objects[twin].key}
-
-
-def _with_facts(
-    layers: Sequence[StoredLayer],
-    ops: Sequence[FakeQuant],
-    keys: Mapping[int | None, str],
-    where: str,
-) -> list[StoredLayer]:
-    """Return layers whose tensors know what the graph states about their quantizers."""
-    ends = [(end, op) for op in ops for end in (op.low, op.high)]
-    ranged = {keys[end]: op for end, op in ends if end in keys}
-    fixed = {keys[op.weight]: op for op in ops if op.ends and op.weight in keys}
-
-    def with_facts(tensor: StoredTensor) -> StoredTensor:
-        op, weight = ranged.get(_key(tensor.min)), _key(tensor.values)
-        if op is not None:
-            run = [keys.get(number, "") for number in (op.weight, op.low, op.high)]
-            if run != [weight, _key(tensor.min), _key(tensor.max)]:
-                raise FileFormatError(
-                    f"{where}: {tensor.name}: the graph uses its range for another tensor, or "
-                    f"another range for it; files of two models were mixed, or edited"
-                )
-        elif tensor.min is None and weight in fixed:
-            op = fixed[weight]
-            low, high = (np.asarray(end, np.float32) for end in op.ends or ())
-            tensor = replace(tensor, role="weight", min=low, max=high, is_stored=False)
-        return replace(tensor, facts=graph_facts(op)) if op else tensor
-
-    return [replace(layer, tensors=list(map(with_facts, layer.tensors))) for layer in layers]
 
 
 def _key(values: Any) -> str:

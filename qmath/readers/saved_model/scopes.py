@@ -7,7 +7,7 @@ variables, below the scopes that read them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 
 from qmath.containers.lazy_array import LazyArray
@@ -16,11 +16,11 @@ from qmath.containers.tensor_bundle import TensorBundle
 from qmath.readers.architecture.config import Kind, LayerFacts
 from qmath.readers.completion import LEFTOVERS, OWN_WEIGHTS, RANGE_ROLES, STEP
 from qmath.readers.records import StoredLayer, StoredTensor
-from qmath.readers.saved_model.fake_quants import FakeQuant
 from qmath.readers.saved_model.functions import Frame, FunctionGraph, VariableSource
+from qmath.readers.saved_model.inference import Inference
 from qmath.readers.tensorflow.object_graph import ObjectGraph
 
-__all__ = ["exported_layers", "layer_path", "read_scopes", "renamed", "serving"]
+__all__ = ["exported_layers", "inference_frames", "layer_path", "read_scopes", "renamed", "serving"]
 
 _SIGNATURES = ("serving_default", "serve")
 _READS = frozenset({"ReadVariableOp", "ResourceGather"})
@@ -41,6 +41,18 @@ def serving(saved: SavedModel, graph: FunctionGraph) -> tuple[str, Frame] | None
     while (called := graph.called(frame)) is not None:
         frame = called
     return names[0], frame
+
+
+def inference_frames(saved: SavedModel, graph: FunctionGraph) -> list[Frame]:
+    """Return the frames of all functions that infer.
+
+    They are those of signatures; of a model without any, those that change no variable.
+    """
+    served = [name for _, name in _functions(saved) if name in saved.bound]
+    if served:
+        return [graph.outermost(name) for name in served]
+    frames = [graph.outermost(name) for name in saved.bound]
+    return [frame for frame in frames if not graph.updates(frame)]
 
 
 def read_scopes(graph: FunctionGraph, frame: Frame) -> dict[int, list[list[str]]]:
@@ -86,7 +98,7 @@ def exported_layers(
     bundle: TensorBundle,
     objects: ObjectGraph,
     scopes: Scopes,
-    ops: Sequence[FakeQuant],
+    found: Inference,
     keys: Mapping[int | None, str],
 ) -> list[StoredLayer]:
     """Return layers and their tensors.
@@ -98,9 +110,9 @@ def exported_layers(
         Of the checkpoint.
     scopes : mapping of str to list
         Of the ops that read a variable, by its key.
-    ops : sequence of FakeQuant
+    found : Inference
     keys : mapping of int to str
-        Of the variables that the ops name.
+        Of variables by number.
 
     Raises
     ------
@@ -109,11 +121,13 @@ def exported_layers(
     """
     names = {objects[node].key: objects[node].name for node in objects.listed(0)}
     ranged = {}
-    for op in ops:
-        low, high, weight = (keys.get(number, "") for number in (op.low, op.high, op.weight))
+    for op, weights in found.ranged():
+        low, high = (keys.get(number, "") for number in (op.low, op.high))
+        weight = next((keys[n] for n in weights if keys.get(n) in names), low)
         if low in names and high in names:
-            ranged[weight if op.weight is not None else low] = (low, high)
-    ends = {key: place for place in ranged.values() for key in place}
+            ranged[weight] = (low, high)
+    ends = {key for place in ranged.values() for key in place}
+    ends |= _unpaired(names, {keys.get(number, "") for number in found.variables})
     facts: dict[str, LayerFacts] = {}
     tensors: dict[str, list[StoredTensor]] = {}
     for key, name in names.items():
@@ -169,6 +183,15 @@ def _functions(saved: SavedModel) -> Iterator[tuple[str, str]]:
         if 0 <= child.node_id < len(saved.objects):
             function = saved.objects[child.node_id].bare_concrete_function
             yield child.local_name, function.concrete_function_name
+
+
+def _unpaired(names: Mapping[str, str], used: Set[str]) -> set[str]:
+    """Return the keys of ranges of which quantizers compute their ends."""
+    ends: dict[str, list[str]] = {}
+    for key, name in names.items():
+        if name.endswith(("_min", "_max")):
+            ends.setdefault(name[:-4], []).append(key)
+    return {key for pair in ends.values() if len(pair) == 2 and used & set(pair) for key in pair}
 
 
 def _within(name: str, layer: str) -> str:

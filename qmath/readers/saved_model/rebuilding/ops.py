@@ -11,7 +11,7 @@ from typing import Any
 
 from qmath.layers import ACTIVATIONS, LAYERS, NORMALIZATION
 from qmath.readers.architecture.graph import NotAGraphError
-from qmath.readers.saved_model.functions import Output
+from qmath.readers.saved_model.functions import Output, key_of
 from qmath.readers.saved_model.rebuilding.params import (
     Param,
     batch_normalization,
@@ -24,7 +24,6 @@ from qmath.readers.saved_model.rebuilding.partial_layers import (
     LayerOutput,
     PartialLayers,
     Value,
-    key_of,
     label_of,
     unknown,
 )

@@ -14,7 +14,7 @@ from qmath.model import Graph, Node
 from qmath.readers.architecture.graph import NotAGraphError
 from qmath.readers.completion import RANGE_ROLES
 from qmath.readers.records import StoredTensor
-from qmath.readers.saved_model.functions import Output, Source
+from qmath.readers.saved_model.functions import Output, key_of
 from qmath.readers.saved_model.rebuilding.params import Param
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "PartialLayer",
     "PartialLayers",
     "Value",
-    "key_of",
     "label_of",
     "unknown",
 ]
@@ -85,21 +84,21 @@ class PartialLayers:
 
     Parameters
     ----------
-    variables : mapping of int to StoredTensor
+    variables : mapping of object to StoredTensor
         By the number of the variable that holds the values, or, of an activation, the lower end of
-        the range.
+        the range; or by `key_of` the op that makes the quantized values.
     uses : Counter
         How many ops read the output of an op, by its key.
 
     Attributes
     ----------
-    weights, ranges : dict of int to str
-        Names of tensors by the numbers of variables: of weights, and of activations.
+    weights, ranges : dict of object to str
+        Names of tensors by variable or op: of weights, and of activations.
     shapes : dict of str to tuple
         Of the weights, by name.
     """
 
-    def __init__(self, variables: Mapping[int, StoredTensor], uses: Counter[object]) -> None:
+    def __init__(self, variables: Mapping[object, StoredTensor], uses: Counter[object]) -> None:
         weights = {i: tensor for i, tensor in variables.items() if tensor.values is not None}
         self.weights = {i: tensor.name for i, tensor in weights.items()}
         self.ranges = {i: tensor.name for i, tensor in variables.items() if i not in weights}
@@ -171,7 +170,7 @@ class PartialLayers:
     def graph(self, inputs: Sequence[PartialLayer], ends: Sequence[PartialLayer]) -> Graph:
         """Return the layers, if each quantizes what it should."""
         ranged: dict[str, list[str]] = {}
-        for name in self.ranges.values():
+        for name in dict.fromkeys(self.ranges.values()):
             layer, _, which = name.rpartition("/")
             ranged.setdefault(layer, []).append(which)
         taken = ranged.keys() | {partial.layer for partial in self.layers}
@@ -198,11 +197,6 @@ class PartialLayers:
         if len({node.name for node in nodes}) < len(nodes):
             raise NotAGraphError("two of its layers have one name")
         return Graph(tuple(nodes), tuple(d.name for d in inputs), tuple(d.name for d in ends))
-
-
-def key_of(source: Source) -> object:
-    """Return what identifies an op, or another source of a tensor."""
-    return (id(source.frame), source.node.name) if isinstance(source, Output) else source
 
 
 def unknown(output: Output) -> NotAGraphError:

@@ -23,6 +23,7 @@ from qmath.readers.saved_model.functions import (
     Output,
     Source,
     VariableSource,
+    key_of,
 )
 from qmath.readers.saved_model.rebuilding.ops import OPS
 from qmath.readers.saved_model.rebuilding.params import Param, constant
@@ -31,7 +32,6 @@ from qmath.readers.saved_model.rebuilding.partial_layers import (
     PartialLayer,
     PartialLayers,
     Value,
-    key_of,
     unknown,
 )
 
@@ -44,7 +44,7 @@ _Shape = list[int | None]
 
 
 def rebuild(
-    graph: FunctionGraph, frame: Frame, signature: Any, variables: Mapping[int, StoredTensor]
+    graph: FunctionGraph, frame: Frame, signature: Any, variables: Mapping[object, StoredTensor]
 ) -> Graph:
     """Return the layers that a function runs.
 
@@ -55,7 +55,7 @@ def rebuild(
         The call that computes, within the function of a signature; its arguments are the model's.
     signature : message or None
         The ``SignatureDef``, which tells the shapes of the inputs.
-    variables : mapping of int to StoredTensor
+    variables : mapping of object to StoredTensor
         As `PartialLayers` takes them.
 
     Raises
@@ -92,7 +92,7 @@ def _shapes(signature: Any) -> dict[str, _Shape | None]:
 
 
 class _Builder:
-    def __init__(self, graph: FunctionGraph, variables: Mapping[int, StoredTensor]) -> None:
+    def __init__(self, graph: FunctionGraph, variables: Mapping[object, StoredTensor]) -> None:
         self._graph = graph
         self._values: dict[object, Value] = {}
         self._uses: Counter[object] = Counter()
@@ -165,6 +165,9 @@ class _Builder:
 
     def _evaluate(self, output: Output, inputs: list[Value]) -> Value:
         op = output.node.op
+        if key_of(output) in self._layers.weights:
+            weight = Param("Variable", name=self._layers.weights[key_of(output)])
+            return Param("FakeQuant", (weight,), scope=output.name)
         if op in FAKE_QUANTS:
             return self._fake_quant(output, inputs)
         params = [value for value in inputs if isinstance(value, Param)]
@@ -182,13 +185,10 @@ class _Builder:
         value = inputs[0]
         if isinstance(value, Param):
             return Param("FakeQuant", (value,), scope=output.name)
-        if output.node.op.endswith("Args"):
-            raise NotAGraphError(f"{output.name} quantizes to a fixed range")
-        source = self._graph.source(output.frame, self._graph.input(output.frame, output.node, 1))
-        low = source.node if isinstance(source, VariableSource) else -1
-        if low not in self._layers.ranges or value.views:
+        name = self._range(output)
+        if not name or value.views:
             raise NotAGraphError(f"{output.name} quantizes to a range that no layer keeps")
-        layer, _, which = self._layers.ranges[low].rpartition("/")
+        layer, _, which = name.rpartition("/")
         partial = value.partial
         is_activation = partial.class_name == "Activation" and not partial.layer
         if (
@@ -206,3 +206,11 @@ class _Builder:
         partial.ranges.append(which)
         partial.last = key_of(output)
         return LayerOutput(partial)
+
+    def _range(self, output: Output) -> str:
+        """Return the name of the range by which an op quantizes what flows, ``""`` if none."""
+        ranges = self._layers.ranges
+        if key_of(output) in ranges or output.node.op.endswith("Args"):
+            return ranges.get(key_of(output), "")
+        source = self._graph.source(output.frame, self._graph.input(output.frame, output.node, 1))
+        return ranges.get(source.node, "") if isinstance(source, VariableSource) else ""

@@ -7,6 +7,7 @@ may have; what then differs is not known, and no integers are told of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
@@ -30,6 +31,7 @@ Array = NDArray[Any]
 
 # Of elements that ops compute, in all; a network of 100 million weights takes a tenth.
 _ELEMENTS = 1 << 32
+_SPARE = 1 << 20  # of a result, besides four times those of the largest variable on the way
 _OPS = 10_000  # for one tensor; quantizers take some ten
 _MOST_INEXACT = 5
 
@@ -41,16 +43,17 @@ class Evaluator:
     ----------
     graph : FunctionGraph
     read : callable
-        Returns the array of a variable, by its number; raises `NotEvaluatedError`.
+        Returns a variable, which may be lazy, by its number; raises `NotEvaluatedError`.
     where : str
         The file, for error messages.
     """
 
-    def __init__(self, graph: FunctionGraph, read: Callable[[int], Array], where: str) -> None:
+    def __init__(self, graph: FunctionGraph, read: Callable[[int], Any], where: str) -> None:
         self._graph = graph
         self._read = read
         self._where = where
         self._elements = _ELEMENTS
+        self._most = _SPARE
 
     def values(self, *sources: Source) -> list[Array]:
         """Return what these tensors are, in every bit.
@@ -77,6 +80,11 @@ class Evaluator:
     def _evaluated(self, sources: Sequence[Source], sure: Iterable[int]) -> list[Array]:
         orders = [self._ordered(source) for source in sources]
         order = list({key_of(output): output for found in orders for output in found}.values())
+        read = {
+            s for output in order for s in self._inputs(output) if isinstance(s, VariableSource)
+        }
+        sizes = [math.prod(np.shape(self._read(source.node))) for source in read]
+        self._most = _SPARE + 4 * max(sizes, default=0)
         first, errs = self._run(order, {}, sources)
         keys = [key for key, can_err in errs.items() if can_err]
         if len(keys) > _MOST_INEXACT:
@@ -109,6 +117,8 @@ class Evaluator:
 
     def _computed(self, output: Output, inputs: list[Array]) -> tuple[Array, Array | None]:
         node = output.node
+        if _most_elements(node.op, inputs) > self._most:
+            raise self._damaged("its quantizers compute more than any network's")
         try:
             with np.errstate(all="ignore"):
                 if node.op == "Const":
@@ -128,7 +138,7 @@ class Evaluator:
         if key not in values:
             if not isinstance(source, VariableSource):
                 raise NotEvaluatedError("an input of the model")
-            values[key] = self._read(source.node)
+            values[key] = np.asarray(self._read(source.node))
         return values[key]
 
     def _inputs(self, output: Output) -> Iterator[Source]:
@@ -171,3 +181,13 @@ class Evaluator:
     def _damaged(self, reason: str) -> FileFormatError:
         shown = "".join(c for c in reason[:200] if c.isprintable())
         return FileFormatError(f"{self._where}: {shown}; the file is damaged or hostile")
+
+
+def _most_elements(op: str, inputs: Sequence[Array]) -> int:
+    """Return how many elements an op may make of its inputs; 0 if they do not fit together."""
+    if op in ("Pack", "ConcatV2"):
+        return sum(x.size for x in inputs)
+    try:
+        return math.prod(np.broadcast_shapes(*(x.shape for x in inputs)))
+    except ValueError:  # ops that broadcast refuse them, others make no more than they get
+        return max(x.size for x in inputs)

@@ -65,10 +65,10 @@ def constant(node: Any) -> Array:
     if tensor.tensor_content:
         return np.frombuffer(tensor.tensor_content, dtype).reshape(shape)
     held = np.array(list(getattr(tensor, key))[:count] or [0], dtype)
+    if held.size == 1:
+        return np.broadcast_to(held[0], shape)
     # The last element stands for all that follow.
-    return np.concatenate([held, np.repeat(held[-1:], max(count - held.size, 0))])[:count].reshape(
-        shape
-    )
+    return np.append(held, np.repeat(held[-1], count - held.size)).reshape(shape)
 
 
 def _float_or_int(name: str, function: Callable[..., Any]) -> _Exact:
@@ -168,6 +168,8 @@ def _gather(node: Any, inputs: Sequence[Array]) -> Array:
         raise NotEvaluatedError("a GatherV2 with batch_dims")
     if indices.size and (indices.min() < 0 or indices.max() >= x.shape[axis]):
         raise ValueError("an index that is not there")
+    if indices.size * x.size // max(x.shape[axis], 1) > _MOST_ELEMENTS:
+        raise ValueError("a tensor of more elements than any network's")
     return np.take(x, indices, axis)
 
 

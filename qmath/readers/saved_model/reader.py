@@ -10,9 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from qmath.containers.bounded_json import parse_json
 from qmath.containers.lazy_array import LazyArray
 from qmath.containers.saved_model import SavedModel
@@ -37,6 +34,7 @@ from qmath.readers.saved_model.scopes import (
     renamed,
     serving,
 )
+from qmath.readers.settings.tfmot import class_names
 from qmath.readers.tensorflow.checkpoint import paired_layers
 from qmath.readers.tensorflow.object_graph import ObjectGraph, read_object_graph
 
@@ -99,7 +97,10 @@ def read(file: ModelFile) -> Reading:
         layers = assignment.layers(layers, Places(known.layers if known else ()))
     tensors = complete(layers, where)
     notes = [] if known else [words.NO_CONFIG]
-    notes += notes_on(layers, tensors) + assignment.notes
+    # The graph shows where a quantizer acts that keeps no variables.
+    unplaced = {words.fixed_unplaced(name) for layer in layers for name in class_names(layer.facts)}
+    notes += [note for note in notes_on(layers, tensors) if not frames or note not in unplaced]
+    notes += assignment.notes
     if known is None:
         variables = _by_source(layers, keys, assignment.by_op)
         known = _rebuilt(saved, graph, served, variables)
@@ -142,13 +143,13 @@ def _by_source(
     return found | {op: by_name[name] for op, name in by_op.items() if name in by_name}
 
 
-def _reader(saved: SavedModel, keys: Mapping[int | None, str]) -> Callable[[int], NDArray[Any]]:
+def _reader(saved: SavedModel, keys: Mapping[int | None, str]) -> Callable[[int], LazyArray]:
     """Return what reads a variable, by its number."""
 
-    def read(number: int) -> NDArray[Any]:
+    def read(number: int) -> LazyArray:
         if number not in keys:
             raise NotEvaluatedError("a variable that is not in the file")
-        return np.asarray(saved.bundle.array(keys[number]))
+        return saved.bundle.array(keys[number])
 
     return read
 

@@ -82,13 +82,15 @@ class Frame:
     callees: dict[tuple[str, str], Frame] = field(default_factory=dict)
 
 
-class VariableSource(NamedTuple):
+@dataclass(frozen=True)  # unlike tuples, a variable and an argument of one number differ
+class VariableSource:
     """A variable of the saved objects, by number."""
 
     node: int
 
 
-class Argument(NamedTuple):
+@dataclass(frozen=True)
+class Argument:
     """An argument of an outermost function, by place."""
 
     number: int

@@ -460,6 +460,11 @@ def cut_input(_: Any, meta: Any) -> None:
         del node.input[1:]
 
 
+def no_input(_: Any, meta: Any) -> None:
+    for node in nodes(meta, "FakeQuantWithMinMaxVars"):
+        del node.input[:]
+
+
 def far_child(_: Any, meta: Any) -> None:
     meta.object_graph_def.nodes[0].children[0].node_id = 1 << 30
 
@@ -482,6 +487,7 @@ ATTACKS = {
     no_function: "'missing' is missing",
     twins: "two of its functions have one name",
     cut_input: "lacks an input",
+    no_input: "lacks an input",
     far_child: "not there",
     mixed: "mixed",
     (lambda saved, _: saved.meta_graphs.pop()): "no graph in it",

@@ -157,8 +157,8 @@ def _pack(node: Any, inputs: Sequence[Array]) -> Array:
 
 
 def _squeeze(node: Any, inputs: Sequence[Array]) -> Array:
-    axes = tuple(attribute(node, "squeeze_dims", "list", None).i) if node.attr else ()
-    return np.squeeze(inputs[0], tuple(int(axis) for axis in axes) or None)
+    held = attribute(node, "squeeze_dims", "list", None)
+    return np.squeeze(inputs[0], tuple(map(int, held.i)) if held and held.i else None)
 
 
 def _gather(node: Any, inputs: Sequence[Array]) -> Array:

@@ -139,12 +139,13 @@ class _Search:
 
     def add(self, frame: Frame, node: Any) -> None:
         """Take in an op, if it quantizes what flows, or reads a weight while something flows."""
+        output = Output(frame, node, "")
+        if node.op in FAKE_QUANTS:  # read wherever it is: one that is damaged is no network's
+            self._graph.input(frame, node, 0)
+            quantizer = read_fake_quant(output, self._ends(output), self._where)
         if not node.input or node.input[0].startswith("^") or calls(node):
             return
-        output = Output(frame, node, "")
         sources = self._inputs(output)
-        if node.op in FAKE_QUANTS:  # a width that is none is no network's, wherever it is
-            quantizer = read_fake_quant(output, self._ends(output), self._where)
         kinds = [self._kind(source) for source in sources]
         if _FLOWS not in kinds:
             return

@@ -25,9 +25,9 @@ __all__ = [
     "own_quantizer",
     "stored_integers",
     "unnamed",
+    "unnamed_places",
     "unused_option",
     "unused_quantizers",
-    "unnamed_places",
     "unused_range",
 ]
 
@@ -159,7 +159,7 @@ def own_quantizer(name: str, reason: str) -> str:
     """Say that something is quantized in a way that is not understood, so that it is float here."""
     return (
         f"{name}: quantized by its own config, and its integers are not known: {reason}. It is "
-        f"given as float; qmath recover finds integers in an .npz of the values that the model uses."
+        f"given as float; qmath recover finds integers in an .npz of the values that a model uses."
     )
 
 

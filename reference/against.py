@@ -74,7 +74,7 @@ def _kernel(name: str, real: Float32Array, kernel: Float32Array) -> Iterator[Dif
     if real.shape != kernel.shape:
         yield Difference(name, f"of shape {real.shape}, in the forward pass {kernel.shape}")
         return
-    differs = np.argwhere(bits(real) != bits(kernel))
+    differs = np.argwhere(bits(real + 0) != bits(kernel + 0))  # integers have no -0.0
     if len(differs):
         at = tuple(differs[0].tolist())
         yield Difference(

@@ -26,6 +26,7 @@ __all__ = [
     "stored_integers",
     "unnamed",
     "unnamed_places",
+    "unseen_places",
     "unused_option",
     "unused_quantizers",
     "unused_range",
@@ -185,6 +186,15 @@ def unnamed_places(names: Sequence[str]) -> str:
     return (
         f"No variable names the ranges of {', '.join(names)}: where a config is kept, they may be "
         f"{', '.join(outputs)}."
+    )
+
+
+def unseen_places(places: Sequence[str]) -> str:
+    """Say where a quantizer may act of which the file shows nothing."""
+    shown = ", ".join(places[:8]) + (f" and {len(places) - 8} more" if len(places) > 8 else "")
+    return (
+        f"Assumed: that nothing quantizes {shown}, where no range is stored. A quantizer that "
+        f"keeps no variables, such as FixedQuantizer, leaves no trace in this file."
     )
 
 

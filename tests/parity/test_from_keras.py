@@ -252,9 +252,9 @@ def test_files_show_activations_that_are_never_quantized(kind: str, tmp_path: Pa
         loaded = qmath.load(path, architecture=architecture)
         live = from_keras(model)
         assert list(loaded.tensors) == list(live.tensors)
-        never = [note for note in loaded.notes if note.startswith("Never called")]
-        assert never == [note for note in live.notes if note.startswith("Never called")]
-        assert bool(never) != sets_activation
+        assert any("Never called" in note for note in live.notes) != sets_activation
+        unread = "Never called" if kind != "saved_model" else "no op of the graph that serves reads"
+        assert any(unread in note for note in loaded.notes) != sets_activation
 
 
 class Bits(T.MovingAverageQuantizer):
@@ -314,7 +314,8 @@ def test_checkpoints_show_what_is_not_quantized(tmp_path: Path) -> None:
     model, _ = build(activation=average)
     assert not own_quantized(saved(model, "checkpoint", tmp_path))
     model.save(tmp_path / "model.keras")
-    assert not own_quantized(qmath.load(tmp_path / "model.keras"))
+    told = {"MyConfig.activation": qmath.MovingAverageQuantizer(8, False, False, False)}
+    assert not own_quantized(qmath.load(tmp_path / "model.keras", told))
 
 
 def saved(model: Any, kind: str, folder: Path) -> qmath.QatModel:

@@ -85,7 +85,7 @@ def test_question_in_full() -> None:
         "flatten",
         "dense",
     ]
-    assert [note.partition(":")[0] for note in model.notes] == ["Assumed"]
+    assert [note.partition(":")[0] for note in model.notes] == ["Assumed"] * 2
     assert model.source == str(path)
     assert model.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert model.tensors["conv1/kernel"].evidence["num_bits"] == "range ratio"
@@ -355,7 +355,7 @@ def test_weights_by_name(path: Path) -> None:
     both = load(path, architecture=whole)
     assert both.tensors["d/kernel"].evidence["num_bits"] == "config"
     assert both.graph == load(whole).graph is not None
-    assert [note.partition(":")[0] for note in both.notes] == ["Assumed"]
+    assert [note.partition(":")[0] for note in both.notes] == ["Assumed"] * 2
     assert both.sha256 not in (alone.sha256, load(whole).sha256)
 
 

@@ -123,7 +123,27 @@ def resolve(
         owners = {i.name: class_names(i.layer)[:1] for i in stored}
         configs = dict.fromkeys(config for name in assumed for config in owners[name])
         notes.append(words.assumed(assumed, list(configs)))
+    unseen = _unseen_places(stored, tensors)
+    if unseen:
+        notes.append(words.unseen_places(unseen))
     return with_hints(tensors, stored), notes
+
+
+def _unseen_places(stored: Sequence[StoredTensor], tensors: Mapping[str, QatTensor]) -> list[str]:
+    """Return where a user's own config may quantize, and neither a range nor a graph shows it."""
+    if any(fact.source == "graph" or _is_live(item) for item in stored for fact in item.facts):
+        return []
+    layers = {item.layer.path: item.layer for item in stored if item.layer.kind == "wrapper"}
+    found = []
+    for path, layer in layers.items():
+        chain = config_chain(layer)
+        if not chain or not is_custom(chain[-1]):
+            continue
+        if not {f"{path}/pre_activation", f"{path}/post_activation"} & tensors.keys():
+            found.append(f"{path}/post_activation")
+        if f"{path}/output" not in tensors:
+            found.append(f"{path}/output")
+    return found
 
 
 def match_user_settings(

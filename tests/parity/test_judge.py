@@ -1,7 +1,4 @@
-"""`reference.judge`: what qmath is wrong about in silence, of a few models of each class.
-
-`KNOWN` lists it. It may only shrink: a cell that becomes right has to leave the list.
-"""
+"""`reference.judge`: whether qmath is wrong in silence, of a few models of each class."""
 
 from __future__ import annotations
 
@@ -15,39 +12,27 @@ pytest.importorskip("tensorflow_model_optimization")
 # isort: split
 from reference import judge, judge_models  # which need TensorFlow
 
-FILES = ("whole.h5", "names.h5+", "checkpoint+")
-SAVED = ("keras_saved", "tf_saved", "exported")
-ZIPPED = ("model.keras", "model.weights.h5+")
-# What is wrong in each model's containers, and what becomes so by the answers to a question.
-KNOWN = {
-    "power_of_two": (*FILES, *ZIPPED, *SAVED),
-    "constant_range": (*FILES, *SAVED),
-    "constant_args": FILES,
-    "fixed_activation": (*FILES, *SAVED),
-    "learned_step": (*FILES, *SAVED),
-    "activation_never_set": (*FILES, "keras_saved", "tf_saved", "live"),
-    "scaled_kernel": judge.READINGS,
-}
+# Models of users' quantizers: none of their containers may be wrong in silence.
+MODELS = ("power_of_two", "constant_range", "constant_args", "fixed_activation", "learned_step",
+          "activation_never_set", "scaled_kernel")  # fmt: skip
 # TFMOT's own quantizers, and one that does nothing.
 RIGHT = ("last_value_5_per_axis", "all_values_5", "quantized_bias", "none_none_none")
 
 
-@pytest.mark.parametrize("name", KNOWN)
-def test_wrong_in_silence_are_the_known_ones(tmp_path, name):
+@pytest.mark.parametrize("name", MODELS)
+def test_nothing_is_wrong_in_silence(tmp_path, name):
     cells = judge.judged_case(name, tmp_path)
     assert cells.keys() == set(judge.READINGS)
-    wrong = {reading for reading, cell in cells.items() if cell.mark in judge.WRONG}
-    assert wrong == set(KNOWN[name]), {
-        r: c for r, c in cells.items() if r in wrong ^ set(KNOWN[name])
-    }
+    wrong = {reading: cell for reading, cell in cells.items() if cell.mark in judge.WRONG}
+    assert not wrong
 
 
 @pytest.mark.parametrize("name", RIGHT)
 def test_tfmots_own_quantizers_are_right_everywhere(tmp_path, name):
     cells = judge.judged_case(name, tmp_path)
-    assert {reading: cell.mark for reading, cell in cells.items()} == dict.fromkeys(
-        judge.READINGS, "="
-    )
+    assert cells.keys() == set(judge.READINGS)
+    # Some files let one only assume them; no difference is found there either.
+    assert all((cell.mark, cell.why) in (("=", ""), ("a", "")) for cell in cells.values()), cells
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +129,9 @@ def test_the_command_counts_and_reuses_what_it_wrote(tmp_path, capsys):
     judge.judged_case("constant_args", tmp_path)
     written = (tmp_path / "constant_args" / "whole.h5").stat().st_mtime_ns
     arguments = [str(tmp_path), "--check", "--without", "live", "--jobs", "1"]
-    assert judge.main([*arguments, "--json", str(tmp_path / "cells.json")]) == 1
+    assert judge.main([*arguments, "--json", str(tmp_path / "cells.json")]) == 0
     assert (tmp_path / "constant_args" / "whole.h5").stat().st_mtime_ns == written
     printed = capsys.readouterr().out
-    assert "≠ constant_args, whole.h5, names.h5+, checkpoint+: d1/kernel[0, 0]: " in printed
     assert "models: 1, readings: 8: " in printed
-    assert ", 3 wrong" in printed
-    assert '"mark": "≠"' in (tmp_path / "cells.json").read_text()
+    assert ", 0 wrong" in printed
+    assert '"mark": "a"' in (tmp_path / "cells.json").read_text()

@@ -5,7 +5,7 @@ Nothing of TensorFlow is imported: tensors to call with are made by arithmetic o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from qmath.errors import QmathError
 from qmath.kernels import fake_quant
 from qmath.readers import notes as words
+from qmath.readers.keras.used import holds
 from qmath.readers.records import ASKED, Fact, StoredTensor
 from qmath.readers.settings.facts import QuantizerSettings, is_width, quantizer_facts
 from qmath.readers.settings.recovered import RECOVERED, NotRecoveredError, recovered
 
-__all__ = ["ask_activation", "ask_weight"]
+__all__ = ["ask_activation", "ask_weight", "misplaced"]
 
 Float32Array = NDArray[np.float32]
 # Widths with narrow_range, as TensorFlow's fake quantization takes them.
@@ -140,6 +141,44 @@ def ask_activation(
     raise _refused(
         item.name, settings, "computes something else than TensorFlow's fake quantization"
     )
+
+
+def misplaced(wrapper: Any, weights: Sequence[tuple[Any, Any, Any]], where: str) -> set[int]:
+    """Return the ids of the variables whose quantized values the layer does not use as they are.
+
+    `set_quantize_weights` is called as TFMOT's wrapper does before each call of the layer, and may
+    put something else in place: scaled, averaged, or nothing at all.
+
+    Parameters
+    ----------
+    wrapper : Any
+        The live wrapper.
+    weights : sequence of tuple
+        Its variables, with their quantizers and states.
+    where : str
+        The layer, for the error.
+
+    Raises
+    ------
+    QmathError
+        The user's code fails.
+    """
+    config = wrapper.quantize_config
+    try:
+        given = [
+            quantizer(variable, False, weights=state) for variable, quantizer, state in weights
+        ]
+        config.set_quantize_weights(wrapper.layer, given)
+    except Exception as error:  # whatever the user's code raises
+        raise QmathError(
+            f"{where}: {type(config).__name__} fails when it quantizes the weights ({error!r}); "
+            "call the model once to see it fail in training code"
+        ) from error
+    return {
+        id(variable)
+        for (variable, _, _), tensor in zip(weights, given, strict=True)
+        if not holds(wrapper.layer, tensor)
+    }
 
 
 def _answer(quantizer: Any, inputs: Any, state: Any, name: str) -> Float32Array:

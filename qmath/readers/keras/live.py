@@ -26,7 +26,7 @@ from qmath.readers.completion import (
     checked_range,
     fixed_tensor,
 )
-from qmath.readers.keras.asking import ask_activation, ask_weight
+from qmath.readers.keras.asking import ask_activation, ask_weight, misplaced
 from qmath.readers.keras.by_name import own_names
 from qmath.readers.keras.used import holds
 from qmath.readers.records import StoredTensor
@@ -128,6 +128,7 @@ class _Reader:
         weights, ranges, idle = _quantized(layer)
         self.unused += [f"{facts.path}/{name}" for name, _ in idle]
         by_id = {id(variable): (quantizer, state) for variable, quantizer, state in weights}
+        places: dict[int, int] = {}
         starts = {
             id(state["min_var"]): (name, quantizer, state)
             for name, quantizer, state in ranges
@@ -155,6 +156,10 @@ class _Reader:
                     self.leftovers.append(facts.path)
             else:
                 self._add_variable(facts, name, variable, by_id.get(id(variable)))
+                places[id(variable)] = len(self.tensors) - 1
+        if weights and hasattr(layer.quantize_config, "set_quantize_weights"):
+            for number in misplaced(layer, weights, f"{self.where}: {facts.path}"):
+                self._set_aside(places[number], type(layer.quantize_config).__name__)
         for name, quantizer, state in ranges:
             if not _keeps_range(state):
                 self._add_range(facts, name, quantizer, state)
@@ -186,6 +191,14 @@ class _Reader:
                 raise QmathError(f"{self.where}: {error}") from error
             self.notes += [note] if note else []
         self._append(item)
+
+    def _set_aside(self, place: int, config: str) -> None:
+        """Make a weight float: its layer uses something else than its quantizer returns."""
+        item = self.tensors[place]
+        why = f"set_quantize_weights of {config} puts something else into the layer"
+        self.tensors[place] = replace(
+            item, role="float", min=None, max=None, recovered=None, own=why
+        )
 
     def _add_range(self, layer: LayerFacts, name: str, quantizer: Any, state: Any) -> None:
         item = StoredTensor(layer, name, role=_role(layer, name))

@@ -126,23 +126,8 @@ def _compute(
     is_last: bool,
 ) -> tuple[State, list[Advice]]:
     """Return the state of a node's output, and the reasons why the node computes in float."""
-    fed: set[State] = {states[name] for name in node.inputs}
-    state: State = "float" if "float" in fed else "sums" if "sums" in fed else "integers"
-    found = []
     kind = kind_of(node.class_name)
-    if kind == "input":
-        state = "float"
-    elif kind in ("weighted", "lookup", "product"):
-        if state != "integers" and kind != "lookup":
-            found.append(_float_input(node, states, nodes))
-        if kind != "product" and not _has_weight(model, node):
-            found.append(_float_layer(model, node))
-        state = "float" if found else "sums"
-    elif kind in _SUMS or node.config.get("interpolation", "nearest") != "nearest":
-        state = "float" if state == "float" else "sums"
-    elif kind in ("max_pool", "global_max") and state == "sums":
-        found.append(_float_input(node, states, nodes))
-        state = "float"
+    state, found = _layer(model, node, states, nodes)
     if _has(model, node, "pre_activation"):
         state = "integers"
     is_rounded = _has(model, node, "post_activation") or _has(model, node, "output")
@@ -160,6 +145,30 @@ def _compute(
                 found.append(_float_function(node, state))
         state = "float"
     return "integers" if is_rounded else state, found
+
+
+def _layer(
+    model: QatModel, node: Node, states: dict[str, State], nodes: dict[str, Node]
+) -> tuple[State, list[Advice]]:
+    """Return the same of a layer without its quantizers and its activation."""
+    fed: set[State] = {states[name] for name in node.inputs}
+    state: State = "float" if "float" in fed else "sums" if "sums" in fed else "integers"
+    found = []
+    kind = kind_of(node.class_name)
+    if kind == "input":
+        state = "float"
+    elif kind in ("weighted", "lookup", "product"):
+        if state != "integers" and kind != "lookup":
+            found.append(_float_input(node, states, nodes))
+        if kind != "product" and not _has_weight(model, node):
+            found.append(_float_layer(model, node))
+        state = "float" if found else "sums"
+    elif kind in _SUMS or node.config.get("interpolation", "nearest") != "nearest":
+        state = "float" if state == "float" else "sums"
+    elif kind in ("max_pool", "global_max") and state == "sums":
+        found.append(_float_input(node, states, nodes))
+        state = "float"
+    return state, found
 
 
 def _has(model: QatModel, node: Node, which: str) -> bool:

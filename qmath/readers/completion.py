@@ -5,7 +5,7 @@ What every reader ends with, by whatever means it paired.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -186,11 +186,22 @@ def notes_on(layers: Sequence[StoredLayer], tensors: Sequence[StoredTensor]) -> 
         notes.append(words.stored_integers(by_keras))
     elif not any(item.role != "float" for item in tensors):
         notes.append(words.NOTHING_QUANTIZED)
+    return [*notes, *_on_widths(tensors), *_on_own_configs(layers, tensors)]
+
+
+def _on_widths(tensors: Sequence[StoredTensor]) -> Iterator[str]:
+    """Yield what to know of fixed quantizers whose width TFMOT drops."""
     for item in tensors:
         settings = None if item.is_stored else fixed_quantizer(item.layer)
         num_bits = settings.arguments.get("num_bits") if settings else 8
         if num_bits != 8:
-            notes.append(words.fixed_bits(item.name, num_bits))
+            yield words.fixed_bits(item.name, num_bits)
+
+
+def _on_own_configs(
+    layers: Sequence[StoredLayer], tensors: Sequence[StoredTensor]
+) -> Iterator[str]:
+    """Yield what to know of the user's own configs that left no range."""
     traced = {item.layer.path for item in tensors if item.role != "float"}
     owned = {item.layer.path for item in tensors if item.own}
     bare: dict[str, list[str]] = {}
@@ -204,8 +215,8 @@ def notes_on(layers: Sequence[StoredLayer], tensors: Sequence[StoredTensor]) -> 
             fixed.add(name)
         elif layer.path not in traced and layer.path not in owned:
             bare.setdefault(name, []).append(layer.path)
-    notes += [words.no_ranges(paths, name) for name, paths in bare.items()]
-    return notes + [words.fixed_unplaced(name) for name in sorted(fixed)]
+    yield from (words.no_ranges(paths, name) for name, paths in bare.items())
+    yield from map(words.fixed_unplaced, sorted(fixed))
 
 
 def _with_own(layer: LayerFacts, tensors: Sequence[StoredTensor]) -> list[StoredTensor]:

@@ -324,7 +324,8 @@ def _elementary(name: str, function: Callable[..., Any]) -> _Inexact:
             sure |= (np.frexp(np.abs(base))[0] == 0.5) & (exponent == np.rint(exponent))
         elif name in ("Exp", "Log"):
             sure |= arrays[0] == (name == "Log")
-        return result, np.where(sure, np.float32(0), _ULPS[name] * np.spacing(np.abs(result)))
+        error = np.where(sure, 0, _ULPS[name] * np.spacing(np.abs(result)))
+        return result, error.astype(np.float32)  # NumPy 1 makes scalars float64
 
     return run
 

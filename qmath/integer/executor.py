@@ -25,6 +25,8 @@ from qmath.integer.program import (
     UnroundedSum,
     sources,
 )
+from qmath.kernels._arrays import as_array
+from qmath.kernels._environment import in_default_environment
 from qmath.kernels.affine import smallest_dtype
 
 __all__ = ["Executor", "batches"]
@@ -74,6 +76,7 @@ class Executor:
         """Return the least and greatest accumulator of each term of a step."""
         return [self._prepared[id(term)].interval for term in step.value.terms]
 
+    @in_default_environment
     def run(
         self,
         inputs: Mapping[str, ArrayLike],
@@ -116,6 +119,7 @@ class Executor:
                 del values[name]
         return results
 
+    @in_default_environment
     def checked(self, inputs: Mapping[str, ArrayLike]) -> dict[str, Array]:
         """Return all of the data as float32 arrays, or raise if they cannot be the model's.
 
@@ -142,7 +146,7 @@ class Executor:
             )
         arrays: dict[str, Array] = {}
         for name, shape in self.program.inputs.items():
-            x = np.asarray(inputs[name])
+            x = as_array(inputs[name], f"{name}: the data")
             if x.dtype.kind not in "fiub":
                 raise QmathError(f"{name}: the data must be numbers, got dtype {x.dtype}")
             if x.shape[1:] != tuple(shape) or x.ndim != len(shape) + 1:

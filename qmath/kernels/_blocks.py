@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import QmathError
+from qmath.kernels._arrays import unmasked
 from qmath.kernels._float32 import Float32Array
 
 # Elements of a block. Passes over 512 KiB of float32 are still fed by a cache, and NumPy's cost a
@@ -195,7 +196,7 @@ def output(out: Float32Array | None, shape: tuple[int, ...]) -> Float32Array:
         raise QmathError(f"out must be a float32 array of shape {shape}")
     if not out.flags.c_contiguous or not out.flags.writeable:
         raise QmathError("out must be C-contiguous and writeable")
-    return out
+    return unmasked(out, "out")
 
 
 def non_overlapping(x: Float32Array, out: Float32Array) -> Float32Array:

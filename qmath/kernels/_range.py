@@ -142,7 +142,7 @@ def _kept(
 def _range_of(min: Float32Array, max: Float32Array, num_bits: int, narrow_range: bool) -> Range:
     nudged = nudge(min, max, num_bits, narrow_range)
     needs_flush, zero_range = np.asarray(~is_ordinary(nudged)), is_zero_range(min, max)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         has_width = bool(np.isfinite(nudged.max - nudged.min).all())
     steps = Steps(nudged, divide=True), Steps(nudged, divide=False)
     flags = bool(needs_flush.any()), bool(zero_range.any()), has_width

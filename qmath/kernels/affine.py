@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import QmathError
+from qmath.kernels._arrays import unmasked
 from qmath.kernels._blocks import each_block
+from qmath.kernels._environment import check_rounding
 from qmath.kernels._float32 import SMALLEST_NORMAL, Float32Array, as_float32
 from qmath.kernels._nudge import Nudged, is_ordinary
 from qmath.kernels._range import Range, Steps, exact_steps, range_of
@@ -77,6 +79,7 @@ def scale_and_zero_point(
     >>> scale, zero_point
     (array(0.4, dtype=float32), array(0, dtype=int32))
     """
+    check_rounding()
     bits = check_num_bits(num_bits)
     prefix = f"{name}: " if name else ""
     narrow, signed = _flags(prefix, narrow_range=narrow_range, signed=signed)
@@ -152,6 +155,7 @@ def quantize(
     >>> q.values, q.scale, q.zero_point
     (array([-8, -2,  0,  3,  7], dtype=int8), array(0.125, dtype=float32), array(0, dtype=int32))
     """
+    check_rounding()
     bits = check_num_bits(num_bits)
     prefix = f"{name}: " if name else ""
     narrow, per_axis, signed = _flags(
@@ -204,7 +208,7 @@ def _output(
         raise QmathError(f"{prefix}out must be an array of {dtype}, of shape {x.shape}")
     if not out.flags.c_contiguous or not out.flags.writeable or np.may_share_memory(out, x):
         raise QmathError(f"{prefix}out must be C-contiguous, writeable and apart from the inputs")
-    return out
+    return unmasked(out, f"{prefix}out")
 
 
 def _usable(
@@ -235,7 +239,7 @@ def _refuse_unusable(
 ) -> None:
     """Raise if a range other than 0 to 0 determines no integers."""
     nudged = ranges.nudged
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         width, inverted = nudged.max - nudged.min, low > high
     problems = {
         "is not finite": ~(np.isfinite(low) & np.isfinite(high)),

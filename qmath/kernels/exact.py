@@ -40,6 +40,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qmath.kernels._arrays import as_array
+from qmath.kernels._environment import in_default_environment
+from qmath.kernels._float32 import as_float32
+
 __all__ = ["RelativeIntegers", "ZeroPoints", "near_ties", "relative_integers", "zero_points"]
 
 _HALF = Fraction(1, 2)
@@ -70,6 +74,7 @@ def limits(num_bits: int, narrow_range: bool) -> tuple[int, int]:
     return (1 if narrow_range else 0), (1 << num_bits) - 1
 
 
+@in_default_environment
 def relative_integers(
     values: ArrayLike,
     min: ArrayLike,
@@ -102,14 +107,13 @@ def relative_integers(
     >>> relative_integers([-9.0, 0.1, 0.25], -1.0, 0.875, 4, narrow_range=False, zero_point=8)[0]
     array([-8,  1,  2], dtype=int32)
     """
-    x = np.asarray(values, np.float32)
-    low, high = _flushed(min), _flushed(max)
+    x = as_float32(values, "values")
+    low, high = _flushed(min, "min"), _flushed(max, "max")
     first, last = limits(num_bits, narrow_range)
     count = last - first
-    below = np.reshape(np.asarray(zero_point, np.float64) - first, -1)
+    below = np.reshape(as_array(zero_point, "zero_point").astype(np.float64) - first, -1)
     span = np.reshape(high - low, -1)
-    with np.errstate(divide="ignore"):
-        tolerance = _tolerance(num_bits, count, span)
+    tolerance = _tolerance(num_bits, count, span)
     alive = span > 0
     rows = x.reshape(-1, low.size)
     integers = np.empty(rows.shape, np.int32)
@@ -117,8 +121,7 @@ def relative_integers(
     height = -(-_CHUNK // low.size)
     for start in range(0, len(rows), height):
         chunk = slice(start, start + height)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            steps = rows[chunk].astype(np.float64) * count / span
+        steps = rows[chunk].astype(np.float64) * count / span
         steps = np.where(alive, np.clip(steps, -below, count - below), 0.0)
         base = np.floor(steps)
         part = steps - base
@@ -132,6 +135,7 @@ def relative_integers(
     return RelativeIntegers(integers.reshape(x.shape), near.reshape(x.shape))
 
 
+@in_default_environment
 def near_ties(
     values: ArrayLike,
     min: ArrayLike,
@@ -154,12 +158,11 @@ def near_ties(
     >>> near_ties([0.0625, 0.07], -1.0, 0.875, 4, narrow_range=False, zero_point=8)
     array([ True, False])
     """
-    x = np.asarray(values, np.float32)
-    low, high, zero = (np.asarray(part) for part in (min, max, zero_point))
-    span = np.reshape(_flushed(high) - _flushed(low), -1)
+    x = as_float32(values, "values")
+    low, high, zero = as_array(min, "min"), as_array(max, "max"), as_array(zero_point, "zero_point")
+    span = np.reshape(_flushed(high, "max") - _flushed(low, "min"), -1)
     first, last = limits(num_bits, narrow_range)
-    with np.errstate(divide="ignore", over="ignore"):
-        inverse = np.where(span > 0, (last - first) / span, 0).astype(np.float32)
+    inverse = np.where(span > 0, (last - first) / span, 0).astype(np.float32)
     tolerance = _tolerance(num_bits, last - first, span[span > 0])
     if not np.isfinite(inverse).all() or (tolerance > 0.25).any():
         return relative_integers(
@@ -190,12 +193,11 @@ def _near(
     for start in range(0, len(rows), height):
         lines = rows[start : start + height]
         steps, part = steps[: len(lines)], part[: len(lines)]
-        with np.errstate(over="ignore", invalid="ignore"):
-            np.multiply(lines, inverse, out=steps)
-            np.rint(steps, out=part)
-            np.subtract(steps, part, out=steps)
-            np.abs(steps, out=steps)
-            yield np.flatnonzero(steps >= nearest) + start * inverse.size
+        np.multiply(lines, inverse, out=steps)
+        np.rint(steps, out=part)
+        np.subtract(steps, part, out=steps)
+        np.abs(steps, out=steps)
+        yield np.flatnonzero(steps >= nearest) + start * inverse.size
 
 
 def _tolerance(num_bits: int, count: int, span: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -203,6 +205,7 @@ def _tolerance(num_bits: int, count: int, span: NDArray[np.float64]) -> NDArray[
     return np.asarray(7 * 2.0 ** (num_bits - 24) + 2 * _SMALLEST_NORMAL * count / span)
 
 
+@in_default_environment
 def zero_points(min: ArrayLike, max: ArrayLike, num_bits: int, *, narrow_range: bool) -> ZeroPoints:
     """Return the exact zero points of ranges, ties rounded half away from zero.
 
@@ -219,7 +222,7 @@ def zero_points(min: ArrayLike, max: ArrayLike, num_bits: int, *, narrow_range: 
     >>> zero_points([-1.0, -6.0], [3.0, 6.0], 8, narrow_range=False)
     ZeroPoints(zero_point=array([ 64, 128], dtype=int32), near_tie=array([False,  True]))
     """
-    low, high = _flushed(min), _flushed(max)
+    low, high = _flushed(min, "min"), _flushed(max, "max")
     first, last = limits(num_bits, narrow_range)
     tolerance = 4 * Fraction(2) ** (num_bits - 24)
     zero, near = np.empty(low.shape, np.int32), np.empty(low.shape, np.bool_)
@@ -235,7 +238,7 @@ def zero_points(min: ArrayLike, max: ArrayLike, num_bits: int, *, narrow_range: 
     return ZeroPoints(zero, near)
 
 
-def _flushed(end: ArrayLike) -> NDArray[Any]:
+def _flushed(end: ArrayLike, name: str) -> NDArray[Any]:
     """Return a range end as float64, subnormals as 0: TensorFlow's kernels see no others."""
-    wide = np.asarray(np.asarray(end, np.float32), np.float64)
+    wide = np.asarray(as_float32(end, name), np.float64)
     return np.where(np.abs(wide) < _SMALLEST_NORMAL, 0.0, wide)

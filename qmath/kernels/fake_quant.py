@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import QmathError
 from qmath.kernels._blocks import each_block, non_overlapping, output
+from qmath.kernels._environment import check_rounding
 from qmath.kernels._float32 import Float32Array, as_float32, flush, rounded
 from qmath.kernels._gradients import backprop, backward
 from qmath.kernels._nudge import Nudged
@@ -106,6 +107,7 @@ def fake_quant_with_min_max_args(
     (array([2.0235295], dtype=float32), array([1.9764706], dtype=float32))
     """
     del name
+    check_rounding()
     ranges = _args_range(min, max, num_bits, narrow_range)
     # This op has no case of its own for ranges of 0 to 0.
     ranges = ranges._replace(zero_range=np.zeros_like(ranges.zero_range))
@@ -150,6 +152,7 @@ def fake_quant_with_min_max_vars(
     array([-1. ,  0. ,  0.5,  nan], dtype=float32)
     """
     del name
+    check_rounding()
     x, ranges = _vars_range(inputs, min, max, num_bits, narrow_range, per_axis=False)
     return _forward(x, ranges, divide=True, out=out)
 
@@ -194,6 +197,7 @@ def fake_quant_with_min_max_vars_per_channel(
     array([[ 0.25, 30.  ]], dtype=float32)
     """
     del name
+    check_rounding()
     x, ranges = _vars_range(inputs, min, max, num_bits, narrow_range, per_axis=True)
     return _forward(x, ranges, divide=False, out=out)
 
@@ -239,6 +243,7 @@ def fake_quant_with_min_max_args_gradient(
     array([ 1.,  2., -0.], dtype=float32)
     """
     del name
+    check_rounding()
     ranges = _args_range(min, max, num_bits, narrow_range)
     g, x = _gradient_inputs(gradients, inputs)
     out = output(out, x.shape)
@@ -292,6 +297,7 @@ def fake_quant_with_min_max_vars_gradient(
     (array(1., dtype=float32), array(4., dtype=float32))
     """
     del name
+    check_rounding()
     g, x = _gradient_inputs(gradients, inputs)
     x, ranges = _vars_range(x, min, max, num_bits, narrow_range, per_axis=False)
     return FakeQuantWithMinMaxVarsGradient(*backward(g, x, ranges, out))
@@ -338,6 +344,7 @@ def fake_quant_with_min_max_vars_per_channel_gradient(
     (array([1., 0.], dtype=float32), array([0., 4.], dtype=float32))
     """
     del name
+    check_rounding()
     g, x = _gradient_inputs(gradients, inputs)
     x, ranges = _vars_range(x, min, max, num_bits, narrow_range, per_axis=True)
     return FakeQuantWithMinMaxVarsPerChannelGradient(*backward(g, x, ranges, out))

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import QmathError
+from qmath.kernels._arrays import as_array
+from qmath.kernels._environment import check_rounding, flushes_subnormals
 from qmath.kernels._float32 import Float32Array
 from qmath.kernels._lattice_others import bits_of, others_of
 from qmath.kernels._lattice_search import (
@@ -101,6 +103,7 @@ def recover(
     >>> qmath.recover(values + np.float32(1e-3), max_bits=4)
     <RecoveredLattice: none of 4 bits, off by 1.01e+07 ulp>
     """
+    check_rounding()
     prefix = f"{name}: " if name else ""
     bits, signed = check_num_bits(max_bits), check_flag(signed, f"{prefix}signed")
     array = _exact_float32(values, prefix)
@@ -234,10 +237,8 @@ def _first(mask: NDArray[np.bool_]) -> tuple[int, ...]:
 
 def _exact_float32(values: ArrayLike, prefix: str) -> Float32Array:
     """Return the values as C-contiguous float32, if they are such."""
-    if np.ma.is_masked(values):
-        raise QmathError(f"{prefix}values are masked; pass those that are not, .compressed()")
     try:
-        array = np.asarray(values)
+        array = as_array(values, f"{prefix}values")
     except QmathError:  # of a lazy tensor, whose file says what is wrong
         raise
     except (TypeError, ValueError) as error:
@@ -246,6 +247,12 @@ def _exact_float32(values: ArrayLike, prefix: str) -> Float32Array:
         raise QmathError(
             f"{prefix}values are {array.dtype}; pass the floats that a quantizer returned, not "
             "their integers"
+        )
+    if flushes_subnormals() and _is_exposed(array):
+        raise QmathError(
+            f"{prefix}values of magnitudes below 2**-100 or above 2**100 have subnormal scales, "
+            "and this thread takes subnormals for zero: another library has set that; call "
+            "recover in another process"
         )
     with np.errstate(all="ignore"):
         narrow = np.ascontiguousarray(array, np.float32).reshape(array.shape)
@@ -257,6 +264,15 @@ def _exact_float32(values: ArrayLike, prefix: str) -> Float32Array:
             "lattices are recovered: pass .astype(np.float32) if that is what the model computes"
         )
     return narrow
+
+
+def _is_exposed(array: NDArray[Any]) -> bool:
+    """Return whether subnormals may matter: beside values that large or small, or among them."""
+    if array.itemsize > 8:
+        return True
+    bits = np.abs(array).view(f"{array.dtype.byteorder}u{array.itemsize}")
+    low, high = np.array([2.0**-100, 2.0**100]).astype(array.dtype).view(bits.dtype)
+    return bool((((bits > 0) & (bits < low)) | (bits > high)).any())
 
 
 def _normal_axis(axis: SupportsIndex | None, ndim: int, prefix: str) -> int | None:
@@ -278,7 +294,7 @@ def _widths(
     channels = 1 if count is None else count
     if zero_point is None:
         return [Width(lowest, highest, None)] * channels
-    zeros = np.asarray(zero_point)
+    zeros = as_array(zero_point, f"{prefix}zero_point")
     if zeros.dtype.kind not in "iu" or zeros.shape not in ((), () if count is None else (count,)):
         wanted = "an integer" if count is None else f"an integer or {count} of them"
         raise QmathError(f"{prefix}zero_point must be {wanted}, got {zero_point!r}")

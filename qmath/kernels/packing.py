@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import QmathError
 from qmath.kernels import _bits
+from qmath.kernels._arrays import as_array
 from qmath.kernels.affine import smallest_dtype
 
 __all__ = ["LAYOUTS", "Layout", "pack", "unpack"]
@@ -101,7 +102,7 @@ def pack(
            [172,   1]], dtype=uint8)
     """
     rules, num_bits = _rules("pack", layout, num_bits)
-    array = np.asarray(values)
+    array = as_array(values, "pack: the values")
     if array.dtype.kind not in "iu" and array.size:
         raise QmathError(
             f"pack: the values are {array.dtype}, but only integers can be packed; quantize them, "
@@ -222,11 +223,12 @@ def _packed_shape(
 def _as_words(packed: Array | bytes, rules: Layout, shape: tuple[int, ...]) -> Array:
     """Return the packed elements as unsigned integers of the expected shape."""
     dtype = np.dtype(f"u{rules.word_bytes}")
-    array = np.asarray(packed)
     if isinstance(packed, (bytes, bytearray)):
-        array = np.frombuffer(packed, np.uint8)
+        array: Array = np.frombuffer(packed, np.uint8)
         if array.size == math.prod(shape) * rules.word_bytes:
             array = array.view(dtype.newbyteorder("<")).reshape(shape)
+    else:
+        array = as_array(packed, "unpack: the packed array")
     if array.shape != shape:
         raise QmathError(
             f"unpack: the packed array has shape {array.shape}, but such integers fill {dtype} "

@@ -17,11 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import QmathError
 from qmath.kernels._blocks import each_block, non_overlapping, output
+from qmath.kernels._environment import check_rounding
 from qmath.kernels._float32 import (
     SMALLEST_NORMAL,
     Float32Array,
     as_float32,
     bounds_of,
+    extremes,
     flush,
     maximum,
     minimum,
@@ -125,6 +127,7 @@ def quantize_and_dequantize_v2(
     array([ 0.33333334, -0.6666667 ,  1.        ], dtype=float32)
     """
     del name
+    check_rounding()
     x = as_float32(input, "input")
     signed, narrow = (
         check_flag(signed_input, "signed_input"),
@@ -195,6 +198,7 @@ def quantize_and_dequantize_v2_gradient(
     array([ 1.,  2., -0.], dtype=float32)
     """
     del name
+    check_rounding()
     g, x = as_float32(gradients, "gradients"), as_float32(input, "input")
     if g.shape != x.shape:
         raise QmathError(f"gradients and input must have the same shape, got {g.shape}, {x.shape}")
@@ -253,7 +257,7 @@ def _given_range(
 def _range_of_data(x: Float32Array, place: int | None) -> tuple[Float32Array, Float32Array]:
     """Return the smallest and the largest value, for each index of the axis if there is one."""
     others = None if place is None else tuple(i for i in range(x.ndim) if i != place)
-    low, high = np.asarray(x.min(axis=others)), np.asarray(x.max(axis=others))
+    low, high = extremes(x, others)
     if np.isnan(low).any():
         index = tuple(int(i) for i in np.unravel_index(int(np.isnan(x).argmax()), x.shape))
         raise QmathError(

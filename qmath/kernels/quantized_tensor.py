@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qmath.kernels._environment import in_default_environment
 from qmath.kernels._float32 import Float32Array
 
 __all__ = ["QuantizedTensor"]
@@ -48,6 +49,7 @@ class QuantizedTensor:
     signed: bool
     axis: int | None = None
 
+    @in_default_environment
     def dequantize(self) -> Float32Array:
         """Return the real values, float32: TensorFlow's fake-quantized tensor, bit for bit.
 

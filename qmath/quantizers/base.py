@@ -6,10 +6,12 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from qmath.errors import QmathError
-from qmath.kernels._float32 import Float32Array, as_float32, flush, rounded
+from qmath.kernels._arrays import as_array
+from qmath.kernels._environment import check_rounding
+from qmath.kernels._float32 import Float32Array, as_float32, extremes, flush, rounded
 from qmath.kernels.affine import quantize as quantize_to_range
 from qmath.kernels.fake_quant import (
     fake_quant_with_min_max_vars,
@@ -106,6 +108,7 @@ class RangeQuantizer(Quantizer):
         QmathError
             If TFMOT raises, too: see the class.
         """
+        check_rounding()
         x = as_float32(inputs, "inputs")
         self._check_state(weights)
         if training:
@@ -176,6 +179,8 @@ class RangeQuantizer(Quantizer):
         if not isinstance(weights, Mapping) or not {"min_var", "max_var"} <= set(weights):
             got = list(weights) if isinstance(weights, Mapping) else weights
             raise QmathError(f"the state needs min_var and max_var, got {got!r}")
+        for key in ("min_var", "max_var"):
+            as_array(weights[key], key)
 
     def _update(self, x: Float32Array, weights: State) -> tuple[Float32Array, Float32Array]:
         raise NotImplementedError
@@ -206,9 +211,7 @@ class RangeQuantizer(Quantizer):
                     "UnboundLocalError; use per_axis=False, or reshape to rank 2"
                 )
             axes = tuple(range(x.ndim - 1))
-        infinity = np.float32(np.inf)  # the range of an empty batch
-        low = np.min(x, axis=axes, initial=infinity)
-        return np.asarray(low), np.asarray(np.max(x, axis=axes, initial=-infinity))
+        return extremes(x, axes)
 
 
 def one_per_channel(tensor_shape: Sequence[int | None] | None) -> tuple[int, ...]:
@@ -220,24 +223,23 @@ def one_per_channel(tensor_shape: Sequence[int | None] | None) -> tuple[int, ...
 
 def minimum_of(a: Float32Array, b: Float32Array) -> Float32Array:
     """``tf.minimum``: NaN propagates, subnormals are flushed."""
-    return flush(np.minimum(flush(a), flush(b)))
+    with np.errstate(all="ignore"):
+        return flush(np.minimum(flush(a), flush(b)))
 
 
 def maximum_of(a: Float32Array, b: Float32Array) -> Float32Array:
     """``tf.maximum``: NaN propagates, subnormals are flushed."""
-    return flush(np.maximum(flush(a), flush(b)))
+    with np.errstate(all="ignore"):
+        return flush(np.maximum(flush(a), flush(b)))
 
 
 def product(x: Float32Array, factor: float) -> Float32Array:
     """Return ``x * factor``, subnormals flushed."""
-    return rounded(_float64(x) * factor)
+    with np.errstate(all="ignore"):
+        return rounded(flush(x).astype(np.float64) * factor)
 
 
 def quotient(x: Float32Array, divisor: float) -> Float32Array:
     """Return ``x / divisor``, subnormals flushed."""
-    return rounded(_float64(x) / divisor)
-
-
-def _float64(x: Float32Array) -> NDArray[np.float64]:
-    with np.errstate(invalid="ignore"):  # a signalling NaN
-        return flush(x).astype(np.float64)
+    with np.errstate(all="ignore"):
+        return rounded(flush(x).astype(np.float64) / divisor)

@@ -123,7 +123,7 @@ class AllValuesQuantizer(RangeQuantizer):
 
 def _moved(average: Float32Array, value: Float32Array) -> Float32Array:
     """``average - (average - value) * rate``, each operation rounded to float32."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(all="ignore"):
         old = flush(average).astype(np.float64)
         difference = rounded(old - flush(value)).astype(np.float64)
         return rounded(old - rounded(difference * _UPDATE_RATE).astype(np.float64))

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from qmath.errors import QmathError
 from qmath.integer.program import Activation, QuantParams
+from qmath.kernels._environment import flushes_subnormals, in_default_environment
+from qmath.kernels._float32 import SMALLEST_NORMAL
 from qmath.layers import ACTIVATIONS
 from qmath.model import Node
 
@@ -45,10 +47,17 @@ def sigmoid(x: Array) -> Array:
     return np.asarray(np.where(x >= 0, 1, e) / (1 + e))
 
 
+@in_default_environment
 def softmax(x: Array) -> Array:
     """Normalize the exponentials along the last axis."""
     e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return np.asarray(e / e.sum(axis=-1, keepdims=True))
+    result = np.asarray(e / e.sum(axis=-1, keepdims=True))
+    if (result < SMALLEST_NORMAL).any() and flushes_subnormals():
+        raise QmathError(
+            "a softmax has results below 2**-126, and this thread takes subnormals for zero: "
+            "another library has set that; run the model in another process"
+        )
+    return result
 
 
 def swish(x: Array) -> Array:

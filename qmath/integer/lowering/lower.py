@@ -18,12 +18,14 @@ from qmath.integer.lowering.operations import Operations, Quantize
 from qmath.integer.lowering.rules import RULES
 from qmath.integer.lowering.values import FloatLayer, Function, Integers, Value
 from qmath.integer.program import FloatStep, Program, Shape, Step, sources
+from qmath.kernels._environment import in_default_environment
 from qmath.layers import ACTIVATIONS, LAYERS, activation_of, supports
 from qmath.model import Graph, Node, QatModel, QatTensor, ask_for_settings
 
 __all__ = ["lower"]
 
 
+@in_default_environment
 def lower(
     model: QatModel,
     input_shapes: Mapping[str, Shape] | None = None,

@@ -14,6 +14,7 @@ from qmath.errors import QmathError
 from qmath.integer.bounds import accumulator_bits, channel_intervals, interval
 from qmath.integer.profiles.exact import clamped
 from qmath.integer.program import Program, Requantize
+from qmath.kernels._environment import in_default_environment
 
 __all__ = ["FixedPoint", "Integer", "constants"]
 
@@ -83,6 +84,7 @@ class Integer:
             y = np.where(is_negative, _multiply_add(leak, sums) >> leak.shift, y)
         return clamped(y, step)
 
+    @in_default_environment
     def constants(
         self, step: Requantize, intervals: Sequence[tuple[int, int]]
     ) -> tuple[FixedPoint, ...]:

@@ -3,7 +3,8 @@
 Every array is a stored (uncompressed) zip member ``<key>.npy``: ``<tensor>`` (integers, or the
 floats of a tensor that training left float), ``<tensor>.scale`` (float32), ``<tensor>.zero_point``
 (int32), and ``manifest``, UTF-8 JSON as one-dimensional uint8. Compression is left out because
-its bytes depend on the zlib version; dates are fixed.
+its bytes depend on the zlib version; dates and the platform that a member names are fixed. Only
+members that need the fields of zip64 have them, since Pythons fill them in differently for others.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ _DAMAGE = (
     zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, RuntimeError,
     SyntaxError, tokenize.TokenError,
 )  # fmt: skip
+_UNIX = 3  # whose permissions a member has; Python would name Windows there
+_LARGEST = 2**31 - 1  # of a member without zip64, for Python's zipfile
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip archive can hold
 
 
@@ -95,9 +98,11 @@ def _add(archive: zipfile.ZipFile, name: str, array: NDArray[Any], names: set[st
         )
     names.add(member)
     info = zipfile.ZipInfo(member, _EPOCH)
-    info.external_attr = 0o644 << 16
-    with archive.open(info, "w", force_zip64=True) as stream:
-        stream.write(_header(array.dtype, array.shape))
+    info.create_system, info.external_attr = _UNIX, 0o644 << 16
+    header = _header(array.dtype, array.shape)
+    is_large = len(header) + array.nbytes > _LARGEST
+    with archive.open(info, "w", force_zip64=is_large) as stream:
+        stream.write(header)
         stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 

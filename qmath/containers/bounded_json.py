@@ -1,4 +1,4 @@
-"""JSON from untrusted files: nesting and number length are bounded."""
+"""JSON from untrusted files: length, nesting, numbers, and how many values it holds are bounded."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ from typing import Any
 
 from qmath.errors import FileFormatError
 
-__all__ = ["MAX_BYTES", "parse_json"]
+__all__ = ["MAX_BYTES", "parse_json", "parse_long_json"]
 
-# Keras writes 1 KB for a layer of a small model; this lets ten thousand have 13 KB each.
-MAX_BYTES = 1 << 27
+# Keras writes about 1 KB for a layer; this lets ten thousand have 1.6 KB each.
+MAX_BYTES = 1 << 24
+# A value takes up to 72 bytes of memory and as few as two of text; in Keras's texts it takes 17.
+# So many are allowed, and one more for each stretch of the text.
+MAX_VALUES = 1 << 18
+_BYTES_PER_VALUE = 24
+# Lists with a number for each of some million channels.
+_MAX_BYTES_LONG, _BYTES_PER_NUMBER = 1 << 28, 2
 # Keras nests about five levels a submodel; readers of the result may recurse.
 MAX_DEPTH = 200
 MAX_DIGITS = 400
@@ -31,8 +37,29 @@ def parse_json(text: str | bytes, where: str, remedy: str = "save the model agai
     Raises
     ------
     FileFormatError
-        The text is not JSON, nests deeper than ``MAX_DEPTH`` or holds an absurdly long number.
+        The text is not JSON, is longer than ``MAX_BYTES``, holds more values than such texts do,
+        nests deeper than ``MAX_DEPTH`` or holds an absurdly long number.
     """
+    return _parse(text, where, remedy, MAX_BYTES, _BYTES_PER_VALUE)
+
+
+def parse_long_json(text: str | bytes, where: str, remedy: str) -> Any:
+    """As `parse_json`, of what qmath writes itself: longer, with long lists of numbers."""
+    return _parse(text, where, remedy, _MAX_BYTES_LONG, _BYTES_PER_NUMBER)
+
+
+def _parse(text: str | bytes, where: str, remedy: str, longest: int, bytes_per_value: int) -> Any:
+    if len(text) > longest:
+        raise FileFormatError(
+            f"{where}: {len(text)} bytes of JSON are more than the {longest} that qmath reads; the "
+            f"file is damaged or hostile, {remedy}"
+        )
+    values = _count(text)
+    if values > MAX_VALUES + len(text) // bytes_per_value:
+        raise FileFormatError(
+            f"{where}: the JSON holds {values} values in {len(text)} bytes, which no model does; "
+            f"the file is damaged or hostile, {remedy}"
+        )
     try:
         value = json.loads(text, parse_int=_bounded_int)
         deep = _is_deeper(value, MAX_DEPTH)
@@ -47,6 +74,13 @@ def parse_json(text: str | bytes, where: str, remedy: str = "save the model agai
             f"file is damaged or hostile, {remedy}"
         )
     return value
+
+
+def _count(text: str | bytes) -> int:
+    """Return the most values that a JSON text can hold."""
+    if isinstance(text, str):
+        return sum(text.count(sign) for sign in ",[{")
+    return sum(text.count(sign) for sign in b",[{")
 
 
 def _bounded_int(digits: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from qmath.containers.bounded_json import parse_json
+from qmath.containers.bounded_json import parse_long_json
 from qmath.errors import FileFormatError
 
 __all__ = ["MANIFEST", "checked", "export_of", "read_manifest"]
@@ -71,7 +71,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if len(text) > _LIMIT:
         raise FileFormatError(f"{path} has more than {_LIMIT} bytes, so qmath did not write it")
     try:
-        manifest = checked(parse_json(text.decode(), str(path), _AGAIN), str(path))
+        manifest = checked(parse_long_json(text.decode(), str(path), _AGAIN), str(path))
     except UnicodeDecodeError:
         raise FileFormatError(f"{path} is damaged: it is no text; {_AGAIN}") from None
     if not isinstance(export_of(manifest, str(path)).get("files"), dict):

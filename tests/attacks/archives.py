@@ -200,6 +200,9 @@ def weights_with_a_link(path: Path) -> None:
 # ---- JSON
 
 ATTACKS |= {
+    "brackets": (with_config(b"[" * (132 << 20)), "longer than"),
+    "lists": (with_config("[" + "[]," * 5_000_000 + "0]"), "values in"),
+    "texts": (with_config("[" + '"ab",' * 3_000_000 + "0]"), "values in"),
     "nesting": (with_config("[" * 100_000 + "]" * 100_000), "nests"),
     "nesting_of_objects": (with_config('{"a":' * 5_000 + "1" + "}" * 5_000), "nests"),
     "a_number_of_a_million_digits": (with_config("9" * 1_000_000), "digits"),

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from qmath.containers.bounded_json import parse_json
+from qmath.containers.bounded_json import parse_long_json
+from qmath.containers.extents import Extents
 from qmath.errors import FileFormatError, QmathError
 from qmath.exports.bundle import Bundle
 from qmath.exports.exporter import Content, Exporter, Reading
@@ -39,6 +40,7 @@ _DAMAGE = (
 )  # fmt: skip
 _UNIX = 3  # whose permissions a member has; Python would name Windows there
 _LARGEST = 2**31 - 1  # of a member without zip64, for Python's zipfile
+_LOCAL_HEADER = 30  # bytes before the name of a member, which precedes its data
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip archive can hold
 
 
@@ -71,7 +73,7 @@ class Npz(Exporter):
         if MANIFEST not in arrays:
             raise FileFormatError(f"{name} has no manifest, so it is not an .npz that qmath wrote")
         text = arrays.pop(MANIFEST).tobytes()
-        return checked(parse_json(text, f"{name}: the manifest", "export again"), name), arrays
+        return checked(parse_long_json(text, f"{name}: the manifest", "export again"), name), arrays
 
 
 def write_arrays(file: BinaryIO, arrays: Iterable[tuple[str, NDArray[Any]]]) -> None:
@@ -127,12 +129,19 @@ class _Arrays(Mapping[str, NDArray[Any]]):
                 f"{name} is not an .npz file, or it is damaged ({error})"
             ) from error
         self._members: dict[str, zipfile.ZipInfo] = {}
+        extents = Extents()
         for info in self._archive.infolist():
             key = info.filename.removesuffix(".npy")
             if key in self._members or key == info.filename:
                 raise FileFormatError(
                     f"{name} has an unexpected member {info.filename!r}, so it is "
                     "not an .npz that qmath wrote"
+                )
+            end = info.header_offset + _LOCAL_HEADER + len(info.orig_filename) + info.compress_size
+            if not extents.take(key, [(info.header_offset, end)]):
+                raise FileFormatError(
+                    f"{name}: the bytes of {info.filename!r} are those of another member, too; "
+                    "the file is damaged or hostile, export again"
                 )
             self._members[key] = info
 

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.containers.bounded_json import parse_json
+from qmath.containers.bounded_json import parse_long_json
 from qmath.errors import FileFormatError, OutputError, QmathError
 from qmath.exports.arrays.bin import PACKINGS, stored_arrays, unpacked
 from qmath.exports.bundle import Bundle
@@ -165,7 +165,7 @@ class Safetensors(Exporter):
 
 def _object(text: str | bytes, where: str) -> dict[str, Any]:
     """Return the JSON object that a text holds."""
-    value = parse_json(text, where, _AGAIN)
+    value = parse_long_json(text, where, _AGAIN)
     if not isinstance(value, dict):
         raise FileFormatError(f"{where} is no JSON object; the file is damaged, {_AGAIN}")
     return value

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.containers.bounded_json import parse_json
+from qmath.containers.bounded_json import parse_long_json
 from qmath.errors import FileFormatError, MissingExtraError, OutputError
 from qmath.exports.reading import checked, export_of
 from qmath.kernels.packing import pack, unpack
@@ -154,7 +154,7 @@ def manifest_of(model: Any, file: BinaryIO) -> dict[str, Any]:
     texts = [entry.value for entry in model.metadata_props if entry.key == MANIFEST]
     if len(texts) != 1:
         raise FileFormatError(f"{_name(file)} has no manifest, so qmath did not write it")
-    text = parse_json(texts[0], f"{_name(file)}: the manifest", "export again")
+    text = parse_long_json(texts[0], f"{_name(file)}: the manifest", "export again")
     manifest = checked(text, _name(file))
     export_of(manifest, _name(file))
     return manifest

@@ -1,7 +1,8 @@
 """HDF5 files, trusted with nothing: attributes as text, datasets as arrays read on demand.
 
 Only hard links are followed. A dataset must hold its bytes in this very file, so that a file
-cannot reach others, and not claim more than `MAX_RATIO` times the bytes it holds.
+cannot reach others, alone, and not claim more than `MAX_RATIO` times as many. Texts together are no
+longer than the file.
 """
 
 from __future__ import annotations
@@ -11,23 +12,26 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qmath.containers.extents import Extents
+from qmath.containers.hdf5_chunks import read_chunks
+from qmath.containers.hdf5_layout import MAX_RATIO, Layout, layout_of
+from qmath.containers.hdf5_texts import length_of_texts
 from qmath.containers.lazy_array import LazyArray
-from qmath.containers.source_files import Stamp, has_changed, stamp_of
+from qmath.containers.source_files import Stamp, open_source, stamp_of, unchanged
 from qmath.errors import FileFormatError, MissingExtraError, QmathError
 
 __all__ = ["MAX_RATIO", "Hdf5File"]
 
-# Deflate, shuffle and checksum: what h5repack and h5py write. Others may load foreign plugins.
-_FILTERS = frozenset({1, 2, 3})
-# Trained weights hardly shrink; pruned ones by 10 or 20.
-MAX_RATIO = 64
+# What may be taken for texts that cannot be measured before they are read.
+_SPARE = 1 << 23
 # Each group on a path is looked up anew.
 _MAX_DEPTH = 100
+_LONGEST_NAME = 1 << 12
 
 
 class Section(Protocol):
@@ -41,23 +45,19 @@ class Section(Protocol):
     def size(self) -> int:
         """Its length in bytes."""
 
+    @property
+    def stamp(self) -> Stamp:
+        """That of the file, when the part was found in it."""
+
     def open(self) -> BinaryIO:
         """Open it, for reading."""
-
-
-class _Layout(NamedTuple):
-    """Shape and dtype of a dataset, and where its elements lie, if they do as in an array."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    offset: int | None
 
 
 class Hdf5File:
     """An HDF5 file, opened for reading in a ``with`` statement.
 
-    Arrays taken from it stay readable afterwards, as long as the file does not change. As Keras
-    writes them, their bytes are read where they lie, without the HDF5 library.
+    Arrays taken from it stay readable afterwards, as long as the file does not change. Their bytes
+    are read where they lie, without the HDF5 library, but for types that NumPy does not have.
 
     Parameters
     ----------
@@ -78,14 +78,18 @@ class Hdf5File:
         self.path = f"{path}: {section.name}" if section else path
         self._absolute = os.path.abspath(path)
         self._section = section
-        self._stamp: Stamp | None = None
+        self._stamp = section.stamp if section else None
         self._size = 0
         self._h5py: Any = None  # like the root, only while the file is open
         self._root: Any = None
+        self._before = 0  # bytes of another kind at the beginning
+        self._is_usual = True  # places are counted from the beginning, in eight bytes
         self._found: dict[str, Any] = {}  # groups and datasets, while the file is open
         self._dtypes: dict[bytes, tuple[np.dtype[Any], bool]] = {}
-        self._layouts: dict[str, _Layout] = {}  # of the arrays taken
-        self._opened: BinaryIO | None = None
+        self._layouts: dict[str, Layout] = {}  # of the arrays taken
+        self._extents = Extents()  # of all that were met
+        self._texts_read = 0  # the bytes of all
+        self._bytes: BinaryIO | None = None  # the same file, while it is open
 
     def __enter__(self) -> Hdf5File:
         try:
@@ -96,36 +100,35 @@ class Hdf5File:
                 f"pip install 'qmath-tfmot[checkpoints]'"
             ) from None
         with _as_format_error(self.path):
-            self._check_unchanged()
-            if self._section is not None:
-                self._size = self._section.size
-                self._opened = self._section.open()
+            self._bytes = self._open_bytes()
             try:
-                self._root = h5py.File(self._opened or self._absolute, "r")
+                self._stamp = self._stamp or stamp_of(self._bytes)
+                self._size = self._bytes.seek(0, os.SEEK_END)
+                source = self._absolute if self._section is None else self._bytes
+                self._root = h5py.File(source, "r")
+                self._before = self._root.userblock_size
+                sizes = self._root.id.get_create_plist().get_sizes()
+                self._is_usual = sizes == (8, 8) and not self._before
             except BaseException:
-                self._close_section()
+                self._close()
                 raise
             self._h5py = h5py
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._close()
+        if kind is None:  # the library has opened it by its name
+            with _as_format_error(self.path), self._reading():
+                pass
+
+    def _close(self) -> None:
         self._found.clear()
-        self._root.close()
-        self._close_section()
-        self._h5py = self._root = None
-
-    def _check_unchanged(self) -> None:
-        """Raise if the file is not as it was when it was first opened."""
-        status = os.stat(self._absolute)
-        stamp = stamp_of(status)
-        if stamp != (self._stamp or stamp):
-            raise has_changed(self.path)
-        self._stamp, self._size = stamp, status.st_size
-
-    def _close_section(self) -> None:
-        if self._opened is not None:
-            self._opened.close()
-        self._opened = None
+        self._texts_read = 0
+        if self._root is not None:
+            self._root.close()
+        if self._bytes is not None:
+            self._bytes.close()
+        self._h5py = self._root = self._bytes = None
 
     def has(self, path: str) -> bool:
         """Tell whether a group or dataset is there, reached by hard links alone."""
@@ -167,9 +170,9 @@ class Hdf5File:
             if not count:
                 return None
         for part in parts:
-            if not part.isprintable():
+            if not part.isprintable() or len(part) > _LONGEST_NAME:
                 raise FileFormatError(
-                    f"{self.path}: {name} of {group or '/'!r} holds {part!r}, "
+                    f"{self.path}: {name} of {group or '/'!r} holds {part[:80]!r}, "
                     f"which is no name; the file is damaged"
                 )
         return parts
@@ -183,8 +186,17 @@ class Hdf5File:
             There is no such group.
         """
         names: list[bytes] = []
+        left = self._size
+
+        def note(name: bytes) -> bool | None:
+            nonlocal left
+            left -= len(name)  # two may be the same bytes
+            names.append(name)
+            return None if left >= 0 else True
+
         with _as_format_error(f"{self.path}: {group}"):
-            self._group(group).links.iterate(names.append)
+            if self._group(group).links.iterate(note)[0]:
+                raise ValueError("its names are longer than the file")
             return [name.decode() for name in names]
 
     def datasets(self, group: str) -> list[str]:
@@ -239,30 +251,48 @@ class Hdf5File:
             As `array`, or the file has changed since it was first opened.
         """
         known = self._layouts.get(path)
-        if known is not None and known.offset is not None:
-            return self._read_plain(path, known.shape, known.dtype, known.offset)
+        if known is not None and (known.offset is not None or known.chunks):
+            with _as_format_error(f"{self.path}: {path}"):
+                return self._read_numbers(known)
         if self._root is None:
             with self:
                 return self.read(path)
-        dataset, _ = self._dataset(path)
+        dataset, layout = self._dataset(path)
         with _as_format_error(f"{self.path}: {path}"):
+            if layout.offset is not None or layout.chunks:
+                return self._read_numbers(layout)
             return np.asarray(self._h5py.Dataset(dataset)[()])
 
-    def _read_plain(
-        self, path: str, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int
-    ) -> NDArray[Any]:
-        """Return elements that lie in the file one after the other."""
-        values = np.empty(shape, dtype)
-        with _as_format_error(f"{self.path}: {path}"), self._open_bytes() as file:
-            self._check_unchanged()
-            file.seek(offset)
-            if file.readinto(values.reshape(-1).view(np.uint8).data) != values.nbytes:
-                raise EOFError("the file ends before the array does")
+    def inflated(self, path: str) -> int:
+        """Return the bytes of an array that was taken, if it lies in chunks: 0 otherwise."""
+        known = self._layouts.get(path)
+        return math.prod(known.shape) * known.dtype.itemsize if known and known.chunks else 0
+
+    def _read_numbers(self, layout: Layout) -> NDArray[Any]:
+        """Return elements from where they lie in the file."""
+        with self._reading() as file:
+            if layout.chunks:
+                values = read_chunks(file, layout.chunks, layout.shape, layout.dtype)
+            else:
+                values = np.empty(layout.shape, layout.dtype)
+                file.seek(layout.offset or 0)
+                into = values.reshape(-1).view(np.uint8).data
+                if file.readinto(into) != values.nbytes:
+                    raise EOFError("the file ends before the array does")
         return values
+
+    @contextmanager
+    def _reading(self) -> Iterator[io.BufferedReader]:
+        """Open the file, which must be what it was when it was first opened, and stay so."""
+        with (
+            self._open_bytes() as file,
+            unchanged(file, self._stamp or stamp_of(file), self.path),
+        ):
+            yield file
 
     def _open_bytes(self) -> io.BufferedReader:
         if self._section is None:
-            return open(self._absolute, "rb")
+            return open_source(self._absolute, self.path)
         return io.BufferedReader(self._section.open())  # type: ignore[arg-type]
 
     @property
@@ -296,7 +326,7 @@ class Hdf5File:
             )
         return layout.offset, layout.dtype.str
 
-    def _dataset(self, path: str) -> tuple[Any, _Layout]:
+    def _dataset(self, path: str) -> tuple[Any, Layout]:
         """Return a dataset that does not claim more than the file holds."""
         where = f"{self.path}: {path}"
         node = self._find(path)
@@ -361,53 +391,54 @@ class Hdf5File:
         with _as_format_error(where):
             attributes = self._h5py.Group(self._group(group)).attrs
             claim = attributes.get_id(name)
-            if math.prod(claim.shape) * claim.dtype.itemsize > self._size:
-                raise FileFormatError(
-                    f"{where} claims more bytes than the file has; the file is damaged"
-                )
+            length = math.prod(claim.shape) * claim.dtype.itemsize
+            if claim.dtype.kind == "O":
+                length += self._length_of_texts(group, name, math.prod(claim.shape))
+            self._check_length(length, where)
             values = np.atleast_1d(np.asarray(attributes[name])).ravel().tolist()
             if not all(isinstance(value, (str, bytes)) for value in values):
                 raise FileFormatError(f"{where} holds no text; the file is damaged")
+            self._texts_read += sum(map(len, values))
+            self._check_length(0, where)
             return [value.decode() if isinstance(value, bytes) else value for value in values]
 
-    def _layout_of(self, dataset: Any, where: str) -> _Layout:
-        """Return the layout of a dataset that is a tensor, of no more than the file holds."""
-        h5d = self._h5py.h5d
-        creation = dataset.get_create_plist()
-        kind = creation.get_layout()
-        is_elsewhere = kind == h5d.CONTIGUOUS and creation.get_external_count() > 0
-        if is_elsewhere or kind not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
+    def _check_length(self, more: int, where: str) -> None:
+        """Raise if texts of so many bytes, and those that were read, are more than the file has."""
+        if more + self._texts_read > self._size + _SPARE:
             raise FileFormatError(
-                f"{where}: its data lie outside the file, which Keras never "
-                f"writes; qmath does not follow them"
+                f"{where} claims more bytes than the file has; the file is damaged or hostile"
             )
-        shape, stored = dataset.shape, dataset.get_storage_size()
+
+    def _length_of_texts(self, group: str, name: str, count: int) -> int:
+        """Return the bytes of an attribute's texts, which is 0 if they cannot be many.
+
+        If they cannot be measured, each may be as long as the file.
+        """
+        if count * self._size <= _SPARE:
+            return 0
+        node, length = self._group(group), None
+        if self._bytes is not None and self._is_usual:
+            address = self._h5py.h5o.get_info(node).addr
+            length = length_of_texts(self._bytes, address, name.encode(), count)
+        return count * self._size if length is None else length
+
+    def _layout_of(self, dataset: Any, where: str) -> Layout:
+        """Return the layout of a dataset whose bytes are no other's."""
         dtype, is_numpys = self._dtype_of(dataset)
-        if shape is None or dtype.kind not in "biuf":
+        layout = layout_of(self._h5py.h5d, dataset, dtype, where, self._size, is_numpys=is_numpys)
+        if layout.chunks and self._before:
+            raise ValueError("chunks behind a block of the user's; HDF5's versions count both ways")
+        # A byte of the header, which two links may lead to, stands for what lies there.
+        spans = layout.spans
+        if not spans:
+            address = self._h5py.h5o.get_info(dataset).addr + self._before
+            spans = [(address, address + 1)]
+        if not self._extents.take(where, spans):
             raise FileFormatError(
-                f"{where}: {dtype} is no tensor of numbers; the file "
-                f"was not written by Keras, or is damaged"
+                f"{where}: its bytes are those of another tensor, too, which Keras never writes; "
+                "the file is damaged or hostile"
             )
-        filters = {creation.get_filter(i)[0] for i in range(creation.get_nfilters())}
-        if not filters <= _FILTERS:
-            raise FileFormatError(
-                f"{where}: it is compressed in a way that Keras never writes; "
-                f"rewrite the file with h5repack -f NONE"
-            )
-        elements = math.prod(shape)
-        claimed = elements * dtype.itemsize
-        if kind == h5d.CHUNKED and elements:
-            claimed = max(claimed, math.prod(creation.get_chunk()) * dtype.itemsize)
-            fits = claimed <= stored * (MAX_RATIO if filters else 1)
-        else:
-            fits = claimed == stored or not elements
-        if not fits or stored > self._size:
-            raise FileFormatError(
-                f"{where}: its shape {shape} claims {claimed} bytes and "
-                f"{stored} are stored; the file is damaged or hostile"
-            )
-        is_plain = kind == h5d.CONTIGUOUS and elements and is_numpys
-        return _Layout(tuple(shape), dtype, dataset.get_offset() if is_plain else None)
+        return layout
 
     def _dtype_of(self, dataset: Any) -> tuple[np.dtype[Any], bool]:
         """Return a dataset's dtype, and whether its bytes are those of NumPy's numbers.

@@ -3,9 +3,9 @@
 A child process opens the file and answers one question after the other, over its standard input
 and output: a line of JSON each, and after it the elements of an array, if they were asked for. The
 process that asks never gives the file to the HDF5 library, and accepts only texts, shapes and
-numbers in an answer. It ends a child that takes too long; on Linux and macOS the child's
-memory is limited, too. This is not a sandbox: it guards against damage, not against a file that
-exploits the library.
+numbers in an answer. It ends a child that takes too long; the system limits what else the child
+takes, as far as it can (`_limit`). This is not a sandbox: it guards against damage, not against a
+file that exploits the library.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from qmath import errors
 from qmath.containers.hdf5 import MAX_RATIO, Hdf5File
 from qmath.containers.keras_zip import ZipSection
 from qmath.containers.lazy_array import LazyArray
-from qmath.containers.source_files import stamp_of
+from qmath.containers.source_files import Stamp, open_source, stamp_of
 from qmath.errors import FileFormatError, QmathError
 
 __all__ = ["IsolatedHdf5File", "open_hdf5", "serve", "spawn"]
@@ -39,15 +39,21 @@ __all__ = ["IsolatedHdf5File", "open_hdf5", "serve", "spawn"]
 # To read the structure of a file, or one array; and 1 s more for each 8 MiB of the file.
 SECONDS = 60
 _BYTES_PER_SECOND = 1 << 23
-# Bytes of address space, which Python, NumPy and h5py share; and 4 more for each byte of the file.
-MEMORY = 2 << 30
+# Bytes of memory beyond what Python, NumPy and h5py take, and for each byte of the file; besides
+# that, for each byte of an array that is inflated.
+MEMORY = 1 << 26
 _MEMORY_PER_BYTE = 4
+# Where a system does not say how much is taken.
+_TAKEN = 2 << 30
 
+# Of Linux's prctl.
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _RAISED = ("FileFormatError", "MissingExtraError")
 # Without the user's environment, but with all the paths that this process searches.
 _BOOT = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from qmath.containers.isolation import serve; serve(sys.stdin.buffer, sys.stdout.buffer)"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); parent = int(sys.argv[2]); "
+    "from qmath.containers.isolation import serve; "
+    "serve(sys.stdin.buffer, sys.stdout.buffer, parent)"
 )
 # The HDF5 library does one thing at a time as well.
 _LOCK = threading.RLock()
@@ -76,7 +82,7 @@ class IsolatedHdf5File(Hdf5File):
 
     def __init__(self, path: str, section: ZipSection | None = None) -> None:
         super().__init__(path, section)
-        self._place = [section.path, section.name, section.start, section.size] if section else None
+        self._place = list(vars(section).values()) if section else None
         self._child: _Child | None = None
         self._failure = ""
 
@@ -163,10 +169,10 @@ class IsolatedHdf5File(Hdf5File):
     def _started(self) -> _Child:
         """Return the child: a new one at first, and in a process forked from that of the first."""
         if self._child is None or self._child.owner != os.getpid():
-            with suppress(OSError):  # the child says what is wrong
-                status = os.stat(self._absolute)
-                self._stamp = self._stamp or stamp_of(status)
-                self._size = status.st_size
+            # The child says what is wrong.
+            with suppress(OSError, FileFormatError), open_source(self._absolute) as file:
+                self._stamp = self._stamp or stamp_of(file)
+                self._size = file.seek(0, os.SEEK_END)
             self._child = _Child(self.path, self._size)
             self._child.write([self._absolute, self.path, self._place, self._stamp, self._size])
         return self._child
@@ -297,8 +303,10 @@ def _end(process: subprocess.Popen[bytes], owner: int) -> None:
 def spawn() -> subprocess.Popen[bytes]:
     """Start a process that runs `serve`."""
     paths = [*sys.path, str(Path(__file__).parents[2])]
+    # The system tells a child of the end of the thread that started it: any other may end earlier.
+    parent = os.getpid() if threading.current_thread() is threading.main_thread() else 0
     return subprocess.Popen(
-        [sys.executable or "", "-I", "-S", "-c", _BOOT, json.dumps(paths)],
+        [sys.executable or "", "-I", "-S", "-c", _BOOT, json.dumps(paths), str(parent)],
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -306,7 +314,7 @@ def spawn() -> subprocess.Popen[bytes]:
     )
 
 
-def serve(questions: BinaryIO, answers: BinaryIO) -> None:
+def serve(questions: BinaryIO, answers: BinaryIO, parent: int = 0) -> None:
     """Answer questions about one file: the work of the child process.
 
     Parameters
@@ -316,22 +324,32 @@ def serve(questions: BinaryIO, answers: BinaryIO) -> None:
         of a method of `Hdf5File` and its arguments.
     answers : binary file
         ``ready``, then for each question ``{"value": …}``, or ``{"error": class, "message": …}``.
+    parent : int
+        The process with which this one ends; any other than 0 must be the one that started it.
     """
+    if sys.platform == "linux":
+        _bind(parent)
     _write(answers, b"ready\n")
     path, name, place, stamp, size = json.loads(questions.readline())
+    if place:
+        place[-1] = _stamp(place[-1])
     with suppress(ImportError):
         import h5py  # noqa: F401  (it needs memory itself)
-    _limit_memory(MEMORY + _MEMORY_PER_BYTE * size)
-    file = Hdf5File(path, ZipSection(*place) if place else None)
+    memory = _taken() + MEMORY + _MEMORY_PER_BYTE * size
+    seconds = SECONDS + size // _BYTES_PER_SECOND
+    section = ZipSection(*place) if place else None
+    file = Hdf5File(path, section)
     file.path = name
-    file._stamp = tuple(stamp) if stamp else None
+    file._stamp = _stamp(stamp) if stamp else None
     for question in questions:
         method, *arguments = json.loads(question)
         if method == "__exit__":
             arguments = [None] * 3
+        inflated = file.inflated(*arguments) if method == "read" else 0
+        _limit(memory + _MEMORY_PER_BYTE * inflated, seconds)
         # Ends this process should the other one have ended in the meantime.
         if hasattr(signal, "alarm"):
-            signal.alarm(2 * (SECONDS + size // _BYTES_PER_SECOND))
+            signal.alarm(2 * seconds)
         elements: bytes | memoryview = b""
         answer: dict[str, Any]
         try:
@@ -349,20 +367,54 @@ def serve(questions: BinaryIO, answers: BinaryIO) -> None:
             signal.alarm(0)
 
 
+def _stamp(numbers: list[int]) -> Stamp:
+    """Return a stamp from JSON."""
+    device, inode, size, written, changed = numbers
+    return device, inode, size, written, changed
+
+
 def _write(file: BinaryIO, *parts: bytes | memoryview) -> None:
     for part in parts:
         file.write(part)
     file.flush()
 
 
-def _limit_memory(size: int) -> None:
-    """Make more than `size` bytes a `MemoryError`, where the system offers that."""
+def _bind(parent: int) -> None:
+    """Give up what new programs may gain by their files' owners, and end with the parent."""
+    import ctypes
+
+    set_process = ctypes.CDLL(None, use_errno=True).prctl
+    set_process(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if parent:
+        set_process(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it has ended already
+            os._exit(1)
+
+
+def _taken() -> int:
+    """Return the bytes of address space that this process has."""
+    with suppress(OSError, ValueError):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    return _TAKEN
+
+
+def _limit(memory: int, seconds: int) -> None:
+    """Limit what this process takes until the next question, where the system offers that."""
     try:
         import resource
     except ImportError:
         return
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    wanted = size if hard == resource.RLIM_INFINITY else min(size, hard)
-    with suppress(OSError, ValueError):  # macOS does not take every size
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    limits = {
+        resource.RLIMIT_AS: memory,  # more is a `MemoryError`
+        resource.RLIMIT_CPU: math.ceil(used.ru_utime + used.ru_stime) + seconds,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_NPROC: 0,
+        resource.RLIMIT_CORE: 0,
+    }
+    for kind, wanted in limits.items():
+        hard = resource.getrlimit(kind)[1]
+        with suppress(OSError, ValueError):  # macOS does not take every size
+            least = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            resource.setrlimit(kind, (least, hard if wanted else 0))

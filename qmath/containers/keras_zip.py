@@ -13,9 +13,10 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
+from qmath.containers.source_files import Stamp, has_changed, open_source, stamp_of, unchanged
 from qmath.errors import FileFormatError, QmathError
 
 __all__ = ["KerasZip", "ZipSection"]
@@ -38,12 +39,15 @@ class ZipSection:
         The member.
     start, size : int
         In bytes.
+    stamp : tuple of int
+        Of the archive, when its directory was read.
     """
 
     path: str
     name: str
     start: int
     size: int
+    stamp: Stamp = field(compare=False)
 
     def open(self) -> BinaryIO:
         """Open the member, for reading."""
@@ -55,7 +59,10 @@ class _SectionFile(io.RawIOBase):
 
     def __init__(self, section: ZipSection) -> None:
         super().__init__()
-        self._file = open(section.path, "rb", buffering=0)  # noqa: SIM115 (closed with it)
+        self._file = open_source(section.path)
+        if stamp_of(self._file) != section.stamp:
+            self._file.close()
+            raise has_changed(section.path)
         self._start, self._size = section.start, section.size
         self._position = 0
 
@@ -64,6 +71,9 @@ class _SectionFile(io.RawIOBase):
 
     def seekable(self) -> bool:
         return True
+
+    def fileno(self) -> int:
+        return self._file.fileno()
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
@@ -108,12 +118,14 @@ class KerasZip:
     def __init__(self, path: str) -> None:
         self.path = path
         self._absolute = os.path.abspath(path)
-        with (
-            _as_format_error(path),
-            _DirectoryFile(self._absolute) as file,
-            zipfile.ZipFile(file) as archive,
-        ):
-            members: list[zipfile.ZipInfo] = archive.infolist()
+        with _as_format_error(path), open_source(self._absolute, path) as opened:
+            self._stamp = stamp_of(opened)
+            with (
+                unchanged(opened, self._stamp, path),
+                _DirectoryFile(opened.fileno(), closefd=False) as file,
+                zipfile.ZipFile(file) as archive,
+            ):
+                members: list[zipfile.ZipInfo] = archive.infolist()
         self._members = {member.filename: member for member in members}
         if len(self._members) < len(members):
             raise FileFormatError(
@@ -133,8 +145,8 @@ class KerasZip:
             It is missing, compressed, encrypted or damaged.
         """
         section = self._locate(name)
-        with section.open() as file:
-            checksum = 0
+        checksum = 0
+        with section.open() as file, unchanged(file, self._stamp, self.path):
             while block := file.read(_BLOCK):
                 checksum = zlib.crc32(block, checksum)
         if checksum != self._members[name].CRC:
@@ -157,8 +169,8 @@ class KerasZip:
                 f"{self.path}: {name} is longer than {limit} bytes, which no model needs; the "
                 "file is damaged or hostile"
             )
-        with self.section(name).open() as file:
-            return file.read()
+        with self.section(name).open() as file, unchanged(file, self._stamp, self.path):
+            return file.read(limit)
 
     def _locate(self, name: str) -> ZipSection:
         where = f"{self.path}: {name}"
@@ -173,7 +185,7 @@ class KerasZip:
                 f"{where} is compressed or encrypted, which Keras never does; unzip the file and "
                 "pack it again without: zip -0 -r"
             )
-        with _as_format_error(self.path), open(self._absolute, "rb") as file:
+        with _as_format_error(self.path), open_source(self._absolute, self.path) as file:
             file.seek(member.header_offset)
             signature, name_length, extra_length = _LOCAL_HEADER.unpack(
                 file.read(_LOCAL_HEADER.size)
@@ -191,7 +203,7 @@ class KerasZip:
                 f"{where} does not lie where the zip file's directory says; the file is damaged, "
                 "copy it or save the model again"
             )
-        return ZipSection(self._absolute, name, start, member.file_size)
+        return ZipSection(self._absolute, name, start, member.file_size, self._stamp)
 
 
 @contextmanager

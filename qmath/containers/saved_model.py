@@ -7,12 +7,12 @@ stay in their TensorFlow checkpoint until they are asked for. The graph is never
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
 from qmath.containers.protos import parse
+from qmath.containers.source_files import open_source, stamp_of, unchanged
 from qmath.containers.tensor_bundle import TensorBundle
 from qmath.errors import FileFormatError
 
@@ -134,15 +134,13 @@ def _meta_graph(saved: Any, path: str) -> Any:
 
 def _read(path: str, limit: int) -> bytes:
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise FileFormatError(f"{path}: this is no regular file")
-        if status.st_size > limit:
-            raise FileFormatError(
-                f"{path}: {status.st_size} bytes are more than the {limit} that qmath reads of a "
-                f"graph"
-            )
-        with open(path, "rb") as file:
+        with open_source(path) as file, unchanged(file, stamp_of(file), path):
+            size = file.seek(0, os.SEEK_END)
+            if size > limit:
+                raise FileFormatError(
+                    f"{path}: {size} bytes are more than the {limit} that qmath reads of a graph"
+                )
+            file.seek(0)
             return file.read(limit)
     except OSError as error:
         raise FileFormatError(f"{path}: it cannot be read ({error.strerror})") from None

@@ -6,6 +6,7 @@ import os
 from typing import Literal
 
 from qmath.containers.sorted_table import MAGIC as TABLE  # which ends such a file
+from qmath.containers.source_files import open_source
 from qmath.errors import FileFormatError
 
 __all__ = ["HDF5", "ZIP", "Kind", "sniff"]
@@ -46,7 +47,7 @@ def sniff(path: str) -> Kind:
     try:
         if os.path.isdir(path):
             return _sniff_directory(path)
-        with open(path, "rb") as file:
+        with open_source(path) as file:
             head = file.read(16)
             file.seek(0, os.SEEK_END)
             file.seek(max(file.tell() - len(TABLE), 0))

@@ -1,17 +1,26 @@
-"""The files a model was read from: their digest, when somebody asks, and whether they changed."""
+"""The files a model is read from: opened with care, and whether they changed; their digest."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
+from io import BufferedReader
+from typing import BinaryIO
 
 from qmath.errors import FileFormatError
 
-__all__ = ["SourceFiles", "Stamp", "has_changed", "stamp_of"]
+__all__ = ["SourceFiles", "Stamp", "has_changed", "open_source", "stamp_of", "unchanged"]
 
-Stamp = tuple[int, int]
+Stamp = tuple[int, int, int, int, int]
+
+# Bytes that a file may claim without room on the disk: a copy may leave out blocks of zeros.
+_MAX_HOLES = 1 << 24
+_MAX_PIECES = 4096
+_BLOCK = 512  # of `st_blocks`, whatever the file system's
 
 
 class SourceFiles:
@@ -57,18 +66,72 @@ class SourceFiles:
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _digest(self, path: str) -> str:
-        if _stamp(path) != self._stamps[path]:
-            raise has_changed(path)
         digest = hashlib.sha256()
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        try:
+            with open_source(path) as file, unchanged(file, self._stamps[path], path):
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        except OSError as error:
+            raise _unreadable(path, error) from None
         return digest.hexdigest()
 
 
-def stamp_of(status: os.stat_result) -> Stamp:
-    """Return what differs once a file has changed: its size, and when it was written last."""
-    return status.st_size, status.st_mtime_ns
+def open_source(path: str, name: str | None = None) -> BufferedReader:
+    """Open a file for reading, without waiting for what a pipe or a device may send.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    name : str, optional
+        What error messages call it.
+
+    Raises
+    ------
+    FileFormatError
+        It is no regular file, or large parts of it were never written.
+    OSError
+        As `open` raises.
+    """
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 (the caller closes it)
+    try:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise FileFormatError(f"{name or path}: this is no regular file; copy it into one")
+        holes = _holes(file.fileno(), status)
+        if holes > _MAX_HOLES:
+            raise FileFormatError(
+                f"{name or path}: {holes} of its {status.st_size} bytes were never written, so it "
+                "is damaged, hostile or still being copied; copy it again"
+            )
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+@contextmanager
+def unchanged(file: BinaryIO, stamp: Stamp, name: str) -> Iterator[None]:
+    """Raise, before the body and after it, if an open file is not the one that has this stamp.
+
+    Raises
+    ------
+    FileFormatError
+        It was written, replaced, cut or deleted.
+    """
+    if stamp_of(file) != stamp:
+        raise has_changed(name)
+    yield
+    if stamp_of(file) != stamp:
+        raise has_changed(name)
+
+
+def stamp_of(file: BinaryIO) -> Stamp:
+    """Return what differs once a file has changed: which it is, its size, when it was written."""
+    status = os.fstat(file.fileno())
+    return (
+        status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    )  # fmt: skip
 
 
 def has_changed(name: str) -> FileFormatError:
@@ -78,6 +141,35 @@ def has_changed(name: str) -> FileFormatError:
 
 def _stamp(path: str) -> Stamp:
     try:
-        return stamp_of(os.stat(path))
+        with open_source(path) as file:
+            return stamp_of(file)
     except OSError as error:
-        raise FileFormatError(f"{path}: it cannot be read ({error.strerror})") from None
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: str, error: OSError) -> FileFormatError:
+    return FileFormatError(f"{path}: it cannot be read ({error.strerror})")
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+
+
+def _holes(descriptor: int, status: os.stat_result) -> int:
+    """Return how many bytes of a file just opened take no room on the disk, if they are many.
+
+    Fewer blocks than bytes are not enough: a file system may compress, or write later.
+    """
+    blocks = getattr(status, "st_blocks", None)
+    if blocks is None or status.st_size - blocks * _BLOCK <= _MAX_HOLES:
+        return 0
+    written, at = 0, 0
+    try:
+        for _ in range(_MAX_PIECES):
+            start = os.lseek(descriptor, at, os.SEEK_DATA)
+            at = os.lseek(descriptor, start, os.SEEK_HOLE)
+            written += at - start
+    except OSError:  # nothing but a hole is left
+        pass
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return status.st_size - written

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, NamedTuple
@@ -18,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.containers.crc32c import crc32c_extender, masked
+from qmath.containers.extents import Extents
 from qmath.containers.lazy_array import LazyArray
 from qmath.containers.protos import parse
 from qmath.containers.sorted_table import read_table, varint
-from qmath.containers.source_files import Stamp, has_changed, stamp_of
+from qmath.containers.source_files import Stamp, open_source, stamp_of, unchanged
 from qmath.errors import FileFormatError
 
 __all__ = ["TensorBundle"]
@@ -93,6 +93,7 @@ class TensorBundle:
     def __init__(self, path: str) -> None:
         self.path = path
         self._stamps: dict[str, Stamp] = {}
+        self._extents: dict[str, Extents] = {}  # of each shard, as far as tensors were met
         self._prefix = os.path.abspath(path)
         self.index = f"{self._prefix}.index"
         table = read_table(self._read_index(), f"{path}.index")
@@ -228,7 +229,18 @@ class TensorBundle:
                     f"{where}: its slices do not make up its shape {shape}; a part of the "
                     f"checkpoint is missing, or the file is damaged"
                 )
+        self._take(key, pieces, where)
         return _Tensor(entry.dtype, shape, tuple(pieces))
+
+    def _take(self, key: str, pieces: Sequence[_Piece], where: str) -> None:
+        """Raise if another tensor has bytes of this one."""
+        for shard in {piece.shard for piece in pieces}:
+            spans = [(p.offset, p.offset + p.size) for p in pieces if p.shard == shard]
+            if not self._extents.setdefault(shard, Extents()).take(key, spans):
+                raise FileFormatError(
+                    f"{where}: its bytes are those of another tensor, too, which TensorFlow never "
+                    "writes; the file is damaged or hostile"
+                )
 
     def _entry(self, key: bytes, where: str) -> Any:
         if key not in self._entries or not key:
@@ -248,7 +260,7 @@ class TensorBundle:
                 f"damaged"
             )
         shard = f"{self._prefix}.data-{entry.shard_id:05d}-of-{self._num_shards:05d}"
-        held = self._check(shard)
+        held = self._size(shard)
         size = entry.size if claimed is None else claimed
         if entry.size != size or entry.offset < 0 or not 0 <= size <= held - entry.offset:
             raise FileFormatError(
@@ -281,7 +293,7 @@ class TensorBundle:
         return values, crc
 
     def _read_index(self) -> bytes:
-        size = self._check(self.index)
+        size = self._size(self.index)
         if size > _MAX_INDEX:
             raise FileFormatError(
                 f"{self.path}.index: {size} bytes are too many for an index, which takes some 100 "
@@ -290,25 +302,10 @@ class TensorBundle:
         with self._open(self.index) as file:
             return file.read(size)
 
-    def _check(self, path: str) -> int:
+    def _size(self, path: str) -> int:
         """Return a file's size, if it is what it was when it was first met."""
-        name = self._name(path)
-        try:
-            status = os.stat(path)
-        except FileNotFoundError:
-            raise FileFormatError(
-                f"{name}: there is no such file; a checkpoint is its .index and all its .data "
-                f"files, copy them together"
-            ) from None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise FileFormatError(f"{name}: it cannot be read ({reason})") from None
-        if not stat.S_ISREG(status.st_mode):
-            raise FileFormatError(f"{name}: this is no regular file")
-        stamp = stamp_of(status)
-        if self._stamps.setdefault(path, stamp) != stamp:
-            raise has_changed(name)
-        return status.st_size
+        with self._open(path) as file:
+            return file.seek(0, os.SEEK_END)
 
     def _name(self, path: str) -> str:
         """Return a file's path as the user would write it."""
@@ -316,13 +313,23 @@ class TensorBundle:
 
     @contextmanager
     def _open(self, path: str) -> Iterator[BinaryIO]:
-        self._check(path)
+        """Open a file that is what it was when it was first met, and stays so meanwhile."""
+        name = self._name(path)
         try:
-            with open(path, "rb") as file:
-                yield file
-        except OSError as error:
-            reason = error.strerror
-            raise FileFormatError(f"{self._name(path)}: it cannot be read ({reason})") from None
+            with open_source(path, name) as file:
+                stamp = self._stamps.setdefault(path, stamp_of(file))
+                with unchanged(file, stamp, name):
+                    yield file
+        except FileNotFoundError:
+            raise FileFormatError(
+                f"{name}: there is no such file; a checkpoint is its .index and all its .data "
+                f"files, copy them together"
+            ) from None
+        except FileFormatError:
+            raise
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise FileFormatError(f"{name}: it cannot be read ({reason})") from None
 
 
 def _mismatch(where: str) -> FileFormatError:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,137 @@ def bomb_in_a_chunk(file: h5py.File, folder: Path) -> None:  # noqa: ARG001
     data = np.zeros((3, 4), np.float32)
     options = {"chunks": (1 << 12, 1 << 12), "maxshape": (None, None), "compression": "gzip"}
     replace(file, KERNEL, data=data, **options)
+
+
+def chunked(file: h5py.File, path: str, filters: list[str], data: bytes) -> None:
+    """Replace a dataset by one of 3 by 4 numbers in one chunk, stored as these bytes."""
+    del file[path]
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_chunk((3, 4))
+    for name in filters:
+        getattr(creation, f"set_{name}")(*([9] if name == "deflate" else []))
+    space, name = h5py.h5s.create_simple((3, 4)), path.rpartition("/")[2].encode()
+    group = file[path.rpartition("/")[0]]
+    dataset = h5py.h5d.create(group.id, name, h5py.h5t.IEEE_F32LE, space, creation)
+    dataset.write_direct_chunk((0, 0), data)
+
+
+def deflated(size: int) -> bytes:
+    """Return a stream that inflates to so many MiB of zeros."""
+    packer = zlib.compressobj(9)
+    return b"".join(packer.compress(bytes(1 << 20)) for _ in range(size)) + packer.flush()
+
+
+@changed("compressed in a way")
+def deflate_twice(file: h5py.File, folder: Path) -> None:  # noqa: ARG001
+    chunked(file, KERNEL, ["deflate", "deflate"], zlib.compress(deflated(512), 9))
+
+
+@changed("another size than its 48 bytes")
+def a_stream_without_end(file: h5py.File, folder: Path) -> None:  # noqa: ARG001
+    chunked(file, KERNEL, ["deflate"], deflated(48))
+
+
+@changed("another size than its 48 bytes")
+def a_stream_that_is_cut(file: h5py.File, folder: Path) -> None:  # noqa: ARG001
+    chunked(file, KERNEL, ["deflate"], zlib.compress(bytes(48))[:-4])
+
+
+@changed("holds 52 instead of 48 bytes|another size")
+def a_stream_of_more(file: h5py.File, folder: Path) -> None:  # noqa: ARG001
+    chunked(file, KERNEL, ["shuffle", "deflate"], zlib.compress(bytes(52)))
+
+
+@changed("checksum")
+def a_chunk_of_another_checksum(file: h5py.File, folder: Path) -> None:  # noqa: ARG001
+    chunked(file, KERNEL, ["fletcher32"], bytes(48) + b"\1\0\0\0")
+
+
+def references_to_one_text(path: Path, attributes: int, count: int, size: int) -> None:
+    """Write layers whose lists of weights all refer to one text of `size` bytes."""
+    write(path, sequential(wrapped("d")), {f"quant_{i}": {} for i in range(attributes)})
+    long = "a" * size
+    with h5py.File(path, "r+") as file:
+        for group in file["model_weights"].values():
+            del group.attrs["weight_names"]
+            group.attrs["weight_names"] = [long, *["b" * 16] * (count - 1)]
+            long = "c" * 16
+    content, marks = bytearray(path.read_bytes()), [struct.pack("<I", n) for n in (size, 16)]
+    at, whole = -1, b""
+    for mark in marks:
+        while (at := content.find(mark, at + 1)) >= 0:
+            (heap,) = struct.unpack_from("<Q", content, at + 4)
+            if content[heap : heap + 4] == b"GCOL":
+                whole = whole or bytes(content[at : at + 16])
+                content[at : at + 16] = whole
+    path.write_bytes(content)
+
+
+@refused("more bytes than the file")
+def a_thousand_references_to_one_text(path: Path) -> None:
+    references_to_one_text(path, 1, 1000, 1 << 20)
+
+
+@refused("no name")
+def lists_of_references_to_one_text(path: Path) -> None:
+    references_to_one_text(path, 200, 1, 1 << 20)
+
+
+def many_weights(path: Path, change: Callable[[h5py.File, list[str]], object]) -> None:
+    """Write a layer of 40 weights and change all."""
+    names = [f"d/w{i}:0" for i in range(40)]
+    values = np.ones((512, 256), np.float32)
+    config = sequential(entry("Custom", "d"))
+    write(path, config, {"d": dict.fromkeys(names, values[:1, :1])})
+    with h5py.File(path, "r+") as file:
+        replace(file, f"model_weights/d/{names[0]}", data=values)
+        change(file, [f"model_weights/d/{name}" for name in names])
+
+
+@refused("those of another tensor")
+def links_to_one_dataset(path: Path) -> None:
+    def change(file: h5py.File, names: list[str]) -> None:
+        for name in names[1:]:
+            del file[name]
+            file[name] = file[names[0]]
+
+    many_weights(path, change)
+
+
+@refused("those of another tensor")
+def datasets_over_the_same_bytes(path: Path) -> None:
+    offsets = []
+
+    def change(file: h5py.File, names: list[str]) -> None:
+        for name in names[1:]:
+            replace(file, name, data=np.ones((512, 256), np.float32))
+        offsets.extend(file[name].id.get_offset() for name in names)
+
+    many_weights(path, change)
+    content = path.read_bytes()
+    first, *others = (struct.pack("<Q", offset) for offset in offsets)
+    for other in others:
+        content = content.replace(other, first)
+    path.write_bytes(content)
+
+
+@changed("never written")
+def a_hole_of_a_gigabyte(file: h5py.File, folder: Path) -> None:  # noqa: ARG001
+    creation = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    creation.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    creation.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    space = h5py.h5s.create_simple((1 << 14, 1 << 14))
+    del file[KERNEL]
+    h5py.h5d.create(file[f"{GROUP}/d"].id, b"kernel:0", h5py.h5t.IEEE_F32LE, space, creation)
+
+
+@is_read
+def a_kernel_in_chunks(path: Path) -> None:
+    one_layer(path)
+    with h5py.File(path, "r+") as file:
+        values = file[KERNEL][()]
+        options = {"chunks": (2, 3), "compression": "gzip", "shuffle": True, "fletcher32": True}
+        replace(file, KERNEL, data=values, **options)
 
 
 @changed("claims")

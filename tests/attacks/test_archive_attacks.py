@@ -12,12 +12,13 @@ from tests.attacks.archives import ATTACKS, READ, ordinary
 from tests.attacks.jail import judge
 
 
+@pytest.mark.parametrize("isolate", [False, True], ids=["here", "isolated"])
 @pytest.mark.parametrize("name", ATTACKS)
-def test_attack(tmp_path: Path, name: str) -> None:
+def test_attack(tmp_path: Path, name: str, isolate: bool) -> None:
     build, message = ATTACKS[name]
     path = tmp_path / "model.keras"
     build(path)
-    outcome, said = judge(path)
+    outcome, said = judge(path, isolate=isolate)
     assert outcome == "FileFormatError", said
     assert re.search(message, said), said
     assert str(path) in said

@@ -15,22 +15,25 @@ from tests.attacks.jail import judge
 from tests.readers.builders import kernel, one_layer
 
 
+@pytest.mark.parametrize("isolate", [False, True], ids=["here", "isolated"])
 @pytest.mark.parametrize("name", ATTACKS)
-def test_attack(tmp_path: Path, name: str) -> None:
+def test_attack(tmp_path: Path, name: str, isolate: bool) -> None:
     build, message = ATTACKS[name]
     path, config = tmp_path / "model.h5", tmp_path / "config.json"
     build(path)
-    outcome, said = judge(path, config if config.exists() else None)
+    outcome, said = judge(path, config if config.exists() else None, isolate=isolate)
     # Values are read, and refused, when the integers are made.
-    assert outcome == ("QmathError" if name == "kernel_of_nan" else "FileFormatError")
+    wanted = "QmathError" if name == "kernel_of_nan" else "FileFormatError"
+    assert outcome == wanted, said
     assert re.search(message, said)
 
 
+@pytest.mark.parametrize("isolate", [False, True], ids=["here", "isolated"])
 @pytest.mark.parametrize("name", READ)
-def test_what_is_read_right(tmp_path: Path, name: str) -> None:
+def test_what_is_read_right(tmp_path: Path, name: str, isolate: bool) -> None:
     path = tmp_path / "model.h5"
     READ[name](path)
-    outcome, said = judge(path)
+    outcome, said = judge(path, isolate=isolate)
     assert (outcome, json.loads(said)[0]) == ("read", ["d/kernel"])
     values = np.asarray(load(path).tensors["d/kernel"].values)
     assert values.tobytes() == next(iter(kernel().values())).tobytes()

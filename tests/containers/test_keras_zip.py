@@ -117,7 +117,7 @@ def test_an_archive_is_closed_when_it_holds_no_hdf5(path: str) -> None:
     file = Hdf5File(path, section)
     with pytest.raises(FileFormatError, match="HDF5 cannot read"), file:
         pass
-    assert file._opened is None
+    assert file._bytes is None
 
 
 def test_compression_is_refused(path: str) -> None:

@@ -228,12 +228,13 @@ def test_slices_make_a_whole(prefix: Path) -> None:
     [
         (entry(VALUES[1:], 12), [UPPER], "do not make up its shape (2, 3)"),
         (entry(VALUES[1:], 12), [UPPER, LOWER, LOWER], "do not make up its shape (2, 3)"),
-        (entry(VALUES[1:], 12), [UPPER, UPPER], "slices overlap"),
+        (entry(VALUES[1:], 12), [UPPER, UPPER], "are those of another tensor"),
         (entry(VALUES[1:], 12, dtype=3), [UPPER, LOWER], "of another kind or shape"),
         (entry(VALUES[1], 12), [UPPER, LOWER], "of another kind or shape"),
         (entry(VALUES[1:], 12, slices=[LOWER]), [UPPER, LOWER], "of another kind or shape"),
         (entry(VALUES[1:], 16), [UPPER, LOWER], "from byte 16"),
-        (entry(VALUES[1:], 8), [UPPER, LOWER], "checksum does not match"),
+        (entry(VALUES[1:], 8), [UPPER, LOWER], "are those of another tensor"),
+        (entry(VALUES[1:], 12, crc32c=1), [UPPER, LOWER], "checksum does not match"),
     ],
 )
 def test_slices_that_do_not(prefix: Path, lower: Any, slices: list[Any], said: str) -> None:
@@ -305,7 +306,7 @@ def test_files_that_are_missing_or_no_files(prefix: Path) -> None:
     with pytest.raises(FileFormatError, match=r"ckpt\.data-00000-of-00005: there is no such file"):
         TensorBundle(str(prefix)).array("v")
     Path(f"{prefix}.data-00000-of-00005").mkdir()
-    with pytest.raises(FileFormatError, match="no regular file"):
+    with pytest.raises(FileFormatError, match="cannot be read"):
         TensorBundle(str(prefix)).array("v")
     Path(f"{prefix}.index").unlink()
     os.mkfifo(f"{prefix}.index")
@@ -315,7 +316,7 @@ def test_files_that_are_missing_or_no_files(prefix: Path) -> None:
 
 def test_an_index_that_is_too_large(prefix: Path) -> None:
     with Path(f"{prefix}.index").open("wb") as file:
-        file.truncate(1 << 40)
+        file.write(bytes((1 << 22) + 1))
     with pytest.raises(FileFormatError, match="too many for an index"):
         TensorBundle(str(prefix))
 

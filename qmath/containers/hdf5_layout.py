@@ -1,0 +1,130 @@
+"""Where the elements of an HDF5 dataset lie, and whether so many can be there."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qmath.containers.hdf5_chunks import DEFLATE, FLETCHER32, SHUFFLE, Chunks, find_chunks
+from qmath.errors import FileFormatError
+
+__all__ = ["MAX_RATIO", "Layout", "layout_of"]
+
+# Trained weights hardly shrink; pruned ones by 10 or 20.
+MAX_RATIO = 64
+# Deflate, shuffle and checksum: what h5repack and h5py write. Others may load foreign plugins.
+_FILTERS = frozenset({DEFLATE, SHUFFLE, FLETCHER32})
+# Of the bytes of a chunk that is larger than its dataset.
+_MAX_CHUNK = 1 << 20
+
+
+class Layout(NamedTuple):
+    """Shape and dtype of a dataset, and where its elements lie, if they are NumPy's numbers.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : numpy.dtype
+    offset : int or None
+        Of their first byte, if they lie in the file one after the other.
+    chunks : Chunks or None
+    span : pair of int or None
+        Likewise of whatever numbers: the first byte, and the one after the last.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int | None = None
+    chunks: Chunks | None = None
+    span: tuple[int, int] | None = None
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """The first byte of each stretch that elements take, and the one after its last."""
+        return list(self.chunks.spans) if self.chunks else [self.span] if self.span else []
+
+
+def layout_of(
+    h5d: Any, dataset: Any, dtype: np.dtype[Any], where: str, held: int, *, is_numpys: bool
+) -> Layout:
+    """Return the layout of a dataset that is a tensor, of no more than the file holds.
+
+    Parameters
+    ----------
+    h5d : module
+        Of h5py.
+    dataset : h5py.h5d.DatasetID
+    dtype : numpy.dtype
+        As h5py has it.
+    where : str
+        File and path, for messages.
+    held : int
+        The size of the file.
+    is_numpys : bool
+        Whether the stored numbers are those of `dtype`, bit by bit.
+
+    Raises
+    ------
+    FileFormatError
+        It lies outside this file, is no tensor of numbers, is compressed in a way that Keras never
+        writes, or claims more than the file holds.
+    ValueError
+        Its chunks are not where they should be.
+    """
+    creation = dataset.get_create_plist()
+    kind = creation.get_layout()
+    is_plain = kind == h5d.CONTIGUOUS
+    is_elsewhere = is_plain and creation.get_external_count() > 0
+    if is_elsewhere or kind not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED):
+        raise FileFormatError(
+            f"{where}: its data lie outside the file, which Keras never "
+            f"writes; qmath does not follow them"
+        )
+    shape = dataset.shape
+    if shape is None or dtype.kind not in "biuf":
+        raise FileFormatError(
+            f"{where}: {dtype} is no tensor of numbers; the file "
+            f"was not written by Keras, or is damaged"
+        )
+    stored, claimed = dataset.get_storage_size(), math.prod(shape) * dtype.itemsize
+    if kind == h5d.CHUNKED and claimed:
+        filters = _filters(creation, dtype.itemsize, where)
+        chunk = math.prod(creation.get_chunk()) * dtype.itemsize
+        most = stored * (MAX_RATIO if filters else 1)
+        if chunk > max(claimed, _MAX_CHUNK) or claimed > most or stored > held:
+            raise _too_large(where, shape, max(claimed, chunk), stored)
+        if not is_numpys:
+            raise FileFormatError(
+                f"{where}: {dtype} in chunks is nothing that Keras writes; rewrite the file with "
+                "h5repack -f NONE -l CONTI"
+            )
+        return Layout(shape, dtype, None, find_chunks(dataset, shape, filters, held))
+    if (claimed and claimed != stored) or stored > held:
+        raise _too_large(where, shape, claimed, stored)
+    if is_plain and claimed:
+        start = dataset.get_offset()
+        return Layout(shape, dtype, start if is_numpys else None, None, (start, start + stored))
+    return Layout(shape, dtype)
+
+
+def _too_large(where: str, shape: tuple[int, ...], claimed: int, stored: int) -> FileFormatError:
+    return FileFormatError(
+        f"{where}: its shape {shape} claims {claimed} bytes and "
+        f"{stored} are stored; the file is damaged or hostile"
+    )
+
+
+def _filters(creation: Any, itemsize: int, where: str) -> tuple[int, ...]:
+    """Return the filters of a dataset in the order in which they were applied, each once."""
+    found = [creation.get_filter(i) for i in range(creation.get_nfilters())]
+    codes = [code for code, *_ in found]
+    shuffled = [values for code, _, values, *_ in found if code == SHUFFLE]
+    is_known = _FILTERS.issuperset(codes) and all(size == (itemsize,) for size in shuffled)
+    if not is_known or len(set(codes)) < len(codes):
+        raise FileFormatError(
+            f"{where}: it is compressed in a way that Keras never writes; "
+            f"rewrite the file with h5repack -f NONE"
+        )
+    return tuple(codes)

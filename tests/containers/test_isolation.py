@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -260,3 +263,63 @@ def test_memory_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(isolation, "_BOOT", boot)
     with pytest.raises(FileFormatError, match="HDF5 cannot"), IsolatedHdf5File(str(path)) as f:
         f.read("x")
+
+
+ASK = """
+import json, os, sys
+from qmath.containers import isolation
+isolation._BOOT = isolation._BOOT.split("from qmath")[0] + sys.argv[1]
+process = isolation.spawn()
+print(process.pid, process.stdout.readline().decode(), flush=True)
+"""
+linux = pytest.mark.skipif(sys.platform != "linux", reason="other systems do not offer all of it")
+
+
+@linux
+def test_what_the_other_process_may_take() -> None:
+    code = (
+        "import resource as r; from qmath.containers import isolation; isolation._bind(parent); "
+        "isolation._limit(1 << 30, 60); names = ['AS', 'CPU', 'FSIZE', 'NPROC', 'CORE']; "
+        "found = [r.getrlimit(getattr(r, 'RLIMIT_' + name)) for name in names]; "
+        "new = [l for l in open('/proc/self/status') if l.startswith('NoNewPrivs')]; "
+        "print(json.dumps([found, new]), flush=True)"
+    )
+    run = subprocess.run([sys.executable, "-c", ASK, code], capture_output=True, text=True)
+    limits, new = json.loads(run.stdout.partition(" ")[2])
+    (memory, _), (seconds, _), *others = limits
+    assert memory == 1 << 30
+    assert 60 < seconds < 90
+    assert others == [[0, 0]] * 3
+    assert new == ["NoNewPrivs:\t1\n"]
+
+
+@linux
+@pytest.mark.parametrize("parent", ["parent", "parent + 1"])
+def test_the_other_process_ends_with_this_one(parent: str) -> None:
+    """Even where it does not look at its input, and where this one had ended before it asked."""
+    code = (
+        "import time; from qmath.containers import isolation; print('', flush=True); "
+        f"isolation._bind({parent}); time.sleep(60)"
+    )
+    run = subprocess.run([sys.executable, "-c", ASK, code], capture_output=True, text=True)
+    status = Path(f"/proc/{int(run.stdout.split()[0])}/stat")
+    for _ in range(200):
+        if not status.exists() or ") Z " in status.read_text():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it is still there")
+
+
+@linux
+def test_a_thread_may_end_before_what_it_opened(path: Path) -> None:
+    found = []
+
+    def read() -> None:
+        with IsolatedHdf5File(str(path)) as file:
+            found.append(file.array("scalar"))
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    time.sleep(0.2)
+    assert np.asarray(found[0]) == np.float32(0.1)

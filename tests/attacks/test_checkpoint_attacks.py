@@ -155,6 +155,7 @@ ATTACKS |= {
     "negative_shape": (claiming(shape=shape(-1, 4)), "no shape"),
     "a_thousand_axes": (claiming(shape=shape(*[1] * 1000)), "no shape"),
     "beyond_the_end": (claiming(offset=1 << 40), "claims"),
+    "over_another": (claiming(offset=4), "those of another tensor"),
     "before_the_start": (claiming(offset=-8), "claims"),
     "negative_size": (claiming(size=-8), "claims"),
     "another_shard": (claiming(shard_id=7), "shard 7"),

@@ -135,6 +135,15 @@ def test_headers_that_claim_more_than_there_is_are_refused():
         arrays["dense/kernel"]
 
 
+def test_members_over_each_other_are_refused():
+    content = bytearray(written().getvalue())
+    at = content.index(b"PK\x01\x02")
+    at = content.index(b"PK\x01\x02", at + 1)
+    content[at + 42 : at + 46] = bytes(4)  # where the second member begins
+    with pytest.raises(FileFormatError, match="those of another member"):
+        Npz().read(io.BytesIO(content))
+
+
 def test_objects_are_refused():
     pickled = io.BytesIO()
     np.lib.format.write_array(pickled, np.array([{}], object), allow_pickle=True)

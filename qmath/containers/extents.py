@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 __all__ = ["Extents"]
 
@@ -16,20 +16,20 @@ class Extents:
         self._ends: list[int] = []
         self._owners: set[str] = set()
 
-    def take(self, owner: str, spans: Iterable[tuple[int, int]]) -> bool:
+    def take(self, owner: str, spans: Sequence[tuple[int, int]]) -> bool:
         """Give bytes to an owner; tell whether nobody had them.
 
         Parameters
         ----------
         owner : str
             Whoever has taken bytes before keeps those.
-        spans : iterable of pairs of int
+        spans : sequence of pairs of int
             The first byte of each stretch, and the one after its last.
         """
         if owner in self._owners:
             return True
         starts, ends = self._starts, self._ends
-        for start, end in sorted(spans):
+        for start, end in sorted(spans) if len(spans) > 1 else spans:
             at = bisect_right(starts, start)
             if start == end:
                 continue

@@ -391,9 +391,10 @@ class Hdf5File:
         with _as_format_error(where):
             attributes = self._h5py.Group(self._group(group)).attrs
             claim = attributes.get_id(name)
-            length = math.prod(claim.shape) * claim.dtype.itemsize
-            if claim.dtype.kind == "O":
-                length += self._length_of_texts(group, name, math.prod(claim.shape))
+            count, dtype = math.prod(claim.shape), claim.dtype
+            length = count * dtype.itemsize
+            if dtype.kind == "O":
+                length += self._length_of_texts(group, name, count)
             self._check_length(length, where)
             values = np.atleast_1d(np.asarray(attributes[name])).ravel().tolist()
             if not all(isinstance(value, (str, bytes)) for value in values):
@@ -429,7 +430,7 @@ class Hdf5File:
         if layout.chunks and self._before:
             raise ValueError("chunks behind a block of the user's; HDF5's versions count both ways")
         # A byte of the header, which two links may lead to, stands for what lies there.
-        spans = layout.spans
+        spans = [layout.span] if layout.span else layout.spans
         if not spans:
             address = self._h5py.h5o.get_info(dataset).addr + self._before
             spans = [(address, address + 1)]

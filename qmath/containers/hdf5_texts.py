@@ -20,6 +20,7 @@ _REFERENCE = struct.Struct("<IQI")  # length, and where
 _OLD, _NEW, _TRACKED = struct.Struct("<HHB3x"), struct.Struct("<BHB"), struct.Struct("<BHB2x")
 _NOWHERE = b"\xff" * 8
 # Headers of Keras's files have up to 64 KiB for each attribute.
+_USUAL = 1 << 10
 _MAX_BLOCKS = 1 << 10
 _MAX_BYTES = 1 << 24
 
@@ -58,8 +59,8 @@ def length_of_texts(file: BinaryIO, address: int, name: bytes, count: int) -> in
 
 
 def _messages(file: BinaryIO, address: int) -> Iterator[tuple[int, int, bytes]]:
-    """Yield the messages of an object's header, of either version."""
-    start = _read(file, address, 64)
+    """Yield what messages of an object's header, of either version, say of attributes."""
+    start = _read(file, address, _USUAL)
     if start[:4] == b"OHDR":
         flags = start[5]
         at = 6 + 16 * (flags >> 5 & 1) + 4 * (flags >> 4 & 1)
@@ -77,15 +78,17 @@ def _messages(file: BinaryIO, address: int) -> Iterator[tuple[int, int, bytes]]:
         total += size
         if size < 0 or total > _MAX_BYTES:
             break
-        block, at = _read(file, place, size), 0
+        offset, at = place - address, 0
+        is_here = offset >= 0 and offset + size <= len(start)
+        block = start[offset : offset + size] if is_here else _read(file, place, size)
         while at + head.size <= len(block):
             kind, length, flags = head.unpack_from(block, at)
-            body = block[at + head.size : at + head.size + length]
             at += head.size + length
             if kind == _CONTINUATION:
-                place, size = struct.unpack_from("<QQ", body)
+                place, size = struct.unpack_from("<QQ", block, at - length)
                 waiting.append((place + signature, size - signature - checksum))
-            yield kind, flags, body
+            elif kind in (_ATTRIBUTE, _DENSE):
+                yield kind, flags, block[at - length : at]
     raise ValueError("the header is too long")
 
 

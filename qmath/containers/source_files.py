@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ Stamp = tuple[int, int, int, int, int]
 # Bytes that a file may claim without room on the disk: a copy may leave out blocks of zeros.
 _MAX_HOLES = 1 << 24
 _MAX_PIECES = 4096
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 _BLOCK = 512  # of `st_blocks`, whatever the file system's
 
 
@@ -98,7 +100,8 @@ def open_source(path: str, name: str | None = None) -> BufferedReader:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise FileFormatError(f"{name or path}: this is no regular file; copy it into one")
-        holes = _holes(file.fileno(), status)
+        missing = status.st_size - getattr(status, "st_blocks", math.inf) * _BLOCK
+        holes = _holes(file.fileno(), status.st_size) if missing > _MAX_HOLES else 0
         if holes > _MAX_HOLES:
             raise FileFormatError(
                 f"{name or path}: {holes} of its {status.st_size} bytes were never written, so it "
@@ -152,17 +155,14 @@ def _unreadable(path: str, error: OSError) -> FileFormatError:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+    return os.open(path, flags | _AT_ONCE)
 
 
-def _holes(descriptor: int, status: os.stat_result) -> int:
-    """Return how many bytes of a file just opened take no room on the disk, if they are many.
+def _holes(descriptor: int, size: int) -> int:
+    """Return how many bytes of a file just opened were never written.
 
-    Fewer blocks than bytes are not enough: a file system may compress, or write later.
+    That it has fewer blocks is not enough: a file system may compress, or write later.
     """
-    blocks = getattr(status, "st_blocks", None)
-    if blocks is None or status.st_size - blocks * _BLOCK <= _MAX_HOLES:
-        return 0
     written, at = 0, 0
     try:
         for _ in range(_MAX_PIECES):
@@ -172,4 +172,4 @@ def _holes(descriptor: int, status: os.stat_result) -> int:
     except OSError:  # nothing but a hole is left
         pass
     os.lseek(descriptor, 0, os.SEEK_SET)
-    return status.st_size - written
+    return size - written

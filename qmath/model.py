@@ -126,7 +126,7 @@ class QatTensor:
         The stored range, shape ``()`` or ``(C,)``; ``None`` for float tensors.
     spec : QuantSpec
         How the quantizer was configured, as far as known.
-    evidence : mapping of str to str
+    provenance : mapping of str to str
         For each known field of `spec`, where it was learnt.
     hint : Hint or None
         What to tell a user who has to supply the settings.
@@ -144,7 +144,7 @@ class QatTensor:
     min: Float32Array | None = None
     max: Float32Array | None = None
     spec: QuantSpec = field(default_factory=QuantSpec)
-    evidence: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
     hint: Hint | None = None
     stored: StoredIntegers | None = None
     recovered: QuantizedTensor | None = None
@@ -336,12 +336,12 @@ def ask_for_settings(model: QatModel, roles: Set[str]) -> str:
 def assumed_tensors(model: QatModel) -> tuple[str, ...]:
     """Return the names of the tensors with a setting that no source shows, so that it is assumed.
 
-    The evidence of such a setting begins with ``assumed``.
+    The provenance of such a setting begins with ``assumed``.
     """
     return tuple(
         name
         for name, tensor in model.tensors.items()
-        if any(source.startswith("assumed") for source in tensor.evidence.values())
+        if any(source.startswith("assumed") for source in tensor.provenance.values())
     )
 
 

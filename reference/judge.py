@@ -110,7 +110,7 @@ def _judged(
         return Cell("≠", "; ".join(map(str, silent))), asked
     if asked:
         return Cell("?", asked), asked
-    if differences or any("assumed" in str(t.evidence) for t in model.tensors.values()):
+    if differences or any("assumed" in str(t.provenance) for t in model.tensors.values()):
         return Cell("a", "; ".join(map(str, differences))), ""
     return Cell("≈" if not_run else "=", not_run), ""
 
@@ -169,7 +169,7 @@ def _run(
 def _is_told(model: qmath.QatModel, name: str) -> bool:
     """Tell whether qmath says of a tensor that it assumes, or does not know."""
     tensor = model.tensors.get(name)
-    if tensor is not None and "assumed" in str(tensor.evidence):
+    if tensor is not None and "assumed" in str(tensor.provenance):
         return True
     layer = re.escape(name.rpartition("/")[0])
     among_layers = re.compile(rf"left no range in [^:]*(?<![\w/]){layer}(?![\w/])")

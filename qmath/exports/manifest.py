@@ -51,7 +51,7 @@ def settings(tensor: QatTensor) -> dict[str, Any]:
         "max": high.ravel().tolist(),
         "min_bits": bit_patterns(low),
         "max_bits": bit_patterns(high),
-        "evidence": dict(tensor.evidence),
+        "evidence": dict(tensor.provenance),
     }
 
 

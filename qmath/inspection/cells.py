@@ -29,8 +29,8 @@ def cells(row: Row) -> dict[str, str]:
 
 def _sources(row: Row) -> str:
     """Return where the width was learnt, and what is assumed."""
-    width = row.evidence.get("num_bits", "unknown")
-    assumptions = [source for source in row.evidence.values() if source.startswith("assumed")]
+    width = row.provenance.get("num_bits", "unknown")
+    assumptions = [source for source in row.provenance.values() if source.startswith("assumed")]
     return "; ".join(dict.fromkeys([width, *assumptions]))
 
 

@@ -51,10 +51,10 @@ class Row:
     scheme : str
         The quantizer and its settings, such as ``LastValue sym narrow per channel``; ``float``
         for a float tensor.
-    evidence : mapping of str to str
+    provenance : mapping of str to str
         The source of each setting.
     assumed : bool
-        Whether a setting is shown by no source, so that `evidence` calls it assumed.
+        Whether a setting is shown by no source, so that `provenance` calls it assumed.
     ready : bool or None
         Whether the integers are determined; ``None`` for a float tensor.
     problem : str or None
@@ -85,7 +85,7 @@ class Row:
     dtype: str | None = None
     num_bits: int | None = None
     scheme: str = "float"
-    evidence: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
     assumed: bool = False
     ready: bool | None = None
     problem: str | None = None
@@ -237,7 +237,7 @@ def _row(model: QatModel, tensor: QatTensor) -> tuple[Row, list[Advice]]:
         row,
         num_bits=spec.num_bits,
         scheme=_scheme(spec),
-        evidence=dict(tensor.evidence),
+        provenance=dict(tensor.provenance),
         min=_finite(tensor.min),
         max=_finite(tensor.max),
         ready=False,

@@ -23,7 +23,7 @@ from qmath.readers.architecture.parsing import Architecture, read_architecture_f
 __all__ = ["ASKED", "SOURCES", "Fact", "ModelFile", "Reading", "StoredLayer", "StoredTensor"]
 
 ASKED = "live quantizer, asked"
-# The first that states a field is shown as its evidence. With `force`, the user comes first.
+# The first that states a field is shown as its provenance. With `force`, the user comes first.
 SOURCES = (
     ASKED,
     "recovered from the values",

@@ -302,14 +302,14 @@ def _with_told_settings(
     tensors, assumed = dict(model.tensors), []
     for tensor in model.tensors.values():
         entry = entries.get(tensor.name)
-        evidence = entry.get("evidence") if isinstance(entry, dict) else None
-        if not isinstance(entry, dict) or not isinstance(evidence, dict):
+        provenance = entry.get("evidence") if isinstance(entry, dict) else None
+        if not isinstance(entry, dict) or not isinstance(provenance, dict):
             continue
         told: dict[str, Any] = {
             field: entry.get(field)
             for field in _CHECKS
-            if evidence.get(field) == FORCED
-            or (evidence.get(field) == USER and getattr(tensor.spec, field) is None)
+            if provenance.get(field) == FORCED
+            or (provenance.get(field) == USER and getattr(tensor.spec, field) is None)
         }
         if not told:
             continue
@@ -330,7 +330,7 @@ def _with_told_settings(
         tensors[tensor.name] = dataclasses.replace(
             tensor,
             spec=dataclasses.replace(tensor.spec, **told),
-            evidence=dict(tensor.evidence) | {f: evidence[f] for f in told if f != "op"},
+            provenance=dict(tensor.provenance) | {f: provenance[f] for f in told if f != "op"},
             **ends,
         )
     unknown = [t.name for t in tensors.values() if t.role == "weight" and not t.spec.is_complete]

@@ -28,7 +28,7 @@ __all__ = ["FORCED", "SAME_OPTIONS", "USER", "Check", "object_in"]
 
 SAME_OPTIONS = "verify with the options that export had"
 FORCED = "user, forced"  # the same of settings that contradict the file
-USER = "user"  # the evidence of settings that no file holds
+USER = "user"  # the provenance of settings that no file holds
 _FORMULA = "(values.astype(np.int32) - zero_point).astype(np.float32) * scale"
 # Keras's kernels: height, width, input and output channels, depth multiplier.
 _AXES = {"Dense": "IO", "Conv1D": "WIO", "Conv2D": "HWIO", "DepthwiseConv2D": "HWIM",
@@ -182,12 +182,12 @@ class Check:
                 self.compare_forward(tensor, held, arrays)
         for key, value in expected.items():
             self.expect(f"{key} of {tensor.name}", entry.get(key), value, SAME_OPTIONS)
-        evidence = object_in(entry, "evidence", self.name) if tensor.role != "float" else {}
-        for field in sorted(evidence.keys() | tensor.evidence.keys()):
-            found, source = evidence.get(field), tensor.evidence.get(field)
+        provenance = object_in(entry, "evidence", self.name) if tensor.role != "float" else {}
+        for field in sorted(provenance.keys() | tensor.provenance.keys()):
+            found, source = provenance.get(field), tensor.provenance.get(field)
             is_told = found == USER and str(source).startswith("assumed")
             if [found, source] not in _EQUAL_EVIDENCE and not is_told:
-                self.expect(f"evidence of {tensor.name}: {field}", found, source, SAME_OPTIONS)
+                self.expect(f"provenance of {tensor.name}: {field}", found, source, SAME_OPTIONS)
 
     def compare_array(
         self, key: str, found: NDArray[Any], expected: NDArray[Any], entry: dict[str, Any]

@@ -108,7 +108,7 @@ def test_a_forked_process_starts_a_child_of_its_own(path: Path) -> None:
 def content(model: QatModel) -> Any:
     return [
         (
-            *(t.name, t.role, t.spec, t.evidence, t.hint),
+            *(t.name, t.role, t.spec, t.provenance, t.hint),
             *(None if x is None else np.asarray(x).tobytes() for x in (t.values, t.min, t.max)),
         )
         for t in model.tensors.values()

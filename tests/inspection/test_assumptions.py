@@ -22,9 +22,9 @@ UNSEEN = "quantized by its own config, not in the file"
 
 
 def assuming(*names: str) -> QatModel:
-    evidence = {"quantizer": ASSUMED, "num_bits": "range ratio"}
+    provenance = {"quantizer": ASSUMED, "num_bits": "range ratio"}
     tensors = model().tensors
-    return model(**{name: replace(tensors[name], evidence=evidence) for name in names})
+    return model(**{name: replace(tensors[name], provenance=provenance) for name in names})
 
 
 def unseen(name: str) -> QatModel:
@@ -65,15 +65,15 @@ def test_the_verdict_counts_assumptions(names: tuple[str, ...], summary: str) ->
 
 
 def test_what_is_not_ready_is_not_counted_as_assumed() -> None:
-    tensor = replace(unknown("dw/post_activation"), evidence={"quantizer": ASSUMED})
+    tensor = replace(unknown("dw/post_activation"), provenance={"quantizer": ASSUMED})
     report = inspect(model(**{"dw/post_activation": tensor}))
     assert str(report.verdict).startswith("weights 4/4 ready, activations 4/5 ready, integer")
     assert row(report, "dw/post_activation").assumed
 
 
 def test_the_column_shows_the_assumption_once() -> None:
-    evidence = {"quantizer": ASSUMED, "num_bits": ASSUMED, "symmetric": "graph"}
-    assert cells(Row("x", "weight", evidence=evidence))["learnt from"] == ASSUMED
+    provenance = {"quantizer": ASSUMED, "num_bits": ASSUMED, "symmetric": "graph"}
+    assert cells(Row("x", "weight", provenance=provenance))["learnt from"] == ASSUMED
     assert cells(Row("x", "weight"))["learnt from"] == "unknown"
 
 

@@ -107,7 +107,7 @@ def test_what_a_note_or_a_provenance_tells_is_assumed(control):
     assert marked(layers, other, data).mark == "a"
     layers = replace(model, notes=("The order is not known: it is not clear what d2 quantizes.",))
     assert marked(layers, other, data).mark == "≠"
-    kernel = replace(model.tensors["d2/kernel"], evidence={"quantizer": "assumed"})
+    kernel = replace(model.tensors["d2/kernel"], provenance={"quantizer": "assumed"})
     told = replace(model, tensors={**model.tensors, "d2/kernel": kernel})
     assert marked(told, other, data).mark == marked(told, forward, data).mark == "a"
 

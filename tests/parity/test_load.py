@@ -337,7 +337,7 @@ def test_file_and_live_model_agree(name: str, tmp_path: Path) -> None:
         for key, tensor in other.tensors.items():
             assert_same_tensor(tensor, loaded.tensors[key])
             assert tensor.spec == loaded.tensors[key].spec, (container, key)
-            assert tensor.evidence == loaded.tensors[key].evidence, (container, key)
+            assert tensor.provenance == loaded.tensors[key].provenance, (container, key)
     weights = {key: t for key, t in loaded.tensors.items() if t.role == "weight"}
     assert weights
     seen = 0
@@ -374,7 +374,7 @@ def test_the_ratio_after_training_in_a_graph(num_bits: int, tmp_path: Path) -> N
     images = np.random.default_rng(0).uniform(0, 4, (8, 6, 6, 2)).astype(np.float32)
     model.fit(images, np.zeros((8, *model.output_shape[1:])), epochs=2, verbose=0)
     kernel = save(model, tmp_path / "model.h5").tensors["c/kernel"]
-    assert (kernel.spec.num_bits, kernel.evidence["num_bits"]) == (num_bits, "range ratio")
+    assert (kernel.spec.num_bits, kernel.provenance["num_bits"]) == (num_bits, "range ratio")
 
 
 def test_never_trained(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def assert_same_tensors(saved: QatModel, model: Any, fields: tuple[str, ...]) ->
             count += 1
             for field in fields:
                 assert getattr(mine.spec, field) == getattr(tensor.spec, field), (name, field)
-                assert field == "op" or mine.evidence[field] == "graph"
+                assert field == "op" or mine.provenance[field] == "graph"
     return count
 
 

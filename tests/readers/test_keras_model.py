@@ -143,7 +143,7 @@ def test_settings_are_exact() -> None:
     assert model.tensors["d/output"].spec == QuantSpec(
         "MovingAverageQuantizer", 5, False, False, True
     )
-    assert set(model.tensors["d/output"].evidence.values()) == {"live quantizer, asked"}
+    assert set(model.tensors["d/output"].provenance.values()) == {"live quantizer, asked"}
     assert model.tensors["q/output"].spec.num_bits == 6
     assert model.tensors["d/kernel"].quantize().num_bits == 4
     assert model.graph is None
@@ -241,7 +241,7 @@ def test_weights_of_the_users_own_quantizers_are_what_these_return(own: Any) -> 
     expected = np.float32(own(values, False, state))
     np.testing.assert_array_equal(tensor.quantize().dequantize(), expected)
     assert tensor.spec.quantizer == type(own).__name__
-    found = tensor.evidence["num_bits"]
+    found = tensor.provenance["num_bits"]
     kept = isinstance(own, OwnWithRange)
     assert found == ("live quantizer, asked" if kept else "recovered from the values")
     assert tensor.spec.num_bits == (6 if kept else 4)
@@ -285,10 +285,10 @@ def test_activations_are_asked(place: str) -> None:
     own = model_of(Own(lambda x: qmath.fake_quant_with_min_max_vars(x, -2.0, 1.75, 5)))
     found = own.tensors[f"d/{place}"]
     assert (found.spec.num_bits, found.spec.narrow_range, found.spec.quantizer) == (5, False, "Own")
-    assert found.evidence["num_bits"] == "recovered from the values"
+    assert found.provenance["num_bits"] == "recovered from the values"
     with_range = model_of(OwnWithRange(0)).tensors[f"d/{place}"]
     assert (with_range.spec.num_bits, with_range.max) == (6, 3)
-    assert with_range.evidence["num_bits"] == "live quantizer, asked"
+    assert with_range.provenance["num_bits"] == "live quantizer, asked"
     idle = model_of(Own(lambda x: x))
     assert f"d/{place}" not in idle.tensors
     assert f"d/{place}: Own changes nothing at inference; the tensor is float." in idle.notes

@@ -88,8 +88,8 @@ def test_question_in_full() -> None:
     assert [note.partition(":")[0] for note in model.notes] == ["Assumed"] * 2
     assert model.source == str(path)
     assert model.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert model.tensors["conv1/kernel"].evidence["num_bits"] == "range ratio"
-    assert model.tensors["quantize_layer/output"].evidence["num_bits"] == "config"
+    assert model.tensors["conv1/kernel"].provenance["num_bits"] == "range ratio"
+    assert model.tensors["quantize_layer/output"].provenance["num_bits"] == "config"
     (missing,) = missing_settings(model)
     assert missing.tensors == ("conv1/post_activation", "dw1/post_activation")
     key, _, said = missing.option.removeprefix("--quantizer ").strip("'").partition("=")
@@ -353,7 +353,7 @@ def test_weights_by_name(path: Path) -> None:
     config = sequential(wrapped("d", {"weight_bits": 4}, units=4, use_bias=False))
     whole = write(path.with_name("whole.h5"), config, {"quant_d": kernel() | step()})
     both = load(path, architecture=whole)
-    assert both.tensors["d/kernel"].evidence["num_bits"] == "config"
+    assert both.tensors["d/kernel"].provenance["num_bits"] == "config"
     assert both.graph == load(whole).graph is not None
     assert [note.partition(":")[0] for note in both.notes] == ["Assumed"] * 2
     assert both.sha256 not in (alone.sha256, load(whole).sha256)

@@ -36,7 +36,7 @@ def test_the_integers_are_those_of_the_values(bits, channels, seed, scale):
     tensors, notes = resolve([item])
     tensor = tensors["d/kernel"]
     assert notes == []
-    assert (tensor.spec.num_bits, tensor.evidence["num_bits"]) == (
+    assert (tensor.spec.num_bits, tensor.provenance["num_bits"]) == (
         bits,
         "recovered from the values",
     )

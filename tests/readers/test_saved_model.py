@@ -109,8 +109,8 @@ def test_the_graph_settles_everything(path: Path) -> None:
     fields = set(SETTINGS) - {"op"} if trains else {"num_bits", "narrow_range", "per_axis"}
     for tensor in quantized:
         assert tensor.spec.is_complete
-        assert {field for field, source in tensor.evidence.items() if source == "graph"} == fields
-        assert trains or set(tensor.evidence) <= {*fields, "symmetric"}
+        assert {field for field, source in tensor.provenance.items() if source == "graph"} == fields
+        assert trains or set(tensor.provenance) <= {*fields, "symmetric"}
 
 
 @pytest.mark.parametrize("path", BARE, ids=label)
@@ -195,7 +195,7 @@ def test_widths_that_no_config_holds(release: str) -> None:
     folder = GOLDEN / release / "kernel_bias"
     saved, whole = qmath.load(folder / "keras_saved"), qmath.load(folder / "whole.h5")
     assert [saved.tensors[f"d/{n}"].spec.num_bits for n in ("kernel", "bias")] == [6, 12]
-    assert [whole.tensors[f"d/{n}"].evidence["num_bits"] for n in ("kernel", "bias")] == [
+    assert [whole.tensors[f"d/{n}"].provenance["num_bits"] for n in ("kernel", "bias")] == [
         "range ratio",
         "range ratio",
     ]
@@ -318,7 +318,7 @@ def test_the_graph_wins_over_the_config(tmp_path: Path) -> None:
     path.write_bytes(saved.SerializeToString())
     loaded = qmath.load(copy)
     kernel = loaded.tensors["sequential/c/kernel"]
-    assert (kernel.spec.num_bits, kernel.evidence["num_bits"]) == (8, "graph")
+    assert (kernel.spec.num_bits, kernel.provenance["num_bits"]) == (8, "graph")
     (note,) = [note for note in loaded.notes if "the graph is what runs" in note]
     assert "sequential/c/kernel" in note
     assert "num_bits is 8" in note

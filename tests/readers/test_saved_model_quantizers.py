@@ -153,7 +153,7 @@ def test_ends_that_the_graph_computes(
     before = stored()
     tensor = qmath.load(edited(WEIGHTS, ends(change))).tensors["d/kernel"]
     low, high = (F(x) for x in expected(before.min, before.max))
-    assert (tensor.role, tensor.spec.num_bits, tensor.evidence["num_bits"]) == (
+    assert (tensor.role, tensor.spec.num_bits, tensor.provenance["num_bits"]) == (
         "weight", 6, "graph"
     )  # fmt: skip
     assert_same_bits(tensor.min, low)
@@ -188,7 +188,7 @@ def test_rounding_by_hand_is_recovered(edited: Callable[..., Path]) -> None:
     expected = np.clip(np.rint(np.asarray(stored().values) / scale), -8, 7)
     found = tensor.quantize()
     assert tensor.role == "weight"
-    assert tensor.evidence["num_bits"] == "recovered from the values"
+    assert tensor.provenance["num_bits"] == "recovered from the values"
     steps = (found.values.astype(np.int32) - found.zero_point).astype(F) * found.scale
     np.testing.assert_array_equal(steps, expected * scale)
     assert not [note for note in model.notes if "own config" in note]

@@ -75,14 +75,14 @@ def test_tensors_are_those_of_the_whole_model(path: str, architecture: Path | No
             if one is not None:
                 assert_same_bits(one, other, name)
         if architecture:
-            assert (mine.spec, mine.evidence) == (tensor.spec, tensor.evidence)
+            assert (mine.spec, mine.provenance) == (tensor.spec, tensor.provenance)
     assert (loaded.graph is None) == (architecture is None)
 
 
 def test_without_an_architecture_only_the_ratio_tells() -> None:
     loaded = qmath.load(GOLDEN / "question")
     kernel, activation = (loaded.tensors[f"conv1/{name}"] for name in ("kernel", "post_activation"))
-    assert (kernel.spec.num_bits, kernel.evidence["num_bits"]) == (4, "range ratio")
+    assert (kernel.spec.num_bits, kernel.provenance["num_bits"]) == (4, "range ratio")
     assert (activation.spec.num_bits, activation.spec.per_axis) == (None, False)
     assert "--quantizer 'conv1/post_activation=" in str(activation.hint)
     assert any("--architecture" in note for note in loaded.notes)

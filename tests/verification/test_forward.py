@@ -185,7 +185,7 @@ ASSUMED = {"quantizer": "assumed: TFMOT's own quantizer", "num_bits": "range rat
 
 def assuming(*names: str) -> QatModel:
     tensors = model().tensors
-    return model(**{name: replace(tensors[name], evidence=ASSUMED) for name in names})
+    return model(**{name: replace(tensors[name], provenance=ASSUMED) for name in names})
 
 
 def test_what_rests_on_an_assumption_is_named_unless_the_forward_pass_judged_it(
@@ -203,8 +203,8 @@ def test_what_rests_on_an_assumption_is_named_unless_the_forward_pass_judged_it(
 
 
 def test_what_was_told_to_export_is_no_assumption(tmp_path: Path) -> None:
-    evidence = {**ASSUMED, "quantizer": "user"}
-    tensor = replace(model().tensors["conv/kernel"], evidence=evidence)
+    provenance = {**ASSUMED, "quantizer": "user"}
+    tensor = replace(model().tensors["conv/kernel"], provenance=provenance)
     export(model(**{"conv/kernel": tensor}), tmp_path / "out.npz")
     result = verify(assuming("conv/kernel"), tmp_path / "out.npz")
     assert result.ok, result.differences

@@ -54,8 +54,8 @@ def told(name):
     """Return a model as the user told it to export, and the same without what was told."""
     tensor = model().tensors[name]
     fields = ("quantizer", "num_bits", "symmetric", "narrow_range")
-    with_settings = replace(tensor, evidence=dict.fromkeys(fields, "user"))
-    bare = replace(tensor, spec=QuantSpec(per_axis=tensor.spec.per_axis), evidence={})
+    with_settings = replace(tensor, provenance=dict.fromkeys(fields, "user"))
+    bare = replace(tensor, spec=QuantSpec(per_axis=tensor.spec.per_axis), provenance={})
     return model(**{name: with_settings}), model(**{name: bare})
 
 
@@ -143,7 +143,7 @@ def test_what_the_model_shows_cannot_be_called_told(tmp_path, name):
 
     tampered(path, call_all_told)
     result = verify(source, path)
-    assert any("evidence of conv1/kernel: per_axis: the file holds 'user'" in line
+    assert any("provenance of conv1/kernel: per_axis: the file holds 'user'" in line
                for line in result.differences)  # fmt: skip
     if name != "question":
         assert any("conv1/kernel: num_bits: the" in line for line in result.differences)

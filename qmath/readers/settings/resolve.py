@@ -57,7 +57,7 @@ def resolve(
     force: bool = False,
     layers: Sequence[LayerFacts] = (),
 ) -> tuple[dict[str, QatTensor], list[str]]:
-    """Turn what is stored into tensors with settings and evidence.
+    """Turn what is stored into tensors with settings and provenance.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ def resolve(
     tensors: dict[str, QatTensor] = {}
     for item in stored:
         spec = QuantSpec()
-        evidence: dict[str, str] = {}
+        provenance: dict[str, str] = {}
         if item.role != "float":
             facts = [*item.facts, *shape_facts(item), *user.get(item.name, ())]
             if not _is_live(item):
@@ -98,9 +98,9 @@ def resolve(
                     item.layer, item.role, item.weight, weights.get(item.layer.path, ())
                 )
                 facts += ratio_facts(item, facts)
-            spec, evidence = _decide(item, facts, force, notes)
+            spec, provenance = _decide(item, facts, force, notes)
             if not _is_shown(facts):
-                evidence["quantizer"] = ASSUMED
+                provenance["quantizer"] = ASSUMED
             if spec.quantizer == "NoQuantizer":  # the user forced it
                 if item.values is None:  # without its quantizer, an activation is no tensor
                     continue
@@ -114,11 +114,11 @@ def resolve(
             item.min,
             item.max,
             spec,
-            evidence,
+            provenance,
             stored=item.stored,
             recovered=item.recovered,
         )
-    assumed = [name for name, t in tensors.items() if t.evidence.get("quantizer") == ASSUMED]
+    assumed = [name for name, t in tensors.items() if t.provenance.get("quantizer") == ASSUMED]
     if assumed:
         owners = {i.name: class_names(i.layer)[:1] for i in stored}
         configs = dict.fromkeys(config for name in assumed for config in owners[name])
@@ -333,7 +333,7 @@ def _decide(
 ) -> tuple[QuantSpec, dict[str, str]]:
     """Let the first source of each field state it, and every other agree."""
     chosen: dict[str, Fact] = {}
-    evidence: dict[str, str] = {}
+    provenance: dict[str, str] = {}
     for field in _FIELDS:
         claims = sorted(
             (fact for fact in facts if fact.field == field),
@@ -345,7 +345,7 @@ def _decide(
         if field == "symmetric" and {c.source for c in claims} == {"user", "range ratio"}:
             # Inference does not depend on it, and a ratio may be chance.
             if any(claim.value != best.value for claim in claims):
-                evidence[field] = FORCED
+                provenance[field] = FORCED
             claims = claims[:1]
         if best.source == "graph":
             overruled = [c for c in claims if c.source == "config" and c.value != best.value]
@@ -358,14 +358,14 @@ def _decide(
             best = next((claim for claim in claims if claim.source == "user"), best)
             _contradict(item.name, best, [c for c in claims if c.value != best.value], force, notes)
             if best.source == "user":
-                evidence[field] = FORCED
+                provenance[field] = FORCED
         chosen[field] = best
     values = {field: fact.value for field, fact in chosen.items()}
     if values.get("op") == "none":
         del values["op"]
     spec = QuantSpec(**values)
     _check_symmetry(item, spec, chosen, force, notes)
-    sources = {field: fact.source for field, fact in chosen.items()} | evidence
+    sources = {field: fact.source for field, fact in chosen.items()} | provenance
     return spec, {field: source for field, source in sources.items() if field != "op"}
 
 

@@ -60,7 +60,7 @@ def tensor(path: Path, name: str = "d/kernel", **options: Any) -> QatTensor:
 def test_the_ratio_tells_the_width(path: Path) -> None:
     found = tensor(one_layer(path))
     assert found.spec == QuantSpec(None, 4, False, True, False)
-    assert found.evidence == {
+    assert found.provenance == {
         "quantizer": "assumed: TFMOT's own quantizer",
         "num_bits": "range ratio",
         "symmetric": "range ratio",
@@ -110,7 +110,7 @@ def test_the_schemes_are_known_by_their_classes(
         assert model.tensors[name].spec == QuantSpec(
             "MovingAverageQuantizer", bits[1], False, False, False
         )
-    assert set(model.tensors["d/kernel"].evidence.values()) == {"config"}
+    assert set(model.tensors["d/kernel"].provenance.values()) == {"config"}
     assert not missing_settings(model)
 
 
@@ -131,7 +131,7 @@ def test_a_scheme_with_an_impossible_width(path: Path, width: object) -> None:
 
 def test_a_user_class_with_a_scheme_name_is_the_users(path: Path) -> None:
     one_layer(path, {}, config_class="Mine>Default8BitQuantizeConfig")
-    assert tensor(path).evidence["num_bits"] == "range ratio"
+    assert tensor(path).provenance["num_bits"] == "range ratio"
 
 
 NARROW = kernel(-0.8, 0.8)
@@ -157,7 +157,7 @@ SERIALIZED = quantizer(num_bits=5, per_axis=False, symmetric=True, narrow_range=
 def test_a_stored_quantizer_is_a_fact(path: Path, config: dict[str, Any]) -> None:
     found = tensor(one_layer(path, config, NARROW))
     assert found.spec == QuantSpec("LastValueQuantizer", 5, False, True, True)
-    assert found.evidence["num_bits"] == "config"
+    assert found.provenance["num_bits"] == "config"
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_the_user_says_what_is_missing(path: Path) -> None:
         },
     )
     assert [t.spec.num_bits for t in model.tensors.values()] == [5, 6, 7]
-    assert model.tensors["d/kernel"].evidence == {
+    assert model.tensors["d/kernel"].provenance == {
         "quantizer": "user",
         "num_bits": "user",
         "per_axis": "range shape",
@@ -341,8 +341,8 @@ def test_the_user_can_force(path: Path) -> None:
     one_layer(path)
     model = load(path, {"MyConfig.weights": last(5)}, force=True)
     assert model.tensors["d/kernel"].spec.num_bits == 5
-    assert model.tensors["d/kernel"].evidence["num_bits"] == "user, forced"
-    assert model.tensors["d/kernel"].evidence["narrow_range"] == "user"
+    assert model.tensors["d/kernel"].provenance["num_bits"] == "user, forced"
+    assert model.tensors["d/kernel"].provenance["narrow_range"] == "user"
     assert any("forced" in note and "num_bits is 4" in note for note in model.notes)
     model = load(path, {"MyConfig.weights": qmath.NoQuantizer()}, force=True)
     assert (model.tensors["d/kernel"].role, model.tensors["d/kernel"].min) == ("float", None)
@@ -397,7 +397,7 @@ def test_the_input_layer_says_it_all(path: Path) -> None:
     found = model(known, min=0, max=1)
     assert found.role == "input"
     assert found.spec == QuantSpec("AllValuesQuantizer", 6, False, False, False)
-    assert found.evidence["per_axis"] == "range shape"  # TFMOT ignores the argument
+    assert found.provenance["per_axis"] == "range shape"  # TFMOT ignores the argument
     found = model(quantizer("Mine"), min=0, max=1)
     assert found.spec.num_bits is None
     with pytest.raises(FileFormatError, match=r"q/output is quantized.*missing"):
@@ -596,7 +596,7 @@ def test_what_a_file_cannot_show_is_assumed(path: Path) -> None:
     assumed = "assumed: TFMOT's own quantizer"
     model = load(one_layer(path, {}, kernel(), span("post_activation"), span("output")))
     assert assumed_tensors(model) == ("d/kernel", "d/post_activation", "d/output")
-    assert model.tensors["d/kernel"].evidence["quantizer"] == assumed
+    assert model.tensors["d/kernel"].provenance["quantizer"] == assumed
     assert model.tensors["d/kernel"].spec.quantizer is None
     (note,) = (note for note in model.notes if note.startswith("Assumed"))
     assert "into the class MyConfig of" in note
@@ -630,7 +630,7 @@ def test_the_config_of_the_note_is_read_in_full(path: Path) -> None:
     one_layer(path, config, kernel(), span("post_activation"), span("output"))
     model = load(path)
     assert model.tensors["d/kernel"].spec == QuantSpec("LastValueQuantizer", 4, False, True, False)
-    assert set(model.tensors["d/kernel"].evidence.values()) == {"config"}
+    assert set(model.tensors["d/kernel"].provenance.values()) == {"config"}
     assert model.tensors["d/post_activation"].spec.quantizer == "MovingAverageQuantizer"
     assert assumed_tensors(model) == ("d/output",)
 
@@ -719,7 +719,7 @@ def test_activations_that_left_no_variable_can_be_told(
     assert list(model.tensors) == ["d/kernel", name]
     assert (found.role, found.min, found.max) == (role, 0, 4)
     assert found.spec == QuantSpec("FixedQuantizer", 8, False, None, False, "args")
-    assert set(found.evidence.values()) == {"user"}
+    assert set(found.provenance.values()) == {"user"}
     one_layer(path, {}, config_class="Default8BitConvQuantizeConfig")
     with pytest.raises(QmathError, match="matches nothing"):
         load(path, {"d/output": qmath.FixedQuantizer(8, 0.0, 4.0, False)})
@@ -750,7 +750,7 @@ def test_a_fixed_scale_is_described(path: Path, scale: Any, key: str) -> None:
     np.testing.assert_array_equal(found.quantize().values, [[1, -8], [0, 3]])
     assert found.quantize().scale == np.float32(0.1)
     assert found.spec == QuantSpec("FixedScaleQuantizer", 4, False, None, False)
-    assert set(found.evidence.values()) == {"user"}
+    assert set(found.provenance.values()) == {"user"}
     assert not own_quantized(model)
     output = path.with_name("out.npz")
     qmath.export(model, output, strict=True)

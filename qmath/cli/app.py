@@ -1,26 +1,25 @@
-"""The group of verbs, and how errors, warnings and interruptions end."""
+"""The group of verbs, and how errors and interruptions end."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import io
-import os
 import sys
-import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
 import click
 
-from qmath import QmathError, QmathWarning
+from qmath import QmathError
 from qmath._version import __version__
-from qmath.cli.text import printable
+from qmath.cli.results import reason
+from qmath.cli.streams import INTERRUPTED, Held, failed
 
 __all__ = ["app"]
 
 _VERBS = ("inspect", "run", "diff", "export", "verify", "recover")  # each in a module of its name
-_BROKEN_PIPE = 128 + 13  # as a shell reports a program that SIGPIPE ended
-_INTERRUPTED = 128 + 2
 
 
 class _Verbs(click.Group):
@@ -43,51 +42,43 @@ class _Verbs(click.Group):
     ) -> NoReturn:
         extra |= {"standalone_mode": False, "prog_name": "qmath"}
         args = list(sys.argv[1:] if args is None else args) or ["--help"]
-        for stream in (sys.stdout, sys.stderr):
-            if isinstance(stream, io.TextIOWrapper):  # a name may not fit the stream's encoding
-                stream.reconfigure(errors="backslashreplace")
+        if isinstance(sys.stderr, io.TextIOWrapper):  # whose encoding a name may not fit
+            sys.stderr.reconfigure(errors="backslashreplace")
+        held = Held(sys.stdout)
+        with contextlib.redirect_stdout(held):
+            status = self._status(args, extra)
+        sys.exit(held.release(status))
+
+    def _status(self, args: list[str], extra: dict[str, Any]) -> int:
+        """Do as `args` say; return the exit status, after one line if it is an error's."""
+        fail = functools.partial(failed, as_json="--json" in args)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("always", QmathWarning)
-                warnings.showwarning = _show_warning
-                status = super().main(args, **extra)
+            status = super().main(args, **extra)
+        except SystemExit as done:  # click's completion in shells
+            status = done.code
         except click.UsageError as error:
             verb = error.ctx.command_path if error.ctx else "qmath"
-            _fail(f"{error.format_message().rstrip('.')}; see {verb} --help")
+            return fail(f"{error.format_message().rstrip('.')}; see {verb} --help")
         except click.ClickException as error:
-            _fail(error.format_message())
+            return fail(error.format_message())
         except click.Abort:
-            sys.exit(_INTERRUPTED)
-        except QmathError as error:
-            _fail(str(error))
-        except MemoryError:
-            _fail("out of memory; a tensor of the model does not fit")
-        sys.exit(status if isinstance(status, int) else 0)
+            return fail("interrupted", INTERRUPTED)
+        except (QmathError, MemoryError) as error:
+            return fail(reason(error))
+        return status if isinstance(status, int) else 0
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # The reader, such as `head`, has gone: let the flush at exit go nowhere.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(_BROKEN_PIPE)
-        return result
-
-
-def _fail(message: str) -> NoReturn:
-    click.echo(f"qmath: error: {printable(message)}", err=True)
-    sys.exit(2)
-
-
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    click.echo(f"qmath: warning: {printable(str(message))}", err=True)
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # for which click would print an empty line, too
+            raise click.Abort from None
 
 
 @click.group(
     cls=_Verbs,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="qmath VERB --help shows the options of a verb, and an example.",
+    epilog="qmath VERB --help shows the options of a verb, and an example. Exit status: 0 done or "
+    "equal, 1 something differs, 2 an error, 130 interrupted, 141 nobody reads the output.",
 )
 @click.version_option(__version__, prog_name="qmath")
 def app() -> None:

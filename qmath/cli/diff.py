@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from qmath.cli.settings import (
-    PROFILE,
-    PROFILES_HELP,
-    ModelArgument,
-    given,
-    model_argument,
-    profile_options,
-)
+from qmath.cli.models import ModelArgument, model_argument
+from qmath.cli.results import Result, Verb
+from qmath.cli.settings import PROFILE, PROFILES_HELP, given, profile_options
 from qmath.cli.text import advancing, console, count, printable
 
 if TYPE_CHECKING:
@@ -27,6 +23,7 @@ _COLUMNS = ("integers", "teacher-forced", "free-running", "largest", "to tie", "
 
 
 @click.command(
+    cls=Verb,
     short_help="Compare the integers of two runs, layer by layer.",
     epilog="\b\nExamples:\n  qmath diff model.h5 images.npz --profile tflite --against integer\n"
     "  qmath diff model.h5 images.npz --against dump.npz",
@@ -47,7 +44,7 @@ _COLUMNS = ("integers", "teacher-forced", "free-running", "largest", "to tie", "
     "--against",
     metavar="PROFILE|DUMP.npz",
     help="Another profile, or what `python -m reference.dump` wrote from the live model. Default: "
-    "exact.",
+    "exact. Of several models: a folder, with NAME.npz of each.",
 )
 def diff(
     model: ModelArgument,
@@ -56,7 +53,7 @@ def diff(
     multiplier_bits: int | None,
     rounding: str | None,
     against: str | None,
-) -> int:
+) -> Result:
     """Compare a run of MODEL on DATA with another profile, or with the trained model itself.
 
     Columns: integers compared; how many differ when each layer starts from the reference's own
@@ -79,14 +76,25 @@ def diff(
             program,
             inputs,
             profile=profiles[0],
-            against=other if other in PROFILES else read_arrays(Path(other)),
+            against=other if other in PROFILES else read_arrays(model.within(Path(other), ".npz")),
             progress=progress,
             **chosen,
         )
     _render(comparison)
     for note in program.notes:
         console().print(f"note: {printable(note)}")
-    return int(not all(layer.explained for layer in comparison.layers))
+    layers = [
+        dataclasses.asdict(layer) | {"explained": layer.explained} for layer in comparison.layers
+    ]
+    explained = all(layer.explained for layer in comparison.layers)
+    document = {
+        "source": str(model.path), "data": str(data), "profile": profiles[0], "against": other,
+        "equal": comparison.first is None, "explained": explained, "layers": layers,
+        "notes": list(program.notes),
+    }  # fmt: skip
+    words = "equal" if comparison.first is None else f"differs from {comparison.first.name} on"
+    summary = words + (", as float32 noise explains" if explained and comparison.first else "")
+    return Result(document, summary, differs=not explained)
 
 
 def _render(comparison: Comparison) -> None:

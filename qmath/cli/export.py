@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from qmath.cli.settings import ModelArgument, model_argument
+from qmath.cli.models import ModelArgument, model_argument, suffix_of
+from qmath.cli.results import Result, Verb
 from qmath.cli.text import advancing, count, printable
 
 if TYPE_CHECKING:
@@ -18,10 +20,12 @@ __all__ = ["export"]
 
 
 @click.command(
+    cls=Verb,
     short_help="Write a model's integers to a file.",
     epilog="""\b
 Examples:
   qmath export model.h5 -o model.npz
+  qmath export *.h5 -o folder
   qmath export model.h5 -o model.npz --layout OHWI --quantizer \\
     'MyConfig.weights=LastValueQuantizer(num_bits=5, symmetric=False,
      narrow_range=True, per_axis=False)'""",
@@ -33,7 +37,8 @@ Examples:
     type=click.Path(path_type=Path),
     required=True,
     metavar="OUT",
-    help="The file to write, or the folder where the format has several files.",
+    help="The file to write, or the folder where the format has several files. Of several models: "
+    "a folder, for NAME.npz of each, or what --format says.",
 )
 @click.option(
     "--format",
@@ -85,7 +90,7 @@ def export(
     layouts: tuple[str, ...],
     strict: bool,
     overwrite: bool,
-) -> None:
+) -> Result:
     """Write the integers of MODEL, with scales, zero points and a manifest, to OUT.
 
     Weights are integers, signed unless --unsigned; activations have a scale and an unsigned zero
@@ -96,7 +101,10 @@ def export(
     from qmath.exports.writing import check_outputs
     from qmath.exports.writing import export as export_model
 
+    if model.others:
+        format_ = format_ or "npz"
     kind = exporter_class(output, format_)
+    output = model.placed(output, suffix_of(kind))
     chosen = dict(_option(kind, text) for text in format_options)
     check_outputs(output, kind(**chosen), overwrite=overwrite, sources=model.inputs)
     with advancing("reading …", "quantizing …", "writing …") as progress:
@@ -113,9 +121,16 @@ def export(
             progress=progress,
             **chosen,
         )
-    click.echo(f"{printable(str(output))}: {_summary(bundle)}")
+    found = _counts(bundle)
+    summary = f"{output}: {_summary(found)}"
+    click.echo(printable(summary))
     for note in bundle.manifest["notes"]:
         click.echo(f"note: {printable(note)}")
+    document = {
+        "source": str(model.path), "output": str(output), "format": kind.name, **found,
+        "notes": list(bundle.manifest["notes"]),
+    }  # fmt: skip
+    return Result(document, summary)
 
 
 def _option(kind: type[Exporter], text: str) -> tuple[str, Any]:
@@ -129,16 +144,26 @@ def _option(kind: type[Exporter], text: str) -> tuple[str, Any]:
     return name, next((o.parsed(value) for o in kind.options if o.name == name), value)
 
 
-def _summary(bundle: Bundle) -> str:
+def _counts(bundle: Bundle) -> dict[str, Any]:
+    """Return how much was written of what."""
     entries = list(bundle.manifest["tensors"].values())
     weights = [entry for entry in entries if entry["role"] == "weight"]
     floats = sum(entry["role"] == "float" for entry in entries)
-    ranges = len(entries) - len(weights) - floats
-    known = sum("scale_bits" in entry for entry in entries) - len(weights)
-    widths = ", ".join(str(bits) for bits in sorted({entry["num_bits"] for entry in weights}))
+    return {
+        "weights": len(weights),
+        "num_bits": sorted({entry["num_bits"] for entry in weights}),
+        "activations": len(entries) - len(weights) - floats,
+        "activations_ready": sum("scale_bits" in entry for entry in entries) - len(weights),
+        "floats": floats,
+        "integer_model": bundle.program is not None,
+    }
+
+
+def _summary(found: Mapping[str, Any]) -> str:
+    widths = ", ".join(map(str, found["num_bits"]))
     return (
-        f"{count(len(weights), 'quantized weight')}{f' ({widths} bits)' if widths else ''}, "
-        f"scale and zero point of {known} of {count(ranges, 'activation')}, "
-        f"{count(floats, 'float tensor')}, "
-        + ("the integer model" if bundle.program else "no integer model")
+        f"{count(found['weights'], 'quantized weight')}{f' ({widths} bits)' if widths else ''}, "
+        f"scale and zero point of {found['activations_ready']} of "
+        f"{count(found['activations'], 'activation')}, {count(found['floats'], 'float tensor')}, "
+        + ("the integer model" if found["integer_model"] else "no integer model")
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from qmath.cli.settings import ModelArgument, model_argument
+from qmath.cli.models import ModelArgument, model_argument
+from qmath.cli.results import Result, Verb
 from qmath.cli.text import advancing, console, count, printable
 
 if TYPE_CHECKING:
@@ -26,25 +26,26 @@ _UNBOUNDED = 10_000
 
 
 @click.command(
+    cls=Verb,
     short_help="Say what a model holds and what is missing.",
-    epilog="\b\nExamples:\n  qmath inspect model.h5\n  qmath inspect model.h5 --html report.html",
+    epilog="\b\nExamples:\n  qmath inspect model.h5\n  qmath inspect model.h5 --html report.html\n"
+    "  qmath inspect *.h5 --json",
 )
 @model_argument
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option(
     "--html",
     "page",
     type=click.Path(path_type=Path),
     metavar="PAGE.html",
-    help="Write the report as a page of its own, with histograms and the channels' ranges.",
+    help="Write the report as a page of its own, with histograms and the channels' ranges. Of "
+    "several models: a folder, for NAME.html of each.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace PAGE if it exists.")
 def inspect(
     model: ModelArgument,
-    as_json: bool,
     page: Path | None,
     overwrite: bool,
-) -> None:
+) -> Result:
     """Say what a quantization-aware trained MODEL holds, what is missing, and what looks wrong.
 
     Columns: role; width and scheme; where the width was learnt, and what is assumed; the stored
@@ -57,6 +58,7 @@ def inspect(
     from qmath.inspection.report import inspect as report_on
 
     if page is not None:
+        page = model.placed(page, ".html")
         check_output(page, overwrite=overwrite, sources=model.inputs)
     with advancing("reading …", "looking …") as progress:
         report = report_on(
@@ -66,10 +68,8 @@ def inspect(
     if page is not None:
         with replacing(page, overwrite=overwrite) as file:
             file.write(render(report).encode())
-    if as_json:
-        click.echo(json.dumps(report.as_dict(), indent=2, allow_nan=False))
-    else:
-        _render(report, console())
+    _render(report, console())
+    return Result(report.as_dict(), str(report.verdict))
 
 
 def _render(report: Report, out: Console) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qmath.cli.results import Result, Verb
 from qmath.cli.text import advancing, console, count, printable
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ _COLUMNS = {"tensor": 0, "shape": 0, "bits": 1, "lattice": 0, "zero points": 1, 
 
 
 @click.command(
+    cls=Verb,
     short_help="Find the integers behind fake-quantized floats.",
     epilog="\b\nExample:\n  qmath recover weights.npz --max-bits 8 --axis -1 -o integers.npz",
 )
@@ -55,7 +57,7 @@ def recover(
     unsigned: bool,
     output: Path | None,
     overwrite: bool,
-) -> int:
+) -> Result:
     """Find the integers behind the floats in WEIGHTS, an .npz or .npy of what a quantizer returned.
 
     Columns: the width that the integers need; the formula that gives the floats in every bit; the
@@ -81,21 +83,23 @@ def recover(
                 name=name,
             )  # fmt: skip
             progress(len(found), len(floats))
-    out = console()
-    out.print(_table(floats, found))
-    for name, lattice in found.items():
-        for line in _remarks(lattice):
-            out.print(f"{printable(name)}: {line}")
-    for name, values in arrays.items():
-        if name not in floats:
-            out.print(f"{printable(name)}: skipped, as it is {values.dtype}")
     exact = {name: lattice for name, lattice in found.items() if lattice.integers is not None}
     if output is not None:
         written = _written(exact)
         with replacing(output, overwrite=overwrite) as file:
             write_arrays(file, written.items())
-        out.print(f"{printable(str(output))}: integers of {count(len(exact), 'array')}")
-    return int(len(exact) < len(found))
+    skipped = {name: str(x.dtype) for name, x in arrays.items() if name not in floats}
+    _render(floats, found, skipped)
+    if output is not None:
+        console().print(f"{printable(str(output))}: integers of {count(len(exact), 'array')}")
+    document = {
+        "source": str(weights),
+        "output": None if output is None else str(output),
+        "arrays": [_document(name, floats[name].shape, found[name]) for name in found],
+        "skipped": skipped,
+    }
+    summary = f"integers of {len(exact)} of {count(len(found), 'array')}"
+    return Result(document, summary, differs=len(exact) < len(found))
 
 
 def _floats(arrays: Mapping[str, NDArray[Any]], path: Path) -> dict[str, NDArray[Any]]:
@@ -107,6 +111,43 @@ def _floats(arrays: Mapping[str, NDArray[Any]], path: Path) -> dict[str, NDArray
         held = ", ".join(sorted({str(values.dtype) for values in arrays.values()})) or "nothing"
         raise FileFormatError(f"{path} holds no floats, but {held}; give what a quantizer returned")
     return found
+
+
+def _document(name: str, shape: tuple[int, ...], found: RecoveredLattice) -> dict[str, Any]:
+    """Return JSON values of one array; numbers are one per channel."""
+
+    def listed(numbers: NDArray[Any] | None) -> list[Any] | None:
+        return None if numbers is None else numbers.reshape(-1).tolist()
+
+    return {
+        "name": name,
+        "shape": list(shape),
+        "recovered": found.integers is not None,
+        "form": found.form,
+        "num_bits": found.num_bits,
+        "scale": listed(found.scale),
+        "zero_point": listed(found.zero_point),
+        "zero_point_min": listed(found.zero_point_min),
+        "zero_point_max": listed(found.zero_point_max),
+        "unique": found.is_unique,
+        "ambiguities": list(found.ambiguities),
+        "max_error_ulp": listed(found.max_error_ulp),
+        "negative_zeros": found.negative_zeros,
+    }
+
+
+def _render(
+    floats: Mapping[str, NDArray[Any]],
+    found: Mapping[str, RecoveredLattice],
+    skipped: Mapping[str, str],
+) -> None:
+    out = console()
+    out.print(_table(floats, found))
+    for name, lattice in found.items():
+        for line in _remarks(lattice):
+            out.print(f"{printable(name)}: {line}")
+    for name, dtype in skipped.items():
+        out.print(f"{printable(name)}: skipped, as it is {dtype}")
 
 
 def _table(floats: Mapping[str, NDArray[Any]], found: Mapping[str, RecoveredLattice]) -> Table:

@@ -5,29 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from qmath.cli.settings import (
-    PROFILE,
-    PROFILES_HELP,
-    ModelArgument,
-    given,
-    model_argument,
-    profile_options,
-)
+from qmath.cli.models import ModelArgument, model_argument
+from qmath.cli.results import Result, Verb
+from qmath.cli.settings import PROFILE, PROFILES_HELP, given, profile_options
 from qmath.cli.text import advancing, console, count, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from qmath.integer.api import Run
     from qmath.integer.profiles.fixed import FixedPoint
 
 __all__ = ["run"]
 
 
 @click.command(
+    cls=Verb,
     short_help="Run the integer model on data.",
     epilog="\b\nExample:\n  qmath run model.h5 images.npz --profile integer -o outputs.npz",
 )
@@ -41,7 +38,8 @@ __all__ = ["run"]
     "--output",
     type=click.Path(path_type=Path),
     metavar="OUT.npz",
-    help="Write the outputs, and the integers of every quantized tensor.",
+    help="Write the outputs, and the integers of every quantized tensor. Of several models: a "
+    "folder, for NAME.npz of each.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def run(
@@ -53,7 +51,7 @@ def run(
     require_integer: bool,
     output: Path | None,
     overwrite: bool,
-) -> None:
+) -> Result:
     """Run MODEL in integers on DATA, an .npz with an array for each input, or an .npy.
 
     OUT holds output/NAME (float32) for each output of the model and NAME (unsigned integers, as
@@ -74,6 +72,7 @@ def run(
     from qmath.integer.program import sources
 
     if output is not None:
+        output = model.placed(output, ".npz")
         check_output(output, overwrite=overwrite, sources=(*model.inputs, data))
     program, inputs = read_program_and_inputs(model.load(), data, require_integer=require_integer)
     chosen = given(multiplier_bits=multiplier_bits, rounding=rounding)
@@ -82,42 +81,72 @@ def run(
             program, inputs, profile=profile, progress=progress,
             **chosen,
         )  # fmt: skip
-    out = console()
-    for name, values in result.outputs.items():
-        out.print(f"{printable(name)}: {count(len(values), 'example')} of shape {values.shape[1:]}")
     fixed = constants(program, multiplier_bits or 31) if profile == "integer" else {}
-    if fixed:
-        out.print(_table(fixed))
-    for name, remedy in program.float_layers.items():
-        out.print(f"in float32: {printable(f'{name}; {remedy}')}")
-    for note in program.notes:
-        out.print(f"note: {printable(note)}")
     if output is not None:
         arrays = {f"output/{name}": values for name, values in result.outputs.items()}
         arrays |= arrays_of(program, fixed) if fixed else {}
         arrays |= {f"{name}.sources": np.array(sources(program.step(name))) for name in fixed}
         with replacing(output, overwrite=overwrite) as file:
             write_arrays(file, chain(arrays.items(), result.integers.items()))
+    needs = {name: _needs(first) for name, (first, *_) in fixed.items()}
+    _render(result, needs)
+    if output is not None:
+        out = console()
         out.print(f"{printable(str(output))}: {count(len(result.integers), 'quantized tensor')}")
+    document = {
+        "source": str(model.path), "data": str(data), "profile": profile,
+        "output": None if output is None else str(output), **_document(result, needs),
+    }  # fmt: skip
+    return Result(document, count(len(result.integers), "quantized tensor"))
 
 
-def _table(fixed: Mapping[str, tuple[FixedPoint, ...]]) -> Table:
-    """Return what hardware has to provide for each tensor."""
+def _document(result: Run, needs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    program = result.program
+    return {
+        "outputs": {name: {"shape": list(x.shape)} for name, x in result.outputs.items()},
+        "tensors": {name: {"shape": list(x.shape)} for name, x in result.integers.items()},
+        "constants": needs,
+        "float_layers": dict(program.float_layers),
+        "notes": list(program.notes),
+    }
+
+
+def _needs(constants: FixedPoint) -> dict[str, Any]:
+    """Return what hardware has to provide for a tensor."""
+    largest = max(int(abs(m).max(initial=0)) for m in constants.multipliers)
+    return {
+        "accumulator_bits": max(int(bits.max()) for bits in constants.accumulator_bits),
+        "multiplier_bits": largest.bit_length(),
+        "shift": [int(constants.shift.min()), int(constants.shift.max())],
+        "error": float(constants.error),
+    }
+
+
+def _render(result: Run, needs: Mapping[str, Mapping[str, Any]]) -> None:
+    out = console()
+    for name, values in result.outputs.items():
+        out.print(f"{printable(name)}: {count(len(values), 'example')} of shape {values.shape[1:]}")
+    if needs:
+        out.print(_table(needs))
+    for name, remedy in result.program.float_layers.items():
+        out.print(f"in float32: {printable(f'{name}; {remedy}')}")
+    for note in result.program.notes:
+        out.print(f"note: {printable(note)}")
+
+
+def _table(needs: Mapping[str, Mapping[str, Any]]) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("tensor", overflow="fold")
     for title in ("accumulator bits", "multiplier bits", "shift", "error in steps"):
         table.add_column(title, justify="right")
-    for name, (first, *_) in fixed.items():
-        largest = max(int(abs(m).max(initial=0)) for m in first.multipliers)
-        shifts = int(first.shift.min()), int(first.shift.max())
-        widest = max(int(bits.max()) for bits in first.accumulator_bits)
+    for name, need in needs.items():
         table.add_row(
             printable(name),
-            str(widest),
-            str(largest.bit_length()),
-            " … ".join(map(str, dict.fromkeys(shifts))),
-            f"{first.error:.1e}",
+            str(need["accumulator_bits"]),
+            str(need["multiplier_bits"]),
+            " … ".join(map(str, dict.fromkeys(need["shift"]))),
+            f"{need['error']:.1e}",
         )
     return table

@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 import ast
-import functools
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from qmath.errors import QmathError
 
 if TYPE_CHECKING:
-    from qmath.model import QatModel
     from qmath.quantizers import Quantizer
 
-__all__ = [
-    "PROFILE",
-    "PROFILES_HELP",
-    "ModelArgument",
-    "given",
-    "model_argument",
-    "profile_options",
-    "read_settings",
-]
+__all__ = ["PROFILE", "PROFILES_HELP", "given", "profile_options", "read_settings"]
 
 PROFILE = click.Choice(["exact", "integer", "tflite", "xnnpack"])
 PROFILES_HELP = (
@@ -35,86 +24,6 @@ PROFILES_HELP = (
 )
 _FLAGS = ("per_axis", "symmetric", "narrow_range")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-@dataclass(frozen=True)
-class ModelArgument:
-    """A model's file, with the options of `qmath.load` as they were given."""
-
-    path: Path
-    quantizers: tuple[str, ...]
-    settings: Path | None
-    force: bool
-    architecture: Path | None
-    isolate: bool
-
-    @property
-    def inputs(self) -> tuple[Path | None, ...]:
-        """Every file that is read, which no output may replace."""
-        return self.path, self.settings, self.architecture
-
-    def load(self) -> QatModel:
-        """Return the model."""
-        quantizers = read_settings(self.quantizers, self.settings)
-        from qmath.readers.loading import load
-
-        return load(
-            self.path,
-            quantizers,
-            force=self.force,
-            architecture=self.architecture,
-            isolate=self.isolate,
-        )
-
-
-def model_argument(function: _Function) -> _Function:
-    """Add MODEL and the options of reading it; `function` gets one `ModelArgument`, as `model`."""
-    options = (
-        click.argument("path", metavar="MODEL", type=click.Path(path_type=Path)),
-        click.option(
-            "--quantizer",
-            "quantizers",
-            multiple=True,
-            metavar="'KEY=QUANTIZER'",
-            help="Settings that are in no file, as in the training script. KEY is a QuantizeConfig "
-            "class with .weights, .activation or .output, or a tensor name with wildcards. "
-            "Repeatable.",
-        ),
-        click.option(
-            "--settings",
-            type=click.Path(path_type=Path),
-            metavar="FILE.toml",
-            help="The same from a file: a table for each KEY, with quantizer = the class's name "
-            "and its arguments. --quantizer wins over it.",
-        ),
-        click.option(
-            "--force",
-            is_flag=True,
-            help="Let --quantizer and --settings win where the model says something else.",
-        ),
-        click.option(
-            "--architecture",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="A .keras or .h5 model, or a config.json, that holds the layers' names and "
-            "configs, for a MODEL of weights alone.",
-        ),
-        click.option(
-            "--isolate",
-            is_flag=True,
-            help="Let another process read .h5 and .keras files, under limits of time and memory: "
-            "for files from strangers.",
-        ),
-    )
-
-    @functools.wraps(function)
-    def with_model(**given: Any) -> Any:
-        model = ModelArgument(**{name: given.pop(name) for name in ModelArgument.__annotations__})
-        return function(model=model, **given)
-
-    for option in reversed(options):
-        with_model = option(with_model)
-    return cast(_Function, with_model)
 
 
 def profile_options(function: _Function) -> _Function:

@@ -12,8 +12,9 @@ from qmath._progress import Progress
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["advancing", "console", "count", "printable"]
+__all__ = ["QUIET", "advancing", "console", "count", "is_quiet", "printable"]
 
+QUIET = "qmath.quiet"  # key of the flag in the meta of click's context
 _PIPED_WIDTH = 10_000  # a program that reads gets nothing wrapped or cut
 
 
@@ -33,7 +34,7 @@ def advancing(before: str, during: str, after: str = "") -> Iterator[Progress]:
 
     Its words are `before` until the total is known, then `during`, and `after` at the end.
     """
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty() or is_quiet():
         yield lambda _done, _total: None
         return
     from rich import progress as bars
@@ -49,6 +50,14 @@ def advancing(before: str, during: str, after: str = "") -> Iterator[Progress]:
             bar.update(task, description=words, completed=done, total=total)
 
         yield show
+
+
+def is_quiet() -> bool:
+    """Whether the user wants to read errors alone."""
+    import click
+
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(QUIET))
 
 
 def printable(text: str) -> str:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from qmath.cli.settings import ModelArgument, model_argument
+from qmath.cli.models import ModelArgument, model_argument, suffix_of
+from qmath.cli.results import Result, Verb
 from qmath.cli.text import advancing, console, count, printable
+
+if TYPE_CHECKING:
+    from qmath.verification.check import Verification
 
 __all__ = ["verify"]
 
@@ -15,9 +21,11 @@ _SHOWN = 20  # differences in words; the others are counted
 
 
 @click.command(
+    cls=Verb,
     short_help="Check an exported file against the model.",
     epilog="\b\nExamples:\n  qmath verify model.h5 model.npz\n"
-    "  qmath verify model.h5 model.npz --against forward.npz",
+    "  qmath verify model.h5 model.npz --against forward.npz\n"
+    "  qmath verify *.h5 folder",
 )
 @model_argument
 @click.argument("output", type=click.Path(path_type=Path))
@@ -34,14 +42,17 @@ def verify(
     output: Path,
     format_: str | None,
     against: Path | None,
-) -> int:
+) -> Result:
     """Check OUTPUT, which export wrote, against MODEL: every integer, scale and setting.
 
     Settings that are not in MODEL are those that OUTPUT says export was given, unless --quantizer
-    or --settings give them. Exit status 1 if anything differs.
+    or --settings give them. Exit status 1 if anything differs. For several models, OUTPUT is the
+    folder that export made for them, and FORWARD.npz one with a file of each model's name.
     """
     from qmath.verification.check import verify as check
 
+    output = _output_of(model, output, format_)
+    against = against and model.within(against, ".npz")
     with advancing("reading …", "comparing …") as progress:
         result = check(
             model.load(),
@@ -50,6 +61,39 @@ def verify(
             against=against,
             progress=progress,
         )
+    _render(result, output, can_tell=against is None)
+    document = {"source": str(model.path), "output": str(output), "equal": result.ok}
+    document |= dataclasses.asdict(result)
+    summary = f"{output}: {'equal' if result.ok else 'differs'}"
+    return Result(document, summary, differs=not result.ok)
+
+
+def _output_of(model: ModelArgument, output: Path, format_: str | None) -> Path:
+    """Return `output`, or what it holds of one of several models."""
+    from qmath.errors import FileFormatError
+    from qmath.exports.registry import exporter_class
+
+    if not model.others:
+        return output
+    if format_ is not None:
+        return model.within(output, suffix_of(exporter_class(output, format_)))
+    name = model.within(output, "").name
+    found = [
+        path
+        for path in sorted(output.glob("*"))
+        if (path.name if path.is_dir() else path.stem) == name
+    ]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise FileFormatError(f"{output} holds no output of the name {name}")
+    listed = ", ".join(path.name for path in found)
+    raise FileFormatError(
+        f"{output} holds several of {model.path}: {listed}; say which by --format"
+    )
+
+
+def _render(result: Verification, output: Path, *, can_tell: bool) -> None:
     out = console()
     counts = (
         f"{count(result.tensors, 'tensor')}, {count(result.elements, 'element')} compared, "
@@ -61,14 +105,13 @@ def verify(
         out.print(
             "assumed, not checked: which quantizer acted on "
             f"{printable(', '.join(result.assumptions))}"
-            + ("" if against else "; --against FORWARD.npz would tell for weights")
+            + ("; --against FORWARD.npz would tell for weights" if can_tell else "")
         )
     if result.ok:
         out.print(f"{printable(str(output))}: equal; {counts}")
-        return 0
+        return
     out.print(f"{printable(str(output))}: differs; {counts}")
     for line in result.differences[:_SHOWN]:
         out.print(f"  {printable(line)}")
     if len(result.differences) > _SHOWN:
         out.print(f"  and {count(len(result.differences) - _SHOWN, 'further difference')}")
-    return 1

@@ -69,13 +69,13 @@ class ModelArgument:
         found = self.within(path, suffix)
         if not self.others or path.is_dir():
             return found
+        failing = f"cannot make the folder {path}, for the outputs of several models"
+        if suffix and path.suffix == suffix:
+            raise QmathError(f"{failing}: it has the name of one output; give that of a folder")
         try:
             path.mkdir()
         except OSError as error:
-            reason = error.strerror or error
-            raise QmathError(
-                f"cannot make the folder {path}, for the outputs of several models: {reason}"
-            ) from error
+            raise QmathError(f"{failing}: {error.strerror or error}") from error
         click.get_current_context().call_on_close(functools.partial(_remove_empty, path))
         return found
 

@@ -1,12 +1,10 @@
 """Streams that are closed, full or without a reader, and signals: processes of every verb."""
 
-import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 
@@ -15,7 +13,8 @@ import pytest
 
 from tests.cli.running import run as run_here
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="streams and signals are Unix's")
+fcntl = pytest.importorskip("fcntl", reason="streams and signals are Unix's")
+termios = pytest.importorskip("termios")
 
 SAMPLES = Path(__file__).parents[2] / "reference" / "samples"
 MODEL = SAMPLES / "default8.h5"

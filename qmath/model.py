@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qmath.containers.source_files import SourceFiles
 
 __all__ = [
+    "IN_PYTHON",
     "Graph",
     "Hint",
     "MissingSetting",
@@ -78,14 +79,21 @@ class QuantSpec:
         return not self.missing
 
 
+# Where an option would hold a name that `quantizer_option` refuses.
+IN_PYTHON = "with quantizers= in Python, as a shell could take a part of the name for a command"
+
+
 class Hint(NamedTuple):
-    """The option that would complete a tensor's settings, and where its width comes from."""
+    """The option that would complete a tensor's settings, and where its width comes from.
+
+    The option is empty if no shell can be trusted with the tensor's name.
+    """
 
     option: str
     why: str
 
     def __str__(self) -> str:
-        return f"Pass the settings of your training script: {self.option} ({self.why})"
+        return f"Pass the settings of your training script: {self.option or IN_PYTHON} ({self.why})"
 
 
 @dataclass(frozen=True)
@@ -282,7 +290,8 @@ class MissingSetting(NamedTuple):
     Attributes
     ----------
     option : str
-        What to paste: ``--quantizer 'MyConfig.activation=MovingAverageQuantizer(…)'``.
+        What to paste into a shell: ``--quantizer "MyConfig.activation=MovingAverageQuantizer(…)"``.
+        Empty if the names in the file are such that a shell could read them as commands.
     tensors : tuple of str
         Names of the tensors it is for, all of one `role`.
     role : str
@@ -325,7 +334,9 @@ def ask_for_settings(model: QatModel, roles: Set[str]) -> str:
     """Say which settings are missing of tensors of these roles, with the options to paste."""
     missing = [item for item in missing_settings(model) if item.role in roles]
     names = ", ".join(name for item in missing for name in item.tensors)
-    options = " ".join(item.option for item in missing)
+    options = " ".join(item.option for item in missing if item.option)
+    if not all(item.option for item in missing):
+        options = f"{options}, and the others {IN_PYTHON}" if options else IN_PYTHON
     reasons = "; ".join(dict.fromkeys(item.why for item in missing if item.why))
     return (
         f"the quantizer settings of {names} are in no file; pass those of your training script: "

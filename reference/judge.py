@@ -84,7 +84,7 @@ def judge(load: Load, forward: Arrays, data: Arrays, answers: Mapping[str, Any])
         What the user can say when asked, by the option's key.
     """
     cell, asked = _judged(load, None, forward, data)
-    keys = set(re.findall(r"--quantizer '?([^=' ]+)=", asked))
+    keys = set(re.findall(r'--quantizer "?([^=" ]+)=', asked))
     if cell.mark != "?" or not keys or not keys <= answers.keys():
         return cell
     answered, _ = _judged(load, {key: answers[key] for key in keys}, forward, data)

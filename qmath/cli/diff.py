@@ -11,7 +11,7 @@ import click
 from qmath.cli.models import ModelArgument, model_argument
 from qmath.cli.results import Result, Verb
 from qmath.cli.settings import PROFILE, PROFILES_HELP, given, profile_options
-from qmath.cli.text import advancing, console, count, printable
+from qmath.cli.text import advancing, console, count, printable, show
 
 if TYPE_CHECKING:
     from qmath.integer.comparison import Comparison
@@ -82,7 +82,7 @@ def diff(
         )
     _render(comparison)
     for note in program.notes:
-        console().print(f"note: {printable(note)}")
+        show(f"note: {note}")
     layers = [
         dataclasses.asdict(layer) | {"explained": layer.explained} for layer in comparison.layers
     ]

@@ -10,7 +10,7 @@ import click
 
 from qmath.cli.models import ModelArgument, model_argument, suffix_of
 from qmath.cli.results import Result, Verb
-from qmath.cli.text import advancing, count, printable
+from qmath.cli.text import advancing, count, printable, show
 
 if TYPE_CHECKING:
     from qmath.exports.bundle import Bundle
@@ -125,7 +125,7 @@ def export(
     summary = f"{output}: {_summary(found)}"
     click.echo(printable(summary))
     for note in bundle.manifest["notes"]:
-        click.echo(f"note: {printable(note)}")
+        show(f"note: {note}")
     document = {
         "source": str(model.path), "output": str(output), "format": kind.name, **found,
         "notes": list(bundle.manifest["notes"]),

@@ -9,7 +9,7 @@ import click
 
 from qmath.cli.models import ModelArgument, model_argument
 from qmath.cli.results import Result, Verb
-from qmath.cli.text import advancing, console, count, printable
+from qmath.cli.text import advancing, console, count, printable, show
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,10 +76,9 @@ def _render(report: Report, out: Console) -> None:
     out.print(printable(report.source))
     out.print(str(report.verdict), style="bold")
     quantized = [row for row in report.rows if row.role != "float"]
-    notes = [f"note: {printable(note)}" for note in report.notes]
     if not quantized:  # of which a note says why
-        for note in notes:
-            out.print(note)
+        for note in report.notes:
+            show(f"note: {note}")
     else:
         for table in _tables(quantized, out):
             out.print()
@@ -95,10 +94,10 @@ def _render(report: Report, out: Console) -> None:
     for (kind, remedy), lines in groups.items():
         out.print(kind, style="yellow")
         for line in lines:
-            out.print(f"  {printable(line)}")
-        out.print(f"  → {printable(remedy)}")
-    for note in notes if quantized else ():
-        out.print(note)
+            show(line, "  ")
+        show(f"→ {remedy}", "  ")
+    for note in report.notes if quantized else ():
+        show(f"note: {note}")
 
 
 def _tables(rows: list[Row], out: Console) -> list[Table]:

@@ -12,7 +12,7 @@ import click
 from qmath.cli.models import ModelArgument, model_argument
 from qmath.cli.results import Result, Verb
 from qmath.cli.settings import PROFILE, PROFILES_HELP, given, profile_options
-from qmath.cli.text import advancing, console, count, printable
+from qmath.cli.text import advancing, console, count, printable, show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -129,9 +129,9 @@ def _render(result: Run, needs: Mapping[str, Mapping[str, Any]]) -> None:
     if needs:
         out.print(_table(needs))
     for name, remedy in result.program.float_layers.items():
-        out.print(f"in float32: {printable(f'{name}; {remedy}')}")
+        show(f"in float32: {name}; {remedy}")
     for note in result.program.notes:
-        out.print(f"note: {printable(note)}")
+        show(f"note: {note}")
 
 
 def _table(needs: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -12,7 +12,7 @@ from qmath._progress import Progress
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["QUIET", "advancing", "console", "count", "is_quiet", "printable"]
+__all__ = ["QUIET", "advancing", "console", "count", "is_quiet", "printable", "show"]
 
 QUIET = "qmath.quiet"  # key of the flag in the meta of click's context
 _PIPED_WIDTH = 10_000  # a program that reads gets nothing wrapped or cut
@@ -26,6 +26,26 @@ def console() -> Console:
     if found.is_terminal:
         return found
     return Console(markup=False, emoji=False, highlight=False, width=_PIPED_WIDTH)
+
+
+def show(text: str, indent: str = "") -> None:
+    """Print text with names from a file; on a terminal, what is to be pasted on lines of its own.
+
+    Prose is wrapped there, and a paste is not: it would arrive in pieces.
+    """
+    import click
+
+    from qmath.readers.notes import parts
+
+    if not sys.stdout.isatty():
+        click.echo(f"{indent}{printable(text)}")
+        return
+    out = console()
+    for i, part in enumerate(parts(printable(text))):
+        if i % 2:
+            out.print(f"{indent}    {part}", soft_wrap=True)
+        elif part.strip():
+            out.print(f"{indent}{part.strip()}")
 
 
 @contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
+from qmath._pastes import is_plain
 from qmath.containers.protos import parse_text
 from qmath.errors import FileFormatError
 
@@ -51,9 +53,19 @@ def checkpoint_prefix(path: str) -> str:
         why = "holds several checkpoints" if names else "holds no checkpoint"
         if chosen is not None:
             why = f"lacks {chosen!r}, which its file {_STATE!r} names"
-        choices = ", ".join(repr(os.path.join(path, name)) for name in names) or "none"
-        raise FileFormatError(f"{path}: this directory {why}; name one of those there: {choices}")
+        raise FileFormatError(
+            f"{path}: this directory {why}; name one of those there: {_choices(path, names)}"
+        )
     return os.path.join(path, chosen)
+
+
+def _choices(path: str, names: Sequence[str]) -> str:
+    """List the checkpoints that can be named in a shell as they are, and count the others."""
+    shown = [os.path.join(path, name) if is_plain(path) else name for name in names]
+    choices = [name for name in shown if is_plain(name)]
+    if len(choices) < len(names):
+        choices.append(f"{len(names) - len(choices)} whose names a shell could read otherwise")
+    return ", ".join(choices) or "none"
 
 
 def _latest(path: str) -> str | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from qmath._pastes import is_plain
 from qmath.errors import QmathError
 from qmath.inspection.advice import OTHER_SOURCES, Advice
 from qmath.integer.lowering.lower import lower
@@ -195,9 +196,10 @@ def _float_layer(model: QatModel, node: Node) -> Advice:
         message = f"the quantizer of the weights of {node.class_name} is not known"
         remedy = OTHER_SOURCES
     elif node.quantize_config is not None:
+        config = node.quantize_config if is_plain(node.quantize_config) else "its QuantizeConfig"
         remedy = (
-            f"let {node.quantize_config}.get_weights_and_quantizers return its {kernel}, with a "
-            "quantizer that keeps its range"
+            f"let {config}.get_weights_and_quantizers return its {kernel}, with a quantizer that "
+            "keeps its range"
         )
     return Advice("float-layer", node.layer, message, remedy)
 

@@ -11,6 +11,7 @@ from pathlib import PurePath
 from qmath.inspection import plots
 from qmath.inspection.cells import cells
 from qmath.inspection.report import Report, Row
+from qmath.readers.notes import parts
 
 __all__ = ["render"]
 
@@ -69,6 +70,14 @@ def _text(text: object) -> str:
     return escape(printable)
 
 
+def _prose(text: str) -> str:
+    """Return text for HTML, with what is to be pasted as code."""
+    return "".join(
+        f"<code>{_text(part)}</code>" if i % 2 else _text(part)
+        for i, part in enumerate(parts(text))
+    )
+
+
 def _verdict(report: Report) -> str:
     facts = (
         *report.verdict.facts,
@@ -94,7 +103,7 @@ def _warnings(report: Report) -> Iterator[str]:
         )
         yield (
             f'<div class="warning"><h3>{_text(kind)}</h3><ul>{lines}</ul>'
-            f'<p class="remedy"><b>Remedy</b> {_text(remedy)}</p></div>'
+            f'<p class="remedy"><b>Remedy</b> {_prose(remedy)}</p></div>'
         )
     yield "</section>"
 
@@ -176,5 +185,5 @@ def _floats(rows: Iterable[Row]) -> str:
 
 
 def _notes(notes: Iterable[str]) -> str:
-    items = "".join(f"<li>{_text(note)}</li>" for note in notes)
+    items = "".join(f"<li>{_prose(note)}</li>" for note in notes)
     return f"<section><h2>Notes</h2><ul>{items}</ul></section>" * bool(items)

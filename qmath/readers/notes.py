@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+from qmath._pastes import OPTIONS, is_plain
 
 __all__ = [
     "ANNOTATED_ONLY",
@@ -23,6 +26,7 @@ __all__ = [
     "numbered",
     "overruled",
     "own_quantizer",
+    "parts",
     "stored_integers",
     "unnamed",
     "unnamed_places",
@@ -47,6 +51,7 @@ GET_CONFIG = (
     "[*self.get_weights_and_quantizers(layer), *self.get_activations_and_quantizers(layer), "
     '*(("output", quantizer) for quantizer in self.get_output_quantizers(layer))]}}'
 )
+_PASTES = re.compile(f"({OPTIONS}|{re.escape(GET_CONFIG)})")
 NO_ARCHITECTURE = (
     "The file holds weights without the model's architecture: no layers, and none of the settings "
     "that configs hold. Name a file that has it with --architecture (architecture= in Python)."
@@ -93,8 +98,7 @@ def no_ranges(layers: Sequence[str], config: str) -> str:
 def assumed(tensors: Sequence[str], configs: Sequence[str]) -> str:
     """Say what is assumed of the user's own configs, and how to make sure."""
     shown = ", ".join(tensors[:3]) + (f" and {len(tensors) - 3} more" if len(tensors) > 3 else "")
-    safe = [name for name in configs if name.isascii() and name.isidentifier()]
-    owner = ", ".join(safe[:3]) or "your QuantizeConfig"
+    owner = ", ".join([*filter(is_plain, configs)][:3]) or "your QuantizeConfig"
     return (
         f"Assumed: that TFMOT's own quantizers use the ranges of {shown}; this file does not show "
         f"it. To make sure, save a SavedModel, whose graph shows it; ask the live model with "
@@ -162,6 +166,17 @@ def own_quantizer(name: str, reason: str) -> str:
         f"{name}: quantized by its own config, and its integers are not known: {reason}. It is "
         f"given as float; qmath recover finds integers in an .npz of the values that a model uses."
     )
+
+
+def parts(text: str) -> list[str]:
+    """Split a text of qmath's at what is to be pasted: into prose, a paste, prose and so on.
+
+    Examples
+    --------
+    >>> parts('Pass --quantizer "MyConfig.weights=NoQuantizer()" (if it has none)')
+    ['Pass ', '--quantizer "MyConfig.weights=NoQuantizer()"', ' (if it has none)']
+    """
+    return _PASTES.split(text)
 
 
 def stored_integers(tensors: Sequence[str]) -> str:

@@ -37,7 +37,7 @@ def test_question_in_one_command(tmp_path):
 
 def test_the_note_can_be_pasted(tmp_path):
     note = run("export", QUESTION, "-o", tmp_path / "out.npz").stdout
-    options = shlex.split(re.search(r"(--quantizer '.*') \(", note)[1])
+    options = shlex.split(re.search(r'(--quantizer ".*") \(', note)[1])
     result = run("export", QUESTION, "-o", tmp_path / "all.npz", "--strict", *options)
     assert result.exit_code == 2
     assert "assumed: the settings of conv1/kernel, dw1/depthwise_kernel" in result.stderr
@@ -200,7 +200,7 @@ def test_outputs_that_cannot_be(tmp_path):
 def test_strict_lists_what_is_missing(tmp_path):
     line = fails("export", QUESTION, "-o", tmp_path / "out.npz", "--strict")
     assert "conv1/post_activation, dw1/post_activation are in no file" in line
-    assert "--quantizer 'MyConfig.activation=" in line
+    assert '--quantizer "MyConfig.activation=' in line
     assert list(tmp_path.iterdir()) == []
 
 
@@ -249,7 +249,7 @@ def test_unknown_weights_are_listed_with_what_to_paste(tmp_path):
     line = fails("export", model, "-o", tmp_path / "out.npz")
     assert "settings of conv1/kernel, dw1/depthwise_kernel are in no file" in line
     assert not (tmp_path / "out.npz").exists()
-    options = shlex.split(re.search(r"(--quantizer '.*') \(", line)[1])
+    options = shlex.split(re.search(r'(--quantizer ".*") \(', line)[1])
     result = run(
         "export", model, "-o", tmp_path / "out.npz", *(o.replace("=N", "=4") for o in options)
     )

@@ -17,8 +17,8 @@ FIXED = QuantSpec("FixedQuantizer", 8, per_axis=False, narrow_range=False, op="a
 AVERAGE = QuantSpec("MovingAverageQuantizer", 8, False, False, False)
 UNKNOWN = QuantSpec(per_axis=False)
 HINT = Hint(
-    "--quantizer 'MyConfig.activation=MovingAverageQuantizer(num_bits=N, per_axis=False, "
-    "symmetric=False, narrow_range=False)'",
+    '--quantizer "MyConfig.activation=MovingAverageQuantizer(num_bits=N, per_axis=False, '
+    'symmetric=False, narrow_range=False)"',
     "N stands for the width in your training script",
 )
 

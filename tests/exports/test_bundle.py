@@ -76,26 +76,26 @@ def test_unknown_activation_is_exported_as_a_range_with_a_note():
     assert "dw/post_activation" not in bundle.tensors
     assert "scale_bits" not in entry
     assert len(bundle.manifest["notes"]) == 2
-    assert "--quantizer 'MyConfig.activation=" in bundle.manifest["notes"][1]
+    assert '--quantizer "MyConfig.activation=' in bundle.manifest["notes"][1]
 
 
 def test_strict_refuses_unknown_activations():
     source = model(**{"dw/post_activation": unknown("dw/post_activation")})
-    with pytest.raises(MissingSettingsError, match=r"dw/post_activation .*--quantizer 'MyConfig"):
+    with pytest.raises(MissingSettingsError, match=r'dw/post_activation .*--quantizer "MyConfig'):
         quantize_model(source, strict=True)
 
 
 def test_unknown_weights_are_listed_at_once():
     hints = {
         name: replace(weight(name, np.ones((2, 2), np.float32), UNKNOWN),
-                      hint=Hint(f"--quantizer '{name}=X'", "y"))
+                      hint=Hint(f'--quantizer "{name}=X()"', "y"))
         for name in ("dense/kernel", "other/kernel")
     }  # fmt: skip
     activation = {"dw/post_activation": unknown("dw/post_activation")}
     with pytest.raises(MissingSettingsError) as caught:
         quantize_model(model(**hints, **activation))
     message = str(caught.value)
-    assert "--quantizer 'dense/kernel=X' --quantizer 'other/kernel=X' (y)" in message
+    assert '--quantizer "dense/kernel=X()" --quantizer "other/kernel=X()" (y)' in message
     assert "dw/post_activation" not in message
     assert "\n" not in message
 

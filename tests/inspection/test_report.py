@@ -44,7 +44,7 @@ def test_verdict_counts_what_is_unknown():
     assert str(report.verdict) == "weights 3/4 ready, activations 4/5 ready, integer-only: yes"
     missing = warnings(report, "missing-settings")
     assert [item.where for item in missing] == ["dw/post_activation", "dense/kernel"]
-    assert "--quantizer 'MyConfig.activation=" in missing[0].remedy
+    assert '--quantizer "MyConfig.activation=' in missing[0].remedy
     assert row(report, "dense/kernel").ready is False
     assert row(report, "dense/kernel").integers_used is None
 

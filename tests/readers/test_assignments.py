@@ -92,7 +92,7 @@ def test_a_refusal_lists_the_ways_and_what_decides(tmp_path: Path) -> None:
         "kernel, post_activation: told by MyConfig.weights and MyConfig.activation;",
         "post_activation, output (kernel has none): told by MyConfig.activation and "
         "MyConfig.output. ",
-        "--quantizer 'MyConfig.weights=LastValueQuantizer(num_bits=…, …)'",
+        '--quantizer "MyConfig.weights=LastValueQuantizer(num_bits=N, ...)"',
         "save the model as .h5 or as a SavedModel",
     ):
         assert part in message

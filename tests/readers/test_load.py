@@ -92,7 +92,7 @@ def test_question_in_full() -> None:
     assert model.tensors["quantize_layer/output"].provenance["num_bits"] == "config"
     (missing,) = missing_settings(model)
     assert missing.tensors == ("conv1/post_activation", "dw1/post_activation")
-    key, _, said = missing.option.removeprefix("--quantizer ").strip("'").partition("=")
+    key, _, said = missing.option.removeprefix("--quantizer ").strip('"').partition("=")
     assert said == (
         "MovingAverageQuantizer(num_bits=4, per_axis=False, symmetric=False, narrow_range=False)"
     )

@@ -506,10 +506,10 @@ def test_hints_take_the_width_of_the_weights(path: Path) -> None:
     model = load(path)
     settings = "num_bits=4, per_axis=False, symmetric=False, narrow_range=False"
     assert options(path) == {
-        f"--quantizer 'MyConfig.activation=MovingAverageQuantizer({settings})'": (
+        f'--quantizer "MyConfig.activation=MovingAverageQuantizer({settings})"': (
             "d/post_activation",
         ),
-        f"--quantizer 'MyConfig.output=MovingAverageQuantizer({settings})'": ("d/output",),
+        f'--quantizer "MyConfig.output=MovingAverageQuantizer({settings})"': ("d/output",),
     }
     first = missing_settings(model)[0]
     assert first.role == "activation"
@@ -520,8 +520,8 @@ def test_hints_take_the_width_of_the_weights(path: Path) -> None:
 def test_hints_take_an_ambiguous_width(path: Path) -> None:
     one_layer(path, {"bits": 6}, NARROW)
     assert options(path) == {
-        "--quantizer 'MyConfig.weights=LastValueQuantizer(num_bits=6, "
-        "per_axis=False, symmetric=True, narrow_range=True)'": ("d/kernel",)
+        '--quantizer "MyConfig.weights=LastValueQuantizer(num_bits=6, '
+        'per_axis=False, symmetric=True, narrow_range=True)"': ("d/kernel",)
     }
     found = load(path).tensors["d/kernel"]
     with pytest.raises(MissingSettingsError, match="num_bits=6"):
@@ -552,9 +552,9 @@ def test_hints_share_an_option_where_one_will_do(path: Path) -> None:
     write(path, config, groups)
     found = options(path)
     assert [option.split("=")[0] for option in found] == [
-        "--quantizer 'd/kernel",
-        "--quantizer 'e/kernel",
-        "--quantizer 'f/kernel",
+        '--quantizer "d/kernel',
+        '--quantizer "e/kernel',
+        '--quantizer "f/kernel',
     ]
     assert list(found.values()) == [("d/kernel",), ("e/kernel",), ("f/kernel",)]
 
@@ -567,7 +567,7 @@ def test_a_pasted_hint_never_contradicts_what_is_known(path: Path) -> None:
     }
     write(path, sequential(wrapped("d"), wrapped("e")), groups)
     (option,) = options(path)
-    assert option.startswith("--quantizer 'e/kernel=LastValueQuantizer(num_bits=4, ")
+    assert option.startswith('--quantizer "e/kernel=LastValueQuantizer(num_bits=4, ')
     quantizer = qmath.LastValueQuantizer(4, False, False, False)
     assert load(path, {"e/kernel": quantizer}).tensors["e/kernel"].spec.num_bits == 4
 

@@ -84,7 +84,7 @@ def test_without_an_architecture_only_the_ratio_tells() -> None:
     kernel, activation = (loaded.tensors[f"conv1/{name}"] for name in ("kernel", "post_activation"))
     assert (kernel.spec.num_bits, kernel.provenance["num_bits"]) == (4, "range ratio")
     assert (activation.spec.num_bits, activation.spec.per_axis) == (None, False)
-    assert "--quantizer 'conv1/post_activation=" in str(activation.hint)
+    assert '--quantizer "conv1/post_activation=' in str(activation.hint)
     assert any("--architecture" in note for note in loaded.notes)
 
 

@@ -9,6 +9,7 @@ from qmath.containers.bounded_json import MAX_BYTES, parse_json
 from qmath.containers.isolation import open_hdf5
 from qmath.containers.keras_zip import KerasZip
 from qmath.containers.sniff import HDF5, ZIP
+from qmath.containers.source_files import open_source, stamp_of, unchanged
 from qmath.errors import FileFormatError
 from qmath.model import Graph
 from qmath.readers import notes
@@ -93,9 +94,11 @@ def read_architecture_file(path: str, *, isolate: bool = False) -> Architecture:
         The file holds no architecture.
     """
     try:
-        with open(path, "rb") as file:
+        with open_source(path) as file, unchanged(file, stamp_of(file), path):
             head = file.read(len(HDF5))
             text = head + file.read(0 if head.startswith((HDF5, ZIP)) else MAX_BYTES)
+    except FileFormatError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise FileFormatError(f"{path}: the architecture cannot be read ({reason})") from None

@@ -12,7 +12,6 @@ things can be the same bytes.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -20,8 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qmath._pastes import is_plain, quantizer_option
 from qmath.containers.lazy_array import LazyArray
 from qmath.errors import FileFormatError
+from qmath.model import IN_PYTHON
 from qmath.readers.architecture.config import LayerFacts
 from qmath.readers.keras.ways import ACTIVATION, Pair, Told, Way, Ways
 from qmath.readers.settings.ranges import is_mirrored, trained_channels, width_from_ratio
@@ -195,11 +196,12 @@ def _several_ways(
     more = f"; and {len(ways) - _MAX_LISTED} more" if len(ways) > _MAX_LISTED else ""
     count = f"{len(ways[0])} ranges fit" if len(ways[0]) > 1 else "one range fits"
     kind = "LastValueQuantizer" if ways[0][0] in weights else "MovingAverageQuantizer"
-    option = shlex.quote(f"{keys[0][0]}={kind}(num_bits=…, …)")
+    option = quantizer_option(keys[0][0], f"{kind}(num_bits=N, ...)")
+    how = f"{option} (quantizers= in Python)" if option else IN_PYTHON
     return FileFormatError(
         f"{place}: this format holds no names, and its {count} in {len(ways)} ways, as some "
         f"quantizers keep none: {'; '.join(listed)}{more}. Tell which it is, with the quantizers "
-        f"of the training script: --quantizer {option} (quantizers= in Python); or {REMEDY}"
+        f"of the training script: {how}; or {REMEDY}"
     )
 
 
@@ -227,7 +229,7 @@ def _deciding_keys(layer: LayerFacts, weights: Way, way: Way, ways: Sequence[Way
 
 def _key(layer: LayerFacts, weights: Way, name: str) -> str:
     classes = class_names(layer)
-    if not classes or (name in weights and len(weights) > 1):
+    if not classes or not is_plain(classes[0]) or (name in weights and len(weights) > 1):
         return f"{layer.path}/{name}"
     role = "weights" if name in weights else "output" if name == "output" else "activation"
     return f"{classes[0]}.{role}"

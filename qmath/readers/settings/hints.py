@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from fnmatch import fnmatchcase
 
+from qmath._pastes import as_glob, is_plain, quantizer_option
 from qmath.model import Hint, QatTensor
 from qmath.readers.records import StoredTensor
 from qmath.readers.settings.facts import KINDS
@@ -14,6 +14,10 @@ from qmath.readers.settings.ranges import is_mirrored
 from qmath.readers.settings.tfmot import ambiguous_bits, class_names, config_chain
 
 __all__ = ["with_hints"]
+
+_MOST_COMPARED = 1000  # tensors; each name that is not plain is compared with all of them
+# What to propose for a tensor: the key that its class and role make, a quantizer, and why.
+_Proposal = tuple[str, str, str]
 
 
 def with_hints(
@@ -29,7 +33,7 @@ def with_hints(
         if tensor.role == "weight" and tensor.spec.num_bits is not None:
             for config in class_names(owners[name].layer)[:1]:
                 widths.setdefault(config, set()).add(tensor.spec.num_bits)
-    suggested: dict[str, tuple[str, str, str]] = {}
+    suggested: dict[str, _Proposal] = {}
     answered: set[str] = set()  # keys that also match a tensor whose settings are known
     for name, tensor in tensors.items():
         names = class_names(owners[name].layer)
@@ -42,13 +46,27 @@ def with_hints(
             continue
         known = widths.get(names[0], set()) if names else set()
         suggested[name] = (key, *_suggest(tensor, owners[name], known))
+    proposals: dict[str, set[str]] = {}
+    for key, quantizer, _ in suggested.values():
+        proposals.setdefault(key, set()).add(quantizer)
+    shared = {key for key in proposals.keys() - answered if len(proposals[key]) == 1}
     hinted = dict(tensors)
     for name, (key, quantizer, why) in suggested.items():
-        proposals = {other[1] for other in suggested.values() if other[0] == key}
-        shared = len(proposals) == 1 and key not in answered
-        option = shlex.quote(f"{key if shared else name}={quantizer}")
-        hinted[name] = replace(tensors[name], hint=Hint(f"--quantizer {option}", why))
+        keys = (*[key] * (key in shared), name, *_globs(name, tensors, suggested))
+        options = (quantizer_option(key, quantizer) for key in keys)
+        hinted[name] = replace(tensors[name], hint=Hint(next(filter(None, options), ""), why))
     return hinted
+
+
+def _globs(
+    name: str, tensors: Mapping[str, QatTensor], suggested: Mapping[str, _Proposal]
+) -> list[str]:
+    """Return a pattern of a name that is not plain, if all that it matches need one quantizer."""
+    glob = as_glob(name)
+    if glob == name or len(tensors) > _MOST_COMPARED:
+        return []
+    matched = [suggested.get(other) for other in tensors if fnmatchcase(other, glob)]
+    return [glob] if {found and found[1] for found in matched} == {suggested[name][1]} else []
 
 
 def _suggest(tensor: QatTensor, owner: StoredTensor, widths: set[int]) -> tuple[str, str]:
@@ -56,7 +74,8 @@ def _suggest(tensor: QatTensor, owner: StoredTensor, widths: set[int]) -> tuple[
     spec = tensor.spec
     chain = config_chain(owner.layer)
     stored = ambiguous_bits(chain[-1]) if chain else None
-    config = (class_names(owner.layer) or [""])[0]
+    name = (class_names(owner.layer) or [""])[0]
+    config = name if is_plain(name) else "its config"
     if spec.num_bits is not None:
         num_bits, why = str(spec.num_bits), "the width is known; check narrow_range"
     elif stored is not None:
@@ -69,15 +88,15 @@ def _suggest(tensor: QatTensor, owner: StoredTensor, widths: set[int]) -> tuple[
     is_narrow = (
         tensor.min is not None and tensor.max is not None and is_mirrored(tensor.min, tensor.max)
     )
-    arguments: dict[str, Any] = {
-        "num_bits": num_bits,
+    flags = {
         "per_axis": spec.per_axis,
         "symmetric": spec.symmetric,
         "narrow_range": spec.narrow_range,
     }
-    text = ", ".join(
-        f"{field}={is_narrow if value is None else value}" for field, value in arguments.items()
+    text = "".join(
+        f", {field}={value if isinstance(value, bool) else is_narrow}"
+        for field, value in flags.items()
     )
     default = "LastValueQuantizer" if tensor.role == "weight" else "MovingAverageQuantizer"
     kind = spec.quantizer if spec.quantizer in KINDS else default
-    return f"{kind}({text})", why
+    return f"{kind}(num_bits={num_bits}{text})", why

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from qmath._pastes import as_glob, is_plain
 from qmath.errors import ContradictionError, QmathError
 from qmath.model import QatTensor, QuantSpec, Role
 from qmath.readers import notes as words
@@ -305,11 +306,12 @@ def _matches(key: str, stored: Sequence[StoredTensor], kind: str) -> list[str]:
     if parts and any(parts["config"] in class_names(item.layer) for item in stored):
         return []
     classes = sorted({name for item in stored for name in class_names(item.layer)[:1]})
+    tensors = [item.name if is_plain(item.name) else as_glob(item.name) for item in quantized]
     floats = any(item.name == key or fnmatchcase(item.name, key) for item in stored)
     raise QmathError(
         f"quantizers[{key!r}] matches {'only float tensors' if floats else 'nothing'}: there are "
-        f"the QuantizeConfig classes {_listed(classes)} (say Class.weights, Class.activation or "
-        f"Class.output) and the quantized tensors {_listed([item.name for item in quantized])}"
+        f"the QuantizeConfig classes {_listed([*filter(is_plain, classes)])} (say Class.weights, "
+        f"Class.activation or Class.output) and the quantized tensors {_listed(tensors)}"
     )
 
 

@@ -76,8 +76,8 @@ def _from_option(option: str) -> tuple[str, Quantizer]:
     if not key or not equals:
         raise QmathError(
             f"{where}: expected KEY=QUANTIZER, such as "
-            "'MyConfig.weights=LastValueQuantizer(num_bits=4, per_axis=False, symmetric=True, "
-            "narrow_range=True)'"
+            '"MyConfig.weights=LastValueQuantizer(num_bits=4, per_axis=False, symmetric=True, '
+            'narrow_range=True)"'
         )
     try:
         call = ast.parse(text, mode="eval").body

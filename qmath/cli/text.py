@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import click
+
 from qmath._progress import Progress
 
 if TYPE_CHECKING:
@@ -33,8 +35,6 @@ def show(text: str, indent: str = "") -> None:
 
     Prose is wrapped there, and a paste is not: it would arrive in pieces.
     """
-    import click
-
     from qmath.readers.notes import parts
 
     if not sys.stdout.isatty():

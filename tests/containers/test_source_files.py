@@ -19,7 +19,7 @@ from qmath.containers import hdf5, isolation, source_files
 from qmath.containers.lazy_array import LazyArray
 from qmath.containers.source_files import SourceFiles, open_source
 from qmath.errors import FileFormatError
-from tests.readers.builders import SAMPLES, one_layer
+from tests.readers.builders import SAMPLES, one_layer, write_v3
 
 GOLDEN = SAMPLES.parent / "golden"
 
@@ -195,6 +195,15 @@ def test_nobody_waits_for_a_pipe(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / name)
     with pytest.raises(FileFormatError, match="no regular file"):
         qmath.load(tmp_path / name)
+
+
+@unix
+def test_nobody_waits_for_a_pipe_as_architecture(tmp_path: Path) -> None:
+    weights = write_v3(tmp_path / "w.weights.h5", {"layers/dense": [np.ones((3, 4), np.float32)]})
+    pipe = tmp_path / "config.json"
+    os.mkfifo(pipe)
+    with pytest.raises(FileFormatError, match=r"^[^:]*config.json: this is no regular file"):
+        qmath.load(weights, architecture=pipe)
 
 
 def test_devices_are_not_read() -> None:

@@ -332,7 +332,7 @@ def serve(questions: BinaryIO, answers: BinaryIO, parent: int = 0) -> None:
     _write(answers, b"ready\n")
     path, name, place, stamp, size = json.loads(questions.readline())
     if place:
-        place[-1] = _stamp(place[-1])
+        place[-1] = Stamp(*place[-1])
     with suppress(ImportError):
         import h5py  # noqa: F401  (it needs memory itself)
     memory = _taken() + MEMORY + _MEMORY_PER_BYTE * size
@@ -340,7 +340,7 @@ def serve(questions: BinaryIO, answers: BinaryIO, parent: int = 0) -> None:
     section = ZipSection(*place) if place else None
     file = Hdf5File(path, section)
     file.path = name
-    file._stamp = _stamp(stamp) if stamp else None
+    file._stamp = Stamp(*stamp) if stamp else None
     for question in questions:
         method, *arguments = json.loads(question)
         if method == "__exit__":
@@ -365,12 +365,6 @@ def serve(questions: BinaryIO, answers: BinaryIO, parent: int = 0) -> None:
         _write(answers, json.dumps(answer).encode() + b"\n", elements)
         if hasattr(signal, "alarm"):
             signal.alarm(0)
-
-
-def _stamp(numbers: list[int]) -> Stamp:
-    """Return a stamp from JSON."""
-    device, inode, size, written, changed = numbers
-    return device, inode, size, written, changed
 
 
 def _write(file: BinaryIO, *parts: bytes | memoryview) -> None:

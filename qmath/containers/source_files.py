@@ -10,19 +10,27 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from io import BufferedReader
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from qmath.errors import FileFormatError
 
 __all__ = ["SourceFiles", "Stamp", "has_changed", "open_source", "stamp_of", "unchanged"]
-
-Stamp = tuple[int, int, int, int, int]
 
 # Bytes that a file may claim without room on the disk: a copy may leave out blocks of zeros.
 _MAX_HOLES = 1 << 24
 _MAX_PIECES = 4096
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 _BLOCK = 512  # of `st_blocks`, whatever the file system's
+
+
+class Stamp(NamedTuple):
+    """What differs once a file has changed: which it is, its size, when it was written."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
 
 
 class SourceFiles:
@@ -130,11 +138,11 @@ def unchanged(file: BinaryIO, stamp: Stamp, name: str) -> Iterator[None]:
 
 
 def stamp_of(file: BinaryIO) -> Stamp:
-    """Return what differs once a file has changed: which it is, its size, when it was written."""
+    """Return the stamp of an open file."""
     status = os.fstat(file.fileno())
-    return (
+    return Stamp(
         status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-    )  # fmt: skip
+    )
 
 
 def has_changed(name: str) -> FileFormatError:

@@ -94,6 +94,7 @@ class TensorBundle:
         self.path = path
         self._stamps: dict[str, Stamp] = {}
         self._extents: dict[str, Extents] = {}  # of each shard, as far as tensors were met
+        self._tensors: dict[str, _Tensor] = {}  # of these, where they lie
         self._prefix = os.path.abspath(path)
         self.index = f"{self._prefix}.index"
         table = read_table(self._read_index(), f"{path}.index")
@@ -202,6 +203,12 @@ class TensorBundle:
         return text
 
     def _tensor(self, key: str) -> _Tensor:
+        """Return where a tensor lies, whose bytes are no other's."""
+        if key not in self._tensors:
+            self._tensors[key] = self._found(key)
+        return self._tensors[key]
+
+    def _found(self, key: str) -> _Tensor:
         where = f"{self.path}: {key}"
         entry = self._entry(key.encode(), where)
         if entry.dtype not in _STORED:
@@ -234,8 +241,10 @@ class TensorBundle:
 
     def _take(self, key: str, pieces: Sequence[_Piece], where: str) -> None:
         """Raise if another tensor has bytes of this one."""
-        for shard in {piece.shard for piece in pieces}:
-            spans = [(p.offset, p.offset + p.size) for p in pieces if p.shard == shard]
+        taken: dict[str, list[tuple[int, int]]] = {}
+        for piece in pieces:
+            taken.setdefault(piece.shard, []).append((piece.offset, piece.offset + piece.size))
+        for shard, spans in taken.items():
             if not self._extents.setdefault(shard, Extents()).take(key, spans):
                 raise FileFormatError(
                     f"{where}: its bytes are those of another tensor, too, which TensorFlow never "
@@ -303,9 +312,11 @@ class TensorBundle:
             return file.read(size)
 
     def _size(self, path: str) -> int:
-        """Return a file's size, if it is what it was when it was first met."""
-        with self._open(path) as file:
-            return file.seek(0, os.SEEK_END)
+        """Return a file's size when it was first met, which it must have whenever it is read."""
+        if path not in self._stamps:
+            with self._open(path):
+                pass
+        return self._stamps[path].size
 
     def _name(self, path: str) -> str:
         """Return a file's path as the user would write it."""
@@ -317,8 +328,9 @@ class TensorBundle:
         name = self._name(path)
         try:
             with open_source(path, name) as file:
-                stamp = self._stamps.setdefault(path, stamp_of(file))
-                with unchanged(file, stamp, name):
+                if path not in self._stamps:
+                    self._stamps[path] = stamp_of(file)
+                with unchanged(file, self._stamps[path], name):
                     yield file
         except FileNotFoundError:
             raise FileFormatError(

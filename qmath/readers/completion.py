@@ -225,11 +225,16 @@ def _with_own(layer: LayerFacts, tensors: Sequence[StoredTensor]) -> list[Stored
     Unless the file shows it, that is to be suspected of a kernel where no weight has a range.
     """
     is_bare = not any(item.role == "weight" for item in tensors)
-    return [
-        replace(item, own=why_own(layer, item.weight, item.quantized, is_bare and _is_kernel(item)))
+    owns = [
+        why_own(layer, item.weight, item.quantized, is_bare and _is_kernel(item))
         if item.role == "float" and item.values is not None
-        else item
+        else item.own
         for item in tensors
+    ]
+    # Most stay as they are, and a copy takes longer than to see that.
+    return [
+        item if item.own == own else replace(item, own=own)
+        for item, own in zip(tensors, owns, strict=True)
     ]
 
 

@@ -32,6 +32,11 @@ _SPARE = 1 << 23
 # Each group on a path is looked up anew.
 _MAX_DEPTH = 100
 _LONGEST_NAME = 1 << 12
+_REASONS = {
+    FileNotFoundError: "there is no such file; check the path",
+    IsADirectoryError: "this is a directory, not an HDF5 file",
+    PermissionError: "no permission to read it",
+}
 
 
 class Section(Protocol):
@@ -367,9 +372,13 @@ class Hdf5File:
             if name in ("", ".") or not isinstance(node, self._h5py.h5g.GroupID):
                 return None
             encoded = name.encode()
-            if not node.links.exists(encoded):
+            try:
+                link = node.links.get_info(encoded)
+            except Exception:  # which one depends on the versions of h5py and HDF5
+                if node.links.exists(encoded):
+                    raise
                 return None
-            if node.links.get_info(encoded).type != self._h5py.h5l.TYPE_HARD:
+            if link.type != self._h5py.h5l.TYPE_HARD:
                 raise FileFormatError(
                     f"{self.path}: {path} is a link to elsewhere, which "
                     f"Keras never writes; qmath does not follow it"
@@ -411,17 +420,18 @@ class Hdf5File:
             )
 
     def _length_of_texts(self, group: str, name: str, count: int) -> int:
-        """Return the bytes of an attribute's texts, which is 0 if they cannot be many.
+        """Return the bytes of an attribute's texts, which is 0 if they cannot be too many.
 
         If they cannot be measured, each may be as long as the file.
         """
-        if count * self._size <= _SPARE:
+        most = count * self._size
+        if self._texts_read + most <= self._size + _SPARE:
             return 0
         node, length = self._group(group), None
         if self._bytes is not None and self._is_usual:
             address = self._h5py.h5o.get_info(node).addr
             length = length_of_texts(self._bytes, address, name.encode(), count)
-        return count * self._size if length is None else length
+        return most if length is None else length
 
     def _layout_of(self, dataset: Any, where: str) -> Layout:
         """Return the layout of a dataset whose bytes are no other's."""
@@ -456,22 +466,28 @@ class Hdf5File:
         return self._dtypes[key]
 
 
-@contextmanager
-def _as_format_error(where: str) -> Iterator[None]:
-    """Turn whatever h5py and the HDF5 library raise on bad files into the one error class."""
-    try:
-        yield
-    except QmathError:
-        raise
-    except FileNotFoundError:
-        raise FileFormatError(f"{where}: there is no such file; check the path") from None
-    except IsADirectoryError:
-        raise FileFormatError(f"{where}: this is a directory, not an HDF5 file") from None
-    except PermissionError:
-        raise FileFormatError(f"{where}: no permission to read it") from None
-    except Exception as error:
+class _as_format_error:  # noqa: N801 (it reads as what it does)
+    """Turn whatever h5py and the HDF5 library raise on bad files into the one error class.
+
+    It is entered several times for each tensor, where a generator would cost more than HDF5.
+    """
+
+    __slots__ = ("_where",)
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, QmathError) or not isinstance(error, Exception):
+            return
+        for known, reason in _REASONS.items():
+            if isinstance(error, known):
+                raise FileFormatError(f"{self._where}: {reason}") from None
         reason = " ".join(str(error).split()) or type(error).__name__
         raise FileFormatError(
-            f"{where}: HDF5 cannot read this ({reason}); the file is damaged or "
+            f"{self._where}: HDF5 cannot read this ({reason}); the file is damaged or "
             f"was cut, copy it or save the model again"
         ) from error

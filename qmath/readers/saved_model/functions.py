@@ -267,7 +267,7 @@ class FunctionGraph:
     def _split(self, tensor: str) -> tuple[str, str, int]:
         """Return the op or argument, and which of its outputs: ``op:output:1``."""
         name, _, output = tensor.partition(":")
-        place = _PLACE.search(output)
+        place = _PLACE.search(output) if output else None
         return name, output, int(place[0]) if place else 0
 
     def _damaged(self, reason: str) -> FileFormatError:

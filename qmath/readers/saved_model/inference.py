@@ -134,6 +134,7 @@ class _Search:
         self._graph = graph
         self._where = where
         self._kinds: dict[object, int] = {}
+        self._known: dict[object, list[Source]] = {}  # the inputs of ops
         self._seen: set[object] = set()
         self.found = Inference()
 
@@ -211,8 +212,11 @@ class _Search:
         return source
 
     def _inputs(self, output: Output) -> list[Source]:
-        tensors = [tensor for tensor in output.node.input if not tensor.startswith("^")]
-        return [self._graph.source(output.frame, tensor) for tensor in tensors]
+        key = key_of(output)
+        if key not in self._known:
+            tensors = [tensor for tensor in output.node.input if not tensor.startswith("^")]
+            self._known[key] = [self._graph.source(output.frame, tensor) for tensor in tensors]
+        return self._known[key]
 
     def _way(self, sources: Sequence[Source]) -> tuple[tuple[int, ...], frozenset[str]]:
         """Return all variables and ops that fixed tensors depend on."""
@@ -232,7 +236,10 @@ class _Search:
 
     def _kind(self, source: Source) -> int:
         """Return the kind of a tensor; what follows from itself flows."""
-        stack: list[tuple[Source, list[Source] | None]] = [(source, None)]
+        wanted = key_of(source)
+        stack: list[tuple[Source, list[Source] | None]] = []
+        if wanted not in self._kinds:
+            stack.append((source, None))
         while stack:
             current, inputs = stack.pop()
             key = key_of(current)
@@ -247,7 +254,7 @@ class _Search:
                 inputs = self._inputs(current)
                 stack.append((current, inputs))
                 stack += [(s, None) for s in inputs if key_of(s) not in self._kinds]
-        return self._kinds[key_of(source)]
+        return self._kinds[wanted]
 
     def _made_of(self, source: Source, kinds: Sequence[int]) -> int:
         op = source.node.op if isinstance(source, Output) else ""

@@ -26,7 +26,12 @@ from qmath.integer.program import (
     sources,
 )
 from qmath.kernels._arrays import as_array
-from qmath.kernels._environment import in_default_environment
+from qmath.kernels._environment import (
+    check_kept,
+    flushes_subnormals,
+    in_default_environment,
+    least_magnitude,
+)
 from qmath.kernels.affine import smallest_dtype
 
 __all__ = ["Executor", "batches"]
@@ -60,6 +65,13 @@ class Executor:
             step.name: step.params for step in program.steps if not isinstance(step, FloatStep)
         }
         self._idle_after = _idle_after(program)
+        self._float_inputs = {  # what is read otherwise than by a quantizer
+            name
+            for step in program.steps
+            if isinstance(step, FloatStep)
+            for name in sources(step)
+            if name in program.inputs
+        }
         self._prepared: dict[int, _Prepared] = {}
         for step in program.steps:
             for value in _accumulators(step):
@@ -152,6 +164,8 @@ class Executor:
             if x.shape[1:] != tuple(shape) or x.ndim != len(shape) + 1:
                 expected = ", ".join(map(str, shape))
                 raise QmathError(f"{name}: the data must have shape (N, {expected}), got {x.shape}")
+            if name in self._float_inputs and x.dtype.kind == "f" and flushes_subnormals():
+                check_kept(f"{name}: the data", least_magnitude(x))
             arrays[name] = np.ascontiguousarray(x, np.float32)
         return arrays
 
@@ -171,13 +185,25 @@ class Executor:
         if isinstance(step, QuantizeStep):
             return step.params.quantize(values[step.source], step.source).astype(np.float32)
         if isinstance(step, FloatStep):
-            parts = [
-                values[source] if isinstance(source, str) else self._real(source, values)
-                for source in step.sources
-            ]
-            return np.asarray(step.apply(*parts), np.float32)
+            return self._compute_floats(step, values)
         index = values[step.source].astype(np.int32) + self.quant_params[step.source].zero_point
         return step.table[index].astype(np.float32)
+
+    def _compute_floats(self, step: FloatStep, values: Mapping[str, Array]) -> Array:
+        """Run a step in float32, unless subnormals may be met and count as zero.
+
+        Products are multiples of those of the operands' last bits, and so are sums of them: from
+        2**-78 on, neither is subnormal.
+        """
+        parts = [
+            values[source] if isinstance(source, str) else self._real(source, values)
+            for source in step.sources
+        ]
+        if flushes_subnormals():
+            least = min(1.0, *map(least_magnitude, parts)) * min(1.0, step.least)
+            check_kept(step.name, least, 2.0**-78)
+        parts = [part.astype(np.float32, copy=False) for part in parts]
+        return np.asarray(step.apply(*parts), np.float32)
 
     def _accumulate(self, term: Term, values: Mapping[str, Array]) -> Array:
         prepared = self._prepared[id(term)]
@@ -187,14 +213,14 @@ class Executor:
         return x
 
     def _real(self, value: UnroundedSum, values: Mapping[str, Array]) -> Array:
-        """Return an accumulator's real values in float32."""
+        """Return an accumulator's real values, in float64."""
         total = value.offset
         for term in value.terms:
             total = total + self._accumulate(term, values).astype(np.float64) * term.scale
         total = np.broadcast_to(total, (len(total), *value.shape))
         if value.activation is not None:
             total = activations.piecewise(total, value.activation)
-        return total.astype(np.float32)
+        return np.asarray(total)
 
 
 def batches(arrays: Mapping[str, Array], size: int = 8192) -> Iterator[dict[str, Array]]:

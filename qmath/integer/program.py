@@ -262,7 +262,7 @@ class FloatStep:
     """Floats → floats, in float32: a layer, or a part of one, that training left float.
 
     `sources` are names of steps, or accumulators that no quantizer rounds. A function neither has
-    weights nor sums anything up.
+    weights nor sums anything up. `least` is the least magnitude among the constants of `apply`.
     """
 
     name: str
@@ -270,6 +270,7 @@ class FloatStep:
     apply: Callable[..., Array]
     shape: Shape
     is_function: bool = False
+    least: float = 1.0
 
 
 QuantizedStep = QuantizeStep | Requantize | MoveStep | TableStep

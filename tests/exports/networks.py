@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,23 @@ def float_layers() -> QatModel:
     net.add("Flatten")
     net.add("Dense", kernel=(12, 3), ends=(-9.0, 9.0))
     net.add("Softmax")
+    return net.model()
+
+
+def one_float_layer(class_name: str, weight: float, **options: Any) -> QatModel:
+    """Return a layer of floats, whose weights and slopes are about as large as `weight`."""
+    net = Network(4, 4, 3)
+    source = net.nodes[0].name
+    net.nodes.pop(), net.tensors.pop()  # what quantizes the input
+    inputs = (source,) * (2 if class_name == "Subtract" else 1)
+    name = net.add(class_name, *inputs, is_float=True, **options)
+    if class_name == "BatchNormalization":
+        net.tensors += [
+            QatTensor(f"{name}/{which}", "float", np.float32([0.5, 1, 2]))
+            for which in ("gamma", "beta", "moving_mean", "moving_variance")
+        ]
+    scaled = [replace(t, values=t.values * np.float32(weight)) for t in net.tensors[:2]]
+    net.tensors[:2] = scaled
     return net.model()
 
 

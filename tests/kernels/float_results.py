@@ -154,11 +154,45 @@ def models() -> Results:
         return qmath.run(model, data, profile=profile).integers
 
     calls["softmax"] = lambda: softmax(np.float32([[0, -90]]))
+    with np.errstate(all="ignore"):
+        calls |= float_layers()
     for make in (networks.images, networks.branches, networks.float_layers):
         for profile in ("exact", "integer", "tflite", "xnnpack"):
             calls[f"{make.__name__} {profile}"] = lambda m=make, p=profile: run(m(), p)
         calls[f"{make.__name__} npz"] = lambda m=make: export(m(), Npz)
         calls[f"{make.__name__} onnx"] = lambda m=make: export(m(), Onnx)
+    return calls
+
+
+def float_layers() -> Results:
+    """Return runs of one layer in float32, on data and with weights of several magnitudes."""
+    from qmath.integer.executor import Executor
+    from qmath.integer.lowering.lower import lower
+    from tests.exports import networks
+
+    kinds = {
+        "Dense": {"kernel": (3, 2)},
+        "Conv2D": {"kernel": (2, 2, 3, 2)},
+        "BatchNormalization": {},
+        "LeakyReLU": {"alpha": 0.3},
+        "Subtract": {},
+        "GlobalAveragePooling2D": {},
+        "MaxPooling2D": {},
+        "Flatten": {},
+        **{name: {"activation": name} for name in ("sigmoid", "tanh", "swish", "softmax", "relu")},
+    }
+    x = np.random.default_rng(2).standard_normal((5, 4, 4, 3)).astype(np.float32)
+    calls: Results = {}
+    for kind, options in kinds.items():
+        class_name = "Activation" if "activation" in options else kind
+        has_weights = class_name in ("Dense", "Conv2D", "BatchNormalization")
+        for weight in (1.0, 1e-20, 1e-40) if has_weights else (1.0,):
+            model = networks.one_float_layer(class_name, weight, **options)
+            for size in (1.0, 100.0, 1e-10, 1e-25, 1e-37, 1e-42):
+                data = x * np.float32(size)
+                calls[f"float {size} {weight} {kind}"] = lambda m=model, d=data: Executor(
+                    lower(m)
+                ).run({m.graph.nodes[0].name: d})
     return calls
 
 

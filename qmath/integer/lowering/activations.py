@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from qmath.errors import QmathError
 from qmath.integer.program import Activation, QuantParams
-from qmath.kernels._environment import flushes_subnormals, in_default_environment
-from qmath.kernels._float32 import SMALLEST_NORMAL
+from qmath.kernels._environment import check_kept, in_default_environment
 from qmath.layers import ACTIVATIONS
 from qmath.model import Node
 
@@ -41,10 +40,13 @@ def total(*arrays: Array, signs: Sequence[float]) -> Array:
     return np.asarray(result)
 
 
+@in_default_environment
 def sigmoid(x: Array) -> Array:
     """Return ``1 / (1 + exp(-x))`` without overflow."""
     e = np.exp(-np.abs(x))
-    return np.asarray(np.where(x >= 0, 1, e) / (1 + e))
+    result = np.asarray(np.where(x >= 0, 1, e) / (1 + e))
+    check_kept("a sigmoid", float(result.min(initial=1)))
+    return result
 
 
 @in_default_environment
@@ -52,17 +54,13 @@ def softmax(x: Array) -> Array:
     """Normalize the exponentials along the last axis."""
     e = np.exp(x - x.max(axis=-1, keepdims=True))
     result = np.asarray(e / e.sum(axis=-1, keepdims=True))
-    if (result < SMALLEST_NORMAL).any() and flushes_subnormals():
-        raise QmathError(
-            "a softmax has results below 2**-126, and this thread takes subnormals for zero: "
-            "another library has set that; run the model in another process"
-        )
+    check_kept("a softmax", float(result.min(initial=1)))
     return result
 
 
 def swish(x: Array) -> Array:
     """Return ``x * sigmoid(x)``."""
-    return x * sigmoid(x)
+    return np.asarray(x * sigmoid(x))
 
 
 SMOOTH: dict[str, Callable[[Array], Array]] = {

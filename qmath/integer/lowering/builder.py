@@ -29,6 +29,7 @@ from qmath.integer.program import (
     Term,
     UnroundedSum,
 )
+from qmath.kernels._environment import check_kept, least_magnitude
 from qmath.model import Node, QatModel, QatTensor, own_quantized
 
 __all__ = ["Builder"]
@@ -88,7 +89,7 @@ class Builder:
             f = np.asarray(factor, np.float32)
             return self.float_step(
                 node, [value], lambda x: linear.apply(x, None) * f, linear.shape,
-                is_function=not sums,
+                is_function=not sums, constants=(f,),
             )  # fmt: skip
         return moved(accumulator, linear, factor)
 
@@ -100,7 +101,10 @@ class Builder:
         before = accumulator.activation if accumulator else None
         if accumulator is None or (before and (before.leaks or activation.leaks)):
             apply = partial(activations.piecewise, activation=activation)
-            return self.float_step(node, [value], apply, value.shape, is_function=True)
+            return self.float_step(
+                node, [value], apply, value.shape, is_function=True,
+                constants=(np.asarray(activation.slope), np.asarray(activation.limit)),
+            )  # fmt: skip
         limit = np.minimum(activation.limit, before.limit) if before else activation.limit
         return replace(accumulator, activation=Activation(activation.slope, limit))
 
@@ -157,11 +161,13 @@ class Builder:
         remedy: str = "",
         lack: str = "",
         is_function: bool = False,
+        constants: Sequence[Array] = (),
     ) -> Floats:
         """Add a step in float32: a float layer, or a function that the model ends with.
 
-        `remedy` says what would have to change for integers. Without one it is `lack`, by default
-        that inputs are not quantized, unless the step follows a float layer: that one is to blame.
+        `constants` are those that `apply` computes with. `remedy` says what would have to change
+        for integers. Without one it is `lack`, by default that inputs are not quantized, unless the
+        step follows a float layer: that one is to blame.
         """
         sources: list[str | UnroundedSum] = []
         for i, value in enumerate(values):
@@ -175,7 +181,8 @@ class Builder:
         if remedy or not follows:
             remedy = remedy or lack or self._unquantized(node, values)
             self.float_layers.append(FloatLayer(node.name, name, remedy))
-        self.steps.append(FloatStep(name, tuple(sources), apply, tuple(shape), is_function))
+        least = min(map(least_magnitude, constants), default=1.0)
+        self.steps.append(FloatStep(name, tuple(sources), apply, tuple(shape), is_function, least))
         return Floats(name, tuple(shape))
 
     def is_obstacle(self, value: Value) -> bool:
@@ -211,6 +218,7 @@ class Builder:
                 f"{tensor.name} holds NaN or infinities, so training diverged; no "
                 "integers stand for them"
             )
+        check_kept(tensor.name, least_magnitude(values))
         return values
 
     def bias(self, node: Node) -> Array:

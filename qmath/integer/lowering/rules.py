@@ -79,7 +79,8 @@ def _weighted(build: Builder, node: Node, values: Sequence[Value]) -> Value:
     def apply(x: Array) -> Array:
         return linear.apply(x, linear.weights) + bias
 
-    return build.float_step(node, [value], apply, linear.shape, reason)
+    constants = (np.asarray(linear.weights), bias)
+    return build.float_step(node, [value], apply, linear.shape, reason, constants=constants)
 
 
 def _normalization(build: Builder, node: Node, values: Sequence[Value]) -> Value:
@@ -105,7 +106,9 @@ def _normalization(build: Builder, node: Node, values: Sequence[Value]) -> Value
     accumulator = build.accumulator(value)
     if accumulator is None or accumulator.activation is not None:
         f, s = factor.astype(np.float32), shift.astype(np.float32)
-        return build.float_step(node, [value], lambda x: x * f + s, value.shape)
+        return build.float_step(
+            node, [value], lambda x: x * f + s, value.shape, constants=(factor, shift)
+        )
     build.notes += portability.of_normalization(node.name, factor, accumulator.terms)
     g, b, m, v = (np.asarray(array, np.float32) for array in (gamma, beta, mean, variance))
     normalization = Normalization(g, b, m, v, epsilon)

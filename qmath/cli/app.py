@@ -15,6 +15,7 @@ import click
 from qmath import QmathError
 from qmath._version import __version__
 from qmath.cli.results import reason
+from qmath.cli.signals import unwinding
 from qmath.cli.streams import INTERRUPTED, Held, failed
 
 __all__ = ["app"]
@@ -53,8 +54,9 @@ class _Verbs(click.Group):
         """Do as `args` say; return the exit status, after one line if it is an error's."""
         fail = functools.partial(failed, as_json="--json" in args)
         try:
-            status = super().main(args, **extra)
-        except SystemExit as done:  # click's completion in shells
+            with unwinding():
+                status = super().main(args, **extra)
+        except SystemExit as done:  # a signal's, or click's completion in shells
             status = done.code
         except click.UsageError as error:
             verb = error.ctx.command_path if error.ctx else "qmath"

@@ -73,14 +73,14 @@ def test_special_files_are_refused():
 
 
 def test_unwritable_folder(tmp_path, monkeypatch):
-    real = open
+    real = os.open
 
-    def refuse(path, mode="r", *args, **kwargs):
-        if "x" in mode:  # root may write anywhere
+    def refuse(path, flags, *args, **kwargs):
+        if flags & os.O_EXCL:  # root may write anywhere
             raise PermissionError(13, "Permission denied", str(path))
-        return real(path, mode, *args, **kwargs)
+        return real(path, flags, *args, **kwargs)
 
-    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(OutputError, match=r"cannot write .*out\.npz: Permission denied"):
         export(model(), tmp_path / "out.npz")
     assert listing(tmp_path) == []

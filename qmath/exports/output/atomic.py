@@ -6,13 +6,13 @@ import contextlib
 import ctypes
 import fnmatch
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from qmath.errors import OutputError
 from qmath.exports.output.folder import foreign_entry
+from qmath.exports.output.temporary import Aside, Temporary
 
 __all__ = ["check_output", "replacing", "replacing_folder"]
 
@@ -93,7 +93,8 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     """Open a new file that takes the name `path` when the block ends without an error.
 
     The bytes go to a temporary name in the same folder, so that the last step is one rename. If
-    anything fails, Ctrl-C included, the temporary file is removed and what was there stays.
+    anything fails, Ctrl-C included, the temporary file is removed and what was there stays. What
+    a killed process left in the folder is removed first.
 
     Parameters
     ----------
@@ -114,20 +115,28 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     """
     check_output(path, overwrite=overwrite)
     target = path.resolve()
-    temporary = _temporary(target)
     try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        check_output(path, overwrite=overwrite)
-        os.replace(temporary, target)
-    except BaseException as error:
+        with Temporary(target) as temporary:
+            with _closing(temporary.open()) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            check_output(path, overwrite=overwrite)
+            os.replace(temporary.path, target)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+@contextlib.contextmanager
+def _closing(file: BinaryIO) -> Iterator[BinaryIO]:
+    """Close a file after the block; after an error, one in closing it does not take its place."""
+    try:
+        yield file
+    except BaseException:
         with contextlib.suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError):
-            raise _cannot_write(path, error) from error
+            file.close()
         raise
+    file.close()
 
 
 @contextlib.contextmanager
@@ -156,19 +165,16 @@ def replacing_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     check_output(path, overwrite=overwrite, is_folder=True)
     target = path.resolve()
-    temporary = _temporary(target)
     try:
-        temporary.mkdir()
-        yield temporary
-        for entry in temporary.iterdir():
-            with open(entry, "rb") as file:
-                os.fsync(file.fileno())
-        check_output(path, overwrite=overwrite, is_folder=True)
-        _put(temporary, target)
+        with Temporary(target, is_folder=True) as temporary:
+            yield temporary.path
+            for entry in temporary.path.iterdir():
+                with open(entry, "rb") as file:
+                    os.fsync(file.fileno())
+            check_output(path, overwrite=overwrite, is_folder=True)
+            _put(temporary.path, target)  # which has the temporary name then, if it was there
     except OSError as error:
         raise _cannot_write(path, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)  # what is there now: the new or the old one
 
 
 def _put(new: Path, target: Path) -> None:
@@ -176,14 +182,8 @@ def _put(new: Path, target: Path) -> None:
     if not target.exists():
         os.rename(new, target)
     elif not _exchanged(new, target):
-        old = _temporary(target)
-        os.rename(target, old)
-        try:
+        with Aside(target):
             os.rename(new, target)
-        except OSError:
-            os.rename(old, target)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _exchanged(a: Path, b: Path) -> bool:
@@ -192,10 +192,6 @@ def _exchanged(a: Path, b: Path) -> bool:
     if rename is None:
         return False
     return bool(rename(_HERE, os.fsencode(a), _HERE, os.fsencode(b), _EXCHANGE) == 0)
-
-
-def _temporary(target: Path) -> Path:
-    return target.with_name(f".qmath-{os.urandom(6).hex()}.tmp")
 
 
 def _cannot_write(path: Path, error: OSError) -> OutputError:

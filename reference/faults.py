@@ -175,7 +175,8 @@ def judge(result: Result, fault: Fault, found: Snapshot, old: Snapshot, new: Sna
         if outcome != "new" or result.lines:
             return "status 0, and yet the output is the old one, or something was said"
     elif is_signal:
-        if result.status not in (-fault.number, 128 + fault.number) or result.lines:
+        said = [] if fault.number != signal.SIGINT else result.lines[:1]
+        if result.status not in (-fault.number, 128 + fault.number) or result.lines != said:
             return "a signal ended with another status, or with words"
     elif result.status != 2 or len(result.lines) != 1 or outcome != "old":
         return "no single line and status 2, or an error although the output is there"

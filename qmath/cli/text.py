@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import click
-
 from qmath._progress import Progress
 
 if TYPE_CHECKING:
@@ -38,7 +36,7 @@ def show(text: str, indent: str = "") -> None:
     from qmath.readers.notes import parts
 
     if not sys.stdout.isatty():
-        click.echo(f"{indent}{printable(text)}")
+        print(f"{indent}{printable(text)}")
         return
     out = console()
     for i, part in enumerate(parts(printable(text))):

@@ -121,7 +121,12 @@ class Hdf5File:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self._close()
+        try:
+            with _as_format_error(self.path):
+                self._close()
+        except FileFormatError:
+            if kind is None:  # otherwise the first error counts
+                raise
         if kind is None:  # the library has opened it by its name
             with _as_format_error(self.path), self._reading():
                 pass
@@ -129,11 +134,14 @@ class Hdf5File:
     def _close(self) -> None:
         self._found.clear()
         self._texts_read = 0
-        if self._root is not None:
-            self._root.close()
-        if self._bytes is not None:
-            self._bytes.close()
+        root, opened = self._root, self._bytes
         self._h5py = self._root = self._bytes = None
+        try:
+            if root is not None:
+                root.close()
+        finally:
+            if opened is not None:
+                opened.close()
 
     def has(self, path: str) -> bool:
         """Tell whether a group or dataset is there, reached by hard links alone."""

@@ -146,7 +146,11 @@ class KerasZip:
         """
         section = self._locate(name)
         checksum = 0
-        with section.open() as file, unchanged(file, self._stamp, self.path):
+        with (
+            _as_format_error(self.path),
+            section.open() as file,
+            unchanged(file, self._stamp, self.path),
+        ):
             while block := file.read(_BLOCK):
                 checksum = zlib.crc32(block, checksum)
         if checksum != self._members[name].CRC:
@@ -169,7 +173,12 @@ class KerasZip:
                 f"{self.path}: {name} is longer than {limit} bytes, which no model needs; the "
                 "file is damaged or hostile"
             )
-        with self.section(name).open() as file, unchanged(file, self._stamp, self.path):
+        section = self.section(name)
+        with (
+            _as_format_error(self.path),
+            section.open() as file,
+            unchanged(file, self._stamp, self.path),
+        ):
             return file.read(limit)
 
     def _locate(self, name: str) -> ZipSection:

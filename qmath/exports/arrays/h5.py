@@ -6,13 +6,13 @@ all other bytes are the model's, so that whatever loads the model loads the copy
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
 from qmath.containers.hdf5 import Hdf5File
 from qmath.containers.lazy_array import LazyArray
-from qmath.errors import OutputError
+from qmath.containers.source_files import open_source
+from qmath.errors import FileFormatError, OutputError
 from qmath.exports.bundle import Bundle
 from qmath.exports.exporter import Content, Exporter
 from qmath.model import QatModel
@@ -70,13 +70,23 @@ def _write(bundle: Bundle, file: BinaryIO) -> None:
             )
     places = _places(bundle.model)
     (source,) = {place.source for found in places.values() for place in found}
-    with open(source, "rb") as original:
-        shutil.copyfileobj(original, file, _BLOCK)
+    for block in _blocks(source):
+        file.write(block)
     for name, found in places.items():
         real = bundle.weights[name].dequantize()
         for place in found:
             file.seek(place.offset)
             file.write(real.astype(place.dtype).tobytes())
+
+
+def _blocks(source: str) -> Iterator[bytes]:
+    """Yield the bytes of the model's file, whose errors are not those of the output."""
+    try:
+        with open_source(source) as original:
+            while block := original.read(_BLOCK):
+                yield block
+    except OSError as error:
+        raise FileFormatError(f"{source}: it cannot be read ({error.strerror})") from None
 
 
 def _places(model: QatModel) -> dict[str, list[_Place]]:

@@ -15,6 +15,7 @@ from qmath.readers.architecture.config import (
     layer_facts,
     layer_name,
 )
+from qmath.readers.architecture.fields import is_shape
 
 __all__ = ["NotAGraphError", "read_graph"]
 
@@ -84,6 +85,8 @@ class _Builder:
         if feeds is None and bare_name(entries[0]["class_name"]) != "InputLayer":
             first = layer_facts(entries[0], prefix)
             shape = first.config.get("batch_input_shape")
+            if shape is not None and not is_shape(shape):
+                raise NotAGraphError(f"{first.path} has an input shape that is none")
             current = [
                 self._add(
                     Node(

@@ -14,6 +14,7 @@ from qmath.errors import FileFormatError
 from qmath.model import Graph
 from qmath.readers import notes
 from qmath.readers.architecture.config import LayerFacts, bare_name, layer_entries, walk_layers
+from qmath.readers.architecture.fields import check_config
 from qmath.readers.architecture.graph import NotAGraphError, read_graph
 
 __all__ = ["Architecture", "read_architecture", "read_architecture_file"]
@@ -48,19 +49,28 @@ class Architecture:
         return f"{path}, with the architecture of {self.source}" if self.source else path
 
 
-def read_architecture(model_config: Any) -> Architecture:
+def read_architecture(model_config: Any, where: str = "the config") -> Architecture:
     """Read ``{"class_name": …, "config": …}`` of a model, as Keras 2 and 3 write it.
 
     Parameters
     ----------
     model_config : JSON value
         Anything: what is not understood gives fewer layers, or no graph, and a note.
+    where : str
+        The file, for error messages.
 
     Returns
     -------
     Architecture
+
+    Raises
+    ------
+    FileFormatError
+        A layer of a class that is known has a setting that it cannot have.
     """
     layers = tuple(walk_layers(model_config, "", None))
+    for layer in layers:
+        check_config(layer.class_name, layer.config, f"{where}: {layer.path}")
     found: list[str] = []
     graph = None
     try:
@@ -107,7 +117,7 @@ def read_architecture_file(path: str, *, isolate: bool = False) -> Architecture:
             text = opened.text("", "model_config").encode()
     elif head.startswith(ZIP):
         text = KerasZip(path).read("config.json", MAX_BYTES)
-    architecture = read_architecture(parse_json(text, f"{path}: the architecture"))
+    architecture = read_architecture(parse_json(text, f"{path}: the architecture"), path)
     if not architecture.layers:
         raise FileFormatError(
             f"{path}: it holds no layers, so it is no architecture that Keras wrote; save that of "

@@ -46,7 +46,9 @@ def read(file: ModelFile) -> Reading:
                     f"{path}: this HDF5 file holds a model's architecture without its weights; "
                     "save both with model.save('model.h5')"
                 )
-            known = read_architecture(parse_json(opened.text("", _CONFIG), f"{path}: {_CONFIG}"))
+            known = read_architecture(
+                parse_json(opened.text("", _CONFIG), f"{path}: {_CONFIG}"), path
+            )
             tensors, notes = pair(_variables(opened, _WEIGHTS), known.layers, path)
         elif opened.names("", _LAYERS) is not None:
             tensors, notes = pair(_variables(opened, ""), known.layers, path)

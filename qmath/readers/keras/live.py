@@ -253,7 +253,7 @@ def _architecture(model: Any) -> Architecture:
         )
     except Exception:  # whatever a user's get_config raises, the tensors do not need it
         return read_architecture(None)
-    return read_architecture(parse_json(text, "the model's config"))
+    return read_architecture(parse_json(text, "the model's config"), "the model's config")
 
 
 def _plain(value: Any) -> Any:

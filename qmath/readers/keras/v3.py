@@ -39,7 +39,7 @@ def read(file: ModelFile) -> Reading:
     archive = KerasZip(file.path)
     config = parse_json(archive.read(_CONFIG, MAX_BYTES), f"{file.path}: {_CONFIG}")
     file.refuse_architecture()
-    known = read_architecture(config)
+    known = read_architecture(config, file.path)
     with file.open_hdf5(archive.section(_WEIGHTS)) as opened:
         tensors, notes = read_variables(opened, known, file.quantizers)
     return Reading(tuple(tensors), known, files, tuple(notes))

@@ -161,7 +161,7 @@ def _architecture(saved: SavedModel, where: str) -> Architecture | None:
         return None
     metadata = parse_json(text, f"{where}: Keras's metadata")
     config = _plain(metadata)
-    return read_architecture(config) if is_model(config) else None
+    return read_architecture(config, where) if is_model(config) else None
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ from qmath.readers.records import Fact
 __all__ = [
     "KINDS",
     "QuantizerSettings",
+    "is_flag",
     "is_width",
     "quantizer_facts",
     "settings_of",
@@ -62,6 +63,11 @@ def is_width(value: object) -> TypeGuard[int]:
     return type(value) is int and 2 <= value <= 16
 
 
+def is_flag(value: object) -> bool:
+    """Tell whether a value is true or false, as Python or as C writes it."""
+    return type(value) in (bool, int) and value in (0, 1)
+
+
 def quantizer_facts(settings: QuantizerSettings, source: str, says: str) -> list[Fact]:
     """Return what a quantizer states about the tensor it was given.
 
@@ -86,8 +92,13 @@ def quantizer_facts(settings: QuantizerSettings, source: str, says: str) -> list
         }
     if settings.kind == "AllValuesQuantizer":
         del values["per_axis"]
+    texts = ("quantizer", "op")
     return [
         Fact(field, value, source, says)
         for field, value in values.items()
-        if (is_width(value) if field == "num_bits" else isinstance(value, (str, bool)))
+        if (
+            is_width(value)
+            if field == "num_bits"
+            else type(value) is (str if field in texts else bool)
+        )
     ]

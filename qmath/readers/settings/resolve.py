@@ -21,6 +21,7 @@ from qmath.model import QatTensor, QuantSpec, Role
 from qmath.readers import notes as words
 from qmath.readers.architecture.config import LayerFacts
 from qmath.readers.records import ASKED, SOURCES, Fact, StoredTensor
+from qmath.readers.settings.checking import check_quantizers
 from qmath.readers.settings.facts import is_width, quantizer_facts, settings_of
 from qmath.readers.settings.hints import with_hints
 from qmath.readers.settings.own import apply_own, is_own
@@ -80,9 +81,12 @@ def resolve(
     ------
     ContradictionError
         Two sources disagree.
+    FileFormatError
+        A quantizer in the file has an argument that none can have.
     QmathError
         A key of `quantizers` matches nothing, or two that disagree match one tensor.
     """
+    check_quantizers(layers)
     stored, user, notes = match_user_settings(stored, quantizers or {}, layers)
     weights: dict[str, list[str]] = {}
     for item in stored:

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from qmath.errors import FileFormatError
 from qmath.layers import supports
 from qmath.model import Graph, Node
+from qmath.readers.architecture.fields import check_config
 from qmath.readers.architecture.graph import NotAGraphError
 from qmath.readers.completion import RANGE_ROLES
 from qmath.readers.records import StoredTensor
@@ -193,6 +195,10 @@ class PartialLayers:
             partial.name = partial.layer + (f"#{number}" if number else "")
             feeds = tuple(feed.name for feed in partial.inputs)
             config = {"name": partial.layer.rpartition("/")[2], **partial.config}
+            try:
+                check_config(partial.class_name, config, partial.scope)
+            except FileFormatError as error:
+                raise NotAGraphError(str(error)) from None
             nodes.append(Node(partial.name, partial.layer, partial.class_name, feeds, config))
         if len({node.name for node in nodes}) < len(nodes):
             raise NotAGraphError("two of its layers have one name")

@@ -51,9 +51,9 @@ def network(class_name: str, *, is_last: bool, is_quantized: bool) -> QatModel:
     def add(name: str, class_name: str, *inputs: str, **config: Any) -> None:
         nodes.append(Node(name, name, class_name, inputs, config))
 
-    def dense(name: str, source: str) -> None:
+    def dense(name: str, source: str, channels: int = 2) -> None:
         add(name, "Dense", source, activation="linear")
-        kernel = np.float32([[0.5, -1.0], [0.25, 1.0]])
+        kernel = np.tile(np.float32([[0.5, -1.0], [0.25, 1.0]]), (channels // 2, 1))
         tensors.append(weight(f"{name}/kernel", kernel, DENSE))
         tensors.append(ranged(f"{name}/post_activation", -3.0, 3.0))
 
@@ -68,7 +68,7 @@ def network(class_name: str, *, is_last: bool, is_quantized: bool) -> QatModel:
         if is_quantized:
             tensors.append(ranged("layer/output", -2.0, 2.5, role="output"))
     if not is_last:
-        dense("after", nodes[-1].name)
+        dense("after", nodes[-1].name, {"Flatten": 32, "Concatenate": 4}.get(class_name, 2))
     ends = nodes[-1].name
     dense("other", "quantize")
     graph = Graph(tuple(nodes), ("image",), (ends, "other"))

@@ -280,7 +280,7 @@ def quantize_model(
     options = {
         "layouts": list(layouts),
         "signed": signed,
-        "vectors": vectors,
+        "vectors": deployed.count,
         "multiplier_bits": multiplier_bits,
     }
     return Bundle(

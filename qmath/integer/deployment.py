@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import MissingSettingsError, QmathError
+from qmath.integer.budget import vectors_within
 from qmath.integer.describe import arrays, describe
 from qmath.integer.lowering.lower import lower
 from qmath.integer.lowering.operations import Quantize
@@ -30,6 +31,8 @@ class Deployment:
     ----------
     program, constants, vectors
         As in `qmath.exports.bundle.Bundle`.
+    count : int
+        How many test vectors there are, or would be of a model that has a program.
     description : dict or None
         As `qmath.integer.describe.describe` returns it.
     notes : tuple of str
@@ -40,6 +43,7 @@ class Deployment:
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     vectors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    count: int = 0
 
 
 def deploy(
@@ -54,7 +58,7 @@ def deploy(
     ----------
     model : QatModel
     vectors : int
-        How many test vectors to make.
+        How many test vectors to make, if the budget allows so many: else fewer, with a note.
     multiplier_bits : int
         Of the profile ``integer``.
     quantize : callable, optional
@@ -69,20 +73,22 @@ def deploy(
     if not 0 <= vectors <= _MOST_VECTORS:
         raise QmathError(f"the number of test vectors must be 0 to {_MOST_VECTORS}, got {vectors}")
     if model.graph is None:
-        return Deployment()
+        return Deployment(count=vectors)
     try:
         program = lower(model, quantize=quantize)
         fixed = constants(program, multiplier_bits)
     except MissingSettingsError:  # which the bundle asks for in a note of its own
-        return Deployment()
+        return Deployment(count=vectors)
     except QmathError as error:
-        return Deployment(notes=(f"no integer model is exported: {error}",))
+        return Deployment(notes=(f"no integer model is exported: {error}",), count=vectors)
+    count, note = vectors_within(program, vectors)
     return Deployment(
         program,
         describe(program, fixed),
         arrays(program, fixed),
-        _golden(program, vectors, profile) if vectors else {},
-        program.notes,
+        _golden(program, count, profile) if count else {},
+        (*program.notes, *([note] if note else [])),
+        count,
     )
 
 

@@ -119,7 +119,13 @@ class Executor:
         values = self._as_arrays(inputs)
         results: dict[str, Array] = {}
         for step in self.program.steps:
-            value = self._compute(step, values, watch)
+            try:
+                value = self._compute(step, values, watch)
+            except MemoryError:
+                raise QmathError(
+                    f"{step.name}: the memory that is left does not hold what it computes; run "
+                    "fewer examples at once, or a model with a smaller input"
+                ) from None
             if keep is None or step.name in keep:
                 params = self.quant_params.get(step.name)
                 results[step.name] = value if params is None else _unsigned(value, params)

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Pads = tuple[tuple[int, int], ...]
 
-# im2col copies every pixel once for each kernel position: cut the batch to stay in the cache.
-_COLUMNS = 1 << 20
+# im2col copies every pixel once for each kernel position: cut the batch to stay in the cache, and
+# an image of which so many are made that memory would end.
+_COLUMNS, _MOST_COLUMNS = 1 << 20, 1 << 26
 
 
 def same_pads(size: Sequence[int], kernel: Sequence[int], strides: Sequence[int]) -> Pads:
@@ -64,9 +65,12 @@ def conv2d(
     view = windows(x, (height, width), strides, dilation)
     out = np.empty((*view.shape[:3], channels), x.dtype)
     images = max(1, _COLUMNS // max(1, view[:1].size))
+    rows = max(1, view.shape[1] * _MOST_COLUMNS // max(_MOST_COLUMNS, view[:1].size))
     for start in range(0, len(x), images):
-        columns = view[start : start + images].reshape(-1, len(matrix))
-        np.matmul(columns, matrix, out=out[start : start + images].reshape(-1, channels))
+        for top in range(0, view.shape[1], rows):
+            part = (slice(start, start + images), slice(top, top + rows))
+            columns = view[part].reshape(-1, len(matrix))
+            np.matmul(columns, matrix, out=out[part].reshape(-1, channels))
     return out
 
 
@@ -141,8 +145,12 @@ def pool_counts(
     shape: Sequence[int], size: Sequence[int], strides: Sequence[int], pads: Pads
 ) -> Array:
     """Return how many real pixels each window of an average pool holds, ``(H, W, 1)``."""
-    ones = np.ones((1, *shape[:2], 1))
-    return np.asarray(pool(ones, np.add, size, strides, pads, 0)[0])
+    counts = []
+    for n, k, s, (before, after) in zip(shape, size, strides, pads, strict=False):
+        first = np.arange((n + before + after - k) // s + 1) * s - before
+        counts.append(np.minimum(first + k, n) - np.maximum(first, 0))
+    rows, columns = counts
+    return np.asarray(rows[:, np.newaxis, np.newaxis] * columns[:, np.newaxis], np.float64)
 
 
 def upsample(x: Array, factors: Sequence[int]) -> Array:

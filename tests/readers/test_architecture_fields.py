@@ -178,13 +178,13 @@ READERS: dict[str, Callable[[Path, Any], Any]] = {
 def test_every_source_of_a_config_is_checked(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     READERS[name](path, [4])
+    weights, beside = path, None
+    if name == "config.json":
+        weights = write_v3(tmp_path / "w.weights.h5", {"layers/dense": [np.zeros((3, 4))]})
+        beside = path
     words = re.escape(f"{path}: d: units of this Dense is [4], not an integer from 1 to")
     with pytest.raises(FileFormatError, match=words):
-        if name == "config.json":
-            weights = write_v3(tmp_path / "w.weights.h5", {"layers/dense": [np.zeros((3, 4))]})
-            qmath.load(weights, architecture=path)
-        else:
-            qmath.load(path)
+        qmath.load(weights, architecture=beside)
 
 
 def test_a_chain_whose_first_layer_has_no_input_shape() -> None:

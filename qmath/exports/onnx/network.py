@@ -17,6 +17,7 @@ from qmath.errors import OutputError
 from qmath.exports.bundle import Bundle, QuantizedRange
 from qmath.exports.onnx.folding import Fold, foldable, real
 from qmath.exports.onnx.graph import GraphBuilder, Value, arranged
+from qmath.integer.budget import Budget
 from qmath.integer.lowering import activations, geometry
 from qmath.integer.program import Activation, Linear
 from qmath.layers import (
@@ -197,7 +198,7 @@ class _Layers:
         elif kind == "concatenation":
             value = self.joined(node, inputs)
         elif kind in ("average_pool", "global_average"):
-            linear, _ = geometry.average_pool(node, x.shape)
+            linear, _ = geometry.average_pool(node, x.shape, Budget())
             value = self.pooled(node, x, "Average", linear.attributes, linear.shape)
         elif kind in ("max_pool", "global_max"):
             _, shape, attributes = geometry.max_pool(node, x.shape)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import QmathError
+from qmath.integer.budget import Budget
 from qmath.integer.lowering import activations, portability
 from qmath.integer.lowering.operations import Operations
 from qmath.integer.lowering.params import quant_params
@@ -46,6 +47,7 @@ class Builder:
     input_shapes : mapping of str to tuple
         Shapes of the inputs without the batch, where the model leaves them open.
     operations : Operations
+    budget : Budget
     steps : list of Step
     inputs : dict of str to tuple
         Shapes of the inputs that were met.
@@ -60,6 +62,7 @@ class Builder:
     ) -> None:
         self.model = model
         self.input_shapes, self.operations = input_shapes, operations
+        self.budget = Budget()
         self.steps: list[Step] = []
         self.inputs: dict[str, Shape] = {}
         self.float_layers: list[FloatLayer] = []
@@ -91,7 +94,7 @@ class Builder:
                 node, [value], lambda x: linear.apply(x, None) * f, linear.shape,
                 is_function=not sums, constants=(f,),
             )  # fmt: skip
-        return moved(accumulator, linear, factor)
+        return moved(accumulator, linear, factor, node.name, self.budget)
 
     def activate(self, node: Node, value: Value, activation: Activation | None) -> Value:
         """Apply a ReLU, or nothing."""
@@ -123,6 +126,7 @@ class Builder:
         else:
             accumulator = self.accumulator(value)
             assert accumulator is not None
+            self.budget.spend_again(node.name, accumulator)
             step = Requantize(name, accumulator, params)
         self.steps.append(step)
         self.notes += portability.of_range(name, params)
@@ -221,10 +225,18 @@ class Builder:
         check_kept(tensor.name, least_magnitude(values))
         return values
 
-    def bias(self, node: Node) -> Array:
+    def bias(self, node: Node, channels: int) -> Array:
         """Return the float64 values of a layer's bias, zero where it has none."""
         tensor = self.model.tensors.get(f"{node.layer}/bias")
-        return ZERO if tensor is None else self.real(tensor).astype(np.float64)
+        if tensor is None:
+            return ZERO
+        values = self.real(tensor).astype(np.float64)
+        if values.shape != (channels,):
+            raise QmathError(
+                f"{tensor.name}: it has the shape {values.shape}, and its layer {channels} "
+                "channels; the file is damaged, save the model again"
+            )
+        return values
 
 
 def _same(x: Array) -> Array:

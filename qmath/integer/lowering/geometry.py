@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -12,17 +13,36 @@ from numpy.typing import NDArray
 
 from qmath.errors import QmathError
 from qmath.integer import ops
+from qmath.integer.budget import Budget, check_size
 from qmath.integer.program import Linear, Shape
 from qmath.layers import LAYERS
 from qmath.model import Node
 
 Array = NDArray[Any]
 
+DISAGREES = "the config and the weights are of different models, or one was edited"
+
+
+def rank_of(class_name: str) -> int | None:
+    """Return how many spatial axes a layer of a class works on, ``None`` where any will do."""
+    digit = re.search(r"([123])D", class_name)
+    return int(digit[1]) if digit else None
+
+
+def misfit(node: Node, shape: Shape, wanted: str) -> QmathError:
+    """Return the error that a layer's input is not of a shape that it takes."""
+    held = ", ".join(map(str, shape))
+    return QmathError(
+        f"{node.name}: this {node.class_name} takes {wanted}, and its input is of shape ({held}); "
+        f"{DISAGREES}"
+    )
+
 
 def weighted(node: Node, shape: Shape, kernel: Array) -> Linear:
     """Return the operation of a layer with a kernel, its weights being `kernel`."""
     _check_channels_last(node)
     axes = LAYERS[node.class_name].axes
+    _check_kernel(node, shape, kernel.shape, axes)
     if axes == "IO":
         return Linear("dense", _dense, (*shape[:-1], kernel.shape[-1]), kernel)
     if axes == "HWOI":
@@ -33,6 +53,7 @@ def weighted(node: Node, shape: Shape, kernel: Array) -> Linear:
     strides, dilation = _pair(node, "strides"), _pair(node, "dilation_rate")
     size = [(k - 1) * d + 1 for k, d in zip(kernel.shape[:2], dilation, strict=True)]
     pads = _pads(node, shape, size, strides)
+    _check_padded(node, shape, pads)
     depthwise = "M" in axes
     channels = kernel.shape[2] * kernel.shape[3] if depthwise else kernel.shape[3]
     out = (*_windows(shape, size, strides, pads), channels)
@@ -44,6 +65,23 @@ def weighted(node: Node, shape: Shape, kernel: Array) -> Linear:
         )
     kind = "depthwise_conv2d" if depthwise else "conv2d"
     return Linear(kind, partial(function, **attributes), out, kernel, attributes=attributes)
+
+
+def _check_kernel(node: Node, shape: Shape, kernel: Shape, axes: str) -> None:
+    """Raise unless a kernel takes an input of this shape, in whole groups of channels."""
+    if len(kernel) != len(axes):
+        raise QmathError(
+            f"{node.layer}/{LAYERS[node.class_name].kernel}: it has the shape {kernel}, and that "
+            f"of a {node.class_name} has {len(axes)} axes; {DISAGREES}"
+        )
+    depth = kernel[axes.index("I")]
+    groups = 1 if "M" in axes else node.config.get("groups") or max(shape[-1] // depth, 1)
+    if shape[-1] != depth * groups or (groups > 1 and kernel[-1] % groups):
+        raise misfit(node, shape, f"{depth * groups} channels by its kernel of shape {kernel}")
+
+
+def _check_padded(node: Node, shape: Shape, pads: ops.Pads) -> None:
+    check_size(node.name, (*(n + sum(p) for n, p in zip(shape, pads, strict=False)), shape[-1]))
 
 
 def _dense(x: Array, kernel: Array) -> Array:
@@ -73,7 +111,7 @@ def _conv2d_transpose(node: Node, shape: Shape, kernel: Array) -> Linear:
     )  # fmt: skip
 
 
-def average_pool(node: Node, shape: Shape) -> tuple[Linear, Array]:
+def average_pool(node: Node, shape: Shape, budget: Budget) -> tuple[Linear, Array]:
     """Return the summing operation of an average pool, and what its sums are divided by."""
     _check_channels_last(node)
     if LAYERS[node.class_name].kind == "global_average":
@@ -86,6 +124,7 @@ def average_pool(node: Node, shape: Shape) -> tuple[Linear, Array]:
             "pool_sum", function, out, gain=count, attributes={"global": True}
         ), np.float64(count)
     spatial, size, strides, pads, out = _pool_geometry(node, shape)
+    budget.spend_constant(node.name, out[:-1])
     counts = ops.pool_counts(spatial, size, strides, pads)
     function = partial(_pool, reduce=np.add, size=size, strides=strides, pads=pads, fill=0.0)
     attributes: dict[str, Any] = {"size": size, "strides": strides, "pads": pads}
@@ -118,18 +157,23 @@ def _reshape_layer(node: Node, shape: Shape) -> Linear:
     target = [int(n) for n in node.config["target_shape"]]
     if -1 in target:
         target[target.index(-1)] = math.prod(shape) // -math.prod(target)
+    if math.prod(target) != math.prod(shape):
+        raise misfit(node, shape, f"what fills the shape {node.config['target_shape']}")
     return reshape(tuple(target))
 
 
 def _permute(node: Node, shape: Shape) -> Linear:
     axes = (0, *node.config["dims"])
+    if len(axes) != len(shape) + 1:
+        raise misfit(node, shape, f"{len(axes) - 1} axes")
     out = tuple(shape[axis - 1] for axis in axes[1:])
     return Linear("permute", lambda x, _=None: x.transpose(axes), out, attributes={"axes": axes})
 
 
 def _pad(node: Node, shape: Shape) -> Linear:
     padding = node.config["padding"]
-    pads = tuple((p, p) if isinstance(p, int) else tuple(p) for p in _listed(padding))
+    items = [padding] * (len(shape) - 1) if isinstance(padding, int) else padding
+    pads = tuple((p, p) if isinstance(p, int) else tuple(p) for p in items)
     if node.class_name == "ZeroPadding1D":
         pads = (tuple(padding) if not isinstance(padding, int) else (padding, padding),)
     return zero_pad(pads, shape)
@@ -143,6 +187,8 @@ def _upsample(node: Node, shape: Shape) -> Linear:
             "is not supported; use 'nearest'"
         )
     factors = _listed(config["size"])
+    if node.class_name == "UpSampling2D" and len(factors) == 1:
+        factors *= 2
     if node.class_name == "UpSampling1D":
         return Linear(
             "upsample", lambda x, _=None: x.repeat(factors[0], 1),
@@ -191,6 +237,7 @@ def _pool_geometry(node: Node, shape: Shape) -> tuple[Shape, Shape, Shape, ops.P
     strides = _pair(node, "strides") if node.config.get("strides") is not None else size
     spatial = (1, *shape) if one_dimensional else shape
     pads = _pads(node, spatial, size, strides)
+    _check_padded(node, spatial, pads)
     out = (*_windows(spatial, size, strides, pads), shape[-1])
     return spatial, size, strides, pads, out[1:] if one_dimensional else out
 

@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from qmath.errors import MissingSettingsError, QmathError
-from qmath.integer.lowering import activations
+from qmath.integer.budget import check_size
+from qmath.integer.lowering import activations, geometry
 from qmath.integer.lowering.builder import Builder
 from qmath.integer.lowering.operations import Operations, Quantize
 from qmath.integer.lowering.rules import RULES
@@ -80,7 +81,12 @@ def _program(build: Builder, graph: Graph) -> Program:
             values[node.name] = _layer(build, node, [values[name] for name in node.inputs])
         except QmathError:
             raise
-        except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        except MemoryError:
+            raise QmathError(
+                f"{node.name}: the memory that is left does not hold what this {node.class_name} "
+                "makes; give the model a smaller input"
+            ) from None
+        except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise QmathError(
                 f"{node.name}: the config of this {node.class_name} is not understood ({error!r})"
             ) from error
@@ -104,13 +110,29 @@ def _layer(build: Builder, node: Node, inputs: Sequence[Value]) -> Value:
     if not supports(node.class_name, "run"):
         raise QmathError(f"{node.name}: layers of class {node.class_name} are not supported")
     kind = LAYERS[node.class_name].kind
+    _check_inputs(node, kind, inputs)
     value = RULES[kind](build, node, inputs)
     if kind == "input":
         return value
+    check_size(node.name, value.shape)
     value = build.quantized(node, value, "pre_activation")
     value = _activated(build, node, value)
     value = build.quantized(node, value, "post_activation")
     return build.quantized(node, value, "output")
+
+
+def _check_inputs(node: Node, kind: str, inputs: Sequence[Value]) -> None:
+    """Raise unless a layer has as many inputs as its kind, and as many axes as its class."""
+    if kind == "input":
+        return
+    if not inputs or (len(inputs) > 1 and kind not in ("sum", "concatenation")):
+        raise QmathError(
+            f"{node.name}: this {node.class_name} takes {len(inputs)} inputs in the config, which "
+            "it cannot; the file is damaged, save the model again"
+        )
+    rank = geometry.rank_of(node.class_name)
+    if rank is not None and len(inputs[0].shape) != rank + 1:
+        raise geometry.misfit(node, inputs[0].shape, f"{rank + 1} axes, channels last")
 
 
 def _activated(build: Builder, node: Node, value: Value) -> Value:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import QmathError
+from qmath.integer.budget import check_size
 from qmath.integer.lowering import activations, geometry, portability
 from qmath.integer.lowering.builder import Builder
 from qmath.integer.lowering.params import width_and_steps
@@ -40,6 +41,7 @@ def _input(build: Builder, node: Node, _: Sequence[Value]) -> Value:
             f"{node.name}: the model leaves its input's shape open, {declared[1:]}; name the "
             "data as the input, or give its shape as input_shapes"
         )
+    check_size(node.name, shape)
     build.inputs[node.name] = shape
     return Floats(node.name, shape)
 
@@ -59,7 +61,7 @@ def _weighted(build: Builder, node: Node, values: Sequence[Value]) -> Value:
             scale, width = (np.tile(a, repeats) for a in (scale, width))
         if layer.axes[-1] != "I" or not scale.ndim:
             build.notes += portability.of_weights(tensor.name, scale)
-            bias = build.bias(node)
+            bias = build.bias(node, linear.shape[-1])
             origin = Origin(width, steps, bias.astype(np.float32))
             term = Term(value.name, (linear,), value.params.scale * scale, value.params, origin)
             return UnroundedSum((term,), bias, linear.shape)
@@ -74,7 +76,7 @@ def _weighted(build: Builder, node: Node, values: Sequence[Value]) -> Value:
             verb = "quantize " if tensor.name in build.unseen else ""
             reason += f" and {verb}its input, the output of {node.inputs[0]}"
     linear = geometry.weighted(node, value.shape, build.real(tensor))
-    bias = build.bias(node).astype(np.float32)
+    bias = build.bias(node, linear.shape[-1]).astype(np.float32)
 
     def apply(x: Array) -> Array:
         return linear.apply(x, linear.weights) + bias
@@ -95,6 +97,12 @@ def _normalization(build: Builder, node: Node, values: Sequence[Value]) -> Value
         np.float64(NORMALIZATION[key]) if tensor is None else build.real(tensor).astype(np.float64)
         for key, tensor in given.items()
     )
+    for key, array in zip(NORMALIZATION, (gamma, beta, mean, variance), strict=True):
+        if array.shape not in ((), value.shape[-1:]):
+            raise QmathError(
+                f"{node.layer}/{key}: it has the shape {array.shape}, and the input of its layer "
+                f"has {value.shape[-1]} channels; {geometry.DISAGREES}"
+            )
     epsilon = node.config.get("epsilon", 1e-3)
     if not (variance + epsilon > 0).all():
         raise QmathError(
@@ -109,6 +117,7 @@ def _normalization(build: Builder, node: Node, values: Sequence[Value]) -> Value
         return build.float_step(
             node, [value], lambda x: x * f + s, value.shape, constants=(factor, shift)
         )
+    build.budget.spend_again(node.name, accumulator)
     build.notes += portability.of_normalization(node.name, factor, accumulator.terms)
     g, b, m, v = (np.asarray(array, np.float32) for array in (gamma, beta, mean, variance))
     normalization = Normalization(g, b, m, v, epsilon)
@@ -124,6 +133,8 @@ def _relu(build: Builder, node: Node, values: Sequence[Value]) -> Value:
 
 
 def _sum(build: Builder, node: Node, values: Sequence[Value]) -> Value:
+    if node.class_name == "Subtract" and len(values) != 2:
+        raise QmathError(f"{node.name}: it subtracts two inputs, and has {len(values)}")
     signs = [1.0, -1.0 if node.class_name == "Subtract" else 1.0, *(1.0,) * len(values)]
     lack = ""
     if not any(build.is_obstacle(value) for value in values):
@@ -131,6 +142,8 @@ def _sum(build: Builder, node: Node, values: Sequence[Value]) -> Value:
         shapes = dict.fromkeys(part.shape for part in sums)
         held = " and ".join(map(str, shapes))
         lack = f"give it inputs of one shape; it is a limit of qmath to add no integers of {held}"
+        for part in sums:
+            build.budget.spend_again(node.name, part)
         if len(shapes) == 1:
             terms = [
                 replace(t, scale=t.scale * sign)
@@ -139,7 +152,10 @@ def _sum(build: Builder, node: Node, values: Sequence[Value]) -> Value:
             ]
             offset = sum((p.offset * s for p, s in zip(sums, signs, strict=False)), ZERO)
             return UnroundedSum(tuple(terms), np.asarray(offset), sums[0].shape)
-    shape = np.broadcast_shapes(*(value.shape for value in values))
+    try:
+        shape = np.broadcast_shapes(*(value.shape for value in values))
+    except ValueError:
+        raise geometry.misfit(node, values[0].shape, "inputs that broadcast") from None
 
     add = partial(activations.total, signs=signs[: len(values)])
     return build.float_step(node, values, add, shape, lack=lack)
@@ -151,6 +167,11 @@ def _concatenation(build: Builder, node: Node, values: Sequence[Value]) -> Value
     if axis == 0 or not -rank <= axis <= rank:
         raise QmathError(f"{node.name}: concatenation along axis {axis} is not supported")
     axis = axis - 1 if axis > 0 else axis % rank
+    others = {value.shape[:axis] + value.shape[axis + 1 :] for value in values}
+    if len(others) > 1 or {len(value.shape) for value in values} != {rank}:
+        raise geometry.misfit(
+            node, values[0].shape, f"inputs that differ along axis {axis + 1} only"
+        )
     lengths = [value.shape[axis] for value in values]
     parts = [build.accumulator(value) for value in values]
     activations = [part.activation for part in parts if part]
@@ -170,7 +191,8 @@ def _concatenation(build: Builder, node: Node, values: Sequence[Value]) -> Value
         assert part is not None
         pads = [(0, 0)] * rank
         pads[axis] = (sum(lengths[:i]), sum(lengths[i + 1 :]))
-        placed = moved(part, geometry.zero_pad(pads, part.shape), 1.0)
+        pad = geometry.zero_pad(pads, part.shape)
+        placed = moved(part, pad, 1.0, node.name, build.budget)
         terms += placed.terms
         offset = offset + placed.offset
     return UnroundedSum(tuple(terms), offset, placed.shape, activation)
@@ -191,7 +213,7 @@ def _lack_of_join(build: Builder, node: Node, values: Sequence[Value]) -> str:
 
 
 def _average(build: Builder, node: Node, values: Sequence[Value]) -> Value:
-    linear, count = geometry.average_pool(node, values[0].shape)
+    linear, count = geometry.average_pool(node, values[0].shape, build.budget)
     return build.apply(node, values[0], linear, 1 / count)
 
 

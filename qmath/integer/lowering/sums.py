@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qmath.integer.budget import Budget
 from qmath.integer.program import Activation, Linear, Normalization, Origin, Term, UnroundedSum
 
 Array = NDArray[Any]
@@ -19,26 +20,33 @@ def can_pool(value: UnroundedSum) -> bool:
     return value.activation is None and all(term.scale.ndim <= 1 for term in value.terms)
 
 
-def moved(value: UnroundedSum, linear: Linear, factor: Any) -> UnroundedSum:
+def moved(
+    value: UnroundedSum, linear: Linear, factor: Any, name: str, budget: Budget
+) -> UnroundedSum:
     """Append an operation without weights to every term, and apply it to scales and offset."""
     keeps_channels = linear.kind in ("pool_sum", "upsample") or (
         linear.kind == "pad" and linear.shape[-1:] == value.shape[-1:]
     )
+    activation = value.activation
+    ends = () if activation is None else (activation.slope, activation.limit)
+    is_whole = any(map(np.ndim, ends))
+
+    def stays(term: Term) -> bool:
+        return not term.scale.ndim or (term.scale.ndim == 1 and keeps_channels)
+
+    whole = sum(bool(np.ndim(factor)) or not stays(term) for term in value.terms)
+    budget.spend(name, value, linear, whole + bool(value.offset.any()) + 2 * is_whole)
 
     def follow(array: Array) -> Array:
         return _by_channel(linear.apply(np.broadcast_to(array, value.shape)[np.newaxis], None)[0])
 
     terms = []
     for term in value.terms:
-        stays = not term.scale.ndim or (term.scale.ndim == 1 and keeps_channels)
-        scale = (term.scale if stays else follow(term.scale)) * factor
+        scale = (term.scale if stays(term) else follow(term.scale)) * factor
         terms.append(replace(term, ops=(*term.ops, linear), scale=np.asarray(scale)))
     offset = np.asarray(follow(value.offset) * factor) if value.offset.any() else ZERO
-    activation = value.activation
-    if activation is not None and (np.ndim(activation.slope) or np.ndim(activation.limit)):
-        activation = Activation(
-            *(follow(np.asarray(part)) for part in (activation.slope, activation.limit))
-        )
+    if is_whole:
+        activation = Activation(*(follow(np.asarray(end)) for end in ends))
     return UnroundedSum(tuple(terms), offset, linear.shape, activation)
 
 

@@ -32,10 +32,12 @@ __all__ = [
     "assumed_tensors",
     "missing_settings",
     "own_quantized",
+    "why_no_graph",
 ]
 
 Role = Literal["weight", "activation", "output", "input", "float"]
 Float32Array = NDArray[np.float32]
+_ORDER = "The order of the layers is not known: "  # what begins a note of a reader
 _OWN = ": quantized by its own config"  # what follows a tensor's name in a note of a reader
 
 
@@ -362,3 +364,12 @@ def own_quantized(model: QatModel) -> tuple[str, ...]:
     It left no range, so that these tensors are floats here; a reader's note names each.
     """
     return tuple(note.partition(_OWN)[0] for note in model.notes if _OWN in note)
+
+
+def why_no_graph(model: QatModel) -> str:
+    """Say why there is no graph, of a model without one."""
+    for note in model.notes:
+        if note.startswith(_ORDER):
+            reason = note.removeprefix(_ORDER).partition(". The tensors")[0]
+            return f"the order of its layers is not known ({reason})"
+    return "the file holds no layers, only tensors"

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +103,13 @@ def edited(folder: Path, sample: str, change: Change) -> Path:
 def verbs(path: Path, folder: Path) -> Iterator[Callable[[], object]]:
     """Yield all that can be asked of a file."""
     yield lambda: str(qmath.inspect(path))
-    yield lambda: qmath.run(path, IMAGES)
-    yield lambda: qmath.diff(path, IMAGES)
+    yield partial(qmath.run, path, IMAGES)
+    yield partial(qmath.diff, path, IMAGES)
     for format in FORMATS:
         output = folder / format
-        yield lambda format=format, output=output: qmath.export(path, output, format=format)  # type: ignore[misc]
-        yield lambda output=output: output.exists() and qmath.verify(path, output)  # type: ignore[misc]
+        yield partial(qmath.export, path, output, format=format)
+        if output.exists():
+            yield partial(qmath.verify, path, output)
 
 
 @pytest.mark.parametrize(("sample", "change", "words"), CASES, ids=map(str, range(len(CASES))))
@@ -124,6 +126,20 @@ def test_nothing_but_an_error_of_qmath(
     for verb in verbs(path, tmp_path):
         with suppress(QmathError, MissingExtraError):
             verb()
+
+
+def test_layers_of_one_name_are_told(tmp_path: Path) -> None:
+    """Their tensors are read; what needs the order of the layers says what is wrong with it."""
+    path = edited(tmp_path, "default8", outer(-1, name="x"))
+    with h5py.File(path, "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        config["config"]["layers"].append({"class_name": "Dropout", "config": {"name": "x"}})
+        config["config"]["layers"].append({"class_name": "Dropout", "config": {"name": "x"}})
+        del file.attrs["model_config"]
+        file.attrs["model_config"] = json.dumps(config)
+    assert qmath.load(path).graph is None
+    with pytest.raises(QmathError, match=r"order of its layers is not known \(two "):
+        qmath.run(path, IMAGES)
 
 
 def test_the_samples_themselves_are_read(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from qmath.layers import (
     kind_of,
     supports,
 )
-from qmath.model import Graph, Node, QatTensor
+from qmath.model import Graph, Node, QatTensor, why_no_graph
 
 __all__ = ["Network", "Quantizers", "Weight", "build", "check_exportable"]
 
@@ -98,7 +98,7 @@ def check_exportable(bundle: Bundle, format: str) -> Graph:
     graph = bundle.model.graph
     if graph is None:
         raise OutputError(
-            f"{bundle.model.source}: the file holds no layers, only tensors, so there is no "
+            f"{bundle.model.source}: {why_no_graph(bundle.model)}, so there is no "
             f"network for the format {format!r}; name the file of its architecture, or export to "
             "npz"
         )

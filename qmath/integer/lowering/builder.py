@@ -64,6 +64,8 @@ class Builder:
         self.input_shapes, self.operations = input_shapes, operations
         self.budget = Budget()
         self.steps: list[Step] = []
+        self._taken: set[str] = set()  # the names of the first `_seen` steps
+        self._seen = 0
         self.inputs: dict[str, Shape] = {}
         self.float_layers: list[FloatLayer] = []
         self.unseen = frozenset(own_quantized(model))
@@ -179,8 +181,9 @@ class Builder:
                 value = self.floats(value, f"{node.name}/input{i}")
             accumulator = self.accumulator(value)
             sources.append(accumulator if accumulator else value.name)  # type: ignore[union-attr]
-        taken = {step.name for step in self.steps}
-        name = node.name if node.name not in taken else f"{node.name}/activation"
+        self._taken.update(step.name for step in self.steps[self._seen :])
+        self._seen = len(self.steps)
+        name = node.name if node.name not in self._taken else f"{node.name}/activation"
         follows = [v.name for v in values if isinstance(v, Floats) and v.name not in self.inputs]
         if remedy or not follows:
             remedy = remedy or lack or self._unquantized(node, values)

@@ -17,11 +17,11 @@ from qmath.integer.lowering import activations, geometry
 from qmath.integer.lowering.builder import Builder
 from qmath.integer.lowering.operations import Operations, Quantize
 from qmath.integer.lowering.rules import RULES
-from qmath.integer.lowering.values import FloatLayer, Function, Integers, Value
+from qmath.integer.lowering.values import Function, Integers, Value
 from qmath.integer.program import FloatStep, Program, Shape, Step, sources
 from qmath.kernels._environment import in_default_environment
 from qmath.layers import ACTIVATIONS, LAYERS, activation_of, supports
-from qmath.model import Graph, Node, QatModel, QatTensor, ask_for_settings
+from qmath.model import Graph, Node, QatModel, QatTensor, ask_for_settings, why_no_graph
 
 __all__ = ["lower"]
 
@@ -57,7 +57,7 @@ def lower(
     """
     if model.graph is None:
         raise QmathError(
-            f"{model.source}: the file holds no layers, only tensors, so there is nothing to run; "
+            f"{model.source}: {why_no_graph(model)}, so there is nothing to run; "
             "name a file that has them with --architecture (architecture= in Python)"
         )
     stored = [t.name for t in model.tensors.values() if t.stored]
@@ -99,8 +99,11 @@ def _program(build: Builder, graph: Graph) -> Program:
             f"{name}: this is the name of a layer, and of what another layer's quantizer "
             "makes; rename the layer"
         )
+    made, readers = _by_name(steps)
     float_layers = {
-        layer.layer: layer.remedy for layer in build.float_layers if _counts(layer, steps)
+        layer.layer: layer.remedy
+        for layer in build.float_layers
+        if layer.step in made and _counts(made[layer.step], readers.get(layer.step, ()))
     }
     return Program(build.inputs, tuple(steps), outputs, float_layers, tuple(build.notes))
 
@@ -167,13 +170,18 @@ def _finished(build: Builder, value: Value, name: str) -> str:
     return value.name if isinstance(value, Integers) else build.floats(value, name).name
 
 
-def _counts(layer: FloatLayer, steps: Sequence[Step]) -> bool:
-    """Whether a step runs and is not a function, or a part of one, that the model ends with."""
-    made = [step for step in steps if step.name == layer.step]
-    readers = [step for step in steps if layer.step in sources(step)]
-    return bool(made) and not all(
-        isinstance(step, FloatStep) and step.is_function for step in (*made, *readers)
-    )
+def _by_name(steps: Sequence[Step]) -> tuple[dict[str, Step], dict[str, list[Step]]]:
+    """Return which step makes each tensor, and which steps read it."""
+    readers: dict[str, list[Step]] = {}
+    for step in steps:
+        for name in sources(step):
+            readers.setdefault(name, []).append(step)
+    return {step.name: step for step in steps}, readers
+
+
+def _counts(made: Step, readers: Sequence[Step]) -> bool:
+    """Whether a float step is not a function, or a part of one, that the model ends with."""
+    return not all(isinstance(step, FloatStep) and step.is_function for step in (made, *readers))
 
 
 def _needed(steps: list[Step], outputs: tuple[str, ...]) -> list[Step]:

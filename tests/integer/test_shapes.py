@@ -49,6 +49,8 @@ KERNEL = {"l0__kernel": (3, 3, 2, 4)}
     ("shape", "layers", "tensors", "words"),
     [
         ((3,), [("Dense", {})], {"l0__kernel": (2, 4)}, "2 channels"),
+        ((4,), [("Dense", {})], {"l0__kernel": (2, 4)}, "2 channels"),
+        ((8, 8, 8), [("Conv2DTranspose", VALID)], KERNEL, "4 channels"),
         ((2,), [("Dense", {})], {"l0__kernel": (2, 4, 1)}, "has 2 axes"),
         ((2,), [("Dense", {})], {"l0__kernel": (2, 4), "l0__bias": (3,)}, "shape .3,., .* 4"),
         ((8, 8, 3), [("Conv2D", VALID)], KERNEL, "2 channels by its kernel"),

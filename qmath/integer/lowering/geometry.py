@@ -75,7 +75,8 @@ def _check_kernel(node: Node, shape: Shape, kernel: Shape, axes: str) -> None:
             f"of a {node.class_name} has {len(axes)} axes; {DISAGREES}"
         )
     depth = kernel[axes.index("I")]
-    groups = 1 if "M" in axes else node.config.get("groups") or max(shape[-1] // depth, 1)
+    implied = max(shape[-1] // depth, 1) if axes in ("WIO", "HWIO") else 1
+    groups = 1 if "M" in axes else node.config.get("groups", implied)
     if shape[-1] != depth * groups or (groups > 1 and kernel[-1] % groups):
         raise misfit(node, shape, f"{depth * groups} channels by its kernel of shape {kernel}")
 

@@ -32,7 +32,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qmath.exports.registry import FORMATS
-from reference.interposing import KINDS, Fault, Machine, Result
+from reference.interposing import KINDS, Fault, Machine, Result, UnavailableError
 
 __all__ = ["Case", "containers", "faults", "formats", "judge", "sweep", "verbs"]
 
@@ -297,10 +297,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     titles = ["case", *KINDS, "short", "signals", "memory", *OUTCOMES]
     print(f"| {' | '.join(titles)} |\n|{' --- |' * len(titles)}")
     total: Counter[tuple[str, str, str]] = Counter()
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for case, counts in zip(cases, pool.map(run, cases), strict=True):
-            print(_row(case.name, counts), flush=True)
-            total += counts
+    try:
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for case, counts in zip(cases, pool.map(run, cases), strict=True):
+                print(_row(case.name, counts), flush=True)
+                total += counts
+    except UnavailableError as error:
+        parser.error(str(error))
     print(_row("all", total))
     return int(any(outcome == "violation" for _, _, outcome in total))
 

@@ -44,8 +44,10 @@ def unwinding() -> Iterator[None]:
         yield
     finally:
         try:
-            remove_unfinished()
+            for number in before:  # the removal of a folder takes many calls
+                signal.signal(number, signal.SIG_IGN)
         finally:
+            remove_unfinished()
             for number, handler in before.items():
                 signal.signal(number, handler)
 

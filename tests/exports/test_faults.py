@@ -61,8 +61,8 @@ def test_each_call_of_a_folder_fails_in_turn(machine, tmp_path):
     assert counts.keys() == kinds
 
 
-def test_a_signal_at_each_call_of_a_folder(machine, tmp_path):
-    counts = swept(machine, CASES["bin, new"], tmp_path, [Fault("signal", signal.SIGTERM)])
+def test_a_signal_at_each_call_of_a_folder_and_in_its_cleanup(machine, tmp_path):
+    counts = swept(machine, CASES["bin, new"], tmp_path, [Fault("signal on", signal.SIGTERM)])
     assert counts["mkdir"] == 1
 
 

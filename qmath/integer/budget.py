@@ -123,8 +123,8 @@ def vectors_within(program: Program, count: int) -> tuple[int, str]:
         return count, ""
     return most, (
         f"{most or 'none'} of {count} test vectors {'is' if most == 1 else 'are'} made: each takes "
-        f"{_size(each)} of the {_size(MAX_BYTES)} that qmath makes; ask for fewer (--vectors "
-        f"{most}), or give the model a smaller input"
+        f"{_size(each)}, and all may take {_size(MAX_BYTES)}; ask for fewer (--vectors {most}), or "
+        "give the model a smaller input"
     )
 
 

@@ -141,6 +141,6 @@ def _read(path: str, limit: int) -> bytes:
                     f"{path}: {size} bytes are more than the {limit} that qmath reads of a graph"
                 )
             file.seek(0)
-            return file.read(limit)
+            return file.read(size)  # memory is taken for what read asks
     except OSError as error:
         raise FileFormatError(f"{path}: it cannot be read ({error.strerror})") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     try:
         with open(path, "rb") as file:
-            text = file.read(_LIMIT + 1)
+            size = min(file.seek(0, io.SEEK_END), _LIMIT)  # memory is taken for what read asks
+            file.seek(0)
+            text = file.read(size + 1)
     except OSError as error:
         raise FileFormatError(
             f"{path.parent if path.name == MANIFEST else path}: qmath did not write this, or its "

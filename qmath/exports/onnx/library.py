@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Mapping
@@ -132,9 +133,10 @@ def load(onnx: Any, file: BinaryIO) -> Any:
     from google.protobuf.message import DecodeError
 
     model = onnx.ModelProto()
+    size = min(file.seek(0, io.SEEK_END), _LARGEST)  # Python takes the memory that read asks for
     file.seek(0)
     try:
-        model.ParseFromString(file.read(_LARGEST + 1))
+        model.ParseFromString(file.read(size + 1))
     except (DecodeError, ValueError, RuntimeError) as error:
         said = "".join(c for c in str(error) if c.isprintable())[:200]
         raise FileFormatError(

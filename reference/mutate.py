@@ -41,6 +41,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,9 +59,10 @@ from reference.verbs import try_verb
 __all__ = ["Verdict", "judge", "run"]
 
 OUTCOMES = ("right", "refused", "crashed", "late", "other", "violation")
-# Seconds of one mutant: of this process's time, before it is tried with isolation; of the isolated
-# process, which ends in an error; and of all, as other programs may keep the machine busy.
-HANG, ISOLATED_HANG, PATIENCE = 10, 4, 120
+# Seconds of one mutant: of this process's time, before it is tried again with isolation (the HDF5
+# library hangs often) and then; of the isolated process, which ends in an error; and of all, as
+# other programs may keep the machine busy.
+FIRST_HANG, HANG, ISOLATED_HANG, PATIENCE = 0.5, 10, 2, 120
 MEMORY = 1 << 30  # beyond what the process holds already
 SAVED_EVERY = 2  # seconds
 
@@ -178,6 +180,7 @@ class _Judges:
         self.kind = (CONTAINERS | OUTPUTS)[container]
         self.name, self.seed, self.isolate, self.verbs = container, seed, isolate, verbs
         self.folder = folder
+        self.seconds = FIRST_HANG if not (isolate or verbs or self.kind.output) else HANG
         self.wanted: dict[Source, Content] = {}
         self.models: dict[Source, tuple[qmath.QatModel, Path]] = {}
 
@@ -249,6 +252,16 @@ class _Forked:
             self.stdin.close()
 
 
+@cache
+def _warm() -> None:
+    """Import here what a model needs, which each process would import anew."""
+    for source in (CONTAINERS[name].sources[0] for name in ("whole.h5", "checkpoint", "exported")):
+        with suppress(qmath.QmathError):
+            model = qmath.load(source.path)
+            program_of(model)
+            qmath.quantize_model(model)
+
+
 def _work(judges: _Judges, numbers: range, report: int) -> None:
     """Judge mutants in this process, which ends then; a line for each goes to `report`."""
     import resource
@@ -263,7 +276,7 @@ def _work(judges: _Judges, numbers: range, report: int) -> None:
     isolation.spawn, isolation.SECONDS = _Forked, ISOLATED_HANG
     found = mutants(judges.name, numbers, judges.seed, judges.folder / "now")
     for number, (source, mutant) in zip(numbers, found, strict=True):
-        signal.setitimer(signal.ITIMER_PROF, HANG)  # which ends the process
+        signal.setitimer(signal.ITIMER_PROF, judges.seconds)  # which ends the process
         verdict = judges(number, source, mutant)
         signal.setitimer(signal.ITIMER_PROF, 0)
         line = [number, verdict.outcome, verdict.why[:600], verdict.lowered]
@@ -311,6 +324,7 @@ def run(
     tally = Tally(Counter(), [])
     wanted = range(numbers) if isinstance(numbers, int) else numbers
     following = wanted.start
+    _warm()
     while following < wanted.stop:
         rest = range(following, wanted.stop)
         for number, verdict in _batch(container, rest, seed, isolate, verbs):

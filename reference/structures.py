@@ -308,6 +308,7 @@ def _alter_attribute(rng: np.random.Generator, group: Any, key: str, others: lis
         group.attrs[key] = names
 
 
+@np.errstate(all="ignore")
 def alter_values(rng: np.random.Generator, values: np.ndarray) -> np.ndarray:
     """Return other numbers, perhaps of another dtype or shape."""
     kind = rng.integers(6)

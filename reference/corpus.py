@@ -1,0 +1,439 @@
+"""A small corpus of files, whole and damaged, that takes the readers through all they can do.
+
+``python -m reference.corpus --measure`` reads it and prints which share of the branches of the
+readers and containers it takes; less than `LEAST` is exit status 1. ``--grow N`` makes it anew from
+what it holds, from golden files, from N mutants of each container (`reference.mutants`), and with
+``--tests`` from the files that the tests read: what takes a new branch is kept, and left out again
+where others take the same branches. `tests/attacks/corpus` holds archives by kind of file, and in
+``index.json`` what each entry is read with, and what comes of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+__all__ = ["FOLDER", "Entry", "entries", "outcome"]
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "tests" / "attacks" / "corpus"
+ROOMS = ("qmath/readers", "qmath/containers")
+# Of a live model, which is no file: what `qmath.from_keras` reads.
+LIVE = tuple(f"qmath/readers/keras/{name}.py" for name in ("live", "asking", "used"))
+LEAST = {"qmath/readers": 0.85, "qmath/containers": 0.7}  # of the branches; raise, never lower
+LARGEST = 1 << 18  # bytes of an entry
+
+
+class Entry(NamedTuple):
+    """One input, and what comes of it.
+
+    Attributes
+    ----------
+    files : mapping of str to bytes
+        By path below the folder of the entry.
+    path, architecture : str
+        Of what is loaded, below that folder; ``""`` for no architecture.
+    told : mapping of str to pair
+        Quantizers by key: the name of the class, and its config.
+    force, isolate : bool
+        As `qmath.load` takes them.
+    outcome : str
+        ``"read"``, or the class of the error.
+    """
+
+    files: Mapping[str, bytes]
+    path: str
+    architecture: str = ""
+    told: Mapping[str, Any] = {}
+    force: bool = False
+    isolate: bool = False
+    outcome: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of what the entry holds."""
+        digest = sha256(json.dumps(self[1:6]).encode())
+        for name, data in sorted(self.files.items()):
+            digest.update(name.encode() + b"\0" + data)
+        return digest.hexdigest()[:12]
+
+    @property
+    def kind(self) -> str:
+        """Of the file, by the beginning of the largest."""
+        names = [name.rpartition("/")[2] for name in self.files]
+        if "saved_model.pb" in names:
+            return "saved_model"
+        if any(name.endswith(".index") for name in names):
+            return "checkpoint"
+        largest = max(self.files.values(), key=len, default=b"")
+        return {b"\x89HDF": "hdf5", b"PK\3\4": "zip"}.get(largest[:4], "other")
+
+
+def outcome(entry: Entry, folder: Path) -> str:
+    """Write an entry to an empty folder, read it, and return what came of it."""
+    import numpy as np
+
+    import qmath
+
+    for name, data in entry.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    beside = folder / entry.architecture if entry.architecture else None
+    try:
+        told = {key: getattr(qmath, kind)(**config) for key, (kind, config) in entry.told.items()}
+        model = qmath.load(
+            folder / entry.path,
+            told,
+            force=entry.force,
+            architecture=beside,
+            isolate=entry.isolate,
+        )
+        for tensor in model.tensors.values():
+            for part in (tensor.values, tensor.min, tensor.max):
+                np.asarray(part)
+        assert model.sha256
+    except qmath.QmathError as error:
+        return type(error).__name__
+    return "read"
+
+
+def entries(folder: Path = FOLDER) -> Iterator[Entry]:
+    """Yield what the corpus holds."""
+    index = json.loads((folder / "index.json").read_text()) if folder.exists() else {}
+    for archive in sorted(folder.glob("*.tar.xz")):
+        held: dict[str, dict[str, bytes]] = {}
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                name, _, path = member.name.partition("/")
+                held.setdefault(name, {})[path] = tar.extractfile(member).read()  # type: ignore[union-attr]
+        for name, files in held.items():
+            yield Entry(files, **index[name])
+
+
+def write(chosen: Iterable[Entry], folder: Path = FOLDER) -> None:
+    """Write the corpus, in place of another."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob("*.tar.xz"):
+        old.unlink()
+    kinds: dict[str, list[Entry]] = {}
+    for entry in sorted(chosen, key=lambda entry: sorted(map(len, entry.files.values()))):
+        kinds.setdefault(entry.kind, []).append(entry)
+    index = {}
+    for kind, group in sorted(kinds.items()):
+        with tarfile.open(folder / f"{kind}.tar.xz", "w:xz", preset=9) as tar:
+            for entry in group:
+                said = {k: v for k, v in entry._asdict().items() if v and k != "files"}
+                index[entry.name] = said
+                for name, data in sorted(entry.files.items()):
+                    info = tarfile.TarInfo(f"{entry.name}/{name}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+    lines = (f" {json.dumps(name)}: {json.dumps(said)}" for name, said in sorted(index.items()))
+    (folder / "index.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+# ---- where entries come from
+
+
+def gathered(path: str, architecture: str | None, told: Any, force: bool) -> Entry | None:
+    """Return what `qmath.load` is given as an entry, if it is small and can be stored."""
+    files: dict[str, bytes] = {}
+    try:
+        inner = _gather(Path(path), files, "m")
+        beside = _gather(Path(architecture), files, "a") if architecture else ""
+        settings = {k: (type(q).__name__, q.get_config()) for k, q in (told or {}).items()}
+        json.dumps(settings)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+    return Entry(files, inner, beside, settings, force)
+
+
+def _gather(path: Path, files: dict[str, bytes], below: str) -> str:
+    """Add what lies at a path, and return where."""
+    if path.is_dir():
+        found, root = [p for p in path.rglob("*") if p.is_file()], path.parent
+    elif path.name == "saved_model.pb":
+        found, root = [p for p in path.parent.rglob("*") if p.is_file()], path.parent.parent
+    elif path.is_file() and path.suffix != ".index":
+        found, root = [path], path.parent
+    else:  # a checkpoint's prefix or index
+        stem = path.name.removesuffix(".index")
+        found, root = [*path.parent.glob(f"{stem}.*"), path.parent / "checkpoint"], path.parent
+        found = [p for p in found if p.is_file()]
+    if sum(p.stat().st_size for p in found) > LARGEST:
+        raise ValueError("too large")
+    for file in found:
+        files[f"{below}/{file.relative_to(root)}"] = file.read_bytes()
+    return f"{below}/{path.relative_to(root)}"
+
+
+def of_tests(take: Callable[[Entry], object]) -> None:
+    """Run the tests of readers and containers, and take what they load.
+
+    Hostile files are not loaded here but taken, and their tests skipped.
+    """
+    import pytest
+
+    import qmath
+    from qmath.containers.hdf5 import Hdf5File
+    from qmath.containers.keras_zip import KerasZip
+    from qmath.containers.saved_model import SavedModel
+    from qmath.containers.tensor_bundle import TensorBundle
+    from qmath.readers import loading
+    from tests.attacks import jail
+
+    def note(path: Any, told: Any = None, beside: Any = None, force: bool = False) -> None:
+        with suppress(TypeError):
+            architecture = os.fsdecode(beside) if beside else None
+            entry = gathered(os.fsdecode(path), architecture, told, force)
+            if entry:
+                take(entry)
+
+    def noted(path: Any, quantizers: Any = None, **options: Any) -> Any:
+        note(path, quantizers, options.get("architecture"), options.get("force", False))
+        return load(path, quantizers, **options)
+
+    def judge(path: Path, architecture: Path | None = None, **_: Any) -> Any:
+        note(path, beside=architecture)
+        pytest.skip("taken")
+
+    load, judged = loading.load, jail.judge
+    loading.load = qmath.load = noted
+    jail.judge = judge
+    for kind in (TensorBundle, Hdf5File, KerasZip, SavedModel):
+        _note_first(kind, note)
+    places = ("readers", "containers", "attacks")
+    skipped = ("readers/test_mutants.py", "readers/test_saved_model_fuzz.py",
+               "readers/test_zoo.py", "containers/test_isolation.py",
+               "attacks/test_corpus.py")  # fmt: skip
+    pytest.main(
+        [
+            *(str(ROOT / "tests" / place) for place in places),
+            *(f"--ignore={ROOT / 'tests' / name}" for name in skipped),
+            *("-q", "-p", "no:cacheprovider", "-k", "not isolate"),
+        ]
+    )
+    loading.load = qmath.load = load
+    jail.judge = judged
+
+
+def _note_first(kind: Any, note: Callable[[Any], None]) -> None:
+    """Let a class of files note the path of each."""
+    init = kind.__init__
+
+    def noted(self: Any, path: Any, *more: Any, **options: Any) -> None:
+        note(path)
+        init(self, path, *more, **options)
+
+    kind.__init__ = noted
+
+
+def of_golden_files(take: Callable[[Entry], object]) -> None:
+    """Take what Keras and TensorFlow wrote."""
+    from reference.mutants import CONTAINERS
+
+    golden = ROOT / "reference" / "golden"
+    paths = [*golden.glob("saved_models/*/*/*"), *golden.glob("zoo/*/*/*"),
+             *golden.glob("checkpoints/*"), *golden.glob("keras3/*.keras")]  # fmt: skip
+    pairs = {
+        (source.path, source.architecture) for c in CONTAINERS.values() for source in c.sources
+    }
+    for path, beside in [*sorted(pairs, key=str), *((path, None) for path in sorted(paths))]:
+        entry = gathered(str(path), str(beside) if beside else None, {}, False)
+        if entry and path.suffix not in (".json", ".npz"):
+            take(entry)
+            if path.parent.name == "kernel_bias" and path.suffix in (".h5", ".keras"):
+                take(entry._replace(isolate=True))
+
+
+def of_mutants(count: int, seed: int, take: Callable[[Entry], object]) -> None:
+    """Take mutants; none of bytes of HDF5 files, on which the library crashes."""
+    from reference.mutants import CONTAINERS, mutants
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name in [name for name in CONTAINERS if not name.endswith(".h5")]:
+            for _, mutant in mutants(name, range(count), seed, Path(folder) / "now"):
+                beside = str(mutant.architecture) if mutant.architecture else None
+                entry = gathered(str(mutant.path), beside, {}, False)
+                if entry:
+                    take(entry)
+
+
+# ---- which branches they take
+
+Branch = tuple[str, int, int]
+
+
+class Branches:
+    """Which branches of the rooms are taken between `start` and `stop`."""
+
+    def __init__(self) -> None:
+        import coverage
+
+        rooms = [str(ROOT / room) for room in ROOMS]
+        self._coverage = coverage.Coverage(
+            data_file=None, branch=True, source=rooms, config_file=str(ROOT / "pyproject.toml")
+        )
+        for name, value in (("parallel", False), ("patch", []), ("core", "ctrace")):
+            self._coverage.set_option(f"run:{name}", value)
+        self._lines: dict[str, set[int]] = {}
+
+    def start(self) -> None:
+        """Begin to note."""
+        self._coverage.start()
+
+    def stop(self) -> None:
+        """End."""
+        self._coverage.stop()
+
+    def taken(self) -> set[Branch]:
+        """Return the branches taken since the last call.
+
+        coverage.py's own way to ask writes to a database, which takes longer than the reading.
+        """
+        found: set[Branch] = set()
+        for file, arcs in self._coverage._collector.data.items():  # type: ignore[union-attr]
+            if file not in self._lines:
+                self._lines[file] = set(self._coverage.branch_stats(file))
+            for arc in arcs:
+                start, end = arc & 0xFFFFF, arc >> 20 & 0xFFFFF
+                if start in self._lines[file] and not arc >> 40 & 1:
+                    found.add((file, start, -end if arc >> 41 & 1 else end))
+            arcs.clear()
+        return found
+
+    def by_file(self) -> dict[str, tuple[int, int, list[Any]]]:
+        """Return for each file how many branches it has, how many were taken, and the others."""
+        with tempfile.TemporaryDirectory() as folder:
+            report = Path(folder) / "report.json"
+            self._coverage.json_report(outfile=str(report))
+            held = json.loads(report.read_text())["files"]
+        return {
+            os.path.relpath(name, ROOT): (
+                said["summary"]["num_branches"],
+                said["summary"]["covered_branches"],
+                said["missing_branches"],
+            )
+            for name, said in held.items()
+        }
+
+
+class Corpus:
+    """Entries that were met, with the branches that they take, as long as each takes a new one."""
+
+    def __init__(self) -> None:
+        self.branches = Branches()
+        self.kept: dict[str, tuple[Entry, set[Branch]]] = {}
+        self.met: set[str] = set()
+        self.all: set[Branch] = set()
+
+    def take(self, entry: Entry) -> None:
+        """Read an entry, and keep it if it takes a branch that none before took."""
+        if entry.name in self.met:
+            return
+        self.met.add(entry.name)
+        with tempfile.TemporaryDirectory() as folder:
+            self.branches.start()
+            try:
+                came = outcome(entry, Path(folder))
+            except Exception as error:
+                print(f"{entry.path}: {error!r}", file=sys.stderr)
+                return
+            finally:
+                self.branches.stop()
+                taken = self.branches.taken()
+        if taken - self.all:
+            self.kept[entry.name] = entry._replace(outcome=came), taken
+            self.all |= taken
+
+    def fewest(self) -> list[Entry]:
+        """Return entries that take all branches, by the greedy choice of the most for its bytes."""
+        chosen, left, waiting = [], set(self.all), dict(self.kept)
+
+        def worth(name: str) -> float:
+            entry, taken = waiting[name]
+            return len(taken & left) / (4096 + sum(map(len, entry.files.values())))
+
+        while left:
+            best = max(waiting, key=worth)
+            entry, taken = waiting.pop(best)
+            if taken & left:
+                chosen.append(entry)
+            left -= taken
+        return chosen
+
+
+def grow(count: int, seed: int, tests: bool, folder: Path) -> None:
+    """Make the corpus anew; see above."""
+    corpus = Corpus()
+    pool: list[Entry] = [*entries(folder)]
+    if tests:
+        of_tests(pool.append)
+    of_golden_files(pool.append)
+    for entry in pool:
+        corpus.take(entry)
+    print(f"{len(pool)} files, {len(corpus.kept)} kept, {len(corpus.all)} branches")
+    of_mutants(count, seed, corpus.take)
+    chosen = corpus.fewest()
+    write(chosen, folder)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    print(
+        f"{len(corpus.met)} inputs, {len(corpus.all)} branches: {len(chosen)} entries, {size} bytes"
+    )
+
+
+def measure(corpus: Path) -> dict[str, float]:
+    """Read a corpus, print what share of each room's branches it takes, and return it."""
+    branches = Branches()
+    branches.start()
+    with tempfile.TemporaryDirectory() as folder:
+        for number, entry in enumerate(entries(corpus)):
+            outcome(entry, Path(folder) / str(number))
+    branches.stop()
+    shares = {}
+    by_file = branches.by_file()
+    for room in ROOMS:
+        files = {k: v for k, v in by_file.items() if k.startswith(room) and k not in LIVE}
+        for name, (number, taken, missing) in sorted(files.items()):
+            if taken < number:
+                lines = ", ".join(f"{start}→{end}" for start, end in missing)
+                print(f"{name}: {taken} of {number}; not {lines}")
+        total, taken = (sum(said[i] for said in files.values()) for i in (0, 1))
+        shares[room] = taken / total
+        print(f"{room}: {taken} of {total}, {taken / total:.1%} of the branches")
+    return shares
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure or grow the corpus."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reference.corpus", description="Files that take every branch of a reader."
+    )
+    parser.add_argument("--measure", action="store_true", help="print the share of branches")
+    parser.add_argument("--grow", type=int, metavar="N", help="try N mutants of each container")
+    parser.add_argument("--seed", type=int, default=0, help="of the mutants")
+    parser.add_argument("--tests", action="store_true", help="try what the tests load, too")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of the corpus")
+    options = parser.parse_args(arguments)
+    if options.grow is not None:
+        grow(options.grow, options.seed, options.tests, options.folder)
+    if options.measure:
+        shares = measure(options.folder)
+        return int(any(shares[room] < least for room, least in LEAST.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

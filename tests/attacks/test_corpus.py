@@ -1,0 +1,64 @@
+"""The corpus of files that take every branch of a reader: each is read, or refused, as it was."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from reference import corpus
+
+KINDS = ("checkpoint", "hdf5", "other", "saved_model", "zip")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_comes_of_each(tmp_path: Path, kind: str) -> None:
+    found = [entry for entry in corpus.entries() if entry.kind == kind]
+    assert found
+    came = {}
+    for entry in found:
+        folder = tmp_path / entry.name
+        folder.mkdir()
+        came[entry.name] = corpus.outcome(entry, folder)
+    assert came == {entry.name: entry.outcome for entry in found}
+
+
+def test_it_is_small_and_holds_all_kinds() -> None:
+    assert {path.name for path in corpus.FOLDER.glob("*.xz")} == {f"{k}.tar.xz" for k in KINDS}
+    assert sum(path.stat().st_size for path in corpus.FOLDER.iterdir()) < 3 << 19
+    outcomes = [entry.outcome for entry in corpus.entries()]
+    assert outcomes.count("read") > 20
+    assert outcomes.count("FileFormatError") > 20
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    root = str(corpus.ROOT)
+    measured = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}  # by itself alone
+    return subprocess.run(
+        [sys.executable, "-m", "reference.corpus", *words],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": root} | measured,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_it_takes_the_branches() -> None:
+    done = command("--measure")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_corpus_of_golden_files(tmp_path: Path) -> None:
+    """Only what adds a branch is kept, and a corpus of less fails the measure."""
+    done = command("--grow", "0", "--folder", str(tmp_path / "corpus"), "--measure")
+    assert done.returncode == 1, done.stdout + done.stderr
+    kept = list(corpus.entries(tmp_path / "corpus"))
+    assert 10 < len(kept) < 60
+    assert all(entry.outcome for entry in kept)
+    assert "of the branches" in done.stdout

@@ -35,7 +35,16 @@ def test_a_few_models(container: str) -> None:
 def test_a_few_verbs(container: str) -> None:
     counts, violations = mutate.run(container, 8, SEED, verbs=True)
     assert violations == []
-    assert counts["right"]
+    assert counts["right"] + counts["refused"] == 8
+
+
+@pytest.mark.parametrize("name", verbs.VERBS)
+def test_every_verb_takes_a_whole_model(name: str, tmp_path: Path) -> None:
+    if "onnx" in name:
+        pytest.importorskip("onnx")
+    model = mutate.qmath.load(mutants.LARGER)
+    verbs.VERBS[name](np.random.default_rng(3), model, tmp_path)
+    assert bool(list(tmp_path.iterdir())) == ("export" in name)
 
 
 @pytest.mark.parametrize("container", mutate.OUTPUTS)

@@ -20,7 +20,8 @@ from qmath.cli.streams import INTERRUPTED, Held, failed
 
 __all__ = ["app"]
 
-_VERBS = ("inspect", "run", "diff", "export", "verify", "recover")  # each in a module of its name
+# Each in a module of its name.
+_VERBS = ("inspect", "run", "diff", "export", "verify", "recover", "vectors")
 
 
 class _Verbs(click.Group):

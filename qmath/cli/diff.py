@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,8 +23,26 @@ _SHOWN = 5
 _COLUMNS = ("integers", "teacher-forced", "free-running", "largest", "to tie", "noise")
 
 
+class _Diff(Verb):
+    """The verb, or with ``--op`` the judge of a kernel's results, whose arguments are others."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:  # fmt: skip
+        if _has_op(args):
+            from qmath.cli.judge import judge
+
+            return judge.make_context(info_name, args, parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+def _has_op(args: Sequence[str]) -> bool:
+    return any(arg.partition("=")[0] == "--op" for arg in args)
+
+
 @click.command(
-    cls=Verb,
+    cls=_Diff,
     short_help="Compare the integers of two runs, layer by layer.",
     epilog="\b\nExamples:\n  qmath diff model.h5 images.npz --profile tflite --against integer\n"
     "  qmath diff model.h5 images.npz --against dump.npz",
@@ -45,6 +64,12 @@ _COLUMNS = ("integers", "teacher-forced", "free-running", "largest", "to tie", "
     metavar="PROFILE|DUMP.npz",
     help="Another profile, or what `python -m reference.dump` wrote from the live model. Default: "
     "exact. Of several models: a folder, with NAME.npz of each.",
+)
+@click.option(
+    "--op",
+    expose_value=False,
+    metavar="OP",
+    help="Judge a kernel's answers to `qmath vectors OP` instead; see qmath diff --op OP --help.",
 )
 def diff(
     model: ModelArgument,

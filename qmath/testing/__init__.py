@@ -1,7 +1,32 @@
-"""Tests for other people's code: what a format of another package has to do."""
+"""Tests for other people's code: formats of another package, and kernels in any language.
+
+Each name below is imported when it is first used: the strategies need hypothesis, the `testing`
+extra, and nothing else does.
+"""
 
 from __future__ import annotations
 
-from qmath.testing.exporters import check_exporter, sample_models
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["check_exporter", "sample_models"]
+if TYPE_CHECKING:
+    from qmath.testing.exporters import check_exporter, sample_models
+    from qmath.testing.layer import Geometry, Layer, make_layer
+
+__all__ = ["Geometry", "Layer", "check_exporter", "make_layer", "sample_models"]
+
+_HOMES = {
+    "qmath.testing.exporters": ("check_exporter", "sample_models"),
+    "qmath.testing.layer": ("Geometry", "Layer", "make_layer"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -156,6 +156,28 @@ class Layer:
     step: Requantize | None
     signed: bool = True
 
+    def __repr__(self) -> str:
+        """Return what tells a layer from others, in a few lines: counterexamples show it."""
+        words = [f"Layer({self.geometry}", f"inputs={[x.tolist() for x in self.inputs]}"]
+        if self.weights is not None:
+            words.append(f"weights={self.weights.tolist()}")
+        for noun, params in (*(("input", p) for p in self.params), ("output", self.output_params)):
+            words.append(
+                f"{noun} scale {params.scale:.9g}, zero point {params.zero_point - self.offset}"
+            )
+        if self.step is not None:
+            offset, scale = (
+                np.asarray(x).tolist() for x in (self.step.value.offset, self._weight_scale)
+            )
+            words.append(f"weight scale {scale}, bias {offset}, {self.step.value.activation}")
+        return ",\n  ".join(words) + ")"
+
+    @property
+    def _weight_scale(self) -> Any:
+        """The scale of each output channel's weights."""
+        assert self.step is not None
+        return self.step.value.terms[0].scale / self.params[0].scale
+
     @property
     def output_params(self) -> QuantParams:
         """The quantization parameters of the output."""
@@ -236,17 +258,15 @@ class Layer:
         y = unrounded(self.step, self.sums)[tuple(index)]
         return float(abs(y - math.floor(y) - 0.5))
 
-    def other_results(self) -> dict[str, Array]:
-        """Return by name what each profile makes of the layer, those left out that refuse it."""
-        found = {}
+    def other_integers(self) -> Iterator[tuple[str, Array]]:
+        """Yield by name what each profile makes of the layer, those left out that refuse it."""
         runs: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in arithmetic.PROFILES]
         for profile, options in [*runs, ("tflite", {"rounding": "single"})]:
             words = f"profile {profile}" + "".join(f", {k} {v}" for k, v in options.items())
             try:
-                found[words] = self.expected(profile, **options)
+                yield words, self.expected(profile, **options)
             except QmathError:
                 continue
-        return found
 
 
 def make_layer(

@@ -168,7 +168,7 @@ def test_the_function_of_another_op_is_found_and_named(op):
         cases = judge_op.cases()
         results = judge_op._by_range(cases, other)
         judgement = judged(answered(made, results, cases=cases), op)
-        assert f"--function {other}" in judgement.agrees_with
+        assert f"function {other}" in judgement.agrees_with
         assert any("from a tie" in line for line in judgement.first)
 
 

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.kernels import fake_quant
-from qmath.kernels.affine import quantize, smallest_dtype
+from qmath.kernels.affine import smallest_dtype
 from qmath.kernels.packing import LAYOUTS, pack
 from qmath.testing import arithmetic
-from qmath.testing.floats import Range, case_ranges, deciding_floats, exact_steps, to_tie
+from qmath.testing.floats import case_ranges, deciding_floats, exact_steps, to_tie
 from qmath.testing.layer import Geometry
 from qmath.testing.layer_cases import accepted_layer
 from qmath.testing.pipe.records import Field, dtype_of
 from qmath.testing.pipe.settings import Settings
+from qmath.testing.tensor import Tensor
 
 __all__ = ["Numbers", "Packing", "Quantized", "Requantized", "runs"]
 
@@ -101,64 +101,41 @@ class Quantized(Numbers):
 
     def _by_range(self, cases: Array, function: str) -> Array:
         out = np.empty(len(cases), arithmetic.DTYPES[self.result.dtype])
-        for start, stop in runs(cases, [field.name for field in _RANGE]):
-            x = cases["x"][start:stop]
-            range = self._range(cases[start], function)
-            out[start:stop] = _fake(x, range) if self.is_fake else self._integers(x, range)
+        for start, stop, tensor in self._tensors(cases):
+            out[start:stop] = (
+                tensor.fake_quantized_by(function)
+                if self.is_fake
+                else tensor.quantized_by(function).values
+            )
         return out
 
-    def _range(self, case: Any, function: str) -> Range:
-        bits, narrow = int(case["bits"]), bool(case["narrow"])
-        return Range(case["min"], case["max"], bits, narrow, function)
+    def _tensors(self, cases: Array) -> Iterator[tuple[int, int, Tensor]]:
+        """Yield the runs of cases of one range."""
+        for start, stop in runs(cases, [field.name for field in _RANGE]):
+            yield start, stop, self._tensor(cases[start:stop])
 
-    def _integers(self, x: Array, range: Range) -> Array:
-        op: Any = "vars" if range.function == "vars" else "args"
-        return quantize(
-            x, range.min, range.max, range.num_bits, narrow_range=range.narrow_range, op=op,
-            signed=self.settings.signed,
-        ).values  # fmt: skip
+    def _tensor(self, cases: Array) -> Tensor:
+        ends = cases["min"][0, ...], cases["max"][0, ...]
+        rest = int(cases["bits"][0]), bool(cases["narrow"][0])
+        return Tensor(cases["x"], *ends, *rest, self.settings.function, self.settings.signed)
 
     def others(self, cases: Array) -> Iterator[tuple[str, Array]]:
         """Yield by name what other arithmetics make of cases."""
-        for function in ("vars", "args", "per_channel"):
-            usable = function != "args" or (cases["min"] < cases["max"]).all()
-            if function != self.settings.function and usable:
-                yield f"--function {function}", self._by_range(cases, function)
-        if self.is_fake:
-            return
-        for name, round_ in arithmetic.ROUNDINGS.items():
-            yield f"round(x / scale) by {name}", self._naively(cases, round_)
-
-    def _naively(self, cases: Array, function: Any) -> Array:
-        """Quantize by dividing by the exact step in float64, and rounding."""
-        out = np.empty(len(cases), np.int64)
-        for start, stop in runs(cases, [field.name for field in _RANGE]):
-            range = self._range(cases[start], self.settings.function)
-            low, high = range.ends
-            first = int(range.narrow_range)
-            offset = first - low - (int(self.settings.signed) << (range.num_bits - 1))
-            steps = cases["x"][start:stop].astype(np.float64) / float(range.step or 1)
-            out[start:stop] = function(np.clip(steps, low, high)) + offset
-        return out
+        found: dict[str, list[Array]] = {}
+        runs = 0
+        for _, _, tensor in self._tensors(cases):
+            runs += 1
+            for name, part in tensor.other_floats() if self.is_fake else tensor.other_integers():
+                found.setdefault(name, []).append(part)
+        for name, parts in found.items():
+            if len(parts) == runs:  # the op args does not take every range
+                yield name, np.concatenate(parts)
 
     def exactly(self, case: Any, index: tuple[int, ...]) -> tuple[float, float] | None:  # noqa: ARG002
         """Return the exact result before rounding and its distance from a tie."""
-        range = self._range(case, self.settings.function)
+        range = self._tensor(np.asarray(case)[np.newaxis]).range_of()
         tie = to_tie(case["x"], range)
         return None if tie is None else (float(exact_steps(case["x"], range)), tie)
-
-
-def _fake(x: Array, range: Range) -> Array:
-    """Fake-quantize by the op of a range's function."""
-    ends: list[Any] = [np.float32(range.min), np.float32(range.max)]
-    rest: dict[str, Any] = {"num_bits": range.num_bits, "narrow_range": range.narrow_range}
-    if range.function == "vars":
-        return fake_quant.fake_quant_with_min_max_vars(x, *ends, **rest)
-    if range.function == "args":
-        return fake_quant.fake_quant_with_min_max_args(x, *ends, **rest)
-    channel = [end[np.newaxis] for end in ends]
-    rows = x[:, np.newaxis]
-    return fake_quant.fake_quant_with_min_max_vars_per_channel(rows, *channel, **rest)[:, 0]
 
 
 class Requantized(Numbers):

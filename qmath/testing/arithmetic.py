@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from qmath.errors import QmathError
 from qmath.integer.bounds import interval
 from qmath.integer.profiles import tflite_arithmetic as tflite
 from qmath.integer.profiles.fixed import Integer
@@ -131,6 +132,7 @@ def _tflite_constants(step: Requantize, kind: str, profile: str) -> dict[str, Ar
     }
     if kind == "add":
         if profile == "xnnpack":
+            _check_scales([scale / output for scale in inputs])
             *pair, shift = tflite.xnnpack_add_multipliers(*(scale / output for scale in inputs))
             return found | {"multiplier": np.array(pair), "shift": np.array(shift)}
         return found | {
@@ -147,6 +149,16 @@ def _tflite_constants(step: Requantize, kind: str, profile: str) -> dict[str, Ar
         scale = np.float64(inputs[0]) * kernel.weight_scale.astype(np.float64)
         return found | {"scale": scale / np.float64(output)}
     return found | {"multiplier": kernel.multipliers[0], "shift": kernel.shifts[0]}
+
+
+def _check_scales(ratios: Sequence[np.float32]) -> None:
+    """Refuse a sum that XNNPACK leaves to TFLite, which has other constants."""
+    if not all(2.0**-10 <= ratio < 2.0**8 for ratio in ratios):
+        words = ", ".join(f"{ratio:.3g}" for ratio in ratios)
+        raise QmathError(
+            f"add: XNNPACK leaves a sum of scales {words} times the output's to TFLite; use the "
+            "profile tflite"
+        )
 
 
 def rounded(

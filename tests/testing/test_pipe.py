@@ -15,7 +15,7 @@ from qmath.cli import vectors as cli_vectors
 from qmath.errors import FileFormatError, QmathError
 from qmath.testing import arithmetic
 from qmath.testing.floats import Range, exact_steps, neighbours
-from qmath.testing.layer import Geometry
+from qmath.testing.layer import Geometry, make_layer
 from qmath.testing.layer_cases import deciding_layer
 from qmath.testing.pipe import records
 from qmath.testing.pipe.judge import cases_of, judge, op_of
@@ -269,6 +269,8 @@ def test_what_a_simulator_says_besides_is_no_result():
         ("conv", {"kernel": (9, 1), "padding": "valid"}, "larger than its input"),
         ("conv", {"kernel": (3,)}, "kernel and strides are two lengths"),
         ("conv", {"shape": (99, 99, 99)}, "a shape has 1 to"),
+        ("conv", {"kernel": (60_000, 60_000)}, "kernel, strides and channels are at most"),
+        ("conv", {"kernel": (999, 999), "channels": 99}, "a layer has at most"),
         ("packing", {"layout": "nibbles", "bits": 5}, "the layout nibbles is for 4 to 4 bits"),
         ("fake_quant", {"seed": -1}, "seed must be"),
         ("requantize", {"multiplier_bits": 7}, "multiplier_bits must be 8 to 31"),
@@ -283,6 +285,19 @@ def test_settings_that_do_not_fit_are_refused(op, given, message):
 def test_a_profile_without_such_layers_says_why():
     with pytest.raises(QmathError, match=r"no conv of 16 bits for the profile tflite: .*32 bits"):
         list(cases_of(settings("conv", "tflite", bits=16)))
+
+
+def test_one_requantization_has_one_width():
+    with pytest.raises(QmathError, match="num_bits must be between 2 and 16"):
+        list(cases_of(settings("requantize", bits=0)))
+
+
+def test_a_sum_that_xnnpack_leaves_to_tflite_has_no_constants_of_xnnpack():
+    ends = [(-8.0, 7.9375), (-8.0, 7.9375)]
+    layer = make_layer(Geometry("add", (1,)), [[[1]], [[2]]], ends, (-0.03125, 0.031005859375))
+    layer.constants("integer")
+    with pytest.raises(QmathError, match="XNNPACK leaves a sum of scales"):
+        layer.constants("xnnpack")
 
 
 def test_a_layer_too_large_for_cases_is_refused():

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.kernels.affine import smallest_dtype
+from qmath.kernels.affine import check_num_bits, smallest_dtype
 from qmath.kernels.packing import LAYOUTS, pack
 from qmath.testing import arithmetic
 from qmath.testing.floats import case_ranges, deciding_floats, exact_steps, to_tie
@@ -23,7 +23,7 @@ __all__ = ["Numbers", "Packing", "Quantized", "Requantized", "runs"]
 
 Array = NDArray[Any]
 _RANGE = (Field("min", "f32"), Field("max", "f32"), Field("bits", "i32"), Field("narrow", "i32"))
-# What only fake_quant takes: ranges that determine no integers, and one that it moves.
+# What only fake_quant takes: ranges that determine no integers.
 _SILENT = (
     (0.0, 0.0), (1.0, -1.0), (2.0, 2.0), (-1e-40, 1e-40), (-3e38, 3e38), (-np.inf, np.inf),
     (-np.inf, 1.0), (np.nan, 1.0), (-1.0, np.nan), (0.0, 1e-38), (-1e-38, 1e-37),
@@ -156,6 +156,7 @@ class Requantized(Numbers):
     def fill(self, groups: Array, rng: np.random.RandomState) -> None:
         """Fill records ``(groups, size)`` with cases."""
         settings = self.settings
+        check_num_bits(settings.bits)
         # As many inputs as 32 bits have room for.
         inputs = min(1 << max(30 - 2 * settings.bits, 0), 64)
         geometry = Geometry("conv", (1, 1, inputs), 1, (1, 1), (1, 1))

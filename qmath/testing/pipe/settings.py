@@ -16,6 +16,9 @@ from qmath.testing.layer import CLASSES, Geometry
 __all__ = ["OPS", "Settings", "parsed", "settings_for"]
 
 _MOST_CASES = 1 << 24
+_MOST_INPUTS = 1 << 16
+_MOST_WEIGHTS = 1 << 20
+_LONGEST = 1 << 12
 _ALL = "all"  # widths
 _PROFILE = ("profile", "rounding", "multiplier_bits")
 _WINDOWS = ("kernel", "strides", "padding")
@@ -181,9 +184,15 @@ def _check(settings: Settings) -> None:
         raise QmathError(f"seed must be 0 to {2**32 - 1}, got {settings.seed}")
     if len(settings.kernel) != 2 or len(settings.strides) != 2:
         raise QmathError("kernel and strides are two lengths, such as 3x2")
-    if math.prod(settings.shape) > 1 << 16 or min(settings.shape) < 1:
-        raise QmathError(f"a shape has 1 to {1 << 16} elements, got {_written(settings.shape)}")
+    if math.prod(settings.shape) > _MOST_INPUTS or min(settings.shape) < 1:
+        raise QmathError(
+            f"a shape has 1 to {_MOST_INPUTS} elements, got {_written(settings.shape)}"
+        )
+    if max(*settings.kernel, *settings.strides, settings.channels) > _LONGEST:
+        raise QmathError(f"kernel, strides and channels are at most {_LONGEST}")
     if settings.op in CLASSES:
+        if math.prod(settings.geometry.weights) > _MOST_WEIGHTS:
+            raise QmathError(f"a layer has at most {_MOST_WEIGHTS} weights; use a smaller one")
         _ = settings.geometry.output  # which checks the shape
 
 

@@ -243,6 +243,24 @@ def test_floats_show_their_bits():
     assert "differ" in message(assert_same_bits, other, TENSOR.fake_quantized, TENSOR)
 
 
+@pytest.mark.parametrize(
+    ("mine", "expected", "words"),
+    [
+        ([1, 2], [3, 5], ["every element differs"]),
+        ([1, 2, 0], [2, 1, 0], ["each is off by 1"]),
+        ([9, 9, 0, 1], [3, 5, 0, 1], ["the result is always 9"]),
+        ([90, 91, 0, 1], [127, 127, 0, 1], ["expected is always 127, the highest"]),
+        ([90, 91, 0, 1], [-128, -128, 0, 1], ["expected is always -128, the lowest"]),
+        ([90, 91, 0, 1], [-1, -1, 0, -2], []),
+        ([1, 2], [1, 3], []),
+    ],
+)
+def test_patterns(mine, expected, words):
+    text = message(assert_same_integers, np.int64(mine), np.int64(expected))
+    found = [line for line in text.splitlines()[1:] if not line.startswith("  at ")]
+    assert found == words
+
+
 # ---- what is imported
 
 

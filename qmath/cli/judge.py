@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
 import click
 
+from qmath.cli.results import Result, Verb
 from qmath.cli.text import console
 from qmath.cli.vectors import OPS
 
@@ -14,12 +16,14 @@ __all__ = ["judge"]
 
 
 @click.command(
+    "diff-op",
+    cls=Verb,
     epilog="\b\nExamples:\n  qmath vectors fake_quant | ./mine | qmath diff --op fake_quant\n"
     "  qmath diff --op conv answers",
 )
 @click.option("--op", type=click.Choice(OPS), required=True, help="What the results are of.")
 @click.argument("results", type=click.Path(path_type=Path), required=False)
-def judge(op: str, results: Path | None) -> int:
+def judge(op: str, results: Path | None) -> Result:
     """Judge RESULTS, by default standard input: cases of qmath vectors, each with its result.
 
     Says how many results differ, which, how far from a rounding tie they are, and with which other
@@ -39,4 +43,5 @@ def judge(op: str, results: Path | None) -> int:
     out = console()
     for line in judgement.lines():
         out.print(line)
-    return int(not judgement.ok)
+    document = {"op": op, "source": str(results or "-"), **dataclasses.asdict(judgement)}
+    return Result(document, next(judgement.lines()), differs=not judgement.ok)

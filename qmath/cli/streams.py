@@ -8,6 +8,7 @@ import io
 import math
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any, TextIO
 
 from qmath.cli.text import printable
@@ -60,15 +61,18 @@ class Held(io.TextIOWrapper):
         """
         self.flush()
         content = self._content.getvalue()
-        if not content:
-            return status
+        return self.pour([content], status) if content else status
+
+    def pour(self, parts: Iterable[bytes], status: int = 0) -> int:
+        """Write to the real one at once, as `release` does, what may be too much to be held."""
         try:
             if self._stream is None:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-            if hasattr(self._stream, "buffer"):
-                self._stream.buffer.write(content)
-            else:  # a notebook's
-                self._stream.write(content.decode(self.encoding))
+            for content in parts:
+                if hasattr(self._stream, "buffer"):
+                    self._stream.buffer.write(content)
+                else:  # a notebook's
+                    self._stream.write(content.decode(self.encoding))
             self._stream.flush()
         except BrokenPipeError:
             discard(self._stream)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, cast
 
 import click
 
 from qmath.cli.settings import PROFILE, PROFILES_HELP, given
+from qmath.cli.streams import Held
 
 __all__ = ["vectors"]
 
@@ -64,7 +65,7 @@ class _Lengths(click.ParamType):  # type: ignore[type-arg]
     is_flag=True,
     help="The inputs nearest to ties for each width and some ranges or scales; no seed.",
 )
-def vectors(op: str, binary: bool, worst: bool, unsigned: bool, **options: Any) -> None:
+def vectors(op: str, binary: bool, worst: bool, unsigned: bool, **options: Any) -> int:
     """Write cases of OP: inputs on and beside rounding ties, ends, clamps, subnormals, extremes.
 
     OP is fake_quant, quantize, requantize, conv, depthwise, dense, add, average_pool, max_pool or
@@ -77,5 +78,4 @@ def vectors(op: str, binary: bool, worst: bool, unsigned: bool, **options: Any) 
 
     chosen = given(**options) | ({"signed": False} if unsigned else {})
     stream = (worst_cases if worst else cases_of)(settings_for(op, **chosen), is_binary=binary)
-    for part in stream:
-        sys.stdout.buffer.write(part)
+    return cast(Held, sys.stdout).pour(stream)

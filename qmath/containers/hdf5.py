@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ from qmath.containers.hdf5_chunks import read_chunks
 from qmath.containers.hdf5_layout import MAX_RATIO, Layout, layout_of
 from qmath.containers.hdf5_texts import length_of_texts
 from qmath.containers.lazy_array import LazyArray
-from qmath.containers.source_files import Stamp, open_source, stamp_of, unchanged
+from qmath.containers.source_files import Section, open_source, stamp_of, unchanged
 from qmath.errors import FileFormatError, MissingExtraError, QmathError
 
 __all__ = ["MAX_RATIO", "Hdf5File"]
@@ -37,25 +37,6 @@ _REASONS = {
     IsADirectoryError: "this is a directory, not an HDF5 file",
     PermissionError: "no permission to read it",
 }
-
-
-class Section(Protocol):
-    """A part of a file that is an HDF5 file itself, such as a member of an archive."""
-
-    @property
-    def name(self) -> str:
-        """The name of the part in messages."""
-
-    @property
-    def size(self) -> int:
-        """Its length in bytes."""
-
-    @property
-    def stamp(self) -> Stamp:
-        """That of the file, when the part was found in it."""
-
-    def open(self) -> BinaryIO:
-        """Open it, for reading."""
 
 
 class Hdf5File:

@@ -10,11 +10,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from io import BufferedReader
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 from qmath.errors import FileFormatError
 
-__all__ = ["SourceFiles", "Stamp", "has_changed", "open_source", "stamp_of", "unchanged"]
+__all__ = [
+    "Section",
+    "SourceFiles",
+    "Stamp",
+    "has_changed",
+    "open_source",
+    "stamp_of",
+    "unchanged",
+]
 
 # Bytes that a file may claim without room on the disk: a copy may leave out blocks of zeros.
 _MAX_HOLES = 1 << 24
@@ -31,6 +39,25 @@ class Stamp(NamedTuple):
     size: int
     mtime_ns: int
     ctime_ns: int
+
+
+class Section(Protocol):
+    """A part of a file that is a file itself, such as a member of an archive."""
+
+    @property
+    def name(self) -> str:
+        """The name of the part in messages."""
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+
+    @property
+    def stamp(self) -> Stamp:
+        """That of the file, when the part was found in it."""
+
+    def open(self) -> BinaryIO:
+        """Open it, for reading."""
 
 
 class SourceFiles:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from qmath.errors import QmathError
 from qmath.integer.api import profile_named
 from qmath.integer.bounds import interval
+from qmath.integer.budget import Budget
 from qmath.integer.lowering import geometry
 from qmath.integer.lowering.activations import PIECEWISE
 from qmath.integer.lowering.params import quant_params, width_and_steps
@@ -105,7 +106,7 @@ class Geometry:
         if self.op == "add":
             return None, np.ones(())
         if self.op == "average_pool":
-            return geometry.average_pool(self.node, self.input)
+            return geometry.average_pool(self.node, self.input, Budget())
         return geometry.weighted(self.node, self.input, np.asarray(weights)), np.ones(())
 
     @cached_property

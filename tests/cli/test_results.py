@@ -116,6 +116,16 @@ def test_diff():
     assert document("diff", MODEL, DATA)["equal"] is True
 
 
+def test_diff_of_a_kernel_s_answers(tmp_path):
+    head, case = run("vectors", "packing", "--shape", 3, "--count", 1).stdout.splitlines()
+    assert case == "values=-1,0,0"
+    for packed, differing in ("15,0", 0), ("15,1", 1):
+        (tmp_path / "answers").write_text(f"{head}\n{case} packed={packed}\n")
+        found = document("diff", "--op", "packing", tmp_path / "answers", status=differing)
+        assert (found["schema"], found["elements"]) == ("qmath/diff-op", 2)
+        assert (found["differing"], len(found["first"])) == (differing, differing)
+
+
 def test_recover(tmp_path):
     noise = np.random.default_rng(0).normal(size=(2, 20)).astype(np.float32)
     lattice = np.array([[-6, 4], [0, 0]], np.float32) * np.float32(0.1)

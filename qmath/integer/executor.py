@@ -17,6 +17,7 @@ from qmath.integer.program import (
     FloatStep,
     MoveStep,
     Program,
+    QuantizedStep,
     QuantizeStep,
     QuantParams,
     Requantize,
@@ -136,6 +137,37 @@ class Executor:
             for name in self._idle_after[step.name]:
                 del values[name]
         return results
+
+    @in_default_environment
+    def apply(
+        self,
+        step: QuantizedStep,
+        inputs: Mapping[str, Array],
+        watch: Callable[[Requantize, list[Array]], None] | None = None,
+    ) -> Array:
+        """Compute one step by itself.
+
+        Parameters
+        ----------
+        step : QuantizedStep
+            Of the program.
+        inputs : mapping of str to ndarray
+            By source: unsigned integers ``(N, …)``, or the floats that a `QuantizeStep` reads.
+        watch : callable, optional
+            As of `run`.
+
+        Returns
+        -------
+        ndarray
+            Unsigned integers of the smallest dtype.
+        """
+        values = {
+            name: np.asarray(x, np.float32)
+            if isinstance(step, QuantizeStep)
+            else (x.astype(np.int32) - self.quant_params[name].zero_point).astype(np.float32)
+            for name, x in inputs.items()
+        }
+        return _unsigned(self._compute(step, values, watch), step.params)
 
     @in_default_environment
     def checked(self, inputs: Mapping[str, ArrayLike]) -> dict[str, Array]:

@@ -1,0 +1,313 @@
+"""The directed vectors of a requantization: patches side by side in as few inputs as will do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.integer.directed.cases import Cases
+from qmath.integer.directed.coverage import Coverage, few
+from qmath.integer.directed.elementwise import ElementwisePatches
+from qmath.integer.directed.mistakes import NEAR, rounding_of
+from qmath.integer.directed.views import View, disjoint_positions, view_of
+from qmath.integer.directed.weighted import Goal, Patches, WeightedPatches
+from qmath.integer.executor import Executor
+from qmath.integer.profiles.fixed import Integer
+from qmath.integer.program import QuantParams, Requantize, Shape
+from qmath.kernels.affine import smallest_dtype
+
+__all__ = ["cases_of_sum"]
+
+Array = NDArray[Any]
+Int64Array = NDArray[np.int64]
+_MOST_TRIES = 3
+_CONSTANTS = 3  # inputs that are all zero, the lowest or the highest integer
+_NOISY = 8
+_SPREAD = 40503
+_FIRST = 4  # channels of the widest accumulators, whose goals come first
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """Where patches go: a step's views, and positions whose inputs do not overlap."""
+
+    views: tuple[View, ...]
+    positions: Int64Array
+    groups: int  # of channels that do not share inputs
+
+    def inputs(self, term: int, slots: Int64Array) -> Int64Array:
+        """Return where the inputs of slots lie in a term's source, ``(slots, G, K)``, from 1."""
+        return self.views[term].inputs(self.positions[slots])
+
+
+def cases_of_sum(
+    executor: Executor, step: Requantize, shapes: Mapping[str, Shape], room: int, seed: int
+) -> Cases:
+    """Return the directed vectors of a requantization.
+
+    Parameters
+    ----------
+    executor : Executor
+        Of the profile ``integer``.
+    step : Requantize
+    shapes : mapping of str to tuple
+        Of every step's output.
+    room : int
+        Bytes that the arrays may take; one input is made in any case.
+    seed : int
+    """
+    return _Builder(executor, step, shapes, room, seed).cases()
+
+
+class _Builder:
+    """The vectors of one step under construction."""
+
+    def __init__(
+        self, executor: Executor, step: Requantize, shapes: Mapping[str, Shape], room: int,
+        seed: int,
+    ) -> None:  # fmt: skip
+        profile = executor.profile
+        assert isinstance(profile, Integer)
+        self.executor, self.step = executor, step
+        self.rng = np.random.RandomState(seed)  # whose stream is frozen
+        self.terms = step.value.terms
+        self.params: dict[str, QuantParams] = {t.source: t.params for t in self.terms}
+        self.shapes = {name: shapes[name] for name in self.params}
+        constants = profile.constants(step, executor.intervals(step))
+        self.rounding = rounding_of(step, constants, profile.multiplier_bits)
+        self.layout = self._layout()
+        self.size = math.prod(step.shape)
+        self.channel = self._channels()
+        self.patches = self._patches()
+        self.coverage = Coverage(self.rounding, self.channel, step.shape)
+        self.parts: list[tuple[dict[str, Array], Array]] = []
+        self.most = self._most_maps(room)
+
+    def cases(self) -> Cases:
+        """Return the vectors."""
+        pending = self._pending()
+        # Where there is one position, the constant inputs and the first goal need one each.
+        few = self.layout is not None and len(self.layout.positions) <= _CONSTANTS
+        maps, made = (2 + _CONSTANTS if few else 1), 0
+        while made == 0 or (made < self.most and (any(pending) or made < self._noisy_maps())):
+            maps = min(maps, self.most - made, max(1, self._needed(pending)) if made else maps)
+            self._add_maps(made, maps, pending)
+            made, maps = made + maps, 2 * maps
+        inputs = {
+            name: np.concatenate([part[0][name] for part in self.parts]) for name in self.params
+        }
+        expected = np.concatenate([part[1] for part in self.parts])
+        excluded = self.patches.unreachable if self.patches is not None else {}
+        unreachable, missed = self.coverage.left(excluded)
+        return Cases(
+            self.step.name, inputs, expected, self.coverage.tags.array(), unreachable, missed
+        )
+
+    def _needed(self, pending: list[list[Goal]]) -> int:
+        """Return how many inputs have room for all goals."""
+        places = len(self.layout.positions) if self.layout is not None else 1
+        return max((-(-len(goals) // places) for goals in pending), default=1)
+
+    def _noisy_maps(self) -> int:
+        """Return how many inputs of noise alone are made where patches cannot be."""
+        return _NOISY if self.layout is None else 0
+
+    # What is known before the first input.
+
+    def _layout(self) -> _Layout | None:
+        """Return where patches go; ``None`` where a term has no view, or sources are shared."""
+        shape = self.step.shape
+        views = [view_of(term, self.shapes[term.source], shape) for term in self.terms]
+        known = [view for view in views if view is not None]
+        if len(known) < len(views) or not math.prod(shape):
+            return None
+        if len(known) > 1:
+            is_plain = all(view.weights.shape[1] == 1 for view in known)
+            if not is_plain and len(self.params) < len(known):
+                return None
+            same = known[0].elements
+            if any(not np.array_equal(view.elements, same) for view in known):
+                return None
+        positions = disjoint_positions(known, 1 << 16)
+        if not len(positions):
+            return None
+        groups = math.gcd(*(len(view.weights) for view in known))
+        return _Layout(tuple(known), positions, groups)
+
+    def _channels(self) -> Int64Array:
+        """Return the accumulator's channel of each flat element of the output."""
+        last = self.step.shape[-1] if self.step.shape else 1
+        channel = np.arange(self.size, dtype=np.int64) % max(last, 1)
+        if self.layout is not None:
+            elements = self.layout.views[0].elements
+            shown = elements >= 0
+            columns = np.broadcast_to(np.arange(elements.shape[1]), elements.shape)
+            channel[:] = columns.shape[1] - 1
+            channel[elements[shown]] = columns[shown]
+        return channel
+
+    def _patches(self) -> Patches | None:
+        if self.layout is None:
+            return None
+        views, position = self.layout.views, int(self.layout.positions[0])
+        elements = views[0].elements[position]
+        rounding = self.rounding.of_channels(np.maximum(elements, 0), self.step.shape)
+        limits = [term.params.limits for term in self.terms]
+        if all(op.weights is None for term in self.terms for op in term.ops) and all(
+            view.weights.shape[1] == 1 for view in views
+        ):
+            reads = [(view.inputs(position) > 0).reshape(-1) for view in views]
+            patches: Patches = ElementwisePatches(reads, rounding, limits, self.rng)
+        else:
+            patches = WeightedPatches(views, position, rounding, limits, self.rng)
+        near = [np.maximum(x, NEAR)[self.channel] for x in (patches.below, patches.above)]
+        below, above = (x.reshape(self.step.shape) for x in near)
+        self.rounding = replace(self.rounding, below=below, above=above)
+        return patches
+
+    def _most_maps(self, room: int) -> int:
+        size = self.size * smallest_dtype(self.step.params.num_bits, signed=False).itemsize
+        for name, params in self.params.items():
+            dtype = smallest_dtype(params.num_bits, signed=False)
+            size += math.prod(self.shapes[name]) * dtype.itemsize
+        return max(1, int((room - self.coverage.most_bytes) // max(size, 1)))
+
+    def _pending(self) -> list[list[Goal]]:
+        """Return the goals of each group: those of channels far from one another come first.
+
+        The groups begin with different goals, so that they can be told apart.
+        """
+        if self.patches is None or self.layout is None:
+            return []
+        per_group = len(self.patches.goals) // self.layout.groups
+        pending = []
+        for group in range(self.layout.groups):
+            channels = np.arange(per_group) + group * per_group
+            rank = np.arange(per_group) * _SPREAD % (1 << 16)
+            rank[np.argsort(-self.patches.widths[channels], kind="stable")[:_FIRST]] = -1
+            order = channels[np.argsort(rank, kind="stable")]
+            goals = [goal for channel in order for goal in self.patches.goals[channel]]
+            start = group % len(goals) if per_group == 1 and goals else 0
+            pending.append(goals[start:] + goals[:start])
+        return pending
+
+    # One batch of inputs after another.
+
+    def _add_maps(self, before: int, count: int, pending: list[list[Goal]]) -> None:
+        """Make inputs, with as many goals as there is room for, and look what they reach."""
+        relative = {
+            name: _noise(self.rng, (count, math.prod(self.shapes[name])), params.limits)
+            for name, params in self.params.items()
+        }
+        placed: list[tuple[Goal, int]] = []
+        if self.layout is not None and self.patches is not None:
+            slots = count * len(self.layout.positions)
+            first = self._add_constants(relative) if not before else 0
+            placed = list(self._chosen(pending, first, slots))
+            if placed:
+                self._place(relative, placed)
+        inputs = {}
+        for name, x in relative.items():
+            params = self.params[name]
+            dtype = smallest_dtype(params.num_bits, signed=False)
+            shaped = (x + params.zero_point).astype(dtype)
+            inputs[name] = shaped.reshape(count, *self.shapes[name])
+        sums: list[Array] = []
+        expected = self.executor.apply(self.step, inputs, lambda _, found: sums.extend(found))
+        shape = (count, *self.step.shape)
+        self.parts.append((inputs, expected))
+        masks = self.rounding.masks([np.broadcast_to(a, shape).astype(np.int64) for a in sums])
+        self.coverage.note(masks, before * self.size)
+        if not before and self.layout is not None:
+            self.coverage.note_borders(self.layout.views, expected[0], self.step.params.zero_point)
+        self._settle(masks, placed, pending)
+
+    def _add_constants(self, relative: Mapping[str, Int64Array]) -> int:
+        """Make all inputs of the first three patches zero, the lowest and the highest integer."""
+        assert self.layout is not None
+        places = len(self.layout.positions)
+        count = min(_CONSTANTS, places * len(next(iter(relative.values()))) - 1)
+        for slot in range(count):
+            number, place = divmod(slot, places)
+            for i, term in enumerate(self.terms):
+                value = (0, *term.params.limits)[slot]
+                at = self.layout.inputs(i, np.array([place])).reshape(-1)
+                relative[term.source][number, at[at > 0] - 1] = value
+            elements = self.layout.views[0].elements[self.layout.positions[place]]
+            shown = few(elements[elements >= 0])
+            self.coverage.tags.add("constant input", number * self.size + shown)
+        return count + (places <= _CONSTANTS and count == _CONSTANTS)  # one is left to noise
+
+    def _chosen(
+        self, pending: list[list[Goal]], first: int, slots: int
+    ) -> Iterator[tuple[Goal, int]]:
+        """Yield the next goals of each group, each with its slot, and take them out."""
+        for goals in pending:
+            slot, number = first, 0
+            while slot < slots and number < len(goals):
+                goal = goals[number]
+                number += 1
+                if not (goal.takes_any and self.coverage.is_reached(goal.purpose, goal.channel)):
+                    yield goal, slot
+                    slot += 1
+            del goals[:number]
+
+    def _place(
+        self, relative: Mapping[str, Int64Array], placed: Sequence[tuple[Goal, int]]
+    ) -> None:
+        """Write the inputs of goals into their slots."""
+        assert self.layout is not None
+        assert self.patches is not None
+        found = self.patches.inputs([goal for goal, _ in placed])
+        number, slot = np.divmod([slot for _, slot in placed], len(self.layout.positions))
+        channels = np.array([goal.channel for goal, _ in placed])
+        for i, term in enumerate(self.terms):
+            view = self.layout.views[i]
+            group = channels // view.weights.shape[2]
+            at = _inputs_of(view, self.layout.positions[slot], group)
+            rows, columns = np.nonzero(at > 0)
+            relative[term.source][number[rows], at[rows, columns] - 1] = found[i][rows, columns]
+
+    def _settle(
+        self,
+        masks: Mapping[str, NDArray[np.bool_]],
+        placed: Sequence[tuple[Goal, int]],
+        pending: list[list[Goal]],
+    ) -> None:
+        """Put goals that were not reached back, if there is something else to try."""
+        if self.layout is None or self.patches is None:
+            return
+        per_group = len(self.patches.goals) // self.layout.groups
+        elements = self.layout.views[0].elements
+        for goal, slot in placed:
+            number, place = divmod(slot, len(self.layout.positions))
+            element = elements[self.layout.positions[place], goal.channel]
+            if element >= 0 and masks[goal.purpose].reshape(-1)[number * self.size + element]:
+                continue
+            goal.tried += 1
+            if goal.tried < _MOST_TRIES:
+                goal.candidates.append(goal.candidates[0])
+                pending[goal.channel // per_group].append(goal)
+
+
+def _noise(
+    rng: np.random.RandomState, shape: tuple[int, int], limits: tuple[int, int]
+) -> Int64Array:
+    """Draw integers, in four parts of each row from the whole range, and from less and less."""
+    drawn = rng.randint(limits[0], limits[1] + 1, shape).astype(np.int64)
+    shrink = np.arange(shape[1]) * 4 // max(shape[1], 1)
+    return np.asarray(np.sign(drawn) * (np.abs(drawn) >> shrink), np.int64)
+
+
+def _inputs_of(view: View, positions: Int64Array, group: Int64Array) -> Int64Array:
+    """Return where the inputs of groups of channels at positions lie, ``(J, K)``, from 1."""
+    groups, width, _ = view.weights.shape
+    depth = view.pixels.shape[1] // groups
+    channels = group[:, np.newaxis] * depth + np.arange(depth)
+    found = view.pixels[view.cells[positions][:, :, np.newaxis], channels[:, np.newaxis, :]]
+    return np.asarray(found.reshape(len(positions), width), np.int64)

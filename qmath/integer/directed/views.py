@@ -1,0 +1,169 @@
+"""Which inputs an accumulator reads, and with which weights: a term as patches of its source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.integer import ops
+from qmath.integer.program import Linear, Shape, Term
+
+__all__ = ["View", "disjoint_positions", "view_of"]
+
+Array = NDArray[Any]
+Int64Array = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A term at its output positions `P`, in `G` groups of channels that read different inputs.
+
+    Attributes
+    ----------
+    cells : ndarray of int64
+        ``(P, T)``: the pixels that a position reads, counted from 1; 0 where there is padding.
+    pixels : ndarray of int64
+        ``(pixels + 1, G * D)``: where in the flat source a pixel's channel lies, counted from 1;
+        0 where there is padding.
+    weights : ndarray of int64
+        ``(G, T * D, O)``: output channel ``g * O + o`` has the weights ``[g, :, o]``.
+    elements : ndarray of int64
+        ``(P, G * O)``: where in the step's flat output an accumulator goes; -1 for nowhere.
+    """
+
+    cells: Int64Array
+    pixels: Int64Array
+    weights: Int64Array
+    elements: Int64Array
+
+    def inputs(self, positions: Int64Array | int) -> Int64Array:
+        """Return where the inputs of positions lie, ``(…, G, T * D)``, counted from 1."""
+        groups = len(self.weights)
+        found = self.pixels[self.cells[positions]]  # (..., T, G * D)
+        found = found.reshape(*found.shape[:-1], groups, -1)
+        found = np.moveaxis(found, -2, -3)
+        return np.asarray(found.reshape(*found.shape[:-2], -1))
+
+
+def view_of(term: Term, before: Shape, after: Shape) -> View | None:
+    """Return the view of a term, from its source's shape to its step's; ``None`` if it has none.
+
+    A term has one if at most one of its operations sums up, and no sum reads an input twice.
+    """
+    summing = [i for i, op in enumerate(term.ops) if _sums(op)]
+    if len(summing) > 1:
+        return None
+    at = summing[0] if summing else len(term.ops)
+    source = _moved(_counted(before), term.ops[:at])
+    shape = source.shape
+    if summing:
+        linear = term.ops[at]
+        cells, weights, depth = _taps(linear, shape)
+        made = _moved(_counted(linear.shape), term.ops[at + 1 :])
+        size = math.prod(linear.shape)
+    else:
+        depth = shape[-1] if shape else 1
+        cells = np.arange(1, source.size // max(depth, 1) + 1, dtype=np.int64)[:, np.newaxis]
+        weights = np.ones((depth, 1, 1), np.int64)
+        made, size = _counted(after), source.size
+    pixels = np.zeros((source.size // max(depth, 1) + 1, depth), np.int64)
+    pixels[1:] = source.reshape(-1, depth)
+    elements = np.full(size + 1, -1, np.int64)
+    elements[made.reshape(-1)] = np.arange(made.size)
+    return View(cells, pixels, weights, elements[1:].reshape(len(cells), -1))
+
+
+def disjoint_positions(views: Iterable[View], most: int) -> Int64Array:
+    """Return up to `most` positions whose inputs do not overlap, those without padding if any."""
+    parts = tuple(views)
+    reads = [view.cells * (view.pixels[view.cells] > 0).all(-1) for view in parts]
+    present = sum((cells > 0).sum(1) for cells in reads)
+    shown = np.all([(view.elements >= 0).any(1) for view in parts], axis=0)
+    order = np.flatnonzero(shown & (present == present[shown].max(initial=0)))
+    used = [np.zeros(len(view.pixels), bool) for view in parts]
+    found: list[int] = []
+    for position in order:
+        if len(found) == most:
+            break
+        here = [cells[position] for cells in reads]
+        if any(mark[cells].any() for mark, cells in zip(used, here, strict=True)):
+            continue
+        for mark, cells in zip(used, here, strict=True):
+            mark[cells[cells > 0]] = True
+        found.append(int(position))
+    return np.array(found, np.int64)
+
+
+def _sums(op: Linear) -> bool:
+    return op.weights is not None or op.kind == "pool_sum"
+
+
+def _counted(shape: Shape) -> Int64Array:
+    """Return the flat indices of an array from 1."""
+    return np.arange(1, math.prod(shape) + 1, dtype=np.int64).reshape(shape)
+
+
+def _moved(indices: Int64Array, moves: tuple[Linear, ...]) -> Int64Array:
+    """Return where values come from after moves, 0 where zeros were added."""
+    x: Array = indices[np.newaxis].astype(np.float64)
+    for op in moves:
+        x = op.apply(x, None)
+    return np.asarray(x[0].astype(np.int64))
+
+
+def _taps(linear: Linear, before: Shape) -> tuple[Int64Array, Int64Array, int]:
+    """Return cells and weights of a view, and the channels that a pixel has."""
+    depth = before[-1]
+    if linear.kind == "dense":
+        cells = _counted((math.prod(before[:-1]), 1))
+        return cells, np.asarray(linear.weights, np.int64)[np.newaxis], depth
+    height, width = (1, *before[:-1])[-2:]
+    grid = _counted((height, width))
+    if linear.weights is None:
+        if linear.attributes.get("global"):
+            cells = _counted((1, math.prod(before[:-1])))
+        else:
+            cells = _windows(grid, linear.attributes["size"], linear)
+        return cells, np.ones((depth, cells.shape[1], 1), np.int64), depth
+    kernel = np.asarray(linear.weights, np.int64)
+    if linear.kind == "conv2d_transpose":
+        weights = kernel.reshape(-1, *kernel.shape[2:]).transpose(0, 2, 1)
+        cells = _scattered(grid, kernel.shape[:2], linear)
+        return cells, weights.reshape(1, -1, kernel.shape[2]), depth
+    cells = _windows(grid, kernel.shape[:2], linear)
+    if linear.kind == "depthwise_conv2d":
+        return cells, kernel.reshape(-1, *kernel.shape[2:]).transpose(1, 0, 2), depth
+    groups = depth // kernel.shape[2]
+    split = kernel.reshape(-1, kernel.shape[2], groups, kernel.shape[3] // groups)
+    weights = split.transpose(2, 0, 1, 3).reshape(groups, -1, kernel.shape[3] // groups)
+    return cells, weights, depth
+
+
+def _windows(grid: Int64Array, kernel: Iterable[int], linear: Linear) -> Int64Array:
+    """Return the pixels of each window, ``(P, T)``."""
+    attributes, size = linear.attributes, tuple(kernel)
+    padded = ops.pad(grid[np.newaxis, ..., np.newaxis], attributes["pads"])
+    view = ops.windows(padded, size, attributes["strides"], attributes.get("dilation", (1, 1)))
+    return np.asarray(view.reshape(-1, math.prod(size)))
+
+
+def _scattered(grid: Int64Array, kernel: Iterable[int], linear: Linear) -> Int64Array:
+    """Return the pixels that reach each output of a transposed convolution, ``(P, T)``."""
+    size, strides = linear.attributes["size"], linear.attributes["strides"]
+    found = []
+    for i, j in np.ndindex(*kernel):
+        axes = []
+        for axis, tap in enumerate((i, j)):
+            reach = np.arange(size[axis]) + linear.attributes["crops"][axis][0] - tap
+            fits = (reach % strides[axis] == 0) & (reach >= 0)
+            index = reach // strides[axis]
+            axes.append(np.where(fits & (index < grid.shape[axis]), index, -1))
+        rows, columns = np.meshgrid(*axes, indexing="ij")
+        is_read = (rows >= 0) & (columns >= 0)
+        found.append(np.where(is_read, grid[rows, columns], 0).reshape(-1))
+    return np.stack(found, axis=1)

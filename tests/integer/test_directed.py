@@ -1,0 +1,229 @@
+"""Directed vectors: they reach what they say, they are the executor's, and they find mistakes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qmath import QmathError
+from qmath.integer.api import program_of
+from qmath.integer.bounds import channel_intervals
+from qmath.integer.directed.cases import PURPOSES, channels_text
+from qmath.integer.directed.mistakes import rounding_of
+from qmath.integer.directed.residues import least_residues
+from qmath.integer.directed.solving import solve
+from qmath.integer.directed.vectors import directed_vectors
+from qmath.integer.directed.views import view_of
+from qmath.integer.executor import Executor
+from qmath.integer.profiles.exact import clamps
+from qmath.integer.profiles.fixed import Integer
+from qmath.integer.program import FloatStep, Program, Requantize
+from tests.exports import networks
+
+SAMPLES = Path("reference/samples")
+MODELS = {
+    "images": networks.images,
+    "branches": networks.branches,
+    "signals": networks.signals,
+    "float_layers": networks.float_layers,
+    "layers": lambda: networks.layers(4, weight_bits=8),
+    "narrow": lambda: networks.images(bits=3, weight_bits=2),
+    "wide": lambda: networks.images(bits=16, weight_bits=4),
+    "default8": lambda: SAMPLES / "default8.h5",
+    "nbit4": lambda: SAMPLES / "nbit4.h5",
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def program(request: pytest.FixtureRequest) -> Program:
+    return program_of(MODELS[request.param]())
+
+
+def sums_of(program, step, inputs):
+    """Return the accumulators of a step, each of the output's shape."""
+    found = []
+    executor = Executor(program, Integer())
+    expected = executor.apply(step, inputs, lambda _, sums: found.extend(sums))
+    count = len(expected)
+    return [np.broadcast_to(a, (count, *step.shape)).astype(np.int64) for a in found], expected
+
+
+def tagged(cases, purpose):
+    """Return the flat indices of the elements that serve a purpose."""
+    bit = np.uint32(1 << PURPOSES.index(purpose))
+    return cases.tags[(cases.tags[:, 1] & bit) != 0, 0].astype(np.int64)
+
+
+@given(
+    st.integers(-(2**20), 2**20), st.integers(-(2**20), 2**20), st.integers(1, 2**12),
+    st.integers(0, 300),
+)  # fmt: skip
+def test_the_least_residue_is_the_least(a, b, modulus, last):
+    every = [(a * x + b) % modulus for x in range(last + 1)]
+    found = least_residues(a, b, modulus, last)
+    assert every[found[0]] == min(every)
+    residues = [every[x] for x in found]
+    assert residues == sorted(residues)
+
+
+@settings(max_examples=50)
+@given(st.integers(0, 2**31), st.integers(2, 12), st.sampled_from([(0, 255), (-120, 135), (0, 3)]))
+def test_solved_inputs_have_the_sum_and_stay_within_their_limits(seed, width, limits):
+    rng = np.random.RandomState(seed)
+    weights = rng.randint(-8, 8, (20, width)).astype(np.int64)
+    hidden = rng.randint(limits[0], limits[1] + 1, weights.shape)
+    targets = (weights * hidden).sum(1)
+    inputs, is_found = solve(weights, targets, limits, rng)
+    assert inputs.min() >= limits[0]
+    assert inputs.max() <= limits[1]
+    assert is_found.tolist() == ((weights * inputs).sum(1) == targets).tolist()
+
+
+def test_most_sums_of_eight_bit_weights_are_solved():
+    rng = np.random.RandomState(0)
+    weights = rng.randint(-127, 128, (500, 9)).astype(np.int64)
+    targets = (weights * rng.randint(0, 256, weights.shape)).sum(1)
+    assert solve(weights, targets, (0, 255), rng)[1].mean() > 0.9
+
+
+def test_a_view_reads_what_the_operations_read(program):
+    rng = np.random.RandomState(0)
+    shapes = {step.name: step.shape for step in program.steps}
+    for step in program.steps:
+        if not isinstance(step, Requantize):
+            continue
+        for number, term in enumerate(step.value.terms):
+            view = view_of(term, shapes[term.source], step.shape)
+            if view is None:
+                continue
+            sources = {
+                t.source: rng.randint(t.params.low, t.params.high + 1, (1, *shapes[t.source]))
+                for t in step.value.terms
+            }
+            sums, _ = sums_of(program, step, sources)
+            flat = sources[term.source].reshape(-1) - term.params.zero_point
+            read = np.concatenate([[0], flat])[view.inputs(np.arange(len(view.cells)))]
+            found = np.einsum("pgk,gko->pgo", read, view.weights).reshape(len(read), -1)
+            shown = view.elements >= 0
+            assert np.array_equal(sums[number].reshape(-1)[view.elements[shown]], found[shown]), (
+                step.name
+            )
+
+
+def test_expected_integers_are_the_executors(program):
+    executor = Executor(program, Integer())
+    found = directed_vectors(program)
+    assert list(found) == [s.name for s in program.steps if not isinstance(s, FloatStep)]
+    for name, cases in found.items():
+        step = program.step(name)
+        assert np.array_equal(executor.apply(step, cases.inputs), cases.expected)
+        assert cases.expected.shape[1:] == step.shape
+
+
+def test_tags_are_true(program):
+    for name, cases in directed_vectors(program).items():
+        step = program.step(name)
+        assert (np.diff(cases.tags[:, 0].astype(np.int64)) > 0).all()
+        assert cases.tags[:, 0].max(initial=0) < cases.expected.size
+        if not isinstance(step, Requantize):
+            continue
+        sums, _ = sums_of(program, step, cases.inputs)
+        for purpose, end in (("least accumulator", 0), ("greatest accumulator", 1)):
+            at = tagged(cases, purpose)
+            for a, term in zip(sums, step.value.terms, strict=True):
+                ends = np.broadcast_to(channel_intervals(term)[end], a.shape).reshape(-1)
+                assert (a.reshape(-1)[at] == ends[at]).all(), (name, purpose)
+        low, high = (np.broadcast_to(c, cases.expected.shape).reshape(-1) for c in clamps(step))
+        relative = cases.expected.reshape(-1).astype(np.int64) - step.params.zero_point
+        for purpose, limit in (("upper clamp", high), ("past the upper clamp", high),
+                               ("lower clamp", low), ("past the lower clamp", low)):  # fmt: skip
+            at = tagged(cases, purpose)
+            assert (relative[at] == limit[at]).all(), (name, purpose)
+
+
+def test_a_purpose_is_reached_or_there_is_a_reason_or_it_is_listed(program):
+    for name, cases in directed_vectors(program).items():
+        step = program.step(name)
+        if not isinstance(step, Requantize):
+            continue
+        for purpose in PURPOSES[: PURPOSES.index("constant input")]:
+            listed = purpose in cases.unreachable or purpose in cases.missed
+            assert listed or cases.purposes.get(purpose), (name, purpose)
+
+
+@pytest.mark.parametrize("activation", ["linear", "relu"])
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_unreachable_is_so_for_every_input(seed, activation):
+    net = networks.Network(3, bits=4, weight_bits=4, seed=seed)
+    net.add("Dense", kernel=(3, 5), activation=activation, ends=(-2.0 * (seed % 2), 1.0 + seed))
+    program = program_of(net.model())
+    step = program.steps[-1]
+    every = np.array(list(np.ndindex(16, 16, 16)), np.uint8)
+    sums, _ = sums_of(program, step, {program.steps[0].name: every})
+    cases = directed_vectors(program)[step.name]
+    constants = Integer().constants(step, Executor(program).intervals(step))
+    masks = rounding_of(step, constants, 31).masks(sums)
+    for purpose, reasons in cases.unreachable.items():
+        channels = [*map(int, expanded(", ".join(reasons.values())))]
+        if not purpose.endswith("a tie"):
+            assert not masks.get(purpose, np.zeros((1, 5), bool))[:, channels].any(), purpose
+    (reached,) = (a for a in sums_of(program, step, cases.inputs)[0])
+    assert np.array_equal(reached.max(0), sums[0].max(0))
+    assert np.array_equal(reached.min(0), sums[0].min(0))
+    for purpose in ("upper clamp", "past the upper clamp", "lower clamp", "past the lower clamp"):
+        possible = {*np.flatnonzero(masks[purpose].any(0))}
+        assert {*(tagged(cases, purpose) % 5)} == possible, purpose
+
+
+def expanded(text):
+    """Yield the channels of a text of runs."""
+    for run in text.split(", "):
+        first, _, last = run.partition("-")
+        yield from range(int(first), int(last or first) + 1)
+
+
+def test_each_weighted_channel_reaches_its_extremes():
+    for name in ("default8", "nbit4"):
+        for step, cases in directed_vectors(program_of(SAMPLES / f"{name}.h5")).items():
+            if step in ("quantize_layer/output", "flatten"):
+                continue
+            channels = cases.expected.shape[-1]
+            for purpose in ("greatest accumulator", "least accumulator", "no rounding"):
+                assert {*(tagged(cases, purpose) % channels)} == {*range(channels)}, step
+
+
+def test_few_bytes_drop_goals_and_list_them():
+    program = program_of(SAMPLES / "default8.h5")
+    rich, poor = directed_vectors(program), directed_vectors(program, model_bytes=20_000)
+    assert sum(cases.nbytes for cases in poor.values()) <= 20_000
+    assert "greatest accumulator" in poor["dense/post_activation"].missed
+    assert "greatest accumulator" not in rich["dense/post_activation"].missed
+    for cases in directed_vectors(program, layer_bytes=9_000).values():
+        assert cases.nbytes <= 9_000
+    one = directed_vectors(program, model_bytes=0)
+    assert all(len(cases.expected) == 1 for cases in one.values())
+
+
+def test_a_negative_number_of_bytes_is_refused():
+    with pytest.raises(QmathError, match="layer_bytes must not be negative, got -1"):
+        directed_vectors(program_of(SAMPLES / "default8.h5"), layer_bytes=-1)
+
+
+def test_they_are_the_same_everywhere():
+    """The digest was written once, on NumPy 2; NumPy 1 and other machines give the same."""
+    digest = hashlib.sha256()
+    for name, cases in directed_vectors(program_of(networks.images())).items():
+        digest.update(name.encode())
+        for array in (*cases.inputs.values(), cases.expected, cases.tags):
+            digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
+    assert digest.hexdigest() == "c8e77fa20b8435b3ab67d3166b08dff0e5670103423cad09bcb4709b23c38c4c"
+
+
+def test_channels_are_written_as_runs():
+    assert channels_text([]) == ""
+    assert channels_text([3, 4, 7, 9, 10, 11]) == "3-4, 7, 9-11"

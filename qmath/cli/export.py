@@ -13,8 +13,11 @@ from qmath.cli.results import Result, Verb
 from qmath.cli.text import advancing, count, printable, show
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from qmath.exports.bundle import Bundle
     from qmath.exports.exporter import Exporter
+    from qmath.model import QatModel
 
 __all__ = ["export"]
 
@@ -57,9 +60,17 @@ Examples:
 )
 @click.option(
     "--vectors",
-    type=int,
+    metavar="N|FILE",
+    help="Add N golden inputs, or those in an .npz or .npy, with every layer's integers for them, "
+    "and directed vectors of every layer.",
+)
+@click.option(
+    "--vector-bytes",
+    type=click.IntRange(min=0),
+    default=1 << 22,
+    show_default=True,
     metavar="N",
-    help="Add N golden inputs, and every layer's integers for them.",
+    help="What the directed vectors may take; 0 for none.",
 )
 @click.option(
     "--multiplier-bits",
@@ -85,7 +96,8 @@ def export(
     format_: str | None,
     format_options: tuple[str, ...],
     unsigned: bool,
-    vectors: int | None,
+    vectors: str | None,
+    vector_bytes: int,
     multiplier_bits: int,
     layouts: tuple[str, ...],
     strict: bool,
@@ -108,13 +120,15 @@ def export(
     chosen = dict(_option(kind, text) for text in format_options)
     check_outputs(output, kind(**chosen), overwrite=overwrite, sources=model.inputs)
     with advancing("reading …", "quantizing …", "writing …") as progress:
+        loaded = model.load()
         bundle = export_model(
-            model.load(),
+            loaded,
             output,
             format=format_,
             layouts=layouts,
             signed=not unsigned,
-            vectors=vectors,
+            vectors=_vectors(vectors, loaded),
+            vector_bytes=vector_bytes,
             multiplier_bits=multiplier_bits,
             strict=strict,
             overwrite=overwrite,
@@ -131,6 +145,17 @@ def export(
         "notes": list(bundle.manifest["notes"]),
     }  # fmt: skip
     return Result(document, summary)
+
+
+def _vectors(text: str | None, model: QatModel) -> int | dict[str, NDArray[Any]] | None:
+    """Return the number of vectors, or those of a file by the model's inputs."""
+    if text is None:
+        return None
+    if text.lstrip("-").isdecimal():
+        return int(text)
+    from qmath.cli.data import read_program_and_inputs
+
+    return read_program_and_inputs(model, Path(text))[1]
 
 
 def _option(kind: type[Exporter], text: str) -> tuple[str, Any]:

@@ -15,7 +15,8 @@ from qmath.containers.lazy_array import LazyArray
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.exports import manifest
 from qmath.exports.weights import Weights
-from qmath.integer.deployment import deploy
+from qmath.integer.deployment import VECTOR_BYTES, deploy, described
+from qmath.integer.whole_inputs import Vectors
 from qmath.kernels import affine
 from qmath.layers import LAYERS
 from qmath.model import (
@@ -29,6 +30,7 @@ from qmath.model import (
 )
 
 if TYPE_CHECKING:
+    from qmath.integer.directed.cases import Cases
     from qmath.integer.program import Program
 
 __all__ = ["Bundle", "FloatTensor", "QuantizedRange", "quantize_model"]
@@ -138,7 +140,10 @@ class Bundle:
         Of the program, as `qmath.integer.describe.arrays` names them.
     vectors : mapping of str to ndarray
         Golden test vectors: ``vectors/<input>`` floats, ``vectors/<step>`` the integers, unsigned,
-        or floats, that the profile ``integer`` makes of them.
+        or floats, that the profile ``integer`` makes of them; and the arrays of `directed`, under
+        the keys that the manifest's ``directed`` lists.
+    directed : mapping of str to Cases
+        Vectors of single steps, aimed at mistakes: `qmath.integer.directed.cases.Cases`.
     """
 
     tensors: Mapping[str, Record]
@@ -148,6 +153,7 @@ class Bundle:
     program: Program | None = None
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     vectors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    directed: Mapping[str, Cases] = field(default_factory=dict)
 
     @property
     def obstacles(self) -> str:
@@ -191,7 +197,8 @@ def quantize_model(
     strict: bool = False,
     layouts: Sequence[str] = (),
     signed: bool = True,
-    vectors: int = 0,
+    vectors: Vectors = 0,
+    vector_bytes: int = VECTOR_BYTES,
     multiplier_bits: int = 31,
     progress: Progress | None = None,
 ) -> Bundle:
@@ -211,8 +218,11 @@ def quantize_model(
         ``HWIM`` of DepthwiseConv2D, ``IO`` of Dense, ``WIO`` of Conv1D).
     signed : bool
         Two's complement integers of the weights, or TensorFlow's unsigned count.
-    vectors : int
-        How many golden test vectors to make, with every layer's integers.
+    vectors : int, array-like or mapping of str to array-like
+        How many golden inputs of the model to draw, or inputs of your own, for each input by its
+        name. Every layer's integers are added, and directed vectors of each layer.
+    vector_bytes : int
+        How many bytes the directed vectors may take; 0 for none.
     multiplier_bits : int
         Width of the integer model's multipliers, 8 to 31.
     progress : callable, optional
@@ -275,22 +285,32 @@ def quantize_model(
             records[name] = known = quantized_range(tensor)
             entry |= _describe(known, source, target)
         entries[name] = entry
-    deployed = deploy(model, vectors, multiplier_bits, lambda tensor: weights[tensor.name])
+    deployed = deploy(
+        model,
+        vectors,
+        multiplier_bits,
+        lambda tensor: weights[tensor.name],
+        vector_bytes=vector_bytes,
+    )
     _check_keys(records, (*deployed.constants, *deployed.vectors))
     options = {
         "layouts": list(layouts),
         "signed": signed,
-        "vectors": deployed.count,
+        "vectors": 0,
         "multiplier_bits": multiplier_bits,
+        **deployed.options,
     }
+    notes += deployed.notes
+    stated = manifest.build(model, entries, deployed.description, options, notes)
     return Bundle(
         _Records(records, weights),
-        manifest.build(model, entries, deployed.description, options, [*notes, *deployed.notes]),
+        stated | ({"directed": described(deployed.directed)} if deployed.directed else {}),
         model,
         weights,
         deployed.program,
         deployed.constants,
         deployed.vectors,
+        deployed.directed,
     )
 
 

@@ -15,6 +15,8 @@ from qmath.exports.exporter import Exporter
 from qmath.exports.output import folder
 from qmath.exports.output.atomic import check_output, replacing, replacing_folder
 from qmath.exports.registry import exporter_class
+from qmath.integer.deployment import VECTOR_BYTES
+from qmath.integer.whole_inputs import Vectors
 from qmath.model import QatModel
 from qmath.readers.source import as_model
 
@@ -28,7 +30,8 @@ def export(
     format: str | type[Exporter] | None = None,
     layouts: Sequence[str] = (),
     signed: bool = True,
-    vectors: int | None = None,
+    vectors: Vectors | None = None,
+    vector_bytes: int = VECTOR_BYTES,
     multiplier_bits: int = 31,
     strict: bool = False,
     overwrite: bool = False,
@@ -50,9 +53,13 @@ def export(
         Axis orders, see `qmath.quantize_model`.
     signed : bool
         Two's complement integers of the weights, or TensorFlow's unsigned count.
-    vectors : int, optional
-        How many golden test vectors to write, with every layer's integers. Default: as many as
-        the format runs by itself, mostly none.
+    vectors : int, array-like or mapping of str to array-like, optional
+        How many golden inputs of the whole model to draw and write, with every layer's integers;
+        or inputs of your own, for the one input or by name, which the manifest keeps. With either,
+        each layer gets directed vectors. Default: as many as the format runs by itself, mostly
+        none.
+    vector_bytes : int
+        How many bytes the directed vectors may take; 0 for none. ``docs/vectors.md`` explains them.
     multiplier_bits : int
         Width of the integer model's multipliers, 8 to 31.
     strict : bool
@@ -104,10 +111,12 @@ def export(
         layouts=layouts,
         signed=signed,
         vectors=exporter.vectors if vectors is None else vectors,
+        vector_bytes=vector_bytes,
         multiplier_bits=multiplier_bits,
         progress=progress,
     )
-    if vectors and bundle.program is None:
+    is_asked = vectors is not None and not (isinstance(vectors, int) and vectors == 0)
+    if is_asked and bundle.program is None:
         raise QmathError(
             f"test vectors need an integer model, and there is none; notes: {bundle.obstacles}"
         )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import MissingSettingsError, QmathError
@@ -15,12 +14,17 @@ from qmath.integer.describe import arrays, describe
 from qmath.integer.lowering.lower import lower
 from qmath.integer.lowering.operations import Quantize
 from qmath.integer.profiles.fixed import Integer, constants
-from qmath.integer.program import FloatStep, Program, QuantizeStep
+from qmath.integer.program import FloatStep, Program
+from qmath.integer.whole_inputs import Vectors, check_vectors, drawn, given, recorded
 from qmath.model import QatModel, QatTensor
 
-__all__ = ["Deployment", "deploy"]
+if TYPE_CHECKING:
+    from qmath.integer.directed.cases import Cases
 
-_MOST_VECTORS = 1 << 16
+__all__ = ["VECTOR_BYTES", "Deployment", "deploy", "described"]
+
+VECTOR_BYTES = 1 << 22  # of the directed vectors of a model
+_LAYERS = 16  # whose share of these bytes is the most that one layer gets
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +35,12 @@ class Deployment:
     ----------
     program, constants, vectors
         As in `qmath.exports.bundle.Bundle`.
-    count : int
-        How many test vectors there are, or would be of a model that has a program.
     description : dict or None
         As `qmath.integer.describe.describe` returns it.
+    directed : mapping of str to Cases
+        By step; their arrays are among the vectors, too.
+    options : dict
+        How the vectors were made: ``vectors`` and, if there are directed ones, ``vector_bytes``.
     notes : tuple of str
     """
 
@@ -42,71 +48,123 @@ class Deployment:
     description: dict[str, Any] | None = None
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     vectors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    directed: Mapping[str, Cases] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    count: int = 0
 
 
 def deploy(
     model: QatModel,
-    vectors: int,
+    vectors: Vectors,
     multiplier_bits: int,
     quantize: Quantize = QatTensor.quantize,
+    *,
+    vector_bytes: int = VECTOR_BYTES,
 ) -> Deployment:
     """Return the integer model of a model, if it has one.
 
     Parameters
     ----------
     model : QatModel
-    vectors : int
-        How many test vectors to make, if the budget allows so many: else fewer, with a note.
+    vectors : int, array-like or mapping of str to array-like
+        How many inputs of the whole model to draw, if the budget allows so many: else fewer,
+        with a note; or inputs. With any, there are directed vectors of every step.
     multiplier_bits : int
         Of the profile ``integer``.
     quantize : callable, optional
         As for `qmath.integer.lowering.lower.lower`.
+    vector_bytes : int
+        How many bytes the directed vectors may take.
 
     Raises
     ------
     QmathError
-        A number is out of range.
+        A number is out of range; inputs are not the model's.
     """
     profile = Integer(multiplier_bits)
-    if not 0 <= vectors <= _MOST_VECTORS:
-        raise QmathError(f"the number of test vectors must be 0 to {_MOST_VECTORS}, got {vectors}")
+    check_vectors(vectors)
+    if not vector_bytes >= 0:
+        raise QmathError(f"vector_bytes must not be negative, got {vector_bytes}")
+    nothing: dict[str, Any] = {"vectors": vectors if isinstance(vectors, int) else 0}
     if model.graph is None:
-        return Deployment(count=vectors)
+        return Deployment(options=nothing)
     try:
         program = lower(model, quantize=quantize)
         fixed = constants(program, multiplier_bits)
     except MissingSettingsError:  # which the bundle asks for in a note of its own
-        return Deployment(count=vectors)
+        return Deployment(options=nothing)
     except QmathError as error:
-        return Deployment(notes=(f"no integer model is exported: {error}",), count=vectors)
-    count, note = vectors_within(program, vectors)
+        return Deployment(notes=(f"no integer model is exported: {error}",), options=nothing)
+    description = describe(program, fixed)
+    if isinstance(vectors, int) and not vectors:
+        return Deployment(
+            program, description, arrays(program, fixed), notes=program.notes, options=nothing
+        )
+    golden, options = _golden(program, vectors, profile)
+    directed: dict[str, Cases] = {}
+    if vector_bytes:
+        from qmath.integer.directed.vectors import directed_vectors
+
+        most = max(vector_bytes // _LAYERS, 1)
+        directed = directed_vectors(
+            program, multiplier_bits, layer_bytes=most, model_bytes=vector_bytes
+        )
+    for name, cases in directed.items():
+        keys = _keys(name, cases)
+        golden |= {keys["inputs"][source]: x for source, x in cases.inputs.items()}
+        golden |= {keys["expected"]: cases.expected, keys["tags"]: cases.tags}
     return Deployment(
-        program,
-        describe(program, fixed),
-        arrays(program, fixed),
-        _golden(program, count, profile) if count else {},
-        (*program.notes, *([note] if note else [])),
-        count,
-    )
+        program, description, arrays(program, fixed), golden, directed,
+        options | {"vector_bytes": vector_bytes}, program.notes,
+    )  # fmt: skip
 
 
-def _golden(program: Program, count: int, profile: Integer) -> dict[str, NDArray[Any]]:
-    """Run a program on inputs drawn evenly from the ranges of its inputs.
+def _golden(
+    program: Program, vectors: Vectors, profile: Integer
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Run a program on drawn or given inputs; return the arrays, and how they were made.
 
     What runs in float32 is left out: its last bits depend on the machine.
     """
     from qmath.integer.executor import Executor  # which few exports need
 
-    ranges = {s.source: s.params for s in program.steps if isinstance(s, QuantizeStep)}
-    # The stream of this generator is frozen: every NumPy draws the same numbers.
-    rng = np.random.RandomState(0)
-    inputs = {}
-    for name, shape in program.inputs.items():
-        params = ranges.get(name)
-        low, high = (params.min, params.max) if params else (-1.0, 1.0)
-        inputs[name] = rng.uniform(low, high, (count, *shape)).astype(np.float32)
+    executor = Executor(program, profile)
+    options: dict[str, Any] = {"vectors": vectors}
+    if isinstance(vectors, int):
+        inputs = drawn(program, vectors)
+    else:
+        inputs = given(executor, vectors)
+        options = {"vectors": recorded(inputs)}
     steps = [step.name for step in program.steps if not isinstance(step, FloatStep)]
-    results = Executor(program, profile).run(inputs, keep=steps)
-    return {f"vectors/{name}": array for name, array in (inputs | results).items()}
+    results = executor.run(inputs, keep=steps)
+    return {f"vectors/{name}": array for name, array in (inputs | results).items()}, options
+
+
+def described(directed: Mapping[str, Cases]) -> dict[str, Any]:
+    """Return directed vectors as JSON values, ``directed`` in ``manifest.schema.json``."""
+    from qmath.integer.directed.cases import PURPOSES
+
+    return {
+        "purposes": list(PURPOSES),
+        "bytes": sum(cases.nbytes for cases in directed.values()),
+        "steps": {
+            name: {
+                **_keys(name, cases),
+                "count": len(cases.expected),
+                "unreachable": {key: dict(why) for key, why in cases.unreachable.items()},
+                "missed": dict(cases.missed),
+            }
+            for name, cases in directed.items()
+        },
+    }
+
+
+def _keys(name: str, cases: Cases) -> dict[str, Any]:
+    """Return under which keys the arrays of a step are."""
+    return {
+        "inputs": {
+            source: f"directed/{name}.input.{number}" for number, source in enumerate(cases.inputs)
+        },
+        "expected": f"directed/{name}.expected",
+        "tags": f"directed/{name}.tags",
+    }

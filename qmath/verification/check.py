@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath._progress import Progress
-from qmath.errors import FileFormatError, MissingSettingsError, OutputError
+from qmath.errors import FileFormatError, MissingSettingsError, OutputError, QmathError
 from qmath.integer.deployment import Deployment, deploy
+from qmath.integer.whole_inputs import restored
 from qmath.model import Float32Array, QatModel, assumed_tensors
 from qmath.readers.source import as_model
 from qmath.verification.contents import FORCED, SAME_OPTIONS, USER, Check, object_in
@@ -183,7 +184,8 @@ def _compare_file(
         model, assumed = _with_told_settings(model, manifest, path.name)
         options = _options(manifest, path.name)
         if kind.differences is Exporter.differences:
-            deployed = deploy(model, options["vectors"], options["multiplier_bits"])
+            made = {key: options[key] for key in ("vector_bytes",) if key in options}
+            deployed = deploy(model, options["vectors"], options["multiplier_bits"], **made)
             check.compare_model(model, manifest, arrays, deployed, progress)
         else:
             bundle = _compare_bundle(check, model, options, manifest, progress, arrays)
@@ -268,7 +270,11 @@ def _compare_bundle(
 
     bundle = quantize_model(model, **options)
     deployed = Deployment(
-        bundle.program, bundle.manifest["program"], bundle.constants, bundle.vectors
+        bundle.program,
+        bundle.manifest["program"],
+        bundle.constants,
+        bundle.vectors,
+        bundle.directed,
     )
     arrays = dict(bundle.arrays()) | dict(held or {})
     check.compare_model(model, manifest or bundle.manifest, arrays, deployed, progress)
@@ -280,14 +286,18 @@ def _options(manifest: dict[str, Any], name: str) -> dict[str, Any]:
     options = object_in(manifest, "options", name)
     layouts = options.get("layouts")
     if (
-        set(options) != {"layouts", "signed", "vectors", "multiplier_bits"}
+        set(options) - {"vector_bytes"} != {"layouts", "signed", "vectors", "multiplier_bits"}
         or type(options["signed"]) is not bool
         or not isinstance(layouts, list)
         or not all(isinstance(layout, str) for layout in layouts)
-        or any(type(options[key]) is not int for key in ("vectors", "multiplier_bits"))
+        or type(options["multiplier_bits"]) is not int
+        or type(options.get("vector_bytes", 0)) is not int
     ):
         raise FileFormatError(f"{name}: the manifest's options are damaged; export again")
-    return options
+    try:
+        return options | {"vectors": restored(options["vectors"])}
+    except QmathError as error:
+        raise FileFormatError(f"{name}: {error}; export again") from error
 
 
 def _with_told_settings(

@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 
 from qmath._progress import Progress, with_progress
 from qmath.errors import FileFormatError, QmathError
-from qmath.integer.deployment import Deployment
+from qmath.integer.deployment import Deployment, described
+from qmath.integer.executor import Executor
+from qmath.integer.profiles.fixed import Integer
+from qmath.integer.program import FloatStep
 from qmath.kernels import exact, fake_quant
 from qmath.model import Float32Array, Node, QatModel, QatTensor
 from qmath.verification.forward import Forward, difference, differing_names
@@ -117,6 +120,31 @@ class Check:
             ):
                 self.compare_floats(key, arrays[key], expected)
         self.compare_program(manifest.get("program"), deployed.description)
+        self.compare_directed(manifest, arrays, deployed)
+
+    def compare_directed(
+        self, manifest: dict[str, Any], arrays: Arrays, deployed: Deployment
+    ) -> None:
+        """Compare what is said of directed vectors, and run the steps on the inputs that are held.
+
+        The arrays were compared with those made again; this shows that the integers held are what
+        each step makes of the inputs held, whoever chose these.
+        """
+        expected = described(deployed.directed) if deployed.directed else None
+        is_same = self.expect("directed vectors", manifest.get("directed"), expected, SAME_OPTIONS)
+        if deployed.program is None or expected is None or not is_same:
+            return
+        bits = object_in(manifest, "options", self.name)["multiplier_bits"]
+        executor = Executor(deployed.program, Integer(bits))
+        for name, entry in expected["steps"].items():
+            keys = (*entry["inputs"].values(), entry["expected"])
+            step = deployed.program.step(name)
+            if not isinstance(step, FloatStep) and all(key in arrays for key in keys):
+                inputs = {source: arrays[key] for source, key in entry["inputs"].items()}
+                made = executor.apply(step, inputs)
+                held = arrays[entry["expected"]]
+                if self.expect(f"shape of {entry['expected']}", held.shape, made.shape):
+                    self.note(entry["expected"], held != made, held, made)
 
     def compare_program(self, found: Any, expected: dict[str, Any] | None) -> None:
         """Compare the integer model's description, step by step."""

@@ -90,7 +90,8 @@ def test_samples(tmp_path, name):
 @pytest.mark.parametrize(
     "memory",
     ["conv2d2_kernel", "conv2d2_output_multiplier", "conv2d2_output_addend", "conv2d2_output_low",
-     "vectors_conv2d2_output", "vectors_quantizelayer1_output", "conv2d2_kernel_zero_point"],
+     "directed_conv2d2_output_expected", "directed_conv2d2_output_input_0",
+     "conv2d2_kernel_zero_point"],
 )  # fmt: skip
 def test_a_changed_word_fails(tmp_path, memory):
     qmath.export(layers(), tmp_path / "o.mem", vectors=2)
@@ -108,7 +109,7 @@ def test_a_changed_word_fails(tmp_path, memory):
 
 def test_a_missing_word_fails(tmp_path):
     qmath.export(layers(), tmp_path / "o.mem")
-    path = tmp_path / "o.mem/vectors_conv2d2_output.mem"
+    path = tmp_path / "o.mem/directed_conv2d2_output_expected.mem"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([*lines[:-1], "xx", ""]))
     output = simulated(tmp_path / "o.mem", tmp_path / "o.mem/conv2d2_output_tb.v")
@@ -159,6 +160,12 @@ def test_the_pages_code_reads_a_memory(tmp_path):
         command, shell=True, cwd=tmp_path / "o.mem", capture_output=True, text=True, check=True
     )
     assert done.stdout.startswith("PASS conv1/post_activation")
+
+
+def test_without_directed_vectors_those_of_the_whole_model_are_read(tmp_path):
+    bundle = qmath.export(layers(), tmp_path / "o.mem", vectors=2, vector_bytes=0)
+    assert not list((tmp_path / "o.mem").glob("directed_*"))
+    assert_all_pass(tmp_path / "o.mem", bundle, 5)
 
 
 def test_without_vectors_there_are_none(tmp_path):

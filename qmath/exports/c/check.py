@@ -6,19 +6,21 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qmath.exports.bundle import Bundle
 from qmath.exports.c import source
 from qmath.exports.c.program import Model
 from qmath.exports.c.tensors import Code
-from qmath.integer.program import QuantizeStep
+from qmath.integer.directed.cases import Cases
+from qmath.integer.program import FloatStep, QuantizeStep
 
-__all__ = ["check_source"]
+__all__ = ["check_source", "tag_table", "whole_vectors"]
 
 
 def check_source(code: Code, bundle: Bundle, model: Model | None) -> Iterator[str]:
     """Yield the lines of the test after its first includes."""
-    vectors = bundle.manifest["options"]["vectors"] if model else 0
+    vectors = whole_vectors(bundle) if model else 0
     calls = [f"    failures += {call};" for call in code.checks]
     yield '#include "qmath_check.h"\n'
     yield from code.tables
@@ -26,12 +28,68 @@ def check_source(code: Code, bundle: Bundle, model: Model | None) -> Iterator[st
     if model and vectors:
         tables, body = _vectors(bundle, model, vectors)
         yield from tables
+        for number, cases in enumerate(bundle.directed.values()):
+            yield from _directed(number, cases, bundle, model)
+        # First, as they say more of what is wrong.
+        calls += [f"    failures += check_{number}();" for number in range(len(bundle.directed))]
     yield "\nint main(void)\n{\n    int failures = 0;\n"
     yield from calls
     yield from body
     yield "    if (failures)\n        return 1;"
-    what = f"{len(calls)} arrays" + (f", {vectors} test vectors" if body else "")
+    directed = sum(len(cases.expected) for cases in bundle.directed.values())
+    what = f"{len(code.checks)} arrays"
+    if body:
+        what += f", {directed} directed vectors" * bool(directed) + f", {vectors} test vectors"
     yield f'    printf("ok: {what}\\n");\n    return 0;\n}}'
+
+
+def whole_vectors(bundle: Bundle) -> int:
+    """Return how many vectors of the whole model there are."""
+    inputs = bundle.program.inputs if bundle.program else ()
+    return max((len(bundle.vectors.get(f"vectors/{name}", ())) for name in inputs), default=0)
+
+
+def tag_table(name: str, tags: NDArray[np.uint32], expected: NDArray[np.int32]) -> str:
+    """Return the table of a layer's tags in C; `expected` are the integers of all elements."""
+    rows = zip(*tags.T.tolist(), expected[tags[:, 0]].tolist(), strict=True)
+    body = ",\n    ".join(source.braces(row) for row in rows) or "{0, 0, 0}"
+    return f"static const qm_tag {name}[] = {{\n    {body}}};"
+
+
+def _directed(number: int, cases: Cases, bundle: Bundle, model: Model) -> Iterator[str]:
+    """Yield the directed vectors of a step, and the function that runs it on them."""
+    assert bundle.program is not None
+    step = bundle.program.step(cases.step)
+    assert not isinstance(step, FloatStep)
+    params = {s.name: s.params for s in bundle.program.steps if not isinstance(s, FloatStep)}
+    name, size = source.string(step.name), math.prod(step.shape)
+    count, channels = len(cases.expected), step.shape[-1] if step.shape else 1
+    yield f"\n{source.comment('Directed vectors of ' + step.name)}"
+    calls = []
+    for i, (key, values) in enumerate(cases.inputs.items()):
+        given = f"given_{number}_{i}"
+        yield source.array(given, values, "static ")
+        each = values[0].size
+        if isinstance(step, QuantizeStep):
+            calls.append(f"{model.setters[step.name]}({given} + v * {each});")
+            continue
+        put = "qm_put_bytes" if values.dtype.itemsize == 1 else "qm_put"
+        zero = params[key].zero_point
+        calls.append(f"{put}({model.buffers[key]}, {each}, {zero}, {given} + v * {each});")
+    if step.name in model.layers:
+        calls.append(f"{model.layers[step.name]}();")
+    expected = cases.expected.astype(np.int32)
+    sums = [source.checksum(output) for output in expected]
+    yield f"static const uint32_t sums_of_{number}[] = {source.braces(sums)};"
+    yield tag_table(f"tags_{number}", cases.tags, expected.reshape(-1))
+    yield f"\nstatic int check_{number}(void)\n{{\n    static qm_tally tally;\n    size_t v;\n"
+    yield f"    for (v = 0; v < {count}; ++v) {{"
+    yield from (f"        {call}" for call in calls)
+    yield (
+        f"        qm_count(&tally, {model.buffers[step.name]}, {size}, {step.params.zero_point}, "
+        f"sums_of_{number}[v], tags_{number}, {len(cases.tags)});"
+    )
+    yield f"    }}\n    return qm_report_tally({name}, &tally, {channels});\n}}"
 
 
 def _vectors(bundle: Bundle, model: Model, count: int) -> tuple[list[str], list[str]]:

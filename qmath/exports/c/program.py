@@ -53,6 +53,8 @@ class Model:
         By step: the array of its integers; of those that quantize floats, the function.
     runs : list of (str, list of QuantizedStep)
         The functions that run the model, in order, and the steps of each.
+    layers : dict of str to str
+        By step, the function that runs it alone; quantizers of floats have their setters.
     functions, declarations : list of str
         The source's: definitions of functions, and what stands before them.
     is_wide : bool
@@ -62,6 +64,7 @@ class Model:
     buffers: dict[str, str] = field(default_factory=dict)
     setters: dict[str, str] = field(default_factory=dict)
     runs: list[tuple[str, list[QuantizedStep]]] = field(default_factory=list)
+    layers: dict[str, str] = field(default_factory=dict)
     declarations: list[str] = field(default_factory=list)
     functions: list[str] = field(default_factory=list)
     is_wide: bool = False
@@ -99,7 +102,9 @@ def add_program(
         run = names.new("run" if len(parts) == 1 else f"run_{number}")
         model.runs.append((run, steps))
         code.header.append(f"void {run}(void);")
-        body = [line for step in steps for line in writer.lines(step)]
+        for step in steps:
+            writer.add_layer(step)
+        body = [f"    {model.layers[step.name]}();" for step in steps if step.name in model.layers]
         model.functions.append(f"void {run}(void)\n{{\n" + "\n".join(body) + "\n}\n")
     model.declarations += [
         f"static qm_int {name}[{size}];" for name, size in writer.scratch.items()
@@ -150,6 +155,14 @@ class _Writer:
                 f"void {setter}(const float *x); /* of {source.plain(step.source)} */"
             )
             self.model.functions.append(self._setter(step, setter, name, size))
+
+    def add_layer(self, step: QuantizedStep) -> None:
+        """Add the function that computes a step from its sources; a quantizer has its setter."""
+        lines = self.lines(step)
+        if lines:
+            name = self.model.layers[step.name] = self.names.new(f"run/{step.name}")
+            self.code.header.append(f"void {name}(void);")
+            self.model.functions.append(f"void {name}(void)\n{{\n" + "\n".join(lines) + "\n}\n")
 
     def _setter(self, step: QuantizeStep, setter: str, buffer: str, size: int) -> str:
         params = step.params

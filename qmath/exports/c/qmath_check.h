@@ -90,6 +90,85 @@ static inline int qm_check_values(const char *name, const void *values, size_t s
 }
 
 #ifdef QMATH_KERNELS_H
+typedef qm_int qm_found;
+#else
+typedef int32_t qm_found;
+#endif
+
+/* What an element of directed vectors is there for: bit i of a tag is the purpose i. */
+#define QM_PURPOSES 20
+static const char *const qm_purposes[QM_PURPOSES] = {
+    "greatest accumulator", "least accumulator", "upper clamp", "past the upper clamp",
+    "lower clamp", "past the lower clamp", "below a tie", "above a tie", "half to even",
+    "half away from zero", "double rounding", "16-bit multiplier", "12-bit multiplier",
+    "narrow accumulator", "no rounding", "constant input", "border", "position",
+    "every integer", "end of the range"};
+
+typedef struct {
+    uint32_t element, purposes;
+    int32_t expected;
+} qm_tag;
+
+/* How a layer does on its directed vectors. */
+typedef struct {
+    size_t wrong[QM_PURPOSES], all[QM_PURPOSES];
+    size_t first[QM_PURPOSES];  /* the first wrong element */
+    int32_t found[QM_PURPOSES], expected[QM_PURPOSES];
+    size_t outputs, differing, next;
+} qm_tally;
+
+/* Count one output: integers plus an offset, against their checksum and the tags of its elements. */
+static inline void qm_count(qm_tally *t, const qm_found *found, size_t size, int32_t offset,
+                            uint32_t crc, const qm_tag *tags, size_t count)
+{
+    const size_t before = t->outputs * size;
+    uint32_t sum = 0;
+    size_t i;
+    int p;
+
+    for (i = 0; i < size; ++i)
+        sum = qm_crc32(sum, (uint32_t)(found[i] + offset));
+    t->differing += sum != crc;
+    t->outputs += 1;
+    for (; t->next < count && tags[t->next].element < before + size; ++t->next) {
+        const qm_tag *tag = &tags[t->next];
+        const int32_t value = (int32_t)(found[tag->element - before] + offset);
+        for (p = 0; p < QM_PURPOSES; ++p)
+            if (tag->purposes >> p & 1) {
+                t->all[p] += 1;
+                if (value != tag->expected && !t->wrong[p]++) {
+                    t->first[p] = tag->element;
+                    t->found[p] = value;
+                    t->expected[p] = tag->expected;
+                }
+            }
+    }
+}
+
+/* Print of a layer that differs which purposes fail, and which never do; return 1 if it differs. */
+static inline int qm_report_tally(const char *name, const qm_tally *t, size_t channels)
+{
+    int p;
+
+    if (!t->differing)
+        return 0;
+    printf("%s: %lu of %lu directed outputs differ\n", name, (unsigned long)t->differing,
+           (unsigned long)t->outputs);
+    for (p = 0; p < QM_PURPOSES; ++p)
+        if (t->wrong[p])
+            printf("  %s: %lu of %lu wrong, the first in channel %lu: %ld, expected %ld\n",
+                   qm_purposes[p], (unsigned long)t->wrong[p], (unsigned long)t->all[p],
+                   (unsigned long)(t->first[p] % channels), (long)t->found[p],
+                   (long)t->expected[p]);
+    printf("  never wrong:");
+    for (p = 0; p < QM_PURPOSES; ++p)
+        if (t->all[p] && !t->wrong[p])
+            printf(" %s;", qm_purposes[p]);
+    printf("\n");
+    return 1;
+}
+
+#ifdef QMATH_KERNELS_H
 
 /* A tensor of the integer model against the checksum of its unsigned integers. */
 static inline int qm_check_tensor(const char *name, const qm_int *found, size_t size,
@@ -120,6 +199,16 @@ static inline int qm_check_output(const char *name, const qm_int *found, size_t 
 
 /* Give a tensor the integers that somebody else computed. */
 static inline void qm_put(qm_int *tensor, size_t size, int32_t zero_point, const uint16_t *integers)
+{
+    size_t i;
+
+    for (i = 0; i < size; ++i)
+        tensor[i] = (qm_int)integers[i] - zero_point;
+}
+
+/* The same of integers of up to 8 bits. */
+static inline void qm_put_bytes(qm_int *tensor, size_t size, int32_t zero_point,
+                                const uint8_t *integers)
 {
     size_t i;
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from qmath.exports.bundle import Bundle
 from qmath.exports.c import source
+from qmath.exports.c.check import tag_table, whole_vectors
 from qmath.exports.c.tensors import Code
 from qmath.exports.cmsis_nn.calls import Writer
 from qmath.exports.cmsis_nn.layers import CmsisNnArithmetic, Layer
@@ -18,7 +19,7 @@ from qmath.integer.executor import Executor
 from qmath.integer.profiles.fixed import Integer
 from qmath.integer.program import FloatStep, Requantize
 
-__all__ = ["check_source", "expected"]
+__all__ = ["check_source", "directed", "expected"]
 
 Int8Array = NDArray[np.int8]
 
@@ -59,6 +60,34 @@ def expected(
     return read, made
 
 
+def directed(
+    bundle: Bundle, layers: Sequence[Layer], rounding: str
+) -> Iterator[tuple[Int8Array, Int8Array, NDArray[np.uint32]]]:
+    """Yield of each layer its directed inputs, what it makes of them, and the elements' tags.
+
+    The tags are those of the profile ``integer``, whose ties are not CMSIS-NN's: near them it is
+    next to one of its own, or not.
+    """
+    program = bundle.program
+    assert program is not None
+    executor = Executor(program, CmsisNnArithmetic(rounding))  # type: ignore[arg-type]
+    params = {step.name: step.params for step in program.steps if not isinstance(step, FloatStep)}
+    for layer in layers:
+        step, cases = program.step(layer.step), bundle.directed[layer.step]
+        assert isinstance(step, Requantize)
+        given = cases.inputs[layer.source]
+        half = 2 ** (params[layer.source].num_bits - 1)
+        made = executor.apply(step, cases.inputs).astype(np.int32) - step.params.zero_point
+        inside = np.zeros(made.shape, bool)
+        region = (slice(None), *layer.region)
+        inside[region] = True
+        places = np.cumsum(inside.reshape(-1)) - 1
+        tags = cases.tags[inside.reshape(-1)[cases.tags[:, 0]]]
+        tags = np.stack([places[tags[:, 0]], tags[:, 1]], axis=1).astype(np.uint32)
+        part = made[region] + layer.kernel.output.zero_point
+        yield (given.astype(np.int32) - half).astype(np.int8), part.astype(np.int8), tags
+
+
 def check_source(
     bundle: Bundle,
     code: Code,
@@ -68,7 +97,7 @@ def check_source(
     rounding: str,
 ) -> Iterator[str]:
     """Yield the lines of the test after its first include."""
-    vectors = bundle.manifest["options"]["vectors"]
+    vectors = whole_vectors(bundle)
     yield '#include "qmath_check.h"\n'
     yield from code.tables
     if vectors:
@@ -97,12 +126,19 @@ def _layer_check(
     for number, layer in enumerate(layers):
         sums = [source.checksum(vector) for vector in made[layer.name]]
         yield f"static const uint32_t output_{number}[] = {source.braces(sums)};"
+    for number, (given, results, tags) in enumerate(
+        directed(bundle, layers, rounding) if bundle.directed else ()
+    ):
+        yield source.array(f"given_{number}", given, "static ")
+        sums = [source.checksum(output) for output in results.astype(np.int32)]
+        yield f"static const uint32_t sums_of_{number}[] = {source.braces(sums)};"
+        yield tag_table(f"tags_{number}", tags, results.astype(np.int32).reshape(-1))
     largest = max(math.prod(layer.out_shape) for layer in layers)
     # A few columns of the input in 16 bits, and a sum for each output.
     needs = [8 * (layer.weights[0].size + 64) + 4 * layer.out_shape[2] for layer in layers]
     yield (
         f"static int32_t buffer[{max(needs) // 4}];\n"
-        f"static int8_t output[{largest}];\n\n"
+        f"static int8_t output[{largest}];\nstatic qm_found found[{largest}];\n\n"
         "static int check_layers(void)\n{\n"
         "    const cmsis_nn_context ctx = {buffer, (int32_t)sizeof buffer};\n"
         f"    int failures = 0, v;\n\n    for (v = 0; v < {vectors}; ++v) {{"
@@ -118,5 +154,25 @@ def _layer_check(
         yield f'            failures += qm_report({name}, "the status", 1, 0);'
         yield f"        else\n            failures += {check};"
     yield "    }"
+    for number, layer in enumerate(layers if bundle.directed else ()):
+        yield from _directed_check(number, layer, len(bundle.directed[layer.step].expected), writer)
     yield f'    printf("{len(layers)} layers, {vectors} vectors, {rounding} rounding\\n");'
     yield "    return failures;\n}"
+
+
+def _directed_check(number: int, layer: Layer, count: int, writer: Writer) -> Iterator[str]:
+    """Yield the statements that run a layer on its directed vectors."""
+    name, size = source.string(layer.name), math.prod(layer.out_shape)
+    each, tags = math.prod(layer.in_shape), f"tags_{number}"
+    yield f"    if ({writer.sizes[layer.name]}() <= ctx.size) {{"
+    yield "        static qm_tally tally;\n        int i;\n"
+    yield f"        for (v = 0; v < {count}; ++v) {{"
+    yield f"            failures += {writer.runs[layer.name]}(&ctx, given_{number} + v * {each}, "
+    yield "                output) != ARM_CMSIS_NN_SUCCESS;"
+    yield f"            for (i = 0; i < {size}; ++i)\n                found[i] = output[i];"
+    yield (
+        f"            qm_count(&tally, found, {size}, 0, sums_of_{number}[v], {tags}, "
+        f"sizeof {tags} / sizeof *{tags});"
+    )
+    yield f"        }}\n        failures += qm_report_tally({name}, &tally, {layer.out_shape[-1]});"
+    yield "    }"

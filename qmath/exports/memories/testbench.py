@@ -70,6 +70,8 @@ class _Testbench:
         }
         self.declarations: list[str] = []
         self.reads: list[str] = []
+        directed = bundle.manifest.get("directed", {"steps": {}})
+        self.keys: dict[str, Any] = directed["steps"].get(step.name, {})
 
     def lines(self, name: str) -> list[str] | None:
         """Return the module, ``None`` if it has an operation that no testbench is made of."""
@@ -82,9 +84,10 @@ class _Testbench:
         except _UnsupportedError:
             return None
         height, width, channels = _spatial(self.step.shape)
-        self._memory("expected", f"vectors/{self.step.name}")
-        count = len(self.bundle.vectors[f"vectors/{self.step.name}"])
+        self._memory("expected", self.keys.get("expected", f"vectors/{self.step.name}"))
+        count = len(self.bundle.vectors[self.keys.get("expected", f"vectors/{self.step.name}")])
         size = math.prod(self.step.shape)
+        told = self._purposes(count * size, channels)
         text = ascii_text(self.step.name)
         quoted = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
         return [
@@ -104,7 +107,8 @@ class _Testbench:
             f"      at = (row * {width} + column) * {channels} + channel;",
             *(f"      {line}" for lines in sums for line in lines),
             *(f"      {line}" for line in results),
-            f"      if (y !== expected[n * {size} + at]) begin",
+            f"      failed[n * {size} + at] = y !== expected[n * {size} + at];",
+            f"      if (failed[n * {size} + at]) begin",
             "        wrong = wrong + 1;",
             '        if (wrong <= 10) $display("vector %0d, row %0d, column %0d, channel %0d: %0d, '
             'not %0d", n, row, column, channel, y, '
@@ -112,10 +116,49 @@ class _Testbench:
             "      end",
             "    end",
             f'    if (wrong == 0) $display("PASS {quoted}: {count * size} integers");',
-            f'    else $display("FAIL {quoted}: %0d integers differ", wrong);',
+            "    else begin",
+            f'      $display("FAIL {quoted}: %0d integers differ", wrong);',
+            *(f"      {line}" for line in told),
+            "    end",
             "    $finish;",
             "  end",
             "endmodule",
+        ]
+
+    def _purposes(self, elements: int, channels: int) -> list[str]:
+        """Return the lines that say which purposes of the elements fail, and which never do."""
+        self.declarations.append(f"reg failed [0:{max(elements, 1) - 1}];")
+        count = len(self.bundle.vectors[self.keys["tags"]]) if self.keys else 0
+        if not count:
+            return []
+        self._memory("tags", self.keys["tags"])
+        purposes = self.bundle.manifest["directed"]["purposes"]
+        self.declarations += [
+            f"reg [{len(purposes) - 1}:0] bits;",
+            "integer purpose, wrong_ones, all_ones, first;",
+            f"reg [{8 * max(map(len, purposes))}:1] name;",
+        ]
+        names = (f'{i}: name = "{purpose}";' for i, purpose in enumerate(purposes))
+        return [
+            f"for (purpose = 0; purpose < {len(purposes)}; purpose = purpose + 1) begin",
+            "  case (purpose)",
+            *(f"    {line}" for line in names),
+            "  endcase",
+            "  wrong_ones = 0; all_ones = 0;",
+            f"  for (n = 0; n < {count}; n = n + 1) begin",
+            "    bits = tags[n * 2 + 1];",
+            "    if (bits[purpose]) begin",
+            "      all_ones = all_ones + 1;",
+            "      if (failed[tags[n * 2]]) begin",
+            "        if (wrong_ones == 0) first = tags[n * 2];",
+            "        wrong_ones = wrong_ones + 1;",
+            "      end",
+            "    end",
+            "  end",
+            '  if (wrong_ones > 0) $display("  %0s: %0d of %0d wrong, the first in channel %0d", '
+            f"name, wrong_ones, all_ones, first % {channels});",
+            '  else if (all_ones > 0) $display("  %0s: never wrong", name);',
+            "end",
         ]
 
     def _memory(self, name: str, key: str) -> dict[str, Any]:
@@ -137,7 +180,8 @@ class _Testbench:
         suffix = "" if len(self.step.value.terms) == 1 else f".{number}"
         bits = self.bundle.constants[f"{self.step.name}.accumulator_bits{suffix}"].max()
         self.declarations.append(f"reg signed [{bits - 1}:0] sum_{number};")
-        self._memory(f"source_{number}", f"vectors/{term.source}")
+        given = self.keys.get("inputs", {}).get(term.source, f"vectors/{term.source}")
+        self._memory(f"source_{number}", given)
         height, width, depth = _spatial(shape)
         size, zero_point = math.prod(shape), term.params.zero_point
         if not term.ops:

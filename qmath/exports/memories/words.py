@@ -98,7 +98,11 @@ def memories(bundle: Bundle, per_word: int = 1) -> Iterator[Memory]:
     """
     identifiers = Identifiers(bundle.keys())
     steps = bundle.program.steps if bundle.program else ()
-    widths = {f"vectors/{s.name}": s.params.num_bits for s in steps if not isinstance(s, FloatStep)}
+    bits = {s.name: s.params.num_bits for s in steps if not isinstance(s, FloatStep)}
+    widths = {f"vectors/{name}": width for name, width in bits.items()}
+    for name, entry in bundle.manifest.get("directed", {"steps": {}})["steps"].items():
+        widths[entry["expected"]] = bits[name]
+        widths |= {key: bits[source] for source, key in entry["inputs"].items() if source in bits}
     for key, array in bundle.arrays():
         entry = bundle.manifest["tensors"].get(key, {})
         if not array.size:

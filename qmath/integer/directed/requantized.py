@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from qmath.integer.directed.cases import Cases
 from qmath.integer.directed.coverage import Coverage, few
 from qmath.integer.directed.elementwise import ElementwisePatches
+from qmath.integer.directed.layout import channels_of, layout_of
 from qmath.integer.directed.mistakes import NEAR, rounding_of
-from qmath.integer.directed.views import View, disjoint_positions, view_of
 from qmath.integer.directed.weighted import Goal, Patches, WeightedPatches
 from qmath.integer.executor import Executor
 from qmath.integer.profiles.fixed import Integer
@@ -30,19 +30,6 @@ _CONSTANTS = 3  # inputs that are all zero, the lowest or the highest integer
 _NOISY = 8
 _SPREAD = 40503
 _FIRST = 4  # channels of the widest accumulators, whose goals come first
-
-
-@dataclass(frozen=True, eq=False)
-class _Layout:
-    """Where patches go: a step's views, and positions whose inputs do not overlap."""
-
-    views: tuple[View, ...]
-    positions: Int64Array
-    groups: int  # of channels that do not share inputs
-
-    def inputs(self, term: int, slots: Int64Array) -> Int64Array:
-        """Return where the inputs of slots lie in a term's source, ``(slots, G, K)``, from 1."""
-        return self.views[term].inputs(self.positions[slots])
 
 
 def cases_of_sum(
@@ -80,9 +67,11 @@ class _Builder:
         self.shapes = {name: shapes[name] for name in self.params}
         constants = profile.constants(step, executor.intervals(step))
         self.rounding = rounding_of(step, constants, profile.multiplier_bits)
-        self.layout = self._layout()
+        self.layout = layout_of(step, self.shapes)
+        if self.layout is not None and len(self.terms) > 1:
+            self.rounding = replace(self.rounding, ends=self.layout.ends(self.terms, step.shape))
         self.size = math.prod(step.shape)
-        self.channel = self._channels()
+        self.channel = channels_of(self.layout, step.shape)
         self.patches = self._patches()
         self.coverage = Coverage(self.rounding, self.channel, step.shape)
         self.parts: list[tuple[dict[str, Array], Array]] = []
@@ -118,38 +107,6 @@ class _Builder:
         return _NOISY if self.layout is None else 0
 
     # What is known before the first input.
-
-    def _layout(self) -> _Layout | None:
-        """Return where patches go; ``None`` where a term has no view, or sources are shared."""
-        shape = self.step.shape
-        views = [view_of(term, self.shapes[term.source], shape) for term in self.terms]
-        known = [view for view in views if view is not None]
-        if len(known) < len(views) or not math.prod(shape):
-            return None
-        if len(known) > 1:
-            is_plain = all(view.weights.shape[1] == 1 for view in known)
-            if not is_plain and len(self.params) < len(known):
-                return None
-            same = known[0].elements
-            if any(not np.array_equal(view.elements, same) for view in known):
-                return None
-        positions = disjoint_positions(known, 1 << 16)
-        if not len(positions):
-            return None
-        groups = math.gcd(*(len(view.weights) for view in known))
-        return _Layout(tuple(known), positions, groups)
-
-    def _channels(self) -> Int64Array:
-        """Return the accumulator's channel of each flat element of the output."""
-        last = self.step.shape[-1] if self.step.shape else 1
-        channel = np.arange(self.size, dtype=np.int64) % max(last, 1)
-        if self.layout is not None:
-            elements = self.layout.views[0].elements
-            shown = elements >= 0
-            columns = np.broadcast_to(np.arange(elements.shape[1]), elements.shape)
-            channel[:] = columns.shape[1] - 1
-            channel[elements[shown]] = columns[shown]
-        return channel
 
     def _patches(self) -> Patches | None:
         if self.layout is None:
@@ -236,8 +193,7 @@ class _Builder:
             number, place = divmod(slot, places)
             for i, term in enumerate(self.terms):
                 value = (0, *term.params.limits)[slot]
-                at = self.layout.inputs(i, np.array([place])).reshape(-1)
-                relative[term.source][number, at[at > 0] - 1] = value
+                relative[term.source][number, self.layout.inputs(i, place)] = value
             elements = self.layout.views[0].elements[self.layout.positions[place]]
             shown = few(elements[elements >= 0])
             self.coverage.tags.add("constant input", number * self.size + shown)
@@ -267,10 +223,8 @@ class _Builder:
         number, slot = np.divmod([slot for _, slot in placed], len(self.layout.positions))
         channels = np.array([goal.channel for goal, _ in placed])
         for i, term in enumerate(self.terms):
-            view = self.layout.views[i]
-            group = channels // view.weights.shape[2]
-            at = _inputs_of(view, self.layout.positions[slot], group)
-            rows, columns = np.nonzero(at > 0)
+            at = self.layout.inputs_of(i, slot, channels)
+            rows, columns = np.nonzero(at)
             relative[term.source][number[rows], at[rows, columns] - 1] = found[i][rows, columns]
 
     def _settle(
@@ -302,12 +256,3 @@ def _noise(
     drawn = rng.randint(limits[0], limits[1] + 1, shape).astype(np.int64)
     shrink = np.arange(shape[1]) * 4 // max(shape[1], 1)
     return np.asarray(np.sign(drawn) * (np.abs(drawn) >> shrink), np.int64)
-
-
-def _inputs_of(view: View, positions: Int64Array, group: Int64Array) -> Int64Array:
-    """Return where the inputs of groups of channels at positions lie, ``(J, K)``, from 1."""
-    groups, width, _ = view.weights.shape
-    depth = view.pixels.shape[1] // groups
-    channels = group[:, np.newaxis] * depth + np.arange(depth)
-    found = view.pixels[view.cells[positions][:, :, np.newaxis], channels[:, np.newaxis, :]]
-    return np.asarray(found.reshape(len(positions), width), np.int64)

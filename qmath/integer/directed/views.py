@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +61,14 @@ def view_of(term: Term, before: Shape, after: Shape) -> View | None:
     at = summing[0] if summing else len(term.ops)
     source = _moved(_counted(before), term.ops[:at])
     shape = source.shape
+    added = (0, 0)
     if summing:
-        linear = term.ops[at]
+        linear, moves = term.ops[at], term.ops[at + 1 :]
         cells, weights, depth = _taps(linear, shape)
-        made = _moved(_counted(linear.shape), term.ops[at + 1 :])
-        size = math.prod(linear.shape)
+        found = _added_channels(moves, weights)
+        made = _counted(after) if found else _moved(_counted(linear.shape), moves)
+        added = found or added
+        size = math.prod(after) if found else math.prod(linear.shape)
     else:
         depth = shape[-1] if shape else 1
         cells = np.arange(1, source.size // max(depth, 1) + 1, dtype=np.int64)[:, np.newaxis]
@@ -73,30 +76,61 @@ def view_of(term: Term, before: Shape, after: Shape) -> View | None:
         made, size = _counted(after), source.size
     pixels = np.zeros((source.size // max(depth, 1) + 1, depth), np.int64)
     pixels[1:] = source.reshape(-1, depth)
+    if len(weights) == 1:
+        weights = np.pad(weights, ((0, 0), (0, 0), added))
+    else:
+        groups = tuple(n // weights.shape[2] for n in added)
+        pixels = np.pad(pixels, ((0, 0), tuple(n * depth // len(weights) for n in groups)))
+        weights = np.pad(weights, (groups, (0, 0), (0, 0)))
     elements = np.full(size + 1, -1, np.int64)
     elements[made.reshape(-1)] = np.arange(made.size)
     return View(cells, pixels, weights, elements[1:].reshape(len(cells), -1))
 
 
-def disjoint_positions(views: Iterable[View], most: int) -> Int64Array:
-    """Return up to `most` positions whose inputs do not overlap, those without padding if any."""
-    parts = tuple(views)
-    reads = [view.cells * (view.pixels[view.cells] > 0).all(-1) for view in parts]
-    present = sum((cells > 0).sum(1) for cells in reads)
-    shown = np.all([(view.elements >= 0).any(1) for view in parts], axis=0)
+def disjoint_positions(views: Mapping[str, Sequence[View]], most: int) -> Int64Array:
+    """Return positions whose inputs do not overlap, those without padding if any.
+
+    Parameters
+    ----------
+    views : mapping of str to sequence of View
+        By source.
+    most : int
+        How many positions.
+    """
+    # By source, which of its pixels each position reads: by the place of their last channel.
+    reads = {
+        source: np.concatenate([view.pixels.max(1)[view.cells] for view in parts], axis=1)
+        for source, parts in views.items()
+    }
+    present = np.sum([(pixels > 0).sum(1) for pixels in reads.values()], axis=0)
+    every = [view for parts in views.values() for view in parts]
+    shown = np.all([(view.elements >= 0).any(1) for view in every], axis=0)
     order = np.flatnonzero(shown & (present == present[shown].max(initial=0)))
-    used = [np.zeros(len(view.pixels), bool) for view in parts]
+    used = {source: np.zeros(pixels.max() + 1, bool) for source, pixels in reads.items()}
     found: list[int] = []
     for position in order:
         if len(found) == most:
             break
-        here = [cells[position] for cells in reads]
-        if any(mark[cells].any() for mark, cells in zip(used, here, strict=True)):
+        if any(used[source][pixels[position]].any() for source, pixels in reads.items()):
             continue
-        for mark, cells in zip(used, here, strict=True):
-            mark[cells[cells > 0]] = True
+        for source, pixels in reads.items():
+            used[source][pixels[position]] = True
+            used[source][0] = False
         found.append(int(position))
     return np.array(found, np.int64)
+
+
+def _added_channels(moves: tuple[Linear, ...], weights: Int64Array) -> tuple[int, int] | None:
+    """Return how many channels of zeros are added before and after, if the moves do no more."""
+    before = after = 0
+    for op in moves:
+        pads = op.attributes.get("pads", ())
+        if op.kind != "pad" or any(map(any, pads[:-1])):
+            return None
+        before, after = before + pads[-1][0], after + pads[-1][1]
+    if len(weights) > 1 and (before % weights.shape[2] or after % weights.shape[2]):
+        return None
+    return before, after
 
 
 def _sums(op: Linear) -> bool:

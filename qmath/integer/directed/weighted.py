@@ -103,12 +103,12 @@ class WeightedPatches(Patches):
         super().__init__(len(self.weights[0]))
         self.limits, self.rng, self.rounding = limits, rng, rounding
         spans = [
-            np.abs(m).max() * np.abs(w).sum(1).max() * (high - low)
+            np.abs(m).astype(np.float64) * np.abs(w).sum(1) * (high - low)
             for m, w, (low, high) in zip(
                 rounding.sides[0].multipliers, self.weights, limits, strict=True
             )
         ]
-        self.term = int(np.argmax(spans))
+        self.term = np.argmax(spans, axis=0)  # of each channel, the one that is solved
         self.others = [
             rng.randint(low, high + 1, w.shape).astype(np.int64)
             for w, (low, high) in zip(self.weights, limits, strict=True)
@@ -120,10 +120,11 @@ class WeightedPatches(Patches):
         channels = np.array([goal.channel for goal in goals], np.int64)
         found = [x[channels] for x in self.others]
         targets = np.array([goal.candidates[goal.tried] for goal in goals], np.int64)
-        found[self.term] = solve(
-            self.weights[self.term][channels], targets, self.limits[self.term], self.rng,
-            0.5 if len(goals) and not goals[0].tried else 0.2,
-        )[0]  # fmt: skip
+        unrest = 0.2 if goals[0].tried else 0.5
+        for i, limits in enumerate(self.limits):
+            rows = self.term[channels] == i
+            weights = self.weights[i][channels[rows]]
+            found[i][rows] = solve(weights, targets[rows], limits, self.rng, unrest)[0]
         for purpose, is_top in ((GREATEST, True), (LEAST, False)):
             rows = np.array([goal.purpose == purpose for goal in goals], bool)
             for i, (low, high) in enumerate(self.limits):
@@ -132,22 +133,24 @@ class WeightedPatches(Patches):
                 found[i][rows] = np.where(w == 0, found[i][rows], ends)
         return found
 
+    def _solved(self, parts: Sequence[Int64Array]) -> Int64Array:
+        """Return of each channel the number that belongs to the term that is solved."""
+        return np.asarray(np.stack(parts)[self.term, np.arange(len(self.term))])
+
     def _add_goals(self) -> None:
-        low, high = self.limits[self.term]
-        weights = self.weights[self.term]
-        tops = np.maximum(weights * low, weights * high).sum(1)
-        bottoms = np.minimum(weights * low, weights * high).sum(1)
-        spacings = np.gcd.reduce(np.abs(weights), axis=1)
+        pairs = list(zip(self.weights, self.limits, strict=True))
+        tops = self._solved([np.maximum(w * a, w * b).sum(1) for w, (a, b) in pairs])
+        bottoms = self._solved([np.minimum(w * a, w * b).sum(1) for w, (a, b) in pairs])
+        spacings = self._solved([np.gcd.reduce(np.abs(w), axis=1) for w in self.weights])
         sums = [(w * x).sum(1) for w, x in zip(self.weights, self.others, strict=True)]
-        multipliers = [side.multipliers[self.term] for side in self.rounding.sides]
+        multipliers = [self._solved(side.multipliers) for side in self.rounding.sides]
         addends = []
         for side in self.rounding.sides:
             products = [m * a for m, a in zip(side.multipliers, sums, strict=True)]
-            del products[self.term]
-            addends.append(sum(products, start=side.addend))
+            addends.append(side.addend + np.sum(products, axis=0) - self._solved(products))
         self.widths = np.maximum(tops, -bottoms)
         self._add_ends()
-        for c in range(len(weights)):
+        for c in range(len(self.goals)):
             sign = 1 if multipliers[0][c] >= 0 else -1
             lines = [
                 Line(sign * int(m[c]), int(a[c]), int(side.shift[c]))
@@ -167,7 +170,7 @@ class WeightedPatches(Patches):
             dropped = max(self.rounding.multiplier_bits - width, 0)
             error = np.zeros(len(tops))
             for side in self.rounding.sides:
-                lost = np.abs(side.multipliers[self.term]) & ((1 << dropped) - 1)
+                lost = np.abs(self._solved(side.multipliers)) & ((1 << dropped) - 1)
                 error = np.maximum(error, np.ldexp(lost * tops.astype(np.float64), -side.shift))
             is_same = error < np.minimum(self.below, self.above)
             if len(self.weights) == 1:
@@ -193,7 +196,7 @@ class WeightedPatches(Patches):
         """Add the accumulators that a width too narrow sends farthest away."""
         spacing = max(spacing, 1)
         for dropped in range(1, DROPPED + 1):
-            end = 1 << max(self.rounding.bits[self.term] - dropped - 1, 0)
+            end = 1 << max(self.rounding.bits[self.term[channel]] - dropped - 1, 0)
             upper, lower = -(-end // spacing) * spacing, -(end // spacing + 1) * spacing
             candidates = [a for a in (upper, lower) if low <= a <= high]
             if candidates:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -228,3 +229,47 @@ def test_they_are_the_same_everywhere():
 def test_channels_are_written_as_runs():
     assert channels_text([]) == ""
     assert channels_text([3, 4, 7, 9, 10, 11]) == "3-4, 7, 9-11"
+
+
+def test_what_another_kernel_made_is_judged():
+    cases = directed_vectors(program_of(SAMPLES / "default8.h5"))["relu6/output"]
+    assert cases.differences(cases.expected) == ()
+    assert cases.differences(cases.expected.astype(np.int64)) == ()
+    low = np.maximum(cases.expected, 1)
+    head, *lines, last = cases.differences(low)
+    count = np.count_nonzero(cases.expected == 0)
+    assert head.startswith(f"relu6/output: {count} of {low.size} integers differ, the first is 1 ")
+    assert "lower clamp: 16 of 16 wrong, the first in channel" in "\n".join(lines)
+    assert last.startswith("never wrong: ")
+    assert "past the upper clamp" in last
+    at = tagged(cases, "above a tie")[3]
+    one = cases.expected.copy()
+    one.reshape(-1)[at] ^= 1
+    found = cases.differences(one)
+    assert f"above a tie: 1 of 16 wrong, the first in channel {at % 16}" in found
+    everything = cases.differences(cases.expected ^ 1)
+    assert everything[-1] == "never wrong: none"
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (
+            np.zeros((2, 4, 4, 16), np.uint8),
+            r"expected integers of shape \(\d+, 4, 4, 16\), got uint8",
+        ),
+        (np.zeros((6, 4, 4, 16)), "got float64 of shape"),
+    ],
+)
+def test_what_is_no_answer_is_refused(made, message):
+    cases = directed_vectors(program_of(SAMPLES / "default8.h5"))["relu6/output"]
+    with pytest.raises(QmathError, match=message):
+        cases.differences(made)
+
+
+def test_the_pages_code_runs(capsys):
+    page = Path("docs/vectors.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    exec(code, {})
+    output = capsys.readouterr().out
+    assert "upper clamp: 10 of 10 wrong" in output

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from qmath.errors import QmathError
 
 __all__ = ["PURPOSES", "Cases", "Tags", "channels_text"]
 
@@ -78,6 +80,63 @@ class Cases:
         """How many elements serve each purpose."""
         counts = ((self.tags[:, 1, None] >> np.arange(len(PURPOSES), dtype=np.uint32)) & 1).sum(0)
         return {name: int(n) for name, n in zip(PURPOSES, counts, strict=True) if n}
+
+    def differences(self, made: ArrayLike) -> tuple[str, ...]:
+        """Say in words how integers that another kernel made of `inputs` differ from `expected`.
+
+        Parameters
+        ----------
+        made : array-like of integers
+            Unsigned, as large as `expected`.
+
+        Returns
+        -------
+        tuple of str
+            Empty if all are equal; else the first difference, which purposes fail, and in the last
+            line which never do.
+
+        Raises
+        ------
+        QmathError
+            The shape differs, or these are not integers.
+
+        Examples
+        --------
+        >>> from qmath.integer.api import program_of
+        >>> from qmath.integer.directed.vectors import directed_vectors
+        >>> cases = directed_vectors(program_of("reference/samples/default8.h5"))["relu6/output"]
+        >>> _, first, *_ = cases.differences(np.minimum(cases.expected, 254))
+        >>> first
+        'greatest accumulator: 16 of 16 wrong, the first in channel 0'
+        """
+        found = np.asarray(made)
+        if found.shape != self.expected.shape or found.dtype.kind not in "iu":
+            raise QmathError(
+                f"{self.step}: expected integers of shape {self.expected.shape}, got "
+                f"{found.dtype} of shape {found.shape}"
+            )
+        wrong = (found != self.expected).reshape(-1)
+        if not wrong.any():
+            return ()
+        first = int(wrong.argmax())
+        lines = [
+            f"{self.step}: {np.count_nonzero(wrong)} of {wrong.size} integers differ, the first is "
+            f"{found.reshape(-1)[first]} instead of {self.expected.reshape(-1)[first]}"
+        ]
+        channels = self.expected.shape[-1] if self.expected.ndim > 1 else 1
+        is_wrong, right = wrong[self.tags[:, 0]], []
+        for bit, purpose in enumerate(PURPOSES):
+            has = (self.tags[:, 1] >> np.uint32(bit)) & np.uint32(1) == 1
+            fails = np.flatnonzero(has & is_wrong)
+            if len(fails):
+                channel = int(self.tags[fails[0], 0]) % channels
+                lines.append(
+                    f"{purpose}: {len(fails)} of {np.count_nonzero(has)} wrong, the first in "
+                    f"channel {channel}"
+                )
+            elif has.any():
+                right.append(purpose)
+        return (*lines, f"never wrong: {', '.join(right) or 'none'}")
 
 
 class Tags:

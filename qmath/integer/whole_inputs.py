@@ -21,6 +21,7 @@ Array = NDArray[Any]
 # How many inputs to draw, or the user's own: for the one input of the model, or each by its name.
 Vectors = int | Mapping[str, ArrayLike] | ArrayLike
 MOST_VECTORS = 1 << 16
+_MOST_BYTES = 1 << 26  # of the user's own, which the manifest keeps
 
 
 def check_vectors(vectors: Vectors) -> None:
@@ -54,7 +55,7 @@ def given(executor: Executor, vectors: Mapping[str, ArrayLike] | ArrayLike) -> d
     Raises
     ------
     QmathError
-        They are not the model's, there are none or too many.
+        They are not the model's, there are none, or more than a manifest keeps.
     """
     names = list(executor.program.inputs)
     if not isinstance(vectors, Mapping):
@@ -65,6 +66,12 @@ def given(executor: Executor, vectors: Mapping[str, ArrayLike] | ArrayLike) -> d
     count = len(next(iter(arrays.values())))
     if not 0 < count <= MOST_VECTORS:
         raise QmathError(f"the number of test vectors must be 1 to {MOST_VECTORS}, got {count}")
+    size = sum(x.nbytes for x in arrays.values())
+    if size > _MOST_BYTES:
+        raise QmathError(
+            f"{count} test vectors take {size} bytes, and the manifest keeps up to {_MOST_BYTES}: "
+            f"give the first {_MOST_BYTES * count // size}"
+        )
     return arrays
 
 

@@ -119,6 +119,14 @@ def test_inputs_that_are_not_the_models_are_refused(tmp_path, vectors, message):
     assert not (tmp_path / "o.npz").exists()
 
 
+def test_more_inputs_than_a_manifest_keeps_are_refused(monkeypatch):
+    monkeypatch.setattr("qmath.integer.whole_inputs._MOST_BYTES", 500)
+    message = "3 test vectors take 720 bytes, and the manifest keeps up to 500: give the first 2"
+    with pytest.raises(QmathError, match=message):
+        quantize_model(net(), vectors=images())
+    assert quantize_model(net(), vectors=images(2)).directed
+
+
 def test_inputs_need_an_integer_model(tmp_path):
     with pytest.raises(QmathError, match=r"test vectors need an integer model.*no integer model"):
         qmath.export(model(), tmp_path / "o.npz", vectors=images())

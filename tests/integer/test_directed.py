@@ -223,7 +223,40 @@ def test_they_are_the_same_everywhere():
         digest.update(name.encode())
         for array in (*cases.inputs.values(), cases.expected, cases.tags):
             digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
-    assert digest.hexdigest() == "c8e77fa20b8435b3ab67d3166b08dff0e5670103423cad09bcb4709b23c38c4c"
+    assert digest.hexdigest() == "1816908bbc21e02895786bd10f206dc827a702b4832d9301015d438d0cd58678"
+
+
+def test_a_pool_that_pads_with_zero_gives_other_maxima():
+    program = program_of(networks.images())
+    cases = directed_vectors(program)["maxpooling2d4"]
+    step = program.step("maxpooling2d4")
+    (x,) = cases.inputs.values()
+    padded = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=step.params.zero_point)
+    corners = (padded[:, i : i + 4, j : j + 8] for i in (0, 1) for j in (0, 1))
+    made = np.maximum.reduce([*corners])
+    assert (made[:, :-1, :-1] == cases.expected[:, :-1, :-1]).all()
+    assert (made[0, -1] != cases.expected[0, -1]).any(0).all()  # in each channel
+    assert (made[0, :, -1] != cases.expected[0, :, -1]).any(0).all()
+
+
+def test_moves_tell_every_position_apart():
+    for name, cases in directed_vectors(program_of(networks.images())).items():
+        if name in ("zeropadding2d2", "permute9", "reshape10", "upsampling1d11", "flatten14"):
+            (x,) = cases.inputs.values()
+            values = x.reshape(len(x), -1).T
+            assert len(np.unique(values, axis=0)) == len(values), name
+
+
+def test_quantizers_meet_both_sides_of_every_tie():
+    program = program_of(networks.images())
+    cases = directed_vectors(program)["quantizelayer1/output"]
+    (x,) = cases.inputs.values()
+    order = np.argsort(x.reshape(-1), kind="stable")
+    floats, integers = x.reshape(-1)[order], cases.expected.reshape(-1)[order].astype(int)
+    assert (np.diff(integers) >= 0).all()
+    steps = np.flatnonzero(np.diff(integers))
+    assert len(steps) == 255
+    assert (np.nextafter(floats[steps], np.float32(np.inf)) == floats[steps + 1]).all()
 
 
 def test_channels_are_written_as_runs():

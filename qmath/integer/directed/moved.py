@@ -40,21 +40,17 @@ def cases_of_table(
 def cases_of_move(
     executor: Executor, step: MoveStep, shapes: Mapping[str, Shape], room: int, seed: int
 ) -> Cases:
-    """Return inputs that tell every position from every other, and maxima apart."""
+    """Return inputs that tell every position from every other, and maxima from what pads them."""
     shape = shapes[step.source]
     size = math.prod(shape)
     params = step.params
     count = params.high - params.low + 1
-    rng = np.random.RandomState(seed)  # whose stream is frozen
     index = np.arange(size)
     parts = [params.low + index % count]
     while count ** len(parts) < size:
         parts.append(params.low + index // count ** len(parts) % count)
-    parts = [parts[-1 - i] for i in range(len(parts))][::-1]
     if step.attributes.get("kind") == "pool_max":
-        parts.append(rng.randint(params.low, params.high + 1, size))
-        if params.zero_point > params.low:
-            parts.insert(1, rng.randint(params.low, params.zero_point, size))
+        parts.insert(0, _pooled(step, shape, np.random.RandomState(seed)))
     bytes_of_map = (size + math.prod(step.shape)) * (1 if params.num_bits <= 8 else 2)
     maps = min(len(parts), max(1, (room - 8 * _MOST_TAGS) // max(bytes_of_map, 1)))
     inputs = _unsigned(np.stack(parts[:maps]), params).reshape(maps, *shape)
@@ -63,6 +59,21 @@ def cases_of_move(
     tags.add("position", _spread(np.arange(made), _MOST_TAGS))
     missed = {} if maps == len(parts) else {"position": "for want of bytes"}
     return _finished(executor, step, inputs, tags, missed)
+
+
+def _pooled(step: MoveStep, shape: Shape, rng: np.random.RandomState) -> Array:
+    """Return noise, below the zero point where windows can reach over the border."""
+    params = step.params
+    drawn = rng.randint(params.low, params.high + 1, shape)
+    below = rng.randint(params.low, max(params.zero_point, params.low + 1), shape)
+    inner = tuple(
+        slice(kernel, n - kernel)
+        for n, kernel in zip(
+            shape, step.attributes.get("size", ())[-len(shape) + 1 :], strict=False
+        )
+    )
+    below[inner] = drawn[inner]
+    return below.reshape(-1) if inner else drawn.reshape(-1)
 
 
 def cases_of_quantizer(executor: Executor, step: QuantizeStep, room: int) -> Cases:

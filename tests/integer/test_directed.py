@@ -15,6 +15,7 @@ from qmath import QmathError
 from qmath.integer.api import program_of
 from qmath.integer.bounds import channel_intervals
 from qmath.integer.directed.cases import PURPOSES, channels_text
+from qmath.integer.directed.goals import Line, goals_of
 from qmath.integer.directed.mistakes import rounding_of
 from qmath.integer.directed.residues import least_residues
 from qmath.integer.directed.solving import solve
@@ -70,6 +71,59 @@ def test_the_least_residue_is_the_least(a, b, modulus, last):
     assert every[found[0]] == min(every)
     residues = [every[x] for x in found]
     assert residues == sorted(residues)
+
+
+@st.composite
+def channels(draw):
+    """Return lines, clamps, ends and spacing of a channel."""
+    shift = draw(st.integers(1, 10))
+    half = 1 << (shift - 1)
+    multiplier = draw(st.integers(0, 600))
+    offset = draw(st.integers(-3000, 3000))
+    lines = [Line(multiplier, offset + half, shift)]
+    if draw(st.booleans()):  # a leaky ReLU of half the slope
+        lines = [Line(2 * multiplier, 2 * offset + half, shift), lines[0]]
+    low = draw(st.integers(-9, 3))
+    clamps = low, low + draw(st.integers(0, 12))
+    ends = draw(st.integers(-200, 0)), draw(st.integers(0, 200))
+    return lines, clamps, ends, draw(st.integers(1, 4))
+
+
+@given(channels())
+def test_goals_are_those_of_looking_at_every_accumulator(channel):
+    (first, *rest), (low, high), (least, most), spacing = channel
+    least, most = -(-least // spacing) * spacing, most // spacing * spacing
+    goals = goals_of([first, *rest], (low, high), (least, most), spacing)
+    every = {}
+    for a in range(least, most + 1, spacing):
+        total = a * first.multiplier + first.addend
+        line = rest[0] if rest and total < 1 << (first.shift - 1) else first
+        every[a] = line.result(a), (a * line.multiplier + line.addend) / 2.0**line.shift % 1.0
+
+    def shown(y, other):
+        return min(max(y, low), high) != min(max(other, low), high)
+
+    serves = {
+        "upper clamp": {a for a, (y, _) in every.items() if y == high},
+        "past the upper clamp": {a for a, (y, _) in every.items() if y == high + 1},
+        "lower clamp": {a for a, (y, _) in every.items() if y == low},
+        "past the lower clamp": {a for a, (y, _) in every.items() if y == low - 1},
+        "half to even": {a for a, (y, r) in every.items() if shown(y, y - 1) and not r and y % 2},
+        "half away from zero": {
+            a for a, (y, r) in every.items() if shown(y, y - 1) and not r and y <= 0
+        },
+    }
+    for purpose, accumulators in serves.items():
+        wanted = {a for candidates in goals.wanted.get(purpose, []) for a in candidates}
+        assert wanted <= accumulators, purpose
+        if first.multiplier:  # of others nothing is sought
+            assert bool(wanted) == bool(accumulators), purpose
+        assert not (purpose in goals.unreachable and accumulators and first.multiplier)
+    above = [r for y, r in every.values() if shown(y, y - 1)]
+    below = [1 - r for y, r in every.values() if shown(y, y + 1)]
+    if first.multiplier:
+        assert goals.above == min(above, default=1.0)
+        assert goals.below == min(below, default=1.0)
 
 
 @settings(max_examples=50)
@@ -223,7 +277,7 @@ def test_they_are_the_same_everywhere():
         digest.update(name.encode())
         for array in (*cases.inputs.values(), cases.expected, cases.tags):
             digest.update(array.astype(array.dtype.newbyteorder("<")).tobytes())
-    assert digest.hexdigest() == "1816908bbc21e02895786bd10f206dc827a702b4832d9301015d438d0cd58678"
+    assert digest.hexdigest() == "48f59d17e8c1db7ba921eff2d710beca1f0dfd7e2932f06131022d6786455705"
 
 
 def test_a_pool_that_pads_with_zero_gives_other_maxima():

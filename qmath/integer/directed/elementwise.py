@@ -69,7 +69,8 @@ class ElementwisePatches(Patches):
         """Add the goals of channels with the same constants."""
         sums = [x * read for x, read in zip(self.combinations, reads, strict=True)]
         below, above = rounding.distances(sums)
-        self.below[channels], self.above[channels] = below.min(), above.min()
+        self.below[channels] = min(float(below.min()), 1.0)
+        self.above[channels] = min(float(above.min()), 1.0)
         masks = rounding.masks(sums)
         for name, distance in (("below a tie", below), ("above a tie", above)):
             masks[name] = distance <= max(float(distance.min()), NEAR)
@@ -92,7 +93,7 @@ def _combinations(
         grids = np.meshgrid(*(np.arange(low, high + 1) for low, high in limits), indexing="ij")
         return [grid.reshape(-1).astype(np.int64) for grid in grids]
     ends = np.meshgrid(*([low, 0, high] for low, high in limits), indexing="ij")
-    drawn = [rng.randint(low, high + 1, most).astype(np.int64) for low, high in limits]
+    drawn = [rng.randint(low, high + 1, most, np.int64) for low, high in limits]
     for x, end in zip(drawn, ends, strict=True):
         x[: min(end.size, most)] = end.reshape(-1)[:most]
     return drawn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from qmath.integer.directed.residues import least_residues
@@ -93,8 +93,7 @@ class _Channel:
         first = positive.first(result)
         if not negative or first is None:
             return first
-        half = (1 << (positive.shift - 1)) - positive.addend
-        turn = -(-half // positive.multiplier)  # the first of the positive side
+        turn = self._first_positive()
         if result > 0:
             return max(first, turn)
         below = negative[0].first(result)
@@ -130,53 +129,78 @@ class _Channel:
 
     def _ties(self) -> None:
         """Find what comes nearest to ties, among results that no clamp hides."""
-        first, after = self._first(self.low + 1), self._first(self.high)
-        if first is None or after is None:
-            first, after = 0, 0
-        low, high = max(first, self.least), min(after - 1, self.most)
-        if low > high:
-            for purpose in ("below a tie", "above a tie", "half to even", "half away from zero"):
-                self.goals.unreachable[purpose] = "no result lies between the clamps"
-            return
-        positive, *negative = self.lines
-        middle = (low + high) // 2
-        parts = [(positive, low, middle), (positive, middle + 1, high)]
-        turn = self._first(1)
-        if negative and turn is not None:
-            parts = [(negative[0], low, min(turn, high)), (positive, max(turn, low), high)]
+        wanted = self.goals.wanted
         exact = False
-        for line, start, stop in parts:
-            exact |= self._near(line, start, stop)
-        if not exact:
-            for purpose in ("half to even", "half away from zero"):
+        for line, low, high in self._visible(self.low + 1, self.high):
+            found = self._nearest(line, low, high, 1)
+            if found:
+                wanted.setdefault("above a tie", []).append(found)
+                rest = self._rest(line, found[0])
+                self.goals.above = min(self.goals.above, rest / (1 << line.shift))
+                if not rest:
+                    exact = True
+                    self._add_exact(line, low, high)
+        for line, low, high in self._visible(self.low, self.high - 1):
+            found = self._nearest(line, low, high, -1)
+            if found:
+                wanted.setdefault("below a tie", []).append(found)
+                rest = self._rest(line, found[0])
+                self.goals.below = min(self.goals.below, 1 - rest / (1 << line.shift))
+        for purpose in ("above a tie", "below a tie"):
+            if purpose not in wanted:
+                self.goals.unreachable[purpose] = "no result lies between the clamps"
+        for purpose in ("half to even", "half away from zero"):
+            if not exact:
                 self.goals.unreachable[purpose] = "no accumulator lies on a tie"
 
-    def _near(self, line: Line, low: int, high: int) -> bool:
-        """Add the nearest to ties of a side; return whether one lies on a tie."""
+    def _visible(self, least: int, most: int) -> Iterator[tuple[Line, int, int]]:
+        """Yield the lower and the upper part of the accumulators with these results."""
+        first, after = self._first(least), self._first(most + 1)
+        if first is None or after is None:
+            return
+        low, high = max(first, self.least), min(after - 1, self.most)
+        positive, *negative = self.lines
+        if negative:
+            turn = self._first_positive()
+            yield negative[0], low, min(turn - 1, high)
+            yield positive, max(turn, low), high
+        else:
+            middle = (low + high) // 2
+            yield positive, low, middle
+            yield positive, middle + 1, high
+
+    def _first_positive(self) -> int:
+        """Return the least accumulator that the positive side counts for."""
+        positive = self.lines[0]
+        return -((positive.addend - (1 << (positive.shift - 1))) // positive.multiplier)
+
+    def _rest(self, line: Line, a: int) -> int:
+        """Return how far above a tie an accumulator's result lies, in ``2**-shift``."""
+        return (a * line.multiplier + line.addend) % (1 << line.shift)
+
+    def _nearest(
+        self, line: Line, low: int, high: int, sign: int, offset: int = 0, bits: int = 0
+    ) -> list[int]:
+        """Return the accumulators that come nearest to a tie from above, or below (sign -1).
+
+        With `offset` and `bits`, to one in that many bits more that is `offset` above a multiple.
+        """
         start, stop = -(-low // self.spacing), high // self.spacing
         if start > stop or line.multiplier <= 0:
-            return False
-        step, base = line.multiplier * self.spacing, line.multiplier * start * self.spacing
-        base += line.addend
-        modulus = 1 << line.shift
+            return []
+        step = sign * line.multiplier * self.spacing
+        base = sign * (line.multiplier * start * self.spacing + line.addend - offset)
+        modulus = 1 << line.shift + bits
+        found = least_residues(step, base - (sign < 0), modulus, stop - start)
+        return [(start + x) * self.spacing for x in found]
 
-        def reach(a: int, b: int, modulus: int = modulus) -> list[int]:
-            found = least_residues(a, b, modulus, stop - start)
-            return [(start + x) * self.spacing for x in found]
-
-        above = reach(step, base)
-        below = reach(-step, -base - 1)
+    def _add_exact(self, line: Line, low: int, high: int) -> None:
+        """Add accumulators on ties, of which there are some, that others would round otherwise."""
         wanted = self.goals.wanted
-        wanted.setdefault("above a tie", []).append(above)
-        wanted.setdefault("below a tie", []).append(below)
-        rest = [(a * line.multiplier + line.addend) % modulus for a in (above[0], below[0])]
-        self.goals.above = min(self.goals.above, rest[0] / modulus)
-        self.goals.below = min(self.goals.below, 1 - rest[1] / modulus)
-        is_exact = not rest[0]
-        if is_exact:
-            odd = reach(step, base - modulus, 2 * modulus)[0]
-            if (odd * line.multiplier + line.addend - modulus) % (2 * modulus) == 0:
-                wanted.setdefault("half to even", []).append([odd])
-            if line.result(above[0]) <= 0:
-                wanted.setdefault("half away from zero", []).append(above[:1])
-        return is_exact
+        odd = self._nearest(line, low, high, 1, 1 << line.shift, 1)[0]
+        if not self._rest(line, odd) and line.result(odd) % 2:
+            wanted.setdefault("half to even", []).append([odd])
+        below = min(high, (self._first(1) or 0) - 1)  # the last that gives 0 or less
+        away = self._nearest(line, low, below, 1)
+        if away and not self._rest(line, away[0]):
+            wanted.setdefault("half away from zero", []).append(away[:1])

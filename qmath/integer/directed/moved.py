@@ -64,8 +64,8 @@ def cases_of_move(
 def _pooled(step: MoveStep, shape: Shape, rng: np.random.RandomState) -> Array:
     """Return noise, below the zero point where windows can reach over the border."""
     params = step.params
-    drawn = rng.randint(params.low, params.high + 1, shape)
-    below = rng.randint(params.low, max(params.zero_point, params.low + 1), shape)
+    drawn = rng.randint(params.low, params.high + 1, shape, np.int64)
+    below = rng.randint(params.low, max(params.zero_point, params.low + 1), shape, np.int64)
     inner = tuple(
         slice(kernel, n - kernel)
         for n, kernel in zip(

@@ -253,6 +253,6 @@ def _noise(
     rng: np.random.RandomState, shape: tuple[int, int], limits: tuple[int, int]
 ) -> Int64Array:
     """Draw integers, in four parts of each row from the whole range, and from less and less."""
-    drawn = rng.randint(limits[0], limits[1] + 1, shape).astype(np.int64)
+    drawn = rng.randint(limits[0], limits[1] + 1, shape, np.int64)
     shrink = np.arange(shape[1]) * 4 // max(shape[1], 1)
     return np.asarray(np.sign(drawn) * (np.abs(drawn) >> shrink), np.int64)

@@ -79,7 +79,7 @@ def _start(
     most, least = (weights * top).sum(1), (weights * bottom).sum(1)
     share = ((targets - least) / np.maximum(most - least, 1))[:, np.newaxis]
     center = bottom + share * (top - bottom)
-    drawn = rng.randint(-1000, 1001, weights.shape) / 1000.0
+    drawn = rng.randint(-1000, 1001, weights.shape, np.int64) / 1000.0
     noise = drawn * unrest * np.minimum(center - low, high - center)
     x = np.floor(center + noise + 0.5)
     free = low + (drawn + 1.0) / 2.0 * (high - low)

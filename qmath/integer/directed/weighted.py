@@ -110,7 +110,7 @@ class WeightedPatches(Patches):
         ]
         self.term = np.argmax(spans, axis=0)  # of each channel, the one that is solved
         self.others = [
-            rng.randint(low, high + 1, w.shape).astype(np.int64)
+            rng.randint(low, high + 1, w.shape, np.int64)
             for w, (low, high) in zip(self.weights, limits, strict=True)
         ]
         self._add_goals()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["VECTOR_BYTES", "Deployment", "deploy", "described"]
 
 VECTOR_BYTES = 1 << 22  # of the directed vectors of a model
-_LAYERS = 16  # whose share of these bytes is the most that one layer gets
+_LAYERS = 16  # one layer gets at most its share of so many, if that is more than is usual
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +103,9 @@ def deploy(
     golden, options = _golden(program, vectors, profile)
     directed: dict[str, Cases] = {}
     if vector_bytes:
-        from qmath.integer.directed.vectors import directed_vectors
+        from qmath.integer.directed.vectors import LAYER_BYTES, directed_vectors
 
-        most = max(vector_bytes // _LAYERS, 1)
+        most = max(vector_bytes // _LAYERS, LAYER_BYTES)
         directed = directed_vectors(
             program, multiplier_bits, layer_bytes=most, model_bytes=vector_bytes
         )

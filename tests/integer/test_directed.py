@@ -360,3 +360,17 @@ def test_the_pages_code_runs(capsys):
     exec(code, {})
     output = capsys.readouterr().out
     assert "upper clamp: 10 of 10 wrong" in output
+
+
+def test_nothing_is_proved_of_sums_of_several_terms_that_other_inputs_can_change():
+    net = networks.Network(4, 4, 2)
+    start = net.nodes[-1].name
+    convolved = net.add("Conv2D", start, kernel=(1, 1, 2, 2), ends=(-2.0, 2.0))
+    other = net.add("Conv2D", convolved, kernel=(3, 3, 2, 2), padding="same")
+    net.add("Add", other, start, ends=(-60.0, 60.0))
+    cases = directed_vectors(program_of(net.model()))["add4/output"]
+    assert len(cases.inputs) == 2
+    reasons = {reason for why in cases.unreachable.values() for reason in why}
+    assert reasons <= {"its accumulators need fewer bits than another channel's"}
+    assert {"upper clamp", "lower clamp"} <= {*cases.missed}
+    assert {*(tagged(cases, "greatest accumulator") % 2)} == {0, 1}

@@ -59,7 +59,7 @@ class Cases:
         By purpose, the reasons why no input serves it, and the output channels.
     missed : mapping of str to str
         By purpose, the output channels in which it is not reached: for want of bytes, or because
-        no input was found.
+        no input was found, nor a proof that there is none.
     """
 
     step: str

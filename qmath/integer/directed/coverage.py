@@ -113,21 +113,25 @@ class Coverage:
 
     def _add_narrow(self, reasons: Mapping[str, dict[str, Sequence[int]]]) -> None:
         """Add what narrower multipliers and accumulators cannot change."""
-        channels, first = np.unique(self.channel, return_index=True)
-        rounding = self.rounding.of_channels(first, self.shape)
+        rounding = self.rounding.of_channels(slice(None), self.shape)
         for width in (16, 12):
             dropped = max(self.rounding.multiplier_bits - width, 0)
             lost = [m & ((1 << dropped) - 1) for s in rounding.sides for m in s.multipliers]
             is_same = np.all([bits == 0 for bits in lost], axis=0)
-            reasons[f"{width}-bit multiplier"]["its multipliers have no more bits"] = channels[
+            reasons[f"{width}-bit multiplier"]["its multipliers have no more bits"] = self._all(
                 is_same
-            ].tolist()
-        fits = np.ones(len(first), bool)
+            )
+        fits = np.ones(len(self.channel), bool)
         for (low, high), bits in zip(rounding.ends, rounding.bits, strict=True):
             end = 1 << max(bits - DROPPED - 1, 0)
             fits &= (low >= -end) & (high < end)
         reason = "its accumulators need fewer bits than another channel's"
-        reasons["narrow accumulator"][reason] = channels[fits].tolist()
+        reasons["narrow accumulator"][reason] = self._all(fits)
+
+    def _all(self, is_so: NDArray[np.bool_]) -> list[int]:
+        """Return the channels of which all elements are so."""
+        others = np.bincount(self.channel, ~is_so, self._reached.shape[1])
+        return [int(channel) for channel in np.flatnonzero(others == 0)]
 
 
 def few(elements: Int64Array) -> Int64Array:

@@ -30,6 +30,8 @@ class ElementwisePatches(Patches):
     limits : sequence of (int, int)
         Lowest and highest integer of each term's source, relative to its zero point.
     rng : RandomState
+    is_typical : ndarray of bool
+        As of `Patches`.
     """
 
     def __init__(
@@ -38,9 +40,10 @@ class ElementwisePatches(Patches):
         rounding: Rounding,
         limits: Sequence[Limits],
         rng: np.random.RandomState,
+        is_typical: NDArray[np.bool_],
     ) -> None:
         count = len(is_read[0])
-        super().__init__(count)
+        super().__init__(is_typical)
         kinds = np.stack(
             [
                 *is_read,

@@ -65,6 +65,12 @@ class Rounding:
     below: Array = field(default_factory=lambda: np.array(NEAR))
     above: Array = field(default_factory=lambda: np.array(NEAR))
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether each channel has the same constants everywhere."""
+        sides = (x for s in self.sides for x in (*s.multipliers, s.addend, s.shift))
+        return all(x.ndim <= 1 for x in (*sides, self.low, self.high))
+
     def of_channels(self, channels: Any, shape: tuple[int, ...]) -> Rounding:
         """Return the constants of some flat elements of an output of this shape."""
 

@@ -118,10 +118,16 @@ class _Builder:
         if all(op.weights is None for term in self.terms for op in term.ops) and all(
             view.weights.shape[1] == 1 for view in views
         ):
-            reads = [(view.inputs(position) > 0).reshape(-1) for view in views]
-            patches: Patches = ElementwisePatches(reads, rounding, limits, self.rng)
+            reads = [view.inputs(np.arange(len(view.cells)))[..., 0] > 0 for view in views]
+            same = np.all([(read == read[position]).all(0) for read in reads], axis=0)
+            patches: Patches = ElementwisePatches(
+                [read[position] for read in reads], rounding, limits, self.rng,
+                same & self.rounding.is_uniform,
+            )  # fmt: skip
         else:
-            patches = WeightedPatches(views, position, rounding, limits, self.rng)
+            patches = WeightedPatches(
+                views, position, rounding, limits, self.rng, self.rounding.is_uniform
+            )
         near = [np.maximum(x, NEAR)[self.channel] for x in (patches.below, patches.above)]
         below, above = (x.reshape(self.step.shape) for x in near)
         self.rounding = replace(self.rounding, below=below, above=above)

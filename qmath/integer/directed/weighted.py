@@ -48,6 +48,11 @@ class Goal:
 class Patches:
     """Goals of a step's channels, and inputs for them.
 
+    Parameters
+    ----------
+    is_typical : ndarray of bool
+        By channel, whether what is found for one position holds for all.
+
     Attributes
     ----------
     goals : list of list of Goal
@@ -60,7 +65,9 @@ class Patches:
         By channel, how large accumulators get.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, is_typical: NDArray[np.bool_]) -> None:
+        channels = len(is_typical)
+        self.is_typical = is_typical
         self.goals: list[list[Goal]] = [[] for _ in range(channels)]
         self.unreachable: dict[str, dict[str, list[int]]] = {}
         self.below, self.above = np.ones(channels), np.ones(channels)
@@ -71,9 +78,10 @@ class Patches:
         raise NotImplementedError
 
     def exclude(self, purpose: str, reason: str, channels: Sequence[int]) -> None:
-        """Note that channels cannot reach a purpose."""
-        if len(channels):
-            self.unreachable.setdefault(purpose, {}).setdefault(reason, []).extend(channels)
+        """Note that channels cannot reach a purpose, those of which that is a proof."""
+        proved = [channel for channel in channels if self.is_typical[channel]]
+        if proved:
+            self.unreachable.setdefault(purpose, {}).setdefault(reason, []).extend(proved)
 
 
 class WeightedPatches(Patches):
@@ -89,6 +97,8 @@ class WeightedPatches(Patches):
     limits : sequence of (int, int)
         Lowest and highest integer of each term's source, relative to its zero point.
     rng : RandomState
+    is_uniform : bool
+        Whether all positions have the same constants.
     """
 
     def __init__(
@@ -98,9 +108,13 @@ class WeightedPatches(Patches):
         rounding: Rounding,
         limits: Sequence[Limits],
         rng: np.random.RandomState,
+        is_uniform: bool,
     ) -> None:
-        self.weights = [_of_channels(view, position) for view in views]
-        super().__init__(len(self.weights[0]))
+        pairs = [_of_channels(view, position) for view in views]
+        self.weights = [weights for weights, _ in pairs]
+        self.is_full = np.all([full for _, full in pairs], axis=0)
+        is_alone = np.sum([weights.any(1) for weights in self.weights], axis=0) <= 1
+        super().__init__(is_alone & is_uniform & self.is_full)
         self.limits, self.rng, self.rounding = limits, rng, rounding
         spans = [
             np.abs(m).astype(np.float64) * np.abs(w).sum(1) * (high - low)
@@ -231,12 +245,20 @@ class WeightedPatches(Patches):
                 is_reached &= better(w * low, w * high).sum(1) == ends[side]
             for channel in np.flatnonzero(is_reached).tolist():
                 self.goals[channel].append(Goal(purpose, channel, [0]))
-            missing = np.flatnonzero(~is_reached).tolist()
-            self.exclude(purpose, "no position reads all of its weights", missing)
+            missing = np.flatnonzero(~is_reached & ~self.is_full).tolist()
+            if missing:  # patches are where most is read
+                reason = "no position reads all of its weights"
+                self.unreachable.setdefault(purpose, {})[reason] = missing
 
 
-def _of_channels(view: View, position: int) -> Int64Array:
-    """Return the weights of each channel, ``(C, K)``, 0 where the position reads padding."""
+def _of_channels(view: View, position: int) -> tuple[Int64Array, NDArray[np.bool_]]:
+    """Return the weights of each channel, ``(C, K)``, 0 where the position reads padding.
+
+    Also whether it reads all that a channel has.
+    """
     groups, width, outputs = view.weights.shape
-    weights = view.weights * (view.inputs(position) > 0)[:, :, np.newaxis]
-    return np.ascontiguousarray(weights.transpose(0, 2, 1).reshape(groups * outputs, width))
+    every = view.weights.transpose(0, 2, 1).reshape(groups * outputs, width)
+    exists = view.pixels.any(0).reshape(groups, -1).any(1)  # or it stands for zeros
+    every = every * np.repeat(exists, outputs)[:, np.newaxis]
+    is_read = np.repeat(view.inputs(position) > 0, outputs, axis=0)
+    return every * is_read, (is_read | (every == 0)).all(1)

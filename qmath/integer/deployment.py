@@ -95,11 +95,14 @@ def deploy(
         return Deployment(options=nothing)
     except QmathError as error:
         return Deployment(notes=(f"no integer model is exported: {error}",), options=nothing)
-    description = describe(program, fixed)
-    if isinstance(vectors, int) and not vectors:
-        return Deployment(
-            program, description, arrays(program, fixed), notes=program.notes, options=nothing
-        )
+    description, notes = describe(program, fixed), program.notes
+    if isinstance(vectors, int):
+        vectors, note = vectors_within(program, vectors)
+        notes += (note,) if note else ()
+        if not vectors:
+            return Deployment(
+                program, description, arrays(program, fixed), notes=notes, options={"vectors": 0}
+            )
     golden, options = _golden(program, vectors, profile)
     directed: dict[str, Cases] = {}
     if vector_bytes:
@@ -115,7 +118,7 @@ def deploy(
         golden |= {keys["expected"]: cases.expected, keys["tags"]: cases.tags}
     return Deployment(
         program, description, arrays(program, fixed), golden, directed,
-        options | {"vector_bytes": vector_bytes}, program.notes,
+        options | {"vector_bytes": vector_bytes}, notes,
     )  # fmt: skip
 
 

@@ -173,14 +173,15 @@ def test_vectors_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(budget, "MAX_BYTES", budget_)
         assert vectors_within(program, 5)[0] == count
     deployed = deploy(of, 5, 31)
-    assert deployed.count == 0
+    assert deployed.options == {"vectors": 0}
     assert not deployed.vectors
     assert deployed.notes[-1].startswith("none of 5 test vectors are made: each takes 0 MiB")
     assert "--vectors 0" in deployed.notes[-1]
     monkeypatch.setattr(budget, "MAX_BYTES", 2 * each)
     deployed = deploy(of, 5, 31)
-    assert deployed.count == 2
-    assert {len(array) for array in deployed.vectors.values()} == {2}
+    assert deployed.options["vectors"] == 2
+    whole = [x for name, x in deployed.vectors.items() if name.startswith("vectors/")]
+    assert {len(array) for array in whole} == {2}
 
 
 def test_an_input_of_4096_squared_gets_few_vectors() -> None:

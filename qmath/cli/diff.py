@@ -1,4 +1,4 @@
-"""``qmath diff``: which layer's integers differ, and by how much."""
+"""``qmath diff``: which layer's integers differ, by how much, and which mistake makes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from qmath.cli.settings import PROFILE, PROFILES_HELP, given, profile_options
 from qmath.cli.text import advancing, console, count, printable, show
 
 if TYPE_CHECKING:
-    from qmath.integer.comparison import Comparison
+    from qmath.integer.comparison import Comparison, LayerDifference
+    from qmath.integer.judging.element import Element
 
 __all__ = ["diff"]
 
@@ -45,7 +46,8 @@ def _has_op(args: Sequence[str]) -> bool:
     cls=_Diff,
     short_help="Compare the integers of two runs, layer by layer.",
     epilog="\b\nExamples:\n  qmath diff model.h5 images.npz --profile tflite --against integer\n"
-    "  qmath diff model.h5 images.npz --against dump.npz",
+    "  qmath diff model.h5 images.npz --against mine.npz\n"
+    "  qmath diff model.h5 images.npz --against mine.npz --at 'conv1/output[0,2,3,1]'",
 )
 @model_argument
 @click.argument("data", type=click.Path(path_type=Path))
@@ -61,8 +63,9 @@ def _has_op(args: Sequence[str]) -> bool:
 @profile_options
 @click.option(
     "--against",
-    metavar="PROFILE|DUMP.npz",
-    help="Another profile, or what `python -m reference.dump` wrote from the live model. Default: "
+    metavar="PROFILE|[TENSOR=]FILE|FOLDER",
+    help="Another profile, or your own integers, or what `python -m reference.dump` wrote from the "
+    "live model: an .npz, .npy or raw file, or a folder with a file of each tensor. Default: "
     "exact. Of several models: a folder, with NAME.npz of each.",
 )
 @click.option(
@@ -71,6 +74,18 @@ def _has_op(args: Sequence[str]) -> bool:
     metavar="OP",
     help="Judge a kernel's answers to `qmath vectors OP` instead; see qmath diff --op OP --help.",
 )
+@click.option(
+    "--axes",
+    "orders",
+    multiple=True,
+    metavar="[TENSOR=]ORDER",
+    help="The order of the axes of your arrays, such as NCHW, or of one of them. May be repeated.",
+)
+@click.option(
+    "--at",
+    metavar="TENSOR[i,j,…]",
+    help="Explain this one integer, the example first, in place of comparing all.",
+)
 def diff(
     model: ModelArgument,
     data: Path,
@@ -78,51 +93,75 @@ def diff(
     multiplier_bits: int | None,
     rounding: str | None,
     against: str | None,
+    orders: tuple[str, ...],
+    at: str | None,
 ) -> Result:
-    """Compare a run of MODEL on DATA with another profile, or with the trained model itself.
+    """Compare a run of MODEL on DATA with another profile, your integers, or the trained model.
 
     Columns: integers compared; how many differ when each layer starts from the reference's own
-    integers, and when each run goes on with its own; the largest difference; of those that differ,
-    the greatest distance from the rounding tie, in steps; what the float32 arithmetic of a trained
-    model may be off, in steps. Exit status 1 if a layer differs by more than that explains.
+    integers (yours), and when each run goes on with its own; the largest difference; of those that
+    differ, the greatest distance from the rounding tie, in steps; what the float32 arithmetic of a
+    trained model may be off, in steps. Exit status 1 if a layer differs by more than that explains.
     """
     from qmath.cli.data import read_program_and_inputs
-    from qmath.containers.array_file import read_arrays
-    from qmath.integer.api import PROFILES
+    from qmath.integer.api import PROFILES, element
     from qmath.integer.api import diff as compare
 
     if len(profiles) + (against is not None) > 2:
         raise click.UsageError("two runs can be compared: give --profile twice, or with --against")
-    other = against or (profiles[1] if len(profiles) == 2 else "exact")
+    other = against or (profiles[1] if len(profiles) == 2 else None)
     program, inputs = read_program_and_inputs(model.load(), data)
-    chosen = given(multiplier_bits=multiplier_bits, rounding=rounding)
+    options: dict[str, Any] = given(multiplier_bits=multiplier_bits, rounding=rounding)
+    options |= {"profile": profiles[0], "axes": _axes(orders)}
+    reference: str | None = other
+    if other is not None and other not in PROFILES:
+        reference = str(model.within(Path(other), ".npz"))
+    document: dict[str, Any] = {
+        "source": str(model.path), "data": str(data), "profile": profiles[0],
+        "against": other or "exact", "layers": [], "element": None, "agreeing_profile": None,
+    }  # fmt: skip
+    if at is not None:
+        found = element(program, inputs, at, against=reference, **options)
+        return _element_result(found, profiles[0], other, document)
     with advancing("comparing …", "comparing …") as progress:
         comparison = compare(
-            program,
-            inputs,
-            profile=profiles[0],
-            against=other if other in PROFILES else read_arrays(model.within(Path(other), ".npz")),
-            progress=progress,
-            **chosen,
+            program, inputs, against=reference or "exact", progress=progress, **options
         )
-    _render(comparison)
-    for note in program.notes:
+    other = other or "exact"
+    notes = [*comparison.notes, *program.notes]
+    _render(comparison, profiles[0], "yours" if other not in PROFILES else other)
+    for note in notes:
         show(f"note: {note}")
-    layers = [
-        dataclasses.asdict(layer) | {"explained": layer.explained} for layer in comparison.layers
-    ]
     explained = all(layer.explained for layer in comparison.layers)
-    document = {
-        "source": str(model.path), "data": str(data), "profile": profiles[0], "against": other,
-        "equal": comparison.first is None, "explained": explained, "layers": layers,
-        "notes": list(program.notes),
+    document |= {
+        "equal": comparison.first is None, "explained": explained, "notes": notes,
+        "layers": [_layer(layer) for layer in comparison.layers],
+        "agreeing_profile": comparison.profile,
     }  # fmt: skip
     words = "equal" if comparison.first is None else f"differs from {comparison.first.name} on"
     summary = words + (", as float32 noise explains" if explained and comparison.first else "")
     return Result(document, summary, differs=not explained)
 
 
-def _render(comparison: Comparison) -> None:
+def _axes(orders: tuple[str, ...]) -> dict[str, str] | None:
+    """Return orders of axes by tensor; that of all others has no name."""
+    found: dict[str, str] = {}
+    for text in orders:
+        name, _, order = text.rpartition("=")
+        if name in found:
+            raise click.UsageError(f"--axes is given twice for {name or 'all tensors'}")
+        found[name] = order
+    return found or None
+
+
+def _layer(layer: LayerDifference) -> dict[str, Any]:
+    values = dataclasses.asdict(layer) | {"explained": layer.explained}
+    if layer.explanation is not None:
+        values["explanation"]["complete"] = layer.explanation.complete
+    return values
+
+
+def _render(comparison: Comparison, own: str, reference: str) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -144,9 +183,95 @@ def _render(comparison: Comparison) -> None:
         out.print("equal: no layer's own arithmetic differs")
         return
     verb = "explains" if first.explained else "does not explain"
-    out.print(f"first to differ: {printable(first.name)}; float32 noise {verb} it")
+    noise = "" if first.near and not first.explained else f"; float32 noise {verb} it"
+    out.print(f"first to differ: {printable(first.name)}{noise}")
+    ours = "qmath's" if reference == "yours" else own
     for item in first.differences[:_SHOWN]:
         tie = "" if item.to_tie is None else f", {item.to_tie:.1e} steps from its tie"
-        out.print(f"  {list(item.index)}: {item.value}, not {item.reference}{tie}")
+        out.print(f"  {list(item.index)}: {ours} {item.value}, {reference} {item.reference}{tie}")
     if first.teacher_forced > _SHOWN:
         out.print(f"  and {count(first.teacher_forced - _SHOWN, 'further element')}")
+    if comparison.profile is not None:
+        out.print(f"all of yours agree under the profile {comparison.profile}")
+    for layer in comparison.layers:
+        told = comparison.profile is not None and not _is_complete(layer)
+        if reference == "yours" and not layer.explained and not told:
+            out.print(f"{printable(layer.name)}: {printable(_explanation(layer))}")
+
+
+def _is_complete(layer: LayerDifference) -> bool:
+    return layer.explanation is not None and layer.explanation.complete
+
+
+def _explanation(layer: LayerDifference) -> str:
+    """Return which mistake makes a layer's differences."""
+    found = layer.explanation
+    if found is None:
+        return "no mistake that qmath knows explains more than it contradicts"
+    if found.complete:
+        return f"all agree if {found.sentence}"
+    broken = f", and {found.broken:,} that agree would not" if found.broken else ""
+    return (
+        f"{found.explained:,} of {found.differences:,} would agree if {found.sentence}{broken}; "
+        "nothing known explains all"
+    )
+
+
+def _element_result(
+    found: Element, profile: str, against: str | None, document: dict[str, Any]
+) -> Result:
+    """Print one element; return it as a result."""
+    own = found.integers[profile]
+    differs = isinstance(own, int) and not found.explains(own)
+    _render_element(found, against)
+    params = found.params
+    document |= {
+        "equal": found.reference is None or found.reference == own,
+        "explained": not differs,
+        "notes": list(found.notes),
+        "element": {
+            "tensor": found.tensor, "index": list(found.index), "sources": found.sources,
+            "min": params.min, "max": params.max, "scale": params.scale,
+            "zero_point": params.zero_point, "num_bits": params.num_bits,
+            "step": None if found.step is None else str(found.step),
+            "low": found.low, "high": found.high, "to_tie": found.to_tie, "noise": found.noise,
+            "integers": found.integers, "reference": found.reference,
+        },
+    }  # fmt: skip
+    yours = "" if found.reference is None else f", not {found.reference}"
+    return Result(document, f"{found.tensor}{list(found.index)}: {own}{yours}", differs=differs)
+
+
+def _render_element(found: Element, against: str | None) -> None:
+    from qmath.integer.api import PROFILES
+
+    out, params = console(), found.params
+    out.print(f"{printable(found.tensor)}{list(found.index)}")
+    rows = [(f"from {name}", str(value)) for name, value in found.sources.items()]
+    rows += [
+        ("range", f"[{params.min:.9g}, {params.max:.9g}], {params.num_bits} bits"),
+        ("scale", f"{params.scale:.9g}, zero point {params.zero_point}"),
+    ]
+    if found.step is not None:
+        value = float(found.step)
+        rows += [
+            ("value", f"{value * params.scale:.9g}"),
+            ("step", f"{value:.12g} from the zero point, exactly {found.step}"),
+            ("to tie", f"{found.to_tie:.3g} steps"),
+        ]
+    if found.noise is not None:
+        rows.append(("noise", f"{found.noise:.1e} steps, of float32 sums"))
+    rows.append(("clamps", f"{found.low} … {found.high}"))
+    half = 1 << (params.num_bits - 1)
+    rows += [
+        (name, value if isinstance(value, str) else f"{value} (signed {value - half})")
+        for name, value in found.integers.items()
+    ]
+    if found.reference is not None:
+        name = f"against {against}" if against in PROFILES else "yours"
+        rows.append((name, f"{found.reference} (signed {found.reference - half})"))
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        out.print(f"  {printable(name):<{width}}  {printable(text)}", soft_wrap=True)
+    for note in found.notes:
+        show(f"note: {note}")

@@ -1,4 +1,4 @@
-"""Files of arrays that users write with NumPy: many in an ``.npz``, or one in an ``.npy``."""
+"""Files of arrays that users write: an ``.npz`` of many, an ``.npy`` of one, or raw bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from qmath.errors import FileFormatError
 
-__all__ = ["read_arrays"]
+__all__ = ["is_array_file", "read_arrays", "read_bytes"]
+
+_BEGINNINGS = (b"PK\x03\x04", b"PK\x05\x06", b"\x93NUMPY")  # a zip may be empty
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -39,3 +41,31 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise FileFormatError(
             f"{path} is not an .npz or .npy of plain arrays{reason}; write one with numpy.savez"
         ) from error
+
+
+def is_array_file(path: Path) -> bool:
+    """Whether a file begins as one that `read_arrays` reads.
+
+    Raises
+    ------
+    FileFormatError
+        It cannot be read.
+    """
+    return read_bytes(path, 6).startswith(_BEGINNINGS)
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Return a file's bytes, or the first `limit` and one more, if it is longer.
+
+    Raises
+    ------
+    FileFormatError
+        It cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read(limit + 1)
+    except FileNotFoundError:
+        raise FileFormatError(f"{path}: there is no such file; check the path") from None
+    except OSError as error:
+        raise FileFormatError(f"{path}: it cannot be read ({error.strerror})") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 from collections.abc import Mapping
@@ -13,8 +14,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmath._progress import Progress
 from qmath.errors import QmathError
-from qmath.integer.comparison import Comparison, compare, integers_of_dump
+from qmath.integer.comparison import Comparison, compare
 from qmath.integer.executor import Executor, batches
+from qmath.integer.judging.axes import Axes
+from qmath.integer.judging.element import Element, explained
+from qmath.integer.judging.files import arrays_of
+from qmath.integer.judging.integers import RawArray, Yours, integers_of
 from qmath.integer.lowering.lower import lower
 from qmath.integer.profiles.exact import Exact, Profile
 from qmath.integer.profiles.fixed import Integer
@@ -24,10 +29,11 @@ from qmath.integer.program import FloatStep, Program
 from qmath.model import QatModel
 from qmath.readers.source import as_model
 
-__all__ = ["PROFILES", "Run", "diff", "profile_named", "program_of", "run"]
+__all__ = ["PROFILES", "Run", "diff", "element", "profile_named", "program_of", "run"]
 
 Array = NDArray[Any]
 Source = str | os.PathLike[str] | QatModel | Program
+Against = str | os.PathLike[str] | Mapping[str, ArrayLike]
 
 PROFILES: dict[str, type[Any]] = {
     "exact": Exact,
@@ -167,29 +173,34 @@ def diff(
     inputs: Mapping[str, ArrayLike] | ArrayLike,
     *,
     profile: str = "integer",
-    against: str | Mapping[str, ArrayLike] = "exact",
+    against: Against = "exact",
+    axes: Axes | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Comparison:
-    """Compare a profile with another, or with what the trained model computed.
+    """Compare a profile with another, with your own integers, or with what training computed.
 
     Parameters
     ----------
     model, inputs, profile, progress, **options
         As for `run`.
-    against : str or mapping of str to array-like
-        A second profile, or fake-quantized float32 tensors by name, as
-        ``python -m reference.dump`` writes them from the live Keras model.
+    against : str, path, or mapping of str to array-like
+        A second profile; or arrays by the names of quantized tensors, or a file or folder of
+        them: integers, signed or unsigned, or dequantized float32, such as what
+        ``python -m reference.dump`` writes from the live Keras model. Some tensors are enough.
+    axes : str or mapping of str to str, optional
+        The order of the axes in `against`, such as ``"NCHW"``; of some tensors, by their names.
 
     Returns
     -------
     Comparison
-        For each layer how many integers differ, teacher-forced and free-running.
+        For each layer how many integers differ, teacher-forced and free-running, and which
+        mistake explains it.
 
     Raises
     ------
     QmathError
-        As `run`; the dump is of another model or of other data.
+        As `run`; what is compared with is of another model or of other data.
 
     Examples
     --------
@@ -204,13 +215,80 @@ def diff(
         model,
         input_shapes=_shapes(inputs),
     )
-    reference = (
-        profile_named(against)
-        if isinstance(against, str)
-        else integers_of_dump(program, {k: np.asarray(v) for k, v in against.items()})
-    )
     judged = profile_named(profile, **options)
-    return compare(program, _named(program, inputs), judged, reference, progress)
+    arrays = _named(program, inputs)
+    reference = _reference(program, arrays, judged, against, axes)
+    return compare(program, arrays, judged, reference, progress)
+
+
+def element(
+    model: Source,
+    inputs: Mapping[str, ArrayLike] | ArrayLike,
+    at: str,
+    *,
+    profile: str = "integer",
+    against: Against | None = None,
+    axes: Axes | None = None,
+    **options: Any,
+) -> Element:
+    """Explain one integer: what it is computed from, and what each profile makes of it.
+
+    Parameters
+    ----------
+    model, inputs, profile, axes, **options
+        As for `diff`; `profile` computes the layers before.
+    at : str
+        ``TENSOR[i, j, …]``, the example first; without it, that of the first example.
+    against : optional
+        As for `diff`; yours are the layers before, where you gave them.
+
+    Returns
+    -------
+    Element
+
+    Raises
+    ------
+    QmathError
+        As `diff`; there is no such tensor or element.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> images = np.load("reference/samples/digits_test.npz")["images"]
+    >>> found = element("reference/samples/default8.h5", images, "conv1[3,3,5]")
+    >>> found.tensor, found.index, found.integers["exact"], f"{float(found.step):.4f}"
+    ('conv1/post_activation', (0, 3, 3, 5), 86, '-33.7898')
+    """
+    program = program_of(model, input_shapes=_shapes(inputs))
+    judged = profile_named(profile, **options)
+    executor = Executor(program, judged)
+    arrays = executor.checked(_named(program, inputs))
+    reference = None if against is None else _reference(program, arrays, judged, against, axes)
+    profiles = {name: profile_named(name) for name in PROFILES} | {profile: judged}
+    return explained(executor, arrays, at, profiles, reference)
+
+
+def _reference(
+    program: Program,
+    inputs: Mapping[str, ArrayLike],
+    profile: Profile,
+    against: Against,
+    axes: Axes | None,
+) -> Profile | Yours:
+    """Return what a run is compared with: a profile by its name, else integers."""
+    if isinstance(against, str) and against in PROFILES:
+        if axes is not None:
+            raise QmathError(f"the profile {against!r} has no axes of its own: leave them out")
+        return profile_named(against)
+    executor = Executor(program, profile)
+    data = executor.checked(inputs)
+    examples = len(next(iter(data.values())))
+    if isinstance(against, Mapping):
+        arrays: Mapping[str, Array | RawArray] = {k: np.asarray(v) for k, v in against.items()}
+    else:
+        arrays = arrays_of(against, program, examples)
+    first = functools.cache(lambda: executor.run(next(batches(data))))
+    return integers_of(program, arrays, examples, first, axes)
 
 
 def profile_named(name: str, **options: Any) -> Profile:

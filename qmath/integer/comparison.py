@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,11 @@ from numpy.typing import ArrayLike, NDArray
 from qmath._progress import Progress
 from qmath.errors import QmathError
 from qmath.integer.executor import Executor, batches
-from qmath.integer.profiles.exact import Profile, unrounded
+from qmath.integer.judging.explanations import Explanation, Trial, agreeing_profile
+from qmath.integer.judging.integers import Yours, integers_of_reals
+from qmath.integer.judging.mistakes.case import Case
+from qmath.integer.judging.noise import float32_noise
+from qmath.integer.profiles.exact import Profile
 from qmath.integer.program import FloatStep, Program, QuantizedStep, QuantParams, Requantize
 from qmath.kernels.affine import smallest_dtype
 
@@ -31,7 +35,7 @@ class Difference:
     index : tuple of int
         Of the element, the example first.
     value, reference : int
-        The two integers, unsigned.
+        The two integers, unsigned: qmath's, and yours (or the other run's).
     to_tie, noise : float or None
         Distance of the exact result from its rounding tie, and `float32_noise`, in integer steps.
     """
@@ -70,6 +74,9 @@ class LayerDifference:
         Of the differing elements, the greatest `float32_noise`.
     differences : tuple of Difference
         The first hundred elements that differ, teacher-forced.
+    explanation : Explanation or None
+        Of what was given: the mistake that makes it. Where noise may have made it, of integers
+        alone, and a mistake that makes all of them.
     """
 
     name: str
@@ -81,11 +88,17 @@ class LayerDifference:
     farthest_tie: float | None
     noise: float | None
     differences: tuple[Difference, ...] = ()
+    explanation: Explanation | None = None
+
+    @property
+    def near(self) -> bool:
+        """Whether every difference is nearer to a tie than the reference's own float32 noise."""
+        return self.near_ties == self.teacher_forced
 
     @property
     def explained(self) -> bool:
-        """Whether every difference is nearer to a tie than the reference's own float32 noise."""
-        return self.near_ties == self.teacher_forced
+        """Whether float32 noise explains every difference, and no mistake does."""
+        return self.near and self.explanation is None
 
     def joined(self, other: LayerDifference) -> LayerDifference:
         """Return the differences of the same tensor in this and in further examples."""
@@ -104,9 +117,21 @@ class LayerDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All layers of a comparison, in order."""
+    """A comparison of two runs.
+
+    Attributes
+    ----------
+    layers : tuple of LayerDifference
+        Those compared, in order.
+    notes : tuple of str
+        What was assumed of the integers given.
+    profile : str or None
+        The other profile that makes all of the integers given, if they differ.
+    """
 
     layers: tuple[LayerDifference, ...]
+    notes: tuple[str, ...] = ()
+    profile: str | None = None
 
     @property
     def first(self) -> LayerDifference | None:
@@ -118,10 +143,10 @@ def compare(
     program: Program,
     inputs: Mapping[str, ArrayLike],
     profile: Profile,
-    reference: Profile | Mapping[str, Array],
+    reference: Profile | Mapping[str, Array] | Yours,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare a profile with another, or with integers that a trained model computed.
+    """Compare a profile with another, or with integers that were computed elsewhere.
 
     Parameters
     ----------
@@ -130,9 +155,9 @@ def compare(
         Data of each input.
     profile : Profile
         Whose integers are judged.
-    reference : Profile or mapping of str to ndarray
-        A second profile, or the unsigned integers of each quantized tensor, see
-        `integers_of_dump`.
+    reference : Profile, mapping of str to ndarray, or Yours
+        A second profile, or the unsigned integers of quantized tensors; where a tensor has none,
+        the layers after it start from the profile's. Which mistakes explain `Yours` is tried.
     progress : callable, optional
         Called with how many examples are done, and of how many.
 
@@ -140,13 +165,17 @@ def compare(
     -------
     Comparison
     """
+    yours = reference if isinstance(reference, Yours) else None
+    reference = reference.integers if isinstance(reference, Yours) else reference
     executor = Executor(program, profile)
     arrays = executor.checked(inputs)
+    total = len(next(iter(arrays.values())))
     steps = [step for step in program.steps if not isinstance(step, FloatStep)]
     if isinstance(reference, Mapping):
-        steps = _in_reference(steps, reference, len(next(iter(arrays.values()))))
+        steps = _in_reference(steps, reference, total)
     names = {step.name for step in steps}
     other = None if isinstance(reference, Mapping) else Executor(program, reference)
+    trials = {name: Trial() for name in names} if yours else {}
     start = 0
     layers: list[LayerDifference] = []
     for batch in batches(arrays):
@@ -156,12 +185,33 @@ def compare(
         else:
             assert other is not None
             expected = other.run(batch, keep=names)
-        found = _compare_batch(executor, batch, expected, steps, start)
+        found = _compare_batch(executor, batch, expected, steps, start, trials)
         layers = [a.joined(b) for a, b in zip(layers, found, strict=True)] if layers else found
         start += count
         if progress:
-            progress(start, len(next(iter(arrays.values()))))
-    return Comparison(tuple(layers))
+            progress(start, total)
+    if yours is None:
+        return Comparison(tuple(layers))
+    layers = [_explained(layer, trials[layer.name], yours) for layer in layers]
+    open_layers = [layer for layer in layers if not layer.explained]
+    is_partial = len(steps) < len(executor.quant_params)
+    agreeing = None
+    if open_layers and (is_partial or all(map(_is_of_a_profile, open_layers))):
+        agreeing = agreeing_profile(executor, arrays, yours.integers)
+    return Comparison(tuple(layers), yours.notes, agreeing)
+
+
+def _is_of_a_profile(layer: LayerDifference) -> bool:
+    found = layer.explanation
+    return found is not None and found.complete and found.name.startswith("profile")
+
+
+def _explained(layer: LayerDifference, trial: Trial, yours: Yours) -> LayerDifference:
+    """Return the layer with what explains it better than noise."""
+    found = trial.explanation
+    if layer.near and (layer.name in yours.reals or found is None or not found.complete):
+        found = None
+    return replace(layer, explanation=found)
 
 
 def _in_reference(
@@ -189,94 +239,81 @@ def _compare_batch(
     expected: Mapping[str, Array],
     steps: list[QuantizedStep],
     start: int,
+    trials: Mapping[str, Trial],
 ) -> list[LayerDifference]:
     """Compare the integers of one batch, whose first example has the number `start`."""
-    distances: dict[str, Array] = {}
-
-    def measure(step: Requantize, sums: list[Array]) -> None:
-        y = unrounded(step, sums)
-        distances[step.name] = np.abs(y - np.floor(y) - 0.5)
-
-    free = executor.run(batch)
-    forced = executor.run(batch, forced=expected, watch=measure)
+    forcing = {step.name: _clamped(expected[step.name], step.params) for step in steps}
+    forced = executor.run(batch, forced=forcing)
+    wrong = {step.name: forced[step.name] != expected[step.name] for step in steps}
+    # What forces nothing else than what is computed anyway changes nothing.
+    free = executor.run(batch) if any(w.any() for w in wrong.values()) else forced
+    values = {**batch, **forced, **forcing}
     layers = []
     for step in steps:
-        want = expected[step.name].astype(np.int32)
-        difference = np.abs(forced[step.name].astype(np.int32) - want)
-        wrong = difference > 0
-        ties: list[float | None] = [None] * int(wrong.sum())
-        noises = ties
-        near = 0
-        if wrong.any() and isinstance(step, Requantize):
-            distance = distances[step.name][wrong]
-            bound = float32_noise(step, executor, {**forced, **expected})[wrong]
-            near = int(((difference[wrong] == 1) & (distance <= bound)).sum())
-            ties, noises = distance.tolist(), bound.tolist()
-        first = np.array([start, *(0,) * (want.ndim - 1)])
-        elements = zip(
-            (np.argwhere(wrong)[:_LISTED] + first).tolist(),
-            forced[step.name][wrong].tolist(), want[wrong].tolist(), ties, noises, strict=False,
-        )  # fmt: skip
-        layers.append(
-            LayerDifference(
-                name=step.name,
-                elements=want.size,
-                teacher_forced=int(wrong.sum()),
-                free_running=int((free[step.name] != want).sum()),
-                largest=int(difference.max(initial=0)),
-                near_ties=near,
-                farthest_tie=_largest(ties),
-                noise=_largest(noises),
-                differences=tuple(Difference(tuple(index), *rest) for index, *rest in elements),
-            )
+        want, differs = expected[step.name], wrong[step.name]
+        layer = LayerDifference(
+            name=step.name,
+            elements=want.size,
+            teacher_forced=int(np.count_nonzero(differs)),
+            free_running=int(np.count_nonzero(free[step.name] != want)),
+            largest=0,
+            near_ties=0,
+            farthest_tie=None,
+            noise=None,
         )
+        trial = trials.get(step.name)
+        if layer.teacher_forced or (trial is not None and trial.differences):
+            zero_point = step.params.zero_point
+            own, yours = (x.astype(np.int32) - zero_point for x in (forced[step.name], want))
+            case = Case(executor, step, own, yours, values)
+            layer = _measured(layer, case, start) if layer.teacher_forced else layer
+            if trial is not None:
+                trial.add(case)
+        layers.append(layer)
     return layers
+
+
+def _measured(layer: LayerDifference, case: Case, start: int) -> LayerDifference:
+    """Return the layer with what its differences are, and how far they are from their ties."""
+    step, wrong = case.step, case.own != case.yours
+    own, yours = case.own[wrong], case.yours[wrong]
+    difference = np.abs(own - yours)
+    ties: list[float | None] = [None] * layer.teacher_forced
+    noises = ties
+    near = 0
+    if isinstance(step, Requantize):
+        assert case.y is not None
+        y = case.y[wrong]
+        distance = np.abs(y - np.floor(y) - 0.5)
+        bound = float32_noise(step, case.values)[wrong]
+        near = int(((difference == 1) & (distance <= bound)).sum())
+        ties, noises = distance.tolist(), bound.tolist()
+    first = np.array([start, *(0,) * (wrong.ndim - 1)])
+    zero_point = step.params.zero_point
+    elements = zip(
+        (np.argwhere(wrong)[:_LISTED] + first).tolist(),
+        (own + zero_point).tolist(), (yours + zero_point).tolist(), ties, noises, strict=False,
+    )  # fmt: skip
+    return replace(
+        layer,
+        largest=int(difference.max()),
+        near_ties=near,
+        farthest_tie=_largest(ties),
+        noise=_largest(noises),
+        differences=tuple(Difference(tuple(index), *rest) for index, *rest in elements),
+    )
+
+
+def _clamped(integers: Array, params: QuantParams) -> Array:
+    """Return integers that later layers may start from: those without a clamp leave the range."""
+    is_whole = params.low == 0 and params.high == (1 << params.num_bits) - 1
+    if is_whole and integers.dtype == smallest_dtype(params.num_bits, signed=False):
+        return integers
+    return np.clip(integers, params.low, params.high)
 
 
 def _largest(values: Iterable[float | None]) -> float | None:
     return max((value for value in values if value is not None), default=None)
-
-
-def float32_noise(step: Requantize, executor: Executor, values: Mapping[str, Array]) -> Array:
-    """Bound what a float32 evaluation of each element of a step may be off, in integer steps.
-
-    A sum of `n` float32 products has an error of at most ``n * 2**-24`` times the sum of their
-    magnitudes, whatever its order; each further operation (bias, batch normalization, addition)
-    adds a rounding of that magnitude, and the quantizer a few of the whole range, which it shifts
-    to start at zero. See Higham, *Accuracy and Stability of Numerical Algorithms*, section 3.1.
-
-    Parameters
-    ----------
-    step : Requantize
-    executor : Executor
-    values : mapping of str to ndarray
-        The unsigned integers that the step starts from.
-
-    Returns
-    -------
-    ndarray of float64
-    """
-    magnitude = np.abs(step.value.offset)
-    operations = 0
-    for term in step.value.terms:
-        zero_point = executor.quant_params[term.source].zero_point
-        relative = values[term.source].astype(np.float64) - zero_point
-        sums = np.abs(relative)
-        for linear in term.ops:
-            weights = None if linear.weights is None else np.abs(linear.weights.astype(np.float64))
-            sums = linear.apply(sums, weights)
-        magnitude = magnitude + sums * np.abs(term.scale)
-        operations = max(operations, sum(_length(op) for op in term.ops))
-    roundings = operations + 8 + 2 * len(step.value.terms)
-    return (roundings * magnitude / step.params.scale + 4 * 2.0**step.params.num_bits) * 2.0**-24
-
-
-def _length(linear: Any) -> int:
-    """Return how many products or values one output of an operation sums up."""
-    if linear.weights is None:
-        return int(linear.gain)
-    kept = {"depthwise_conv2d": 2, "conv2d_transpose": 2}.get(linear.kind, 1)
-    return int(np.prod(linear.weights.shape) // np.prod(linear.weights.shape[-kept:]))
 
 
 def integers_of_dump(program: Program, dump: Mapping[str, Array]) -> dict[str, Array]:
@@ -297,22 +334,5 @@ def integers_of_dump(program: Program, dump: Mapping[str, Array]) -> dict[str, A
     for step in program.steps:
         if isinstance(step, FloatStep) or step.name not in dump:
             continue
-        params: QuantParams = step.params
-        values = np.asarray(dump[step.name])
-        if values.dtype != np.float32 or not np.isfinite(values).all():
-            raise QmathError(f"{step.name}: the dump must hold finite float32, got {values.dtype}")
-        relative = np.rint(values.astype(np.float64) / params.scale)
-        low, high = params.limits
-        if ((relative < low) | (relative > high)).any():
-            raise QmathError(
-                f"{step.name}: the dump's values leave the range [{params.min:.6g}, "
-                f"{params.max:.6g}]; was it made from this model?"
-            )
-        if not np.array_equal(relative.astype(np.float32) * np.float32(params.scale), values):
-            raise QmathError(
-                f"{step.name}: the dump's values are not multiples of the scale "
-                f"{params.scale:.9g}; was it made from this model?"
-            )
-        dtype = smallest_dtype(params.num_bits, signed=False)
-        integers[step.name] = (relative + params.zero_point).astype(dtype)
+        integers[step.name] = integers_of_reals(np.asarray(dump[step.name]), step.params, step.name)
     return integers

@@ -90,6 +90,17 @@ class Executor:
         return [self._prepared[id(term)].interval for term in step.value.terms]
 
     @in_default_environment
+    def accumulators(self, step: Requantize, integers: Mapping[str, Array]) -> list[Array]:
+        """Return the exact accumulator of each term of a step, from unsigned integers."""
+        values = {
+            term.source: (integers[term.source].astype(np.int32) - term.params.zero_point).astype(
+                np.float32
+            )
+            for term in step.value.terms
+        }
+        return [self._accumulate(term, values) for term in step.value.terms]
+
+    @in_default_environment
     def run(
         self,
         inputs: Mapping[str, ArrayLike],

@@ -114,6 +114,27 @@ def test_diff():
     assert len(layer["differences"]) == 100
     assert abs(layer["differences"][0]["value"] - layer["differences"][0]["reference"]) == 1
     assert document("diff", MODEL, DATA)["equal"] is True
+    assert found["element"] is found["agreeing_profile"] is None
+
+
+def test_diff_of_ones_own_integers_and_of_one_element(tmp_path):
+    from qmath.integer.api import run as run_model
+
+    with np.load(DATA) as data:
+        theirs = run_model(MODEL, data["images"], profile="tflite").integers
+    np.savez(tmp_path / "theirs.npz", **theirs)
+    found = document("diff", MODEL, DATA, "--against", tmp_path / "theirs.npz", status=1)
+    assert found["agreeing_profile"] == "tflite"
+    told = [layer["explanation"] for layer in found["layers"] if layer["teacher_forced"]]
+    assert {one["name"] for one in told} == {"profile tflite"}
+    assert all(one["complete"] and one["explained"] == one["differences"] for one in told)
+    found = document("diff", MODEL, DATA, "--at", "dense[0,1]", "--against", "tflite")
+    assert found["layers"] == []
+    element = found["element"]
+    assert (element["tensor"], element["index"]) == ("dense/post_activation", [0, 1])
+    assert element["reference"] == element["integers"]["tflite"]
+    assert set(element["sources"]) == {"flatten"}
+    assert document("diff", MODEL, DATA, "--at", "flatten[5]")["element"]["step"] is None
 
 
 def test_diff_of_a_kernel_s_answers(tmp_path):

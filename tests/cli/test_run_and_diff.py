@@ -142,8 +142,10 @@ def test_diff_against_a_dump(tmp_path):
     reals["relu6/output"].flat[0] = -5 * params["relu6/output"].scale
     np.savez(dump, **reals)
     assert "values leave the range" in fails("diff", model, DATA, "--against", dump, *SETTINGS)
-    np.savez(dump, **{"relu6/output": np.array(["text"])})
-    assert "must hold finite float32" in fails("diff", model, DATA, "--against", dump, *SETTINGS)
+    np.savez(dump, **{"relu6/output": np.full(reals["relu6/output"].shape, "text")})
+    assert "must be integers, or dequantized float32, got <U4" in fails(
+        "diff", model, DATA, "--against", dump, *SETTINGS
+    )
     reals["relu6/output"].flat[0] = 1e-3
     np.savez(dump, **reals)
     message = fails("diff", model, DATA, "--against", dump, *SETTINGS)
@@ -214,3 +216,86 @@ def test_options_that_do_not_fit(tmp_path):
     (tmp_path / "out.npz").write_text("precious")
     assert "exists" in fails("run", model, DATA, "-o", tmp_path / "out.npz")
     assert (tmp_path / "out.npz").read_text() == "precious"
+
+
+def integers() -> dict[str, np.ndarray]:
+    return qmath.run(SAMPLES / "default8.h5", read_npz(DATA)["images"]).integers
+
+
+def test_diff_against_integers_of_ones_own(tmp_path):
+    model, mine = SAMPLES / "default8.h5", integers()
+    signed = {
+        name: (x.astype(int) - 128).astype(np.int8).transpose(0, *range(x.ndim - 1, 0, -1))
+        for name, x in mine.items()
+    }
+    path = tmp_path / "mine.npz"
+    np.savez(path, **signed, other=np.zeros(3))
+    message = fails("diff", model, DATA, "--against", path)
+    assert message.endswith("in the order NHWC; state yours: --axes conv1/post_activation=NCHW")
+    orders = ["--axes", "NCWH", "--quiet"]
+    assert run("diff", model, DATA, "--against", path, *orders).exit_code == 0
+    result = run("diff", model, DATA, "--against", path, *orders[:2])
+    assert "equal: no layer's own arithmetic differs" in result.stdout
+    assert "note: not compared: 'other', which is no quantized tensor" in result.stdout
+    np.save(tmp_path / "last.npy", mine["dense/post_activation"] ^ 1)
+    result = run("diff", model, DATA, "--against", tmp_path / "last.npy")
+    assert result.exit_code == 1
+    assert "first to differ: dense/post_activation; float32 noise does not" in result.stdout
+    assert "  [0, 0]: qmath's " in result.stdout
+    assert ", yours " in result.stdout
+    assert "note: compared: 1 of 5 quantized tensors" in result.stdout
+
+
+def test_diff_says_which_mistake_it_is(tmp_path):
+    model, images = SAMPLES / "default8.h5", read_npz(DATA)["images"]
+    theirs = qmath.run(model, images, profile="xnnpack").integers
+    np.savez(tmp_path / "theirs.npz", **theirs)
+    result = run("diff", model, DATA, "--against", tmp_path / "theirs.npz")
+    assert result.exit_code == 1
+    assert "all of yours agree under the profile xnnpack" in result.stdout
+    assert "conv1/post_activation: all agree if computed under the profile xnnpack" in result.stdout
+    wrong = integers()["conv1/post_activation"].copy()
+    wrong[:, 0, 0, 0] ^= 1
+    np.save(tmp_path / "conv1.npy", wrong)
+    result = run("diff", model, DATA, "--against", tmp_path / "conv1.npy")
+    assert "conv1/post_activation: no mistake that qmath knows explains more" in result.stdout
+    wrong[:, 1:] = 0
+    np.save(tmp_path / "conv1.npy", wrong)
+    result = run("diff", model, DATA, "--against", tmp_path / "conv1.npy")
+    assert "nothing known explains all" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--axes", "NCHW"], "the profile 'exact' has no axes of its own"),
+        (["--axes", "NCHW", "--axes", "NHWC"], "--axes is given twice for all tensors"),
+        (["--axes", "x=NCHW", "--axes", "x=NHWC"], "--axes is given twice for x"),
+        (["--against", "exat"], "exat: there is no such file"),
+        (["--at", "conv1"], "'conv1' is no element; write TENSOR[i,j,…]"),
+        (["--at", "conv9[0]"], "'conv9' is no quantized tensor of the model (did you mean conv1/"),
+        (["--at", "conv1[0,0,0,99]"], "has the shape (360, 8, 8, 16), the examples first"),
+    ],
+)
+def test_options_of_diff_that_do_not_fit(options, words):
+    assert words in fails("diff", SAMPLES / "default8.h5", DATA, *options)
+
+
+def test_diff_explains_one_element(tmp_path):
+    model, mine = SAMPLES / "default8.h5", integers()
+    result = run("diff", model, DATA, "--at", "conv1[3,3,5]")
+    assert result.exit_code == 0
+    lines = dict(line.split(maxsplit=1) for line in result.stdout.splitlines()[2:])
+    assert result.stdout.startswith("conv1/post_activation[0, 3, 3, 5]\n")
+    assert "  from quantize_layer/output  -30125\n" in result.stdout
+    assert lines["exact"] == "86 (signed -42)"
+    assert lines["scale"] == "0.00684822956, zero point 120"
+    assert "from the zero point, exactly -" in lines["step"]
+    assert "yours" not in lines
+    np.savez(tmp_path / "mine.npz", **mine)
+    arguments = ["diff", model, DATA, "--against", tmp_path / "mine.npz", "--at", "conv1[3,3,5]"]
+    assert "yours                       86 (signed -42)" in run(*arguments).stdout
+    mine["conv1/post_activation"][0, 3, 3, 5] += 1
+    np.savez(tmp_path / "mine.npz", **mine)
+    assert run(*arguments).exit_code == 1
+    assert "against tflite" in run(*arguments[:3], "--against", "tflite", *arguments[5:]).stdout

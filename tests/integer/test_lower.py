@@ -14,8 +14,8 @@ import qmath
 from qmath import Graph, Node, QatModel, QatTensor, QuantSpec
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.integer.api import program_of
-from qmath.integer.comparison import float32_noise
 from qmath.integer.executor import Executor
+from qmath.integer.judging.noise import float32_noise
 from qmath.integer.lowering.lower import lower
 from qmath.integer.lowering.operations import relative_integers
 from qmath.integer.profiles.fixed import constants
@@ -337,8 +337,7 @@ def test_noise_counts_the_magnitude_of_the_lowest_integer() -> None:
     assert isinstance(step, Requantize)
     (term,) = step.value.terms
     assert term.ops[0].weights.tolist() == [[-128], [-128]]  # whose int8 magnitude is -128
-    executor = Executor(program)
     relative = np.array([[10, 20]])
-    found = float32_noise(step, executor, {term.source: relative + term.params.zero_point})
+    found = float32_noise(step, {term.source: relative + term.params.zero_point})
     magnitude = 30 * 128 * term.scale / step.params.scale
     assert found == pytest.approx(((2 + 8 + 2) * magnitude + 4 * 256) * 2.0**-24)

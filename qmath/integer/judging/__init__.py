@@ -1,0 +1,1 @@
+"""Anyone's integers: what a file holds, what explains how they differ, and one of them closely."""

@@ -1,0 +1,1 @@
+"""What kernels get wrong, each computed: a layer's integers with one mistake."""

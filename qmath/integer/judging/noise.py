@@ -1,0 +1,55 @@
+"""How far the float32 sums of a trained model may be from the exact ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.integer.program import Linear, Requantize
+
+__all__ = ["float32_noise"]
+
+Array = NDArray[Any]
+
+
+def float32_noise(step: Requantize, values: Mapping[str, Array]) -> Array:
+    """Bound what a float32 evaluation of each element of a step may be off, in integer steps.
+
+    A sum of `n` float32 products has an error of at most ``n * 2**-24`` times the sum of their
+    magnitudes, whatever its order; each further operation (bias, batch normalization, addition)
+    adds a rounding of that magnitude, and the quantizer a few of the whole range, which it shifts
+    to start at zero. See Higham, *Accuracy and Stability of Numerical Algorithms*, section 3.1.
+
+    Parameters
+    ----------
+    step : Requantize
+    values : mapping of str to ndarray
+        The unsigned integers that the step starts from.
+
+    Returns
+    -------
+    ndarray of float64
+    """
+    magnitude = np.abs(step.value.offset)
+    operations = 0
+    for term in step.value.terms:
+        relative = values[term.source].astype(np.float64) - term.params.zero_point
+        sums = np.abs(relative)
+        for linear in term.ops:
+            weights = None if linear.weights is None else np.abs(linear.weights.astype(np.float64))
+            sums = linear.apply(sums, weights)
+        magnitude = magnitude + sums * np.abs(term.scale)
+        operations = max(operations, sum(_length(op) for op in term.ops))
+    roundings = operations + 8 + 2 * len(step.value.terms)
+    return (roundings * magnitude / step.params.scale + 4 * 2.0**step.params.num_bits) * 2.0**-24
+
+
+def _length(linear: Linear) -> int:
+    """Return how many products or values one output of an operation sums up."""
+    if linear.weights is None:
+        return int(linear.gain)
+    kept = {"depthwise_conv2d": 2, "conv2d_transpose": 2}.get(linear.kind, 1)
+    return int(np.prod(linear.weights.shape) // np.prod(linear.weights.shape[-kept:]))

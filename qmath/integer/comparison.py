@@ -175,7 +175,7 @@ def compare(
         steps = _in_reference(steps, reference, total)
     names = {step.name for step in steps}
     other = None if isinstance(reference, Mapping) else Executor(program, reference)
-    trials = {name: Trial() for name in names} if yours else {}
+    trials = {name: Trial(beyond_noise=name in yours.reals) for name in names} if yours else {}
     start = 0
     layers: list[LayerDifference] = []
     for batch in batches(arrays):
@@ -267,7 +267,7 @@ def _compare_batch(
             own, yours = (x.astype(np.int32) - zero_point for x in (forced[step.name], want))
             case = Case(executor, step, own, yours, values)
             layer = _measured(layer, case, start) if layer.teacher_forced else layer
-            if trial is not None:
+            if trial is not None and trial.applies(layer.near):
                 trial.add(case)
         layers.append(layer)
     return layers

@@ -285,6 +285,12 @@ def test_a_constant() -> None:
     assert told(program(), kernel.rounded(kernel.y()) - 3) == ("constant", True)
 
 
+def test_signed_bytes_that_are_read_as_unsigned() -> None:
+    kernel = Kernel(program())
+    signed = np.asarray(kernel.rounded(kernel.y()) + 90 - 128, np.int8)
+    assert told(program(), signed.view(np.uint8).astype(int) - 90) == ("sign", True)
+
+
 def test_images_flattened_channel_by_channel() -> None:
     count = SIZE * SIZE * DEPTH
     flat = MoveStep("flat", "x/output", lambda x: x.reshape(len(x), -1), X, (count,))

@@ -54,10 +54,16 @@ def arranged(
             found[name] = _stated(arrays[name], shape, name, order)
             continue
         found[name] = _unstated(arrays[name], shape, name)
-        if arrays[name].ndim == 1 and len(shape) > 2:
+        if len(shape) > 2 and _is_flat(arrays[name], shape):
             flat.append(name)
-    words = "arrays of one axis are read in qmath's order, channels last, as --axes may change"
+    words = "flat arrays are read in qmath's order, channels last, as --axes may change"
     return found, [f"{words}: {', '.join(flat)}"] if flat else []
+
+
+def _is_flat(array: Array, shape: Shape) -> bool:
+    """Whether an array has the elements of `shape`, but not its axes."""
+    is_flat = array.ndim == 1 or (array.ndim == 2 and len(array) == shape[0])
+    return is_flat and array.size == math.prod(shape)
 
 
 def _stated(array: Array, shape: Shape, name: str, order: str) -> Array:
@@ -70,7 +76,7 @@ def _stated(array: Array, shape: Shape, name: str, order: str) -> Array:
     theirs = tuple(shape[letters.index(letter)] for letter in order)
     if array.shape == theirs[1:] and theirs[0] == 1:
         array = array[np.newaxis]
-    if array.ndim == 1 and array.size == math.prod(shape):
+    if array.shape != theirs and _is_flat(array, theirs):
         array = array.reshape(theirs)
     if array.shape != theirs:
         raise QmathError(
@@ -83,7 +89,7 @@ def _unstated(array: Array, shape: Shape, name: str) -> Array:
     if array.shape == shape:
         return array
     is_same = [n for n in array.shape if n != 1] == [n for n in shape if n != 1]
-    if is_same or (array.ndim == 1 and array.size == math.prod(shape)):
+    if is_same or _is_flat(array, shape):
         return array.reshape(shape)
     letters = LETTERS.get(len(shape), "")
     orders = [

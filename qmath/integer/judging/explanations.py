@@ -31,6 +31,7 @@ MISTAKES: tuple[Callable[[Case], Iterator[Mistake]], ...] = (
     rounding.multipliers,
     summing.accumulators,
     summing.kernels,
+    ordering.signs,
     ordering.flattened,
     ordering.orders,
     ordering.constants,
@@ -79,11 +80,21 @@ class Trial:
     The first examples that differ are tried with each, in order, until one explains all of many
     differences; those that follow, with what explained these best. Examples before them, which
     agree, are not.
+
+    Parameters
+    ----------
+    beyond_noise : bool
+        Whether float32 noise is the first explanation, as of what float32 sums made.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, beyond_noise: bool = False) -> None:
+        self.beyond_noise = beyond_noise
         self.differences = 0
         self._counts: list[_Count] = []
+
+    def applies(self, near: bool) -> bool:
+        """Whether to go on, or begin, where `near` says that noise explains these examples."""
+        return self.differences > 0 or not (near and self.beyond_noise)
 
     def add(self, case: Case) -> None:
         """Try further examples of the layer."""

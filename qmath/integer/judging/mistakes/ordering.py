@@ -1,4 +1,4 @@
-"""Mistakes in the order of results or inputs, and constants in them."""
+"""Mistakes in the order of results or inputs, in their sign, and constants in them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from qmath.integer.program import (
     Term,
 )
 
-__all__ = ["constants", "flattened", "orders"]
+__all__ = ["constants", "flattened", "orders", "signs"]
 
 Array = NDArray[Any]
+
+_FEW = 4  # values of a channel, or channels, that may agree by chance
 
 
 def flattened(case: Case) -> Iterator[Mistake]:
@@ -84,25 +86,40 @@ def _transposed(case: Case, axes: tuple[int, ...]) -> Array:
     return np.asarray(case.own.transpose(axes).reshape(case.own.shape))
 
 
+def signs(case: Case) -> Iterator[Mistake]:
+    """Yield signed integers whose bytes were read as unsigned ones."""
+    bits = case.step.params.num_bits
+    for width in dict.fromkeys((bits, 8, 16)):
+        if width >= bits:
+            words = f"yours are signed, and were read as unsigned integers of {width} bits"
+            yield Mistake("sign", words, partial(_read_unsigned, width=width))
+
+
+def _read_unsigned(case: Case, width: int) -> Array:
+    zero_point, half = case.step.params.zero_point, 1 << (case.step.params.num_bits - 1)
+    return np.asarray((case.own + zero_point - half) % (1 << width) - zero_point)
+
+
 def _channel_order(own: Array, yours: Array) -> list[int] | None:
     """Return which of qmath's channels each of yours is, if all are known and some moved."""
     if own.ndim < 2:
         return None
-    columns = [np.ascontiguousarray(x.reshape(-1, x.shape[-1]).T) for x in (own, yours)]
-    ours, theirs = ([row.tobytes() for row in x] for x in columns)
+    ours, theirs = (
+        [row.tobytes() for row in np.ascontiguousarray(x.reshape(-1, x.shape[-1]).T)]
+        for x in (own, yours)
+    )
+    moved = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
+    if own.size // own.shape[-1] < _FEW and len(moved) < _FEW:
+        return None
     places: dict[bytes, list[int]] = {}
-    for i, row in enumerate(ours):
-        if row != theirs[i]:
-            places.setdefault(row, []).append(i)
-    order = []
-    for i, row in enumerate(theirs):
-        if row == ours[i]:
-            order.append(i)
-        elif places.get(row):
-            order.append(places[row].pop(0))
-        else:
+    for i in moved:
+        places.setdefault(ours[i], []).append(i)
+    order = list(range(len(ours)))
+    for i in moved:
+        if not places.get(theirs[i]):
             return None
-    return None if order == sorted(order) else order
+        order[i] = places[theirs[i]].pop(0)
+    return order
 
 
 def _reordered(case: Case, channels: Sequence[int]) -> Array:

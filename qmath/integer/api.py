@@ -26,6 +26,7 @@ from qmath.integer.profiles.fixed import Integer
 from qmath.integer.profiles.tflite import Tflite
 from qmath.integer.profiles.xnnpack import Xnnpack
 from qmath.integer.program import FloatStep, Program
+from qmath.kernels._arrays import as_array
 from qmath.model import QatModel
 from qmath.readers.source import as_model
 
@@ -284,7 +285,9 @@ def _reference(
     data = executor.checked(inputs)
     examples = len(next(iter(data.values())))
     if isinstance(against, Mapping):
-        arrays: Mapping[str, Array | RawArray] = {k: np.asarray(v) for k, v in against.items()}
+        arrays: Mapping[str, Array | RawArray] = {
+            name: as_array(x, f"{name}: yours") for name, x in against.items()
+        }
     else:
         arrays = arrays_of(against, program, examples)
     first = functools.cache(lambda: executor.run(next(batches(data))))

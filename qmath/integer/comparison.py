@@ -192,24 +192,27 @@ def compare(
             progress(start, total)
     if yours is None:
         return Comparison(tuple(layers))
-    layers = [_explained(layer, trials[layer.name], yours) for layer in layers]
-    open_layers = [layer for layer in layers if not layer.explained]
+    explained = [_explained(layer, trials[layer.name]) for layer in layers]
+    differing = [layer for layer in explained if not layer.explained]
     is_partial = len(steps) < len(executor.quant_params)
     agreeing = None
-    if open_layers and (is_partial or all(map(_is_of_a_profile, open_layers))):
+    if differing and (is_partial or any(map(_is_of_a_profile, differing))):
         agreeing = agreeing_profile(executor, arrays, yours.integers)
-    return Comparison(tuple(layers), yours.notes, agreeing)
+    if agreeing is not None:
+        name = f"profile {agreeing}"
+        explained = [_explained(layer, trials[layer.name], name) for layer in layers]
+    return Comparison(tuple(explained), yours.notes, agreeing)
 
 
 def _is_of_a_profile(layer: LayerDifference) -> bool:
     found = layer.explanation
-    return found is not None and found.complete and found.name.startswith("profile")
+    return found is not None and found.name.startswith("profile")
 
 
-def _explained(layer: LayerDifference, trial: Trial, yours: Yours) -> LayerDifference:
+def _explained(layer: LayerDifference, trial: Trial, preferred: str = "") -> LayerDifference:
     """Return the layer with what explains it better than noise."""
-    found = trial.explanation
-    if layer.near and (layer.name in yours.reals or found is None or not found.complete):
+    found = trial.explanation(preferred)
+    if layer.near and (trial.beyond_noise or found is None or not found.complete):
         found = None
     return replace(layer, explanation=found)
 

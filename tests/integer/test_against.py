@@ -140,6 +140,7 @@ def test_other_orders_of_axes():
         (OWN[CONV], {DENSE: "NC"}, "the axes of dense/post_activation are stated, but"),
         (OWN[CONV][:7], None, r"\(7, 8, 8, 16\); 20 examples of the data make \(20, 8, 8, 16\)"),
         (OWN[CONV][..., :3], None, r"\(20, 8, 8, 3\); 20 examples"),
+        (np.ma.masked_greater(OWN[CONV], 200), None, "yours must have no masked elements"),
         (OWN[CONV] > 3, None, "must be integers, or dequantized float32, got bool"),
         (OWN[CONV].astype(np.int64) << 40, None, "which is no integer of 8 bits"),
     ],

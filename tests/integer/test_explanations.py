@@ -260,6 +260,13 @@ def test_a_kernel_in_another_order(name, weights) -> None:
     assert told(program(), kernel.rounded(sums * SCALES + kernel.offset)) == (name, True)
 
 
+def test_the_input_is_rounded_otherwise() -> None:
+    model = program()
+    x = np.clip(IMAGES.astype(np.float64) / X.scale, -100, 155)
+    assert told(model, np.trunc(x), "x/output") == ("truncation", True)
+    assert told(model, np.floor(x + 0.5) + 7, "x/output") == ("constant", True)
+
+
 def test_channels_in_another_order() -> None:
     kernel = Kernel(program())
     right = kernel.rounded(kernel.y())
@@ -317,17 +324,15 @@ def test_images_flattened_channel_by_channel() -> None:
             assert told(model, wrong, "flat") == ("axes transposed", True)
 
 
-@pytest.mark.parametrize("options", [{"profile": "tflite"}, {"profile": "xnnpack"}])
-def test_a_profile(options) -> None:
+@pytest.mark.parametrize("name", ["tflite", "xnnpack"])
+def test_a_profile(name: str) -> None:
     path, images = SAMPLES / "nbit4.h5", read_npz(SAMPLES / "digits_test.npz")["images"]
-    theirs = qmath.run(path, images, **options).integers
+    theirs = qmath.run(path, images, profile=name).integers
     found = qmath.diff(path, images, against=theirs)
-    names = {
-        (layer.explanation.name, layer.explanation.complete)
-        for layer in found.layers
-        if layer.explanation is not None
-    }
-    assert (f"profile {options['profile']}", True) in names
+    told = [layer.explanation for layer in found.layers if layer.explanation is not None]
+    assert all(one.complete for one in told)
+    assert {one.name for one in told} == {f"profile {name}"}
+    assert found.profile == name
 
 
 def test_what_nothing_explains_is_told_by_how_much() -> None:

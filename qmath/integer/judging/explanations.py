@@ -111,26 +111,27 @@ class Trial:
 
     def _first(self, case: Case, differs: Array) -> Iterator[_Count]:
         for row in MISTAKES:
-            for mistake in row(case):
-                count = _Count(mistake)
-                if _try(count, case, differs):
-                    yield count
-                    if self._is_exact(count) and self.differences >= _MANY:
-                        return
+            # Alike mistakes are tried together: further examples tell them apart.
+            tried = [count for count in map(_Count, row(case)) if _try(count, case, differs)]
+            yield from tried
+            if self.differences >= _MANY and any(map(self._is_exact, tried)):
+                return
 
     def _is_exact(self, count: _Count) -> bool:
         return count.explained == self.differences and not count.broken
 
-    @property
-    def explanation(self) -> Explanation | None:
-        """The first mistake that explains all, or the one that explains most, if any."""
-        for count in self._counts[:1]:
-            if count.explained > count.broken:
-                mistake = count.mistake
-                return Explanation(
-                    mistake.name, mistake.sentence, self.differences, count.explained, count.broken
-                )
-        return None
+    def explanation(self, preferred: str = "") -> Explanation | None:
+        """Return the first mistake that explains all, or the one that explains most, if any.
+
+        That of the name `preferred` is the first.
+        """
+        counts = sorted(self._counts, key=lambda count: count.mistake.name != preferred)
+        if not counts or counts[0].explained <= counts[0].broken:
+            return None
+        mistake, best = counts[0].mistake, counts[0]
+        return Explanation(
+            mistake.name, mistake.sentence, self.differences, best.explained, best.broken
+        )
 
 
 def _try(count: _Count, case: Case, differs: Array) -> bool:

@@ -19,6 +19,7 @@ __all__ = ["first_difference", "intervals"]
 Array = NDArray[Any]
 
 STAGES = ("constants", "sums", "rounded", "clamped")  # a function of accumulators alone
+UNWRITTEN = ("last channel unwritten", "last integer unwritten")
 MOST = 1 << 24  # combinations of accumulators looked at for a channel of several terms
 
 
@@ -33,7 +34,11 @@ def first_difference(mistake: Mistake, layer: Layer) -> str | None:
     ``None`` if the mistake acts elsewhere, or there are too many combinations. That inputs for the
     accumulator exist is not said.
     """
-    if layer.kind != "requantize" or mistake.stage not in STAGES:
+    if layer.kind != "requantize":
+        return None
+    if mistake.name in UNWRITTEN:
+        return "" if _last_is_zero(layer) else "any vector whose last integer is not real zero"
+    if mistake.stage not in STAGES:
         return None
     right, wrong = Kernel(), Kernel(mistake.stage, mistake.change)
     zero = right.zeros(layer)[-1]
@@ -52,6 +57,17 @@ def first_difference(mistake: Mistake, layer: Layer) -> str | None:
             given = ", ".join(map(str, values))
             return f"{place}: accumulator {given} gives {made[index]}, not {expected[index]}"
     return ""
+
+
+def _last_is_zero(layer: Layer) -> bool:
+    """Return whether the last channel, or element, is real zero whatever the accumulator."""
+    right, result = Kernel(), np.array(np.nan)
+    for _, ends, ours, _ in _channels(layer, right, right):
+        if len(ends) > 1 or ours[1] is not None:
+            return False
+        runs = _ends_of_runs(ours[0], *ends[0], layer.terms[0].bits)
+        result = right.requantize(layer, [runs], layer.grid.zero_point, ours)
+    return bool((result == layer.grid.zero_point).all())
 
 
 def intervals(layer: Layer, term: Term) -> tuple[Array, Array]:
@@ -102,14 +118,16 @@ Sides = tuple[Constants, Constants | None]
 def _channels(
     layer: Layer, right: Kernel, wrong: Kernel
 ) -> Iterator[tuple[str, list[tuple[int, int]], Sides, Sides]]:
-    """Yield the ends of each term and the constants of every channel, or element, once."""
+    """Yield the ends of each term and the constants of each channel or element, equal ones once."""
     sides = (*right.constants(layer), *wrong.constants(layer))
     arrays = [x for c in sides if c is not None for x in c.arrays()]
     ends = [end for term in layer.terms for end in intervals(layer, term)]
     shape = np.broadcast_shapes(*(x.shape for x in (*arrays, *ends)))
     table = np.stack([np.broadcast_to(x, shape).reshape(-1) for x in (*ends, *arrays)])
     what = "channel" if len(shape) == 1 else "element"
-    for place in sorted(np.unique(table, axis=1, return_index=True)[1].tolist()):
+    places = np.unique(table, axis=1, return_index=True)[1]
+    last = table.shape[1] - 1  # which `_last_is_zero` looks at
+    for place in sorted({*places.tolist(), last}):
         numbers = iter(table[:, place])
         pairs = [(int(next(numbers)), int(next(numbers))) for _ in layer.terms]
         picked = [None if c is None else _picked(c, numbers) for c in sides]

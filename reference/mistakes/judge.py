@@ -63,13 +63,14 @@ def in_numpy(layers: Iterable[Layer], mistakes: Sequence[Mistake] = MISTAKES) ->
     """
     verdicts = {mistake.name: Verdict(mistake.name) for mistake in mistakes}
     for layer in layers:
-        runs = [_Run(layer, layer.inputs, layer.expected), _Run(layer, *layer.noise)]
+        run = _Run(layer, layer.inputs, layer.expected)
+        noise = _Run(layer, *layer.noise) if layer.noise else None
         for mistake in mistakes:
             verdict = verdicts[mistake.name]
-            made = runs[0].made(mistake)
+            made = run.made(mistake)
             if made is None:
                 continue
-            if runs[1].differs(mistake):
+            if noise and noise.differs(mistake):
                 verdict.noise.append(layer.name)
             purposes = layer.failing(made)
             if purposes:

@@ -84,8 +84,9 @@ class Layer:
         Of a requantization; of a leaky ReLU's negative side.
     inputs, expected, tags
         The directed vectors.
-    noise : tuple of (mapping, ndarray)
-        What the whole-model vectors give the layer, and what it makes of them.
+    noise : tuple of (mapping, ndarray) or None
+        What the whole-model vectors give the layer, and what it makes of them; ``None`` if a float
+        layer is before it.
     """
 
     name: str
@@ -103,7 +104,7 @@ class Layer:
     inputs: Mapping[str, Array]
     expected: Array
     tags: Array
-    noise: tuple[Mapping[str, Array], Array]
+    noise: tuple[Mapping[str, Array], Array] | None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -148,7 +149,9 @@ def _layer(
         for term in step.get("terms", ())
     )
     has_negative = f"{name}.negative.shift" in arrays
-    noise = {source: arrays[f"vectors/{source}"] for source in dict.fromkeys(step["sources"])}
+    given = [f"vectors/{source}" for source in step["sources"]]
+    is_given = all(key in arrays for key in given)  # but for what a float layer makes
+    noise = {key[len("vectors/") :]: arrays[key] for key in given if is_given}
     return Layer(
         name=name,
         kind=step["kind"],
@@ -165,7 +168,7 @@ def _layer(
         inputs={source: arrays[key] for source, key in keys["inputs"].items()},
         expected=arrays[keys["expected"]].astype(np.int64),
         tags=arrays[keys["tags"]],
-        noise=(noise, arrays[f"vectors/{name}"].astype(np.int64)),
+        noise=(noise, arrays[f"vectors/{name}"].astype(np.int64)) if is_given else None,
     )
 
 

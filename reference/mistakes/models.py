@@ -39,10 +39,18 @@ def _settings(name: str) -> dict[str, Any] | None:
 
 
 class Exports:
-    """A model's exports into a folder, with directed vectors and two whole-model ones."""
+    """A model's exports into a folder, with directed vectors and two whole-model ones.
 
-    def __init__(self, model: QatModel, folder: Path) -> None:
-        self.model, self.folder = model, folder
+    Parameters
+    ----------
+    model : QatModel
+    folder : Path
+    **options
+        Of `qmath.export`, such as ``vector_bytes``.
+    """
+
+    def __init__(self, model: QatModel, folder: Path, **options: Any) -> None:
+        self.model, self.folder, self.options = model, folder, options
 
     def arrays(self) -> Path:
         """Return the ``.npz``, for the NumPy kernel."""
@@ -58,5 +66,5 @@ class Exports:
 
     def _export(self, name: str, **options: Any) -> Path:
         place = self.folder / name
-        qmath.export(self.model, place, **options)
+        qmath.export(self.model, place, **self.options, **options)
         return place

@@ -63,12 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in options.models:
         found = judged(name, options.kernels)
         of_model = results[Path(name).stem] = {k: document(v) for k, v in found.items()}
+        if options.json:
+            options.json.write_text(json.dumps(results, indent=1) + "\n")
         for kernel, verdicts in of_model.items():
             for mistake, verdict in verdicts.items():
                 if verdict["outcome"] == "survived":
                     print(f"{name}, {kernel}: survived: {mistake}", file=sys.stderr)
-    if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n")
     if options.table or not options.json:
         print("\n".join(tables(results)))
     outcomes = {v["outcome"] for ks in results.values() for vs in ks.values() for v in vs.values()}

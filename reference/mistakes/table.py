@@ -29,17 +29,21 @@ def _row(*cells: object) -> str:
 def _summary(results: Results) -> Iterator[str]:
     yield _row(
         "model", "kernel", "not applicable", "equivalent", "others", "killed by directed vectors",
-        "by whole-model vectors",
+        "by noise", "others, layer by layer", "killed by directed vectors", "by noise",
     )  # fmt: skip
-    yield "|---|---|" + "--:|" * 5
+    yield "|---|---|" + "--:|" * 8
     for model, kernels in results.items():
         for kernel, verdicts in kernels.items():
             outcomes = Counter(v["outcome"] for v in verdicts.values())
             real = [v for v in verdicts.values() if v["killed"] or v["survived"]]
-            noise = "" if kernel == "verilog" else sum(bool(v["noise"]) for v in real)
+            killed = sum(len(v["killed"]) for v in real)
+            noise = sum(bool(v["noise"]) for v in real)
+            in_layers = sum(len(v["noise"]) for v in real)
             yield _row(
                 model, kernel, outcomes["not applicable"], outcomes["equivalent"], len(real),
-                outcomes["killed"], noise,
+                outcomes["killed"], "" if kernel == "verilog" else noise,
+                killed + sum(len(v["survived"]) for v in real), killed,
+                in_layers if kernel == "numpy" else "",
             )  # fmt: skip
 
 
@@ -69,10 +73,13 @@ def _cell(verdict: Mapping[str, Any]) -> str:
 
 
 def _survivors(results: Results) -> Iterator[str]:
-    yield _row("model", "kernel", "mistake", "layer", "what would show it")
+    yield _row("model", "mistake", "layer", "kernels", "what would show it")
     yield "|---|---|---|---|---|"
+    found: dict[tuple[str, ...], list[str]] = {}
     for model, kernels in results.items():
         for kernel, verdicts in kernels.items():
             for name, verdict in verdicts.items():
                 for layer, why in verdict["survived"].items():
-                    yield _row(model, kernel, name, layer, why)
+                    found.setdefault((model, name, layer, why), []).append(kernel)
+    for (model, name, layer, why), where in found.items():
+        yield _row(model, name, layer, ", ".join(where), why)

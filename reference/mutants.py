@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qmath.containers.protos import parse
-from qmath.containers.sorted_table import read_table
+from qmath.containers.sorted_table import read_table, varint
 from qmath.containers.tensor_bundle import TensorBundle
 from qmath.exports.registry import FORMATS
 from reference.damage import mutate
@@ -161,6 +161,27 @@ def _seal_bundle(rng: np.random.Generator, source: Path, target: Path) -> None:
         bundles.table([bundles.stored(bundles.block(sorted(items.items())))])
     )
     (target / shard.name).write_bytes(data)
+
+
+def renamed_variables(files: Mapping[str, bytes], rename: Callable[[str], str]) -> dict[str, bytes]:
+    """Return the files of a model with other names in the object graph of its variables."""
+    from tests.containers import bundles
+
+    index = next(name for name in files if name.endswith(".index"))
+    shard = index.replace(".index", ".data-00000-of-00001")
+    items = dict(read_table(files[index], ""))
+    entry = parse("BundleEntryProto", items[bundles.GRAPH.encode()], "")
+    held = files[shard][entry.offset : entry.offset + entry.size]
+    _, at = varint(held, 0)
+    graph = parse("TrackableObjectGraph", held[at + 4 :], "")
+    for node in graph.nodes:
+        for attribute in node.attributes:
+            attribute.full_name = rename(attribute.full_name)
+    text, entry.crc32c = bundles.string(graph.SerializeToString())
+    entry.offset, entry.size = len(files[shard]), len(text)
+    items[bundles.GRAPH.encode()] = entry.SerializeToString()
+    table = bundles.table([bundles.stored(bundles.block(sorted(items.items())))])
+    return {**files, index: table, shard: files[shard] + text}
 
 
 def _other_data(rng: np.random.Generator, data: bytes, entries: Mapping[bytes, Any]) -> bytes:

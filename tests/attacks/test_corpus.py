@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reference import corpus
+from reference import corpus, odd_configs, odd_files
 
 KINDS = ("checkpoint", "hdf5", "other", "saved_model", "zip")
 
@@ -54,11 +54,28 @@ def test_it_takes_the_branches() -> None:
 
 
 @pytest.mark.slow
-def test_a_corpus_of_golden_files(tmp_path: Path) -> None:
-    """Only what adds a branch is kept, and a corpus of less fails the measure."""
-    done = command("--grow", "0", "--folder", str(tmp_path / "corpus"), "--measure")
+def test_a_corpus_of_less_fails(tmp_path: Path) -> None:
+    corpus.write(list(corpus.entries())[:5], tmp_path)
+    done = command("--folder", str(tmp_path), "--measure")
     assert done.returncode == 1, done.stdout + done.stderr
+    for _, _, why in corpus.LEFT_OUT:
+        assert why in done.stdout
+
+
+@pytest.mark.slow
+def test_a_corpus_made_anew(tmp_path: Path) -> None:
+    """Only what adds a branch is kept."""
+    done = command("--grow", "0", "--folder", str(tmp_path / "corpus"))
+    assert done.returncode == 0, done.stdout + done.stderr
     kept = list(corpus.entries(tmp_path / "corpus"))
-    assert 10 < len(kept) < 60
+    assert 150 < len(kept) < 400
     assert all(entry.outcome for entry in kept)
-    assert "of the branches" in done.stdout
+
+
+def test_odd_files_are_the_same_each_time() -> None:
+    first, second = (
+        [entry.name for written in (odd_configs, odd_files) for entry in written.written()]
+        for _ in range(2)
+    )
+    assert len(first) > 100
+    assert first == second

@@ -66,7 +66,7 @@ LEFT_OUT: tuple[tuple[str, str, str], ...] = (
     ("containers/source_files.py", "if stamp_of(file) != stamp:", _CHANGES),
     ("containers/tensor_bundle.py", "if not chunk:", _CHANGES),
 )  # fmt: skip
-LEAST = {"qmath/readers": 0.98, "qmath/containers": 0.95}  # of the branches; raise, never lower
+LEAST = {"qmath/readers": 0.985, "qmath/containers": 0.97}  # of the branches; raise, never lower
 LARGEST = 1 << 23  # bytes of an entry; most are zeros where it is many
 
 

@@ -26,13 +26,14 @@ __all__ = [
     "activation_of",
     "kind_of",
     "supports",
+    "unknown_of",
 ]
 
 Move = Literal["reshape", "permute", "pad", "crop", "upsample"]
 Pool = Literal["average_pool", "global_average", "max_pool", "global_max"]
 Kind = Literal[
     "input", "identity", "weighted", "lookup", "normalization", "relu", "activation",
-    "sum", "product", "concatenation", Pool, Move,
+    "sum", "product", "concatenation", "float", Pool, Move,
 ]  # fmt: skip
 Verb = Literal["run", "onnx", "ops"]
 
@@ -51,8 +52,8 @@ class LayerClass:
     kind : str
         What it does: ``weighted`` multiplies by a kernel and adds up, ``lookup`` picks rows of one;
         ``relu`` is a ReLU with settings of its own, ``activation`` one that names its function;
-        ``identity`` changes nothing at inference, a move only places values (or zeros); the rest
-        says it by itself.
+        ``identity`` changes nothing at inference, a move only places values (or zeros); ``float``
+        runs in float32, with the weights that quantization left it; the rest says it by itself.
     verbs : frozenset of str
         What supports it: ``run``, the integer model and all that is made of it; ``onnx``, its
         networks; ``ops``, the reader that makes layers of a SavedModel's ops. `inspect` knows all.
@@ -170,6 +171,17 @@ def supports(class_name: str, verb: Verb) -> bool:
     """Whether a verb supports a layer class."""
     row = LAYERS.get(class_name)
     return row is not None and verb in row.verbs
+
+
+def unknown_of(node: Node) -> str | None:
+    """Return what makes a layer a cut point, ``None`` if it is none.
+
+    It is the class of a layer that qmath does not compute, or the name of such an activation.
+    """
+    if not supports(node.class_name, "run"):
+        return node.class_name
+    activation = activation_of(node)
+    return None if activation in ACTIVATIONS else activation
 
 
 def activation_of(node: Node) -> str:

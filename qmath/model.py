@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -237,6 +237,9 @@ class Node:
         The inner layer's own Keras config, JSON values only (strides, padding, activation, …).
     quantize_config : str or None
         Class name of the TFMOT ``QuantizeConfig`` around it, ``None`` if it was left float.
+    built_for : tuple of tuple
+        The shapes of its inputs without the batch, where the config says what the layer was built
+        for; ``None`` stands for what was left open.
     """
 
     name: str
@@ -245,6 +248,7 @@ class Node:
     inputs: tuple[str, ...]
     config: Mapping[str, Any]
     quantize_config: str | None = None
+    built_for: tuple[tuple[int | None, ...], ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -272,6 +276,8 @@ class QatModel:
         The file that was read, or the class of the live model.
     files : SourceFiles or None
         Everything that was read; ``None`` for a live model.
+    shapes : mapping of str to tuple
+        Shapes without the batch that the user gave: of inputs, and of the outputs of layers.
     """
 
     tensors: Mapping[str, QatTensor]
@@ -279,11 +285,32 @@ class QatModel:
     notes: tuple[str, ...] = ()
     source: str = ""
     files: SourceFiles | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def sha256(self) -> str | None:
         """The digest of `files`, which are read for it when it is first asked for."""
         return self.files.sha256 if self.files else None
+
+
+def with_shapes(model: QatModel, shapes: Mapping[str, Sequence[int]]) -> QatModel:
+    """Return a model with shapes of its inputs, and of its layers' outputs, without the batch.
+
+    Raises
+    ------
+    QmathError
+        A name is no layer's, or a shape is none.
+    """
+    names = [node.name for node in model.graph.nodes] if model.graph else []
+    found = {}
+    for name, shape in shapes.items():
+        if name.removesuffix("/activation") not in names:
+            raise QmathError(f"shapes has {name}, which is no layer of {model.source}")
+        lengths = tuple(shape) if isinstance(shape, Sequence) else ()
+        if not lengths or not all(isinstance(n, int) and n > 0 for n in lengths):
+            raise QmathError(f"{name}: {shape!r} is no shape; give its lengths without the batch")
+        found[name] = lengths
+    return replace(model, shapes=found)
 
 
 class MissingSetting(NamedTuple):

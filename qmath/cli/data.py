@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
 from numpy.typing import NDArray
 
 from qmath.containers.array_file import read_arrays
@@ -13,15 +15,40 @@ from qmath.integer.api import program_of
 from qmath.integer.program import Program
 from qmath.model import QatModel
 
-__all__ = ["read_program_and_inputs"]
+__all__ = ["read_cuts", "read_program_and_inputs"]
+
+
+def read_cuts(options: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Return the arrays of options ``NAME=FILE``, by name.
+
+    Raises
+    ------
+    FileFormatError
+        A file is no array, or holds none of that name.
+    """
+    found = {}
+    for text in options:
+        name, equals, path = text.partition("=")
+        if not equals or not path:
+            raise click.UsageError(f"--cut {text!r}: expected NAME=FILE")
+        arrays = read_arrays(Path(path))
+        array = arrays.get(name, arrays.get("") if len(arrays) == 1 else None)
+        if array is None or not array.ndim:
+            raise FileFormatError(f"{path} holds no outputs of the name {name}")
+        found[name] = array
+    return found
 
 
 def read_program_and_inputs(
-    model: QatModel, data: Path, *, require_integer: bool = False
+    model: QatModel,
+    data: Path,
+    *,
+    require_integer: bool = False,
+    cuts: Mapping[str, NDArray[Any]] | None = None,
 ) -> tuple[Program, dict[str, NDArray[Any]]]:
     """Return the program of a model and its data, whose shapes the model may leave open."""
     arrays = read_arrays(data)
-    shapes = {name: x.shape[1:] for name, x in arrays.items()}
+    shapes = {name: x.shape[1:] for name, x in (arrays | dict(cuts or {})).items()}
     program = program_of(model, require_integer=require_integer, input_shapes=shapes)
     return program, _chosen_inputs(data, arrays, program)
 

@@ -11,7 +11,7 @@ import click
 
 from qmath.cli.models import ModelArgument, model_argument
 from qmath.cli.results import Result, Verb
-from qmath.cli.settings import PROFILE, PROFILES_HELP, given, profile_options
+from qmath.cli.settings import CUT, PROFILE, PROFILES_HELP, given, profile_options
 from qmath.cli.text import advancing, console, count, printable, show
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def _has_op(args: Sequence[str]) -> bool:
     help=PROFILES_HELP + " Given twice, the second is compared with.",
 )
 @profile_options
+@click.option("--cut", "cuts", multiple=True, metavar="NAME=FILE", help=CUT)
 @click.option(
     "--against",
     metavar="PROFILE|[TENSOR=]FILE|FOLDER",
@@ -92,6 +93,7 @@ def diff(
     profiles: tuple[str, ...],
     multiplier_bits: int | None,
     rounding: str | None,
+    cuts: tuple[str, ...],
     against: str | None,
     orders: tuple[str, ...],
     at: str | None,
@@ -103,16 +105,18 @@ def diff(
     differ, the greatest distance from the rounding tie, in steps; what the float32 arithmetic of a
     trained model may be off, in steps. Exit status 1 if a layer differs by more than that explains.
     """
-    from qmath.cli.data import read_program_and_inputs
+    from qmath.cli.data import read_cuts, read_program_and_inputs
     from qmath.integer.api import PROFILES, element
     from qmath.integer.api import diff as compare
+    from qmath.integer.cuts import missing
 
     if len(profiles) + (against is not None) > 2:
         raise click.UsageError("two runs can be compared: give --profile twice, or with --against")
     other = against or (profiles[1] if len(profiles) == 2 else None)
-    program, inputs = read_program_and_inputs(model.load(), data)
+    recorded = read_cuts(cuts)
+    program, inputs = read_program_and_inputs(model.load(), data, cuts=recorded)
     options: dict[str, Any] = given(multiplier_bits=multiplier_bits, rounding=rounding)
-    options |= {"profile": profiles[0], "axes": _axes(orders)}
+    options |= {"profile": profiles[0], "axes": _axes(orders), "cuts": recorded}
     reference: str | None = other
     if other is not None and other not in PROFILES:
         reference = str(model.within(Path(other), ".npz"))
@@ -130,6 +134,10 @@ def diff(
     other = other or "exact"
     notes = [*comparison.notes, *program.notes]
     _render(comparison, profiles[0], "yours" if other not in PROFILES else other)
+    compared = {layer.name for layer in comparison.layers}
+    for name, needing in missing(program, recorded).items():
+        if left := [tensor for tensor in needing if tensor not in compared]:
+            show(f"not compared, for want of {name}: {', '.join(left)}")
     for note in notes:
         show(f"note: {note}")
     explained = all(layer.explained for layer in comparison.layers)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelArgument", "model_argument", "suffix_of"]
 
-_LOADING = ("quantizers", "settings", "force", "architecture", "isolate")
+_LOADING = ("quantizers", "settings", "force", "architecture", "isolate", "shapes")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -35,6 +35,7 @@ class ModelArgument:
     force: bool
     architecture: Path | None
     isolate: bool
+    shapes: tuple[str, ...] = ()
     others: tuple[Path, ...] = ()  # the models beside which it was given
 
     @property
@@ -90,6 +91,7 @@ class ModelArgument:
             force=self.force,
             architecture=self.architecture,
             isolate=self.isolate,
+            shapes=dict(map(_shape, self.shapes)),
         )
 
 
@@ -136,6 +138,14 @@ def model_argument(function: _Function) -> _Function:
             help="Let another process read .h5 and .keras files, under limits of time and memory: "
             "for files from strangers.",
         ),
+        click.option(
+            "--shape",
+            "shapes",
+            multiple=True,
+            metavar="NAME=N,N",
+            help="The shape, without the batch, of an input or of the output of a layer that qmath "
+            "cannot compute, where the model leaves it open. Repeatable.",
+        ),
     )
 
     @functools.wraps(function)
@@ -151,6 +161,17 @@ def model_argument(function: _Function) -> _Function:
     for option in reversed(options):
         with_models = option(with_models)
     return cast(_Function, with_models)
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Return name and lengths of ``NAME=N,N``."""
+    name, equals, lengths = text.rpartition("=")
+    try:
+        if equals:
+            return name, tuple(map(int, lengths.split(",")))
+    except ValueError:
+        pass
+    raise click.UsageError(f"--shape {text!r}: expected NAME=N,N")
 
 
 def suffix_of(kind: type[Exporter]) -> str:

@@ -11,7 +11,7 @@ import click
 
 from qmath.cli.models import ModelArgument, model_argument
 from qmath.cli.results import Result, Verb
-from qmath.cli.settings import PROFILE, PROFILES_HELP, given, profile_options
+from qmath.cli.settings import CUT, PROFILE, PROFILES_HELP, given, profile_options
 from qmath.cli.text import advancing, console, count, printable, show
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ __all__ = ["run"]
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--profile", type=PROFILE, default="integer", show_default=True, help=PROFILES_HELP)
 @profile_options
+@click.option("--cut", "cuts", multiple=True, metavar="NAME=FILE", help=CUT)
 @click.option("--require-integer", is_flag=True, help="Fail if a layer has to run in float32.")
 @click.option(
     "-o",
@@ -48,6 +49,7 @@ def run(
     profile: str,
     multiplier_bits: int | None,
     rounding: str | None,
+    cuts: tuple[str, ...],
     require_integer: bool,
     output: Path | None,
     overwrite: bool,
@@ -63,7 +65,7 @@ def run(
     """
     import numpy as np
 
-    from qmath.cli.data import read_program_and_inputs
+    from qmath.cli.data import read_cuts, read_program_and_inputs
     from qmath.exports.arrays.npz import write_arrays
     from qmath.exports.output.atomic import check_output, replacing
     from qmath.integer.api import run as run_model
@@ -74,12 +76,15 @@ def run(
     if output is not None:
         output = model.placed(output, ".npz")
         check_output(output, overwrite=overwrite, sources=(*model.inputs, data))
-    program, inputs = read_program_and_inputs(model.load(), data, require_integer=require_integer)
+    recorded = read_cuts(cuts)
+    program, inputs = read_program_and_inputs(
+        model.load(), data, require_integer=require_integer, cuts=recorded
+    )
     chosen = given(multiplier_bits=multiplier_bits, rounding=rounding)
     with advancing("running …", "running …") as progress:
         result = run_model(
             program, inputs, profile=profile, progress=progress,
-            **chosen,
+            cuts=recorded, **chosen,
         )  # fmt: skip
     fixed = constants(program, multiplier_bits or 31) if profile == "integer" else {}
     if output is not None:
@@ -107,6 +112,7 @@ def _document(result: Run, needs: Mapping[str, Mapping[str, Any]]) -> dict[str, 
         "tensors": {name: {"shape": list(x.shape)} for name, x in result.integers.items()},
         "constants": needs,
         "float_layers": dict(program.float_layers),
+        "missing": {name: list(needing) for name, needing in result.missing.items()},
         "notes": list(program.notes),
     }
 
@@ -128,8 +134,11 @@ def _render(result: Run, needs: Mapping[str, Mapping[str, Any]]) -> None:
         out.print(f"{printable(name)}: {count(len(values), 'example')} of shape {values.shape[1:]}")
     if needs:
         out.print(_table(needs))
+    cuts = {cut.name.removesuffix("/activation") for cut in result.program.cuts}
     for name, remedy in result.program.float_layers.items():
-        show(f"in float32: {name}; {remedy}")
+        show(f"{'a cut point' if name in cuts else 'in float32'}: {name}; {remedy}")
+    for name, needing in result.missing.items():
+        show(f"not computed, for want of {name}: {', '.join(needing) or 'what follows it'}")
     for note in result.program.notes:
         show(f"note: {note}")
 

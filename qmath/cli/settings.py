@@ -15,12 +15,16 @@ from qmath.errors import QmathError
 if TYPE_CHECKING:
     from qmath.quantizers import Quantizer
 
-__all__ = ["PROFILE", "PROFILES_HELP", "given", "profile_options", "read_settings"]
+__all__ = ["CUT", "PROFILE", "PROFILES_HELP", "given", "profile_options", "read_settings"]
 
 PROFILE = click.Choice(["exact", "integer", "tflite", "xnnpack"])
 PROFILES_HELP = (
     "exact: float64, the definition. integer: multiply, add, shift. tflite, xnnpack: as TFLite's "
     "reference kernels, and as its delegate."
+)
+CUT = (
+    "The recorded outputs of a layer that qmath cannot compute: an .npy, or an .npz with an array "
+    "of that name. Repeatable."
 )
 _FLAGS = ("per_axis", "symmetric", "narrow_range")
 _Function = TypeVar("_Function", bound=Callable[..., Any])

@@ -24,6 +24,10 @@ Every piece of advice has a kind, which scripts can rely on:
     A ``FixedQuantizer``, whose width TFMOT drops: it computes with 8 bits.
 ``float-layer``, ``float-input``, ``float-function``
     A layer whose weights, input or arithmetic is left float, see `qmath.inspection.dataflow`.
+``cut-point``
+    A layer or activation that qmath cannot compute.
+``open-shape``
+    Such a layer whose output's shape is not known, so that what follows it is left out.
 """
 
 from __future__ import annotations

@@ -14,8 +14,10 @@ from typing import Literal
 from qmath._pastes import is_plain
 from qmath.errors import QmathError
 from qmath.inspection.advice import OTHER_SOURCES, Advice
+from qmath.integer.lowering.builder import CUT, SHAPELESS
 from qmath.integer.lowering.lower import lower
-from qmath.layers import ACTIVATIONS, LAYERS, activation_of, kind_of
+from qmath.integer.program import Program
+from qmath.layers import ACTIVATIONS, LAYERS, activation_of, kind_of, unknown_of
 from qmath.model import Node, QatModel, QatTensor, own_quantized
 
 __all__ = ["Flow", "follow"]
@@ -58,10 +60,11 @@ def follow(model: QatModel, ready: Set[str]) -> Flow:
     if lost or not quantized:
         return Flow(False, warnings)
     try:
-        float_layers = lower(_completed(model)).float_layers
+        program = lower(_completed(model))
     except QmathError:
         return Flow(not warnings, warnings)
-    return Flow(not float_layers, tuple(_of_float_layers(model, float_layers, warnings)))
+    found = (*_of_float_layers(model, program.float_layers, warnings), *_shapeless(program))
+    return Flow(not program.float_layers, found)
 
 
 def _completed(model: QatModel) -> QatModel:
@@ -103,6 +106,14 @@ def _of_float_layers(
         yield Advice(kind, node.layer, _in_the_middle(node.class_name), remedy)
 
 
+def _shapeless(program: Program) -> Iterator[Advice]:
+    """Ask for the shapes that nothing in the model tells."""
+    for cut in program.cuts:
+        if not cut.is_shaped:
+            message, remedy = SHAPELESS.format(cut.class_name, cut.name).split("; ")
+            yield Advice("open-shape", cut.name, message, remedy)
+
+
 def _follow_graph(model: QatModel) -> tuple[Advice, ...]:
     """Follow integers and floats from the inputs to the outputs, layer by layer."""
     graph = model.graph
@@ -128,10 +139,15 @@ def _compute(
 ) -> tuple[State, list[Advice]]:
     """Return the state of a node's output, and the reasons why the node computes in float."""
     kind = kind_of(node.class_name)
+    is_rounded = _has(model, node, "post_activation") or _has(model, node, "output")
+    unknown = unknown_of(node)
+    if unknown == node.class_name:
+        return "integers" if is_rounded else "float", [_cut_point(node, unknown)]
     state, found = _layer(model, node, states, nodes)
     if _has(model, node, "pre_activation"):
         state = "integers"
-    is_rounded = _has(model, node, "post_activation") or _has(model, node, "output")
+    if unknown is not None:
+        return "integers" if is_rounded else "float", [*found, _cut_point(node, unknown)]
     name = activation_of(node)
     function = ACTIVATIONS[name].kind if name in ACTIVATIONS else None
     if function == "relu" and state == "integers":
@@ -170,6 +186,11 @@ def _layer(
         found.append(_float_input(node, states, nodes))
         state = "float"
     return state, found
+
+
+def _cut_point(node: Node, unknown: str) -> Advice:
+    message = f"{unknown} is a cut point: the integer model goes up to it, and on from it"
+    return Advice("cut-point", node.layer, message, CUT.format(unknown))
 
 
 def _has(model: QatModel, node: Node, which: str) -> bool:

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from qmath._progress import Progress
 from qmath.errors import QmathError
 from qmath.integer.comparison import Comparison, compare
+from qmath.integer.cuts import Layers, bind, missing, with_cuts
 from qmath.integer.executor import Executor, batches
 from qmath.integer.judging.axes import Axes
 from qmath.integer.judging.element import Element, explained
@@ -56,11 +57,15 @@ class Run:
         Unsigned integers, as TensorFlow counts, of each quantized tensor.
     program : Program
         What was run; `program.float_layers` are the layers that ran in float32.
+    missing : dict of str to tuple of str
+        By cut point that neither a function nor data stood for, the tensors that need it, which are
+        in neither `outputs` nor `integers`.
     """
 
     outputs: dict[str, Array]
     integers: dict[str, Array]
     program: Program
+    missing: dict[str, tuple[str, ...]]
 
 
 def program_of(
@@ -68,6 +73,7 @@ def program_of(
     *,
     require_integer: bool = False,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    layers: Layers | None = None,
 ) -> Program:
     """Return the integer program of a model or file.
 
@@ -78,8 +84,11 @@ def program_of(
     require_integer : bool
         Raise if a layer has to run in float32, naming each and what would have to be quantized.
     input_shapes : mapping of str to tuple, optional
-        Shapes of the inputs without the batch, where the model leaves them open. `run` and `diff`
-        take them from the data.
+        Shapes without the batch of the inputs, and of the outputs of layers that qmath cannot
+        compute, where the model leaves them open. `run` and `diff` take them from the data.
+    layers : mapping of str to callable, optional
+        Functions of layers that qmath cannot compute, by the layer's name or class, see
+        `qmath.integer.cuts.bind`.
 
     Returns
     -------
@@ -90,7 +99,11 @@ def program_of(
     QmathError
         See `qmath.load` and `qmath.integer.lowering.lower.lower`.
     """
-    program = model if isinstance(model, Program) else lower(as_model(model), input_shapes)
+    if isinstance(model, Program):
+        program = model
+    else:
+        program = lower(as_model(model), input_shapes, layers=layers)
+    program = bind(program, layers) if layers else program
     if require_integer and program.float_layers:
         float_layers = "; ".join(
             f"{name}: {remedy}" for name, remedy in program.float_layers.items()
@@ -105,6 +118,8 @@ def run(
     *,
     profile: str = "integer",
     require_integer: bool = False,
+    layers: Layers | None = None,
+    cuts: Mapping[str, ArrayLike] | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Run:
@@ -121,6 +136,11 @@ def run(
         ``"exact"``, ``"integer"``, ``"tflite"`` or ``"xnnpack"``.
     require_integer : bool
         As for `program_of`.
+    layers : mapping of str to callable, optional
+        Functions of layers that qmath cannot compute, by the layer's name or class: each takes the
+        layer's inputs as float32 arrays of some of the examples, and returns its output.
+    cuts : mapping of str to array-like, optional
+        Recorded outputs of such layers, by name. What needs a layer that has neither is left out.
     progress : callable, optional
         Called with how many examples are done, and of how many.
     **options
@@ -148,11 +168,13 @@ def run(
     program = program_of(
         model,
         require_integer=require_integer,
-        input_shapes=_shapes(inputs),
+        input_shapes=_shapes(inputs) | _shapes(cuts or {}),
+        layers=layers,
     )
     executor = Executor(program, profile_named(profile, **options))
     parts: dict[str, list[Array]] = {step.name: [] for step in program.steps}
-    arrays, done = executor.checked(_named(program, inputs)), 0
+    given = with_cuts(program, _named(program, inputs), cuts)
+    arrays, done = executor.checked(given), 0
     for batch in batches(arrays):
         results = executor.run(batch)
         for name, value in results.items():
@@ -160,13 +182,16 @@ def run(
         if progress:
             done += len(next(iter(batch.values())))
             progress(done, len(next(iter(arrays.values()))))
-    tensors = {name: np.concatenate(values) for name, values in parts.items()}
+    tensors = {name: np.concatenate(values) for name, values in parts.items() if values}
     outputs = {}
     for name in program.outputs:
+        if name not in tensors:
+            continue
         params = executor.quant_params.get(name)
         outputs[name] = tensors[name] if params is None else params.dequantize(tensors[name])
     floats = {step.name for step in program.steps if isinstance(step, FloatStep)}
-    return Run(outputs, {k: v for k, v in tensors.items() if k not in floats}, program)
+    integers = {k: v for k, v in tensors.items() if k not in floats}
+    return Run(outputs, integers, program, missing(program, given))
 
 
 def diff(
@@ -176,6 +201,8 @@ def diff(
     profile: str = "integer",
     against: Against = "exact",
     axes: Axes | None = None,
+    layers: Layers | None = None,
+    cuts: Mapping[str, ArrayLike] | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Comparison:
@@ -183,8 +210,9 @@ def diff(
 
     Parameters
     ----------
-    model, inputs, profile, progress, **options
-        As for `run`.
+    model, inputs, profile, layers, cuts, progress, **options
+        As for `run`. What needs a layer that qmath cannot compute starts from the reference's
+        integers where it has them, and is left out elsewhere.
     against : str, path, or mapping of str to array-like
         A second profile; or arrays by the names of quantized tensors, or a file or folder of
         them: integers, signed or unsigned, or dequantized float32, such as what
@@ -214,10 +242,13 @@ def diff(
     """
     program = program_of(
         model,
-        input_shapes=_shapes(inputs),
+        input_shapes=(_shapes(against) if isinstance(against, Mapping) else {})
+        | _shapes(inputs)
+        | _shapes(cuts or {}),
+        layers=layers,
     )
     judged = profile_named(profile, **options)
-    arrays = _named(program, inputs)
+    arrays = with_cuts(program, _named(program, inputs), cuts)
     reference = _reference(program, arrays, judged, against, axes)
     return compare(program, arrays, judged, reference, progress)
 
@@ -230,13 +261,15 @@ def element(
     profile: str = "integer",
     against: Against | None = None,
     axes: Axes | None = None,
+    layers: Layers | None = None,
+    cuts: Mapping[str, ArrayLike] | None = None,
     **options: Any,
 ) -> Element:
     """Explain one integer: what it is computed from, and what each profile makes of it.
 
     Parameters
     ----------
-    model, inputs, profile, axes, **options
+    model, inputs, profile, axes, layers, cuts, **options
         As for `diff`; `profile` computes the layers before.
     at : str
         ``TENSOR[i, j, …]``, the example first; without it, that of the first example.
@@ -260,10 +293,12 @@ def element(
     >>> found.tensor, found.index, found.integers["exact"], f"{float(found.step):.4f}"
     ('conv1/post_activation', (0, 3, 3, 5), 86, '-33.7898')
     """
-    program = program_of(model, input_shapes=_shapes(inputs))
+    program = program_of(
+        model, input_shapes=_shapes(inputs) | _shapes(cuts or {}), layers=layers
+    )
     judged = profile_named(profile, **options)
     executor = Executor(program, judged)
-    arrays = executor.checked(_named(program, inputs))
+    arrays = executor.checked(with_cuts(program, _named(program, inputs), cuts))
     reference = None if against is None else _reference(program, arrays, judged, against, axes)
     profiles = {name: profile_named(name) for name in PROFILES} | {profile: judged}
     return explained(executor, arrays, at, profiles, reference)

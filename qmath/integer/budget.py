@@ -112,7 +112,7 @@ def vectors_within(program: Program, count: int) -> tuple[int, str]:
     (16, '')
     """
     shapes = {step.name: step.shape for step in program.steps} | dict(program.inputs)
-    held = sum(math.prod(shape) * _FLOAT for shape in program.inputs.values())
+    held = sum(math.prod(shape) * _FLOAT for shape in program.feeds.values())
     for step in program.steps:
         if not isinstance(step, FloatStep):
             held += math.prod(step.shape) * smallest_dtype(step.params.num_bits, False).itemsize

@@ -164,6 +164,8 @@ def compare(
     Returns
     -------
     Comparison
+        Of what can be computed. Behind a cut point without data, each run goes on from the
+        reference's integers.
     """
     yours = reference if isinstance(reference, Yours) else None
     reference = reference.integers if isinstance(reference, Yours) else reference
@@ -245,11 +247,19 @@ def _compare_batch(
     trials: Mapping[str, Trial],
 ) -> list[LayerDifference]:
     """Compare the integers of one batch, whose first example has the number `start`."""
-    forcing = {step.name: _clamped(expected[step.name], step.params) for step in steps}
+    forcing = {
+        step.name: _clamped(expected[step.name], step.params)
+        for step in steps
+        if step.name in expected
+    }
     forced = executor.run(batch, forced=forcing)
+    steps = [step for step in steps if step.name in forcing and step.name in forced]
     wrong = {step.name: forced[step.name] != expected[step.name] for step in steps}
     # What forces nothing else than what is computed anyway changes nothing.
-    free = executor.run(batch) if any(w.any() for w in wrong.values()) else forced
+    free = forced
+    if any(w.any() for w in wrong.values()):
+        free = executor.run(batch, restart=forcing)
+        steps = [step for step in steps if step.name in free]
     values = {**batch, **forced, **forcing}
     layers = []
     for step in steps:

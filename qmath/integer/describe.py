@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from qmath.integer.profiles.exact import clamps
 from qmath.integer.profiles.fixed import FixedPoint
 from qmath.integer.program import (
+    CutStep,
     FloatStep,
     Linear,
     MoveStep,
@@ -32,6 +33,7 @@ _KINDS: dict[type[Any], str] = {
     MoveStep: "move",
     TableStep: "table",
     FloatStep: "float",
+    CutStep: "cut",
 }
 
 
@@ -111,6 +113,11 @@ def _step(step: Step, constants: Constants) -> dict[str, Any]:
         "sources": sources(step),
         "shape": list(step.shape),
     }
+    if isinstance(step, CutStep):
+        entry |= {
+            "class_name": step.class_name,
+            "shape": entry["shape"] if step.is_shaped else None,
+        }
     if not isinstance(step, FloatStep):
         entry["grid"] = _quant_params(step.params)
     if isinstance(step, MoveStep):

@@ -14,6 +14,7 @@ from qmath.integer.bounds import exact_dtype, interval
 from qmath.integer.lowering import activations
 from qmath.integer.profiles.exact import Exact, Profile
 from qmath.integer.program import (
+    CutStep,
     FloatStep,
     MoveStep,
     Program,
@@ -71,7 +72,7 @@ class Executor:
             for step in program.steps
             if isinstance(step, FloatStep)
             for name in sources(step)
-            if name in program.inputs
+            if name in program.feeds
         }
         self._prepared: dict[int, _Prepared] = {}
         for step in program.steps:
@@ -107,13 +108,15 @@ class Executor:
         forced: Mapping[str, Array] | None = None,
         watch: Callable[[Requantize, list[Array]], None] | None = None,
         keep: Container[str] | None = None,
+        restart: Mapping[str, Array] | None = None,
     ) -> dict[str, Array]:
         """Run one batch.
 
         Parameters
         ----------
         inputs : mapping of str to array-like
-            Float data of each input, ``(N, …)``.
+            Float data of each input, ``(N, …)``, and of cut points. What needs another cut point
+            is not computed.
         forced : mapping of str to ndarray, optional
             Unsigned integers that replace those of the named steps for what follows
             (teacher forcing); the step's own result is still what is returned.
@@ -121,32 +124,41 @@ class Executor:
             Called with each requantization and its exact accumulators.
         keep : container of str, optional
             The steps whose results to return; default: all.
+        restart : mapping of str to ndarray, optional
+            Unsigned integers of the named steps, for what follows where they are not computed.
 
         Returns
         -------
         dict of str to ndarray
-            For every step kept its result: unsigned integers, as TensorFlow counts, of the smallest
-            dtype, or float32.
+            For every step kept that is computed its result: unsigned integers, as TensorFlow
+            counts, of the smallest dtype, or float32.
         """
         values = self._as_arrays(inputs)
         results: dict[str, Array] = {}
         for step in self.program.steps:
+            replacement = (forced or {}).get(step.name)
             try:
-                value = self._compute(step, values, watch)
+                if self.program.cuts and _lacks(step, values):
+                    value = None
+                    if replacement is None:
+                        replacement = (restart or {}).get(step.name)
+                else:
+                    value = self._compute(step, values, watch)
             except MemoryError:
                 raise QmathError(
                     f"{step.name}: the memory that is left does not hold what it computes; run "
                     "fewer examples at once, or a model with a smaller input"
                 ) from None
-            if keep is None or step.name in keep:
+            if value is not None and (keep is None or step.name in keep):
                 params = self.quant_params.get(step.name)
                 results[step.name] = value if params is None else _unsigned(value, params)
-            if forced and step.name in forced and step.name in self.quant_params:
+            if replacement is not None and step.name in self.quant_params:
                 zero_point = self.quant_params[step.name].zero_point
-                value = (forced[step.name].astype(np.int32) - zero_point).astype(np.float32)
-            values[step.name] = value
+                value = (replacement.astype(np.int32) - zero_point).astype(np.float32)
+            if value is not None:
+                values[step.name] = value
             for name in self._idle_after[step.name]:
-                del values[name]
+                values.pop(name, None)
         return results
 
     @in_default_environment
@@ -195,18 +207,23 @@ class Executor:
         if len(lengths) > 1:
             raise QmathError(f"the inputs differ in their number of examples: {sorted(lengths)}")
         for step in self.program.steps:
-            if isinstance(step, QuantizeStep) and step.source in arrays:
+            if isinstance(step, QuantizeStep) and step.source in self.program.inputs:
                 _check_range(arrays[step.source], step)
         return arrays
 
     def _as_arrays(self, inputs: Mapping[str, ArrayLike]) -> dict[str, Array]:
-        if set(inputs) != set(self.program.inputs):
+        needed, feeds = set(self.program.inputs), self.program.feeds
+        if not needed <= set(inputs) <= set(feeds):
+            cuts = (
+                f", and {sorted(set(feeds) - needed)} are cut points" if self.program.cuts else ""
+            )
             raise QmathError(
-                f"the model's inputs are {sorted(self.program.inputs)}, the data has "
-                f"{sorted(inputs)}"
+                f"the model's inputs are {sorted(needed)}{cuts}, the data has {sorted(inputs)}"
             )
         arrays: dict[str, Array] = {}
-        for name, shape in self.program.inputs.items():
+        for name, shape in feeds.items():
+            if name not in inputs:
+                continue
             x = as_array(inputs[name], f"{name}: the data")
             if x.dtype.kind not in "fiub":
                 raise QmathError(f"{name}: the data must be numbers, got dtype {x.dtype}")
@@ -216,6 +233,8 @@ class Executor:
             if name in self._float_inputs and x.dtype.kind == "f" and flushes_subnormals():
                 check_kept(f"{name}: the data", least_magnitude(x))
             arrays[name] = np.ascontiguousarray(x, np.float32)
+            if name not in needed and not np.isfinite(arrays[name]).all():
+                raise QmathError(f"{name}: the data hold NaN or infinities")
         return arrays
 
     def _compute(
@@ -233,6 +252,8 @@ class Executor:
             return step.apply(values[step.source])
         if isinstance(step, QuantizeStep):
             return step.params.quantize(values[step.source], step.source).astype(np.float32)
+        if isinstance(step, CutStep):
+            return values[step.name]
         if isinstance(step, FloatStep):
             return self._compute_floats(step, values)
         index = values[step.source].astype(np.int32) + self.quant_params[step.source].zero_point
@@ -302,6 +323,13 @@ def _check_range(x: Array, step: QuantizeStep) -> None:
             f"{x.max():.6g}, lie outside the range [{params.min:.6g}, {params.max:.6g}] of "
             f"{step.name}; scale them as in training"
         )
+
+
+def _lacks(step: Step, values: Mapping[str, Array]) -> bool:
+    """Whether a step cannot be computed from the values at hand."""
+    if isinstance(step, CutStep):
+        return step.name not in values
+    return not all(name in values for name in sources(step))
 
 
 def _accumulators(step: Step) -> list[UnroundedSum]:

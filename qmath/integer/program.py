@@ -20,6 +20,7 @@ from qmath.kernels.affine import quantize
 
 __all__ = [
     "Activation",
+    "CutStep",
     "FloatStep",
     "Linear",
     "MoveStep",
@@ -273,6 +274,26 @@ class FloatStep:
     least: float = 1.0
 
 
+@dataclass(frozen=True, eq=False)
+class CutStep(FloatStep):
+    """Floats → floats by arithmetic that qmath does not know: a cut point.
+
+    Its result is given, as the model's inputs are, or by a function, see `qmath.integer.cuts.bind`;
+    `apply` refuses.
+
+    Attributes
+    ----------
+    layer, class_name : str
+        Of the layer; of an activation that is unknown, the class is its name.
+    is_shaped : bool
+        Whether `shape` is known. Nothing follows a cut whose shape is not.
+    """
+
+    layer: str = ""
+    class_name: str = ""
+    is_shaped: bool = True
+
+
 QuantizedStep = QuantizeStep | Requantize | MoveStep | TableStep
 Step = QuantizedStep | FloatStep
 
@@ -290,7 +311,7 @@ class Program:
     outputs : tuple of str
         Names of steps.
     float_layers : mapping of str to str
-        Layers that run in float32, and what would have to be quantized to change that.
+        Layers that do not run in integers, and what would have to change for that.
     notes : tuple of str
         Guards: what a deployment should know.
     """
@@ -300,6 +321,16 @@ class Program:
     outputs: tuple[str, ...]
     float_layers: Mapping[str, str]
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def cuts(self) -> tuple[CutStep, ...]:
+        """The steps that qmath cannot compute."""
+        return tuple(step for step in self.steps if isinstance(step, CutStep))
+
+    @cached_property
+    def feeds(self) -> dict[str, Shape]:
+        """The shapes of what can be given as data: of the inputs, then of what the cuts make."""
+        return {**self.inputs, **{cut.name: cut.shape for cut in self.cuts if cut.is_shaped}}
 
     def step(self, name: str) -> Step:
         """Return the step that makes the tensor `name`."""

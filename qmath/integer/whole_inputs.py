@@ -37,12 +37,12 @@ def check_vectors(vectors: Vectors) -> None:
 
 
 def drawn(program: Program, count: int) -> dict[str, Array]:
-    """Draw inputs evenly from the ranges of a program's inputs."""
+    """Draw inputs evenly from the ranges of a program's inputs, and of its cut points."""
     ranges = {s.source: s.params for s in program.steps if isinstance(s, QuantizeStep)}
     # The stream of this generator is frozen: every NumPy draws the same numbers.
     rng = np.random.RandomState(0)
     inputs = {}
-    for name, shape in program.inputs.items():
+    for name, shape in program.feeds.items():
         params = ranges.get(name)
         low, high = (params.min, params.max) if params else (-1.0, 1.0)
         inputs[name] = rng.uniform(low, high, (count, *shape)).astype(np.float32)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from qmath.errors import QmathError
-from qmath.model import QatModel
+from qmath.model import QatModel, with_shapes
 from qmath.readers.dispatch import read_model
 from qmath.readers.records import ModelFile
 from qmath.readers.settings.resolve import resolve
@@ -25,6 +25,7 @@ def load(
     force: bool = False,
     architecture: str | os.PathLike[str] | None = None,
     isolate: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> QatModel:
     """Read a model that quantization-aware training saved, without TensorFlow.
 
@@ -47,6 +48,9 @@ def load(
     isolate : bool, optional
         Let another process read ``.h5`` and ``.keras`` files, under limits of time and memory:
         for files from strangers, as the HDF5 library crashes or hangs on some damaged ones.
+    shapes : mapping of str to sequence of int, optional
+        Shapes without the batch, where the model leaves them open: of inputs, and of the outputs of
+        layers that qmath cannot compute, by the layer's name.
 
     Returns
     -------
@@ -93,7 +97,8 @@ def load(
     except QmathError as error:
         raise type(error)(f"{source}: {error}") from None
     notes = [*known.notes, *reading.notes, *notes]
-    return QatModel(tensors, known.graph, tuple(notes), source, reading.files)
+    model = QatModel(tensors, known.graph, tuple(notes), source, reading.files)
+    return with_shapes(model, shapes) if shapes else model
 
 
 def _text(path: str | os.PathLike[str]) -> str:

@@ -182,7 +182,7 @@ def test_strange_activations_are_custom_functions(config):
     nodes = tuple(replace(n, config=config) if n.name == "dw" else n for n in source.graph.nodes)
     report = inspect(replace(source, graph=replace(source.graph, nodes=nodes)))
     if config["activation"]:
-        (item,) = warnings(report, "float-function")
+        (item,) = warnings(report, "cut-point")
         assert (item.where, item.message.split()[0]) == ("dw", "custom")
 
 
@@ -286,7 +286,8 @@ def test_functions_in_the_middle(kind, config, integer):
     )  # fmt: skip
     report = inspect(QatModel(tensors, graph))
     assert report.verdict.integer_only is integer
-    assert bool(warnings(report, "float-function")) is not integer
+    kind = "cut-point" if kind == "LSTM" else "float-function"
+    assert bool(warnings(report, kind)) is not integer
 
 
 def test_notes_and_source_are_passed_on():

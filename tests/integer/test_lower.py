@@ -152,8 +152,6 @@ def test_what_cannot_be_run_is_named() -> None:
     with pytest.raises(QmathError, match=r"model\.h5: the file holds no layers"):
         lower(QatModel({}, None, source="model.h5"))
     for layer, words in (
-        (("Lambda", {}), "layer3: layers of class Lambda are not supported"),
-        (("Activation", {"activation": "mish"}), "layer3: the activation 'mish' is not supported"),
         (("ReLU", {"threshold": 1.0}), "layer3: a ReLU with a threshold is not supported"),
         (("Reshape", {}), "layer3: the config of this Reshape is not understood"),
         (("Permute", {"dims": [7]}), "layer3: the config of this Permute is not understood"),

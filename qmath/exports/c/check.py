@@ -97,10 +97,13 @@ def _vectors(bundle: Bundle, model: Model, count: int) -> tuple[list[str], list[
     assert bundle.program is not None
     tables, body = [], [f"    for (size_t v = 0; v < {count}; ++v) {{"]
     inputs: dict[str, str] = {}
-    for number, (name, shape) in enumerate(bundle.program.inputs.items()):
+    read = {step.source for step in bundle.program.steps if isinstance(step, QuantizeStep)}
+    feeds = bundle.program.feeds
+    given = [name for name in feeds if name in bundle.program.inputs or name in read]
+    for number, name in enumerate(given):
         inputs[name] = f"input_{number}"
         values = source.storable(bundle.vectors[f"vectors/{name}"], name)
-        tables.append(f"\n/* {source.plain(name)}: {source.plain(str(shape))} */")
+        tables.append(f"\n/* {source.plain(name)}: {source.plain(str(feeds[name]))} */")
         tables.append(source.array(inputs[name], values, "static "))
     number = 0
     for run, steps in model.runs:

@@ -14,7 +14,7 @@ from qmath.exports.c.program import Model, add_program
 from qmath.exports.c.tensors import PACKINGS, Code, Names, add_tensors, check_prefix
 from qmath.exports.exporter import Content, Exporter, option
 from qmath.integer.profiles.fixed import constants
-from qmath.integer.program import FloatStep, Program, QuantizeStep, sources
+from qmath.integer.program import CutStep, FloatStep, Program, QuantizeStep, sources
 
 __all__ = ["C"]
 
@@ -92,9 +92,17 @@ def _usage(program: Program, model: Model) -> Iterator[str]:
         setters = [model.setters[s.name] for s in steps if isinstance(s, QuantizeStep)]
         yield f"Call {', '.join(setters)} with floats, then {run}: each tensor is in its array."
     floats = [step for step in program.steps if isinstance(step, FloatStep)]
-    if floats:
+    left = [step for step in floats if not isinstance(step, CutStep)]
+    if left:
         yield "Not in here, because training left it float, so that it is yours to compute:"
-    for step in floats:
+    for step in left:
         yield f"  {step.name}, of {', '.join(sources(step))}"
+    if program.cuts:
+        yield "Not in here, because qmath does not know it, so that it is yours to compute:"
+    for cut in program.cuts:
+        yield f"  {cut.name} ({cut.class_name}), of {', '.join(sources(cut))}"
+    unknown = {cut.name.removesuffix("/activation") for cut in program.cuts}
     for layer, remedy in program.float_layers.items():
+        if layer in unknown:
+            continue
         yield f"To have {layer} in integers: {remedy}."

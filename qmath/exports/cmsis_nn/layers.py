@@ -14,7 +14,16 @@ from qmath.errors import QmathError
 from qmath.integer.profiles.tflite import Tflite
 from qmath.integer.profiles.tflite_kernels import Kernel
 from qmath.integer.profiles.tflite_parts import Part, parts
-from qmath.integer.program import FloatStep, Linear, Program, QuantizeStep, Requantize, Shape
+from qmath.integer.program import (
+    CutStep,
+    FloatStep,
+    Linear,
+    Program,
+    QuantizeStep,
+    Requantize,
+    Shape,
+    Step,
+)
 
 __all__ = ["CmsisNnArithmetic", "Layer", "layers"]
 
@@ -105,11 +114,15 @@ def layers(program: Program) -> tuple[list[Layer], dict[str, str]]:
                 else:
                     others[name] = made
         elif not isinstance(step, QuantizeStep):
-            kind = (
-                "in float32" if isinstance(step, FloatStep) else "moves integers, or looks them up"
-            )
-            others[step.name] = kind
+            others[step.name] = _reason(step)
     return found, others
+
+
+def _reason(step: Step) -> str:
+    """Say why a step that does not round a sum is none of CMSIS-NN's layers."""
+    if isinstance(step, CutStep):
+        return f"a cut point: qmath does not know what {step.class_name} computes"
+    return "in float32" if isinstance(step, FloatStep) else "moves integers, or looks them up"
 
 
 def _layer(name: str, step: Requantize, part: Part, shapes: Mapping[str, Shape]) -> Layer | str:

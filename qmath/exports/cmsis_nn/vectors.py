@@ -42,7 +42,7 @@ def expected(
             relative = profile.requantize(step, sums, ())
             results[step.name] = relative.astype(np.int32)
 
-    inputs = {name: bundle.vectors[f"vectors/{name}"] for name in program.inputs}
+    inputs = {name: bundle.vectors[f"vectors/{name}"] for name in program.feeds}
     bits = bundle.manifest["options"]["multiplier_bits"]
     Executor(program, Integer(bits)).run(inputs, watch=watch, keep=())
     made = {}

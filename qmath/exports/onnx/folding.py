@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.exports.bundle import Bundle
-from qmath.layers import LAYERS, NORMALIZATION, activation_of, kind_of
+from qmath.layers import LAYERS, NORMALIZATION, activation_of, kind_of, supports
 from qmath.model import Graph, Node, QatTensor
 
 __all__ = ["Fold", "foldable", "real"]
@@ -36,6 +36,7 @@ def foldable(bundle: Bundle, graph: Graph) -> dict[str, Fold]:
         after = readers.get(node.name, [])
         if (
             kind_of(node.class_name) != "weighted"
+            or not supports(node.class_name, "onnx")
             or node.name in graph.outputs
             or [kind_of(reader.class_name) for reader in after] != ["normalization"]
             or activation_of(node) != "linear"

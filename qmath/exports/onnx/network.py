@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from qmath.errors import OutputError
 from qmath.exports.bundle import Bundle, QuantizedRange
+from qmath.exports.onnx.cuts import Cuts, is_cut
 from qmath.exports.onnx.folding import Fold, foldable, real
 from qmath.exports.onnx.graph import GraphBuilder, Value, arranged
 from qmath.integer.budget import Budget
 from qmath.integer.lowering import activations, geometry
-from qmath.integer.program import Activation, Linear
+from qmath.integer.program import Activation, Linear, Shape
 from qmath.layers import (
     ACTIVATIONS,
     LAYERS,
@@ -80,7 +81,8 @@ class Network:
     export : dict
         What the manifest says of the export: ``format`` and ``options``; and ``names``, that is
         ``inputs`` and ``outputs`` by layer, ``integers`` by step, these with a flag that says
-        whether the channels come first.
+        whether the channels come first; and ``cuts``, if there are any, by the step that stands
+        for the layer: the outputs that it reads, and the input that is what it makes.
     """
 
     model: Any
@@ -107,7 +109,11 @@ def check_exportable(bundle: Bundle, format: str) -> Graph:
             f"{bundle.model.source}: the format {format!r} holds a whole network, which this model "
             f"does not give: {bundle.obstacles}; else export to npz"
         )
-    missing = sorted({n.class_name for n in graph.nodes if not supports(n.class_name, "onnx")})
+    missing = sorted({
+        node.class_name
+        for node in graph.nodes
+        if not supports(node.class_name, "onnx") and not is_cut(node)
+    })  # fmt: skip
     if missing:
         raise OutputError(
             f"{bundle.model.source}: the format {format!r} has no form of the layers "
@@ -152,22 +158,27 @@ def build(
     inputs = {key: layers.builder.unique(key) for key in bundle.program.inputs}
     # The outputs have their layers' names, as far as these are free.
     outputs = [layers.builder.unique(key) for key in graph.outputs]
+    given = {inputs[key]: shape for key, shape in bundle.program.inputs.items()}
+    shapes: dict[str, Shape] = {}
+    cuts = Cuts(bundle.program, layers, given, shapes)
     for node in graph.nodes:
         if kind_of(node.class_name) == "input":
             shape = bundle.program.inputs[node.name]
             layers.values[node.name] = Value(inputs[node.name], shape)
-        else:
-            layers.values[node.name] = layers.written(node)
-    shapes = {}
-    for key, output in zip(graph.outputs, outputs, strict=True):
-        value = layers.builder.channels_last(layers.values[key])
-        layers.builder.nodes.append(
-            onnx.helper.make_node("Identity", [value.name], [output], name=output)
-        )
-        shapes[output] = value.shape
-    given = {inputs[key]: shape for key, shape in bundle.program.inputs.items()}
+        elif all(name in layers.values for name in node.inputs):  # else no shape is known there
+            value = cuts.written(node)
+            if value is not None:
+                layers.values[node.name] = value
+    reached = [key for key in graph.outputs if key in layers.values]
+    outputs = [outputs[graph.outputs.index(key)] for key in reached]
+    for key, output in zip(reached, outputs, strict=True):
+        layers.output(layers.values[key], output, shapes)
+    if cuts.names:  # after the model's own
+        shapes = {name: shapes[name] for name in (*outputs, *shapes)}
     model = layers.builder.model("qmath", given, shapes, opsets, batch)
     names = {"inputs": inputs, "outputs": outputs, "integers": layers.integers}
+    if cuts.names:
+        names["cuts"] = cuts.names
     return Network(model, {"format": format, "options": options, "names": names})
 
 
@@ -185,6 +196,18 @@ class _Layers:
     # ---- one layer
 
     def written(self, node: Node) -> Value:
+        return self.ended(node, self.computed(node))
+
+    def output(self, value: Value, name: str, shapes: dict[str, Shape]) -> None:
+        """Make a value an output of the graph, channels last, and add its shape to `shapes`."""
+        value = self.builder.channels_last(value)
+        self.builder.nodes.append(
+            self.builder.onnx.helper.make_node("Identity", [value.name], [name], name=name)
+        )
+        shapes[name] = value.shape
+
+    def computed(self, node: Node) -> Value:
+        """Return what a layer computes before its quantizers and its activation."""
         inputs = [self.values[name] for name in node.inputs]
         kind, x = kind_of(node.class_name), inputs[0]
         if kind == "weighted":
@@ -208,7 +231,7 @@ class _Layers:
         else:
             assert kind in ("identity", "activation")  # `check_exportable` refuses others
             value = x
-        return self.ended(node, value)
+        return value
 
     def ended(self, node: Node, value: Value) -> Value:
         """Add the quantizers and the activation that a layer ends with."""

@@ -19,6 +19,7 @@ from qmath.integer.lowering.sums import ZERO, can_pool, moved
 from qmath.integer.lowering.values import FloatLayer, Floats, Function, Integers, Value
 from qmath.integer.program import (
     Activation,
+    CutStep,
     FloatStep,
     Linear,
     MoveStep,
@@ -33,9 +34,20 @@ from qmath.integer.program import (
 from qmath.kernels._environment import check_kept, least_magnitude
 from qmath.model import Node, QatModel, QatTensor, own_quantized
 
-__all__ = ["Builder"]
+__all__ = ["CUT", "SHAPELESS", "Builder"]
 
 Array = NDArray[Any]
+
+
+# What to do about a cut point, and about one whose result has no shape that is known.
+CUT = (
+    "qmath does not know what {0} computes: give run its function (layers=) or its outputs (--cut, "
+    "cuts=), compute it beside what is exported, or use a layer that qmath knows"
+)
+SHAPELESS = (
+    "nothing in the model tells the shape of what this {0} makes, so that what follows it is left "
+    "out; give it without the batch (--shape {1}=N,N, shapes= of qmath.load)"
+)
 
 
 class Builder:
@@ -175,22 +187,54 @@ class Builder:
         for integers. Without one it is `lack`, by default that inputs are not quantized, unless the
         step follows a float layer: that one is to blame.
         """
+        sources, name = self._float_sources(node, values), self._float_name(node)
+        follows = [v.name for v in values if isinstance(v, Floats) and v.name not in self.inputs]
+        if remedy or not follows:
+            remedy = remedy or lack or self._unquantized(node, values)
+            self.float_layers.append(FloatLayer(node.name, name, remedy))
+        least = min(map(least_magnitude, constants), default=1.0)
+        self.steps.append(FloatStep(name, sources, apply, tuple(shape), is_function, least))
+        return Floats(name, tuple(shape))
+
+    def cut(
+        self,
+        node: Node,
+        values: Sequence[Value],
+        class_name: str,
+        shape_of: Callable[[str], Shape | None],
+    ) -> Floats | None:
+        """Add a layer that qmath cannot compute; return what it makes, if its shape is known.
+
+        `shape_of` returns the shape of what a step makes, ``None`` if nothing tells it.
+        """
+        sources, name = self._float_sources(node, values), self._float_name(node)
+        shape = shape_of(name)
+        if shape is None:
+            self.notes.append(f"{name}: {SHAPELESS.format(class_name, name)}")
+        self.float_layers.append(FloatLayer(node.name, name, CUT.format(class_name)))
+        self.steps.append(
+            CutStep(
+                name, sources, partial(_unknown, name), shape or (), layer=node.layer,
+                class_name=class_name, is_shaped=shape is not None,
+            )
+        )  # fmt: skip
+        return None if shape is None else Floats(name, shape)
+
+    def _float_sources(self, node: Node, values: Sequence[Value]) -> tuple[str | UnroundedSum, ...]:
+        """Return what a step in float32 reads: steps, or sums that no quantizer rounds."""
         sources: list[str | UnroundedSum] = []
         for i, value in enumerate(values):
             if isinstance(value, Function):
                 value = self.floats(value, f"{node.name}/input{i}")
             accumulator = self.accumulator(value)
             sources.append(accumulator if accumulator else value.name)  # type: ignore[union-attr]
+        return tuple(sources)
+
+    def _float_name(self, node: Node) -> str:
+        """Return the name of a layer's step in float32: the layer's, or its activation's."""
         self._taken.update(step.name for step in self.steps[self._seen :])
         self._seen = len(self.steps)
-        name = node.name if node.name not in self._taken else f"{node.name}/activation"
-        follows = [v.name for v in values if isinstance(v, Floats) and v.name not in self.inputs]
-        if remedy or not follows:
-            remedy = remedy or lack or self._unquantized(node, values)
-            self.float_layers.append(FloatLayer(node.name, name, remedy))
-        least = min(map(least_magnitude, constants), default=1.0)
-        self.steps.append(FloatStep(name, tuple(sources), apply, tuple(shape), is_function, least))
-        return Floats(name, tuple(shape))
+        return node.name if node.name not in self._taken else f"{node.name}/activation"
 
     def is_obstacle(self, value: Value) -> bool:
         """Whether a value can be no part of an unrounded sum."""
@@ -240,6 +284,10 @@ class Builder:
                 "channels; the file is damaged, save the model again"
             )
         return values
+
+
+def _unknown(name: str, *_: Array) -> Array:
+    raise QmathError(f"{name}: nothing is known of what this layer computes")
 
 
 def _same(x: Array) -> Array:

@@ -13,12 +13,14 @@ from collections.abc import Mapping, Sequence
 
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.integer.budget import check_size
+from qmath.integer.cuts import Layers
 from qmath.integer.lowering import activations, geometry
 from qmath.integer.lowering.builder import Builder
+from qmath.integer.lowering.cuts import Shapes
 from qmath.integer.lowering.operations import Operations, Quantize
 from qmath.integer.lowering.rules import RULES
 from qmath.integer.lowering.values import Function, Integers, Value
-from qmath.integer.program import FloatStep, Program, Shape, Step, sources
+from qmath.integer.program import CutStep, FloatStep, Program, Shape, Step, sources
 from qmath.kernels._environment import in_default_environment
 from qmath.layers import ACTIVATIONS, LAYERS, activation_of, supports
 from qmath.model import Graph, Node, QatModel, QatTensor, ask_for_settings, why_no_graph
@@ -31,17 +33,25 @@ def lower(
     model: QatModel,
     input_shapes: Mapping[str, Shape] | None = None,
     quantize: Quantize = QatTensor.quantize,
+    layers: Layers | None = None,
 ) -> Program:
     """Return the integer program of a model.
+
+    A layer that qmath cannot compute is a cut point: the program goes up to it, and on from it as
+    far as the shape of what it makes is known.
 
     Parameters
     ----------
     model : QatModel
         With a graph, and settings known for every tensor.
     input_shapes : mapping of str to tuple, optional
-        Shapes of the inputs without the batch, where the model leaves them open.
+        Shapes without the batch of the inputs, and of the outputs of layers that qmath cannot
+        compute, where the model leaves them open.
     quantize : callable, optional
         Returns the integers of a weight, for whoever has made them before.
+    layers : mapping of str to callable, optional
+        Functions of layers that qmath cannot compute, which tell their shapes where nothing else
+        does; see `qmath.integer.cuts.bind`.
 
     Returns
     -------
@@ -52,8 +62,8 @@ def lower(
     MissingSettingsError
         A range has no width.
     QmathError
-        The model has no graph, or a layer that is not supported, or one whose name is that of a
-        quantized tensor; the message names it.
+        The model has no graph, or a layer with settings that are not supported, or one whose name
+        is that of a quantized tensor; the message names it.
     """
     if model.graph is None:
         raise QmathError(
@@ -71,14 +81,19 @@ def lower(
     }
     if unknown:
         raise MissingSettingsError(ask_for_settings(model, unknown))
-    return _program(Builder(model, input_shapes or {}, Operations(quantize)), model.graph)
+    build = Builder(model, {**model.shapes, **(input_shapes or {})}, Operations(quantize))
+    return _program(build, model.graph, Shapes(model.graph, build.input_shapes, layers or {}))
 
 
-def _program(build: Builder, graph: Graph) -> Program:
+def _program(build: Builder, graph: Graph, shapes: Shapes) -> Program:
     values: dict[str, Value] = {}
     for node in graph.nodes:
+        if not all(name in values for name in node.inputs):
+            continue  # behind a cut point whose shape is not known
         try:
-            values[node.name] = _layer(build, node, [values[name] for name in node.inputs])
+            value = _layer(build, shapes, node, [values[name] for name in node.inputs])
+            if value is not None:
+                values[node.name] = value
         except QmathError:
             raise
         except MemoryError:
@@ -90,7 +105,9 @@ def _program(build: Builder, graph: Graph) -> Program:
             raise QmathError(
                 f"{node.name}: the config of this {node.class_name} is not understood ({error!r})"
             ) from error
-    outputs = tuple(_finished(build, values[name], name) for name in graph.outputs)
+    outputs = tuple(
+        _finished(build, values[name], name) for name in graph.outputs if name in values
+    )
     steps = _needed(build.steps, outputs)
     names = Counter([*build.inputs, *(step.name for step in steps)])
     name, count = max(names.items(), key=lambda item: item[1])
@@ -108,10 +125,13 @@ def _program(build: Builder, graph: Graph) -> Program:
     return Program(build.inputs, tuple(steps), outputs, float_layers, tuple(build.notes))
 
 
-def _layer(build: Builder, node: Node, inputs: Sequence[Value]) -> Value:
-    """Lower one layer, with the quantizers and the activation that it ends with."""
+def _layer(build: Builder, shapes: Shapes, node: Node, inputs: Sequence[Value]) -> Value | None:
+    """Lower one layer, with the quantizers and the activation that it ends with.
+
+    ``None`` says that nothing is known of what it makes.
+    """
     if not supports(node.class_name, "run"):
-        raise QmathError(f"{node.name}: layers of class {node.class_name} are not supported")
+        return _cut(build, shapes, node, inputs)
     kind = LAYERS[node.class_name].kind
     _check_inputs(node, kind, inputs)
     value = RULES[kind](build, node, inputs)
@@ -121,6 +141,21 @@ def _layer(build: Builder, node: Node, inputs: Sequence[Value]) -> Value:
     value = build.quantized(node, value, "pre_activation")
     value = _activated(build, node, value)
     value = build.quantized(node, value, "post_activation")
+    return build.quantized(node, value, "output")
+
+
+def _cut(build: Builder, shapes: Shapes, node: Node, inputs: Sequence[Value]) -> Value | None:
+    """Add a cut point for a layer, with the quantizers that are sure to act on what it makes."""
+    if not inputs:
+        raise QmathError(f"{node.name}: this {node.class_name} has no inputs, so that it is none")
+    made = build.cut(node, inputs, node.class_name, lambda step: shapes.of(node, step, inputs))
+    if made is None:
+        return None
+    check_size(node.name, made.shape)
+    value: Value = made
+    # Where the activation of a layer lies in it is known of Keras's own classes alone.
+    if node.class_name in LAYERS:
+        value = build.quantized(node, value, "post_activation")
     return build.quantized(node, value, "output")
 
 
@@ -141,7 +176,9 @@ def _check_inputs(node: Node, kind: str, inputs: Sequence[Value]) -> None:
 def _activated(build: Builder, node: Node, value: Value) -> Value:
     name = activation_of(node)
     if name not in ACTIVATIONS:
-        raise QmathError(f"{node.name}: the activation {name!r} is not supported")
+        made = build.cut(node, [value], name, lambda _: value.shape)
+        assert made is not None
+        return made
     if name in activations.PIECEWISE:
         return build.activate(node, value, activations.PIECEWISE[name])
     function = activations.SMOOTH[name]
@@ -186,7 +223,7 @@ def _counts(made: Step, readers: Sequence[Step]) -> bool:
 
 def _needed(steps: list[Step], outputs: tuple[str, ...]) -> list[Step]:
     """Return the steps that the outputs depend on, in order."""
-    needed = set(outputs)
+    needed = {*outputs, *(step.name for step in steps if isinstance(step, CutStep))}
     kept: list[Step] = []
     for step in reversed(steps):
         if step.name in needed:

@@ -63,6 +63,8 @@ class LayerFacts:
         The ``QuantizeConfig`` of the wrapper.
     quantizer : Serialized or None
         The quantizer of a ``QuantizeLayer``.
+    built_for : tuple of tuple
+        As in `qmath.model.Node`.
     """
 
     path: str
@@ -73,6 +75,7 @@ class LayerFacts:
     kind: Kind = "plain"
     quantize_config: Serialized | None = None
     quantizer: Serialized | None = None
+    built_for: tuple[tuple[int | None, ...], ...] = ()
 
     @property
     def inner_name(self) -> str:
@@ -170,7 +173,22 @@ def layer_facts(entry: Mapping[str, Any], prefix: str = "", top: str | None = No
         kind=kind,
         quantize_config=quantize_config,
         quantizer=quantizer,
+        built_for=_built_for(entry) or _built_for(inner),
     )
+
+
+def _built_for(entry: Any) -> tuple[tuple[int | None, ...], ...]:
+    """Return the shapes, without the batch, of an entry's ``build_config``, if it has any."""
+    value = entry.get("build_config") if isinstance(entry, dict) else None
+    shape = value.get("input_shape") if isinstance(value, dict) else None
+    if not isinstance(shape, list) or not shape:
+        return ()
+    shapes = shape if isinstance(shape[0], list) else [shape]
+    known = all(
+        isinstance(each, list) and all(n is None or (type(n) is int and n > 0) for n in each)
+        for each in shapes
+    )
+    return tuple(tuple(each[1:]) for each in shapes) if known else ()
 
 
 def walk_layers(model: Any, prefix: str, top: str | None) -> Iterator[LayerFacts]:

@@ -169,6 +169,8 @@ class _Builder:
                 inputs=tuple(inputs),
                 config=_plain_config(facts.config),
                 quantize_config=None if wrapper is None else wrapper.class_name,
+                # A shared layer is built by its first call.
+                built_for=() if number else facts.built_for,
             )
         )
 

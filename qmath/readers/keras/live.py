@@ -7,7 +7,7 @@ and every quantizer is called and compared with what was derived.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from qmath.containers.bounded_json import parse_json
 from qmath.errors import FileFormatError, QmathError
-from qmath.model import QatModel, Role
+from qmath.model import QatModel, Role, with_shapes
 from qmath.readers import notes as words
 from qmath.readers.architecture.config import LayerFacts, Serialized
 from qmath.readers.architecture.parsing import Architecture, read_architecture
@@ -40,7 +40,11 @@ __all__ = ["from_keras"]
 
 
 def from_keras(
-    model: Any, quantizers: Mapping[str, Quantizer] | None = None, *, force: bool = False
+    model: Any,
+    quantizers: Mapping[str, Quantizer] | None = None,
+    *,
+    force: bool = False,
+    shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> QatModel:
     """Read a live Keras model that TFMOT quantized, and ask its quantizers what they do.
 
@@ -50,6 +54,8 @@ def from_keras(
         Sequential, Functional or subclassed, with models inside or not.
     quantizers, force
         As in `qmath.load`; a live model seldom leaves anything open.
+    shapes
+        As in `qmath.load`.
 
     Returns
     -------
@@ -108,7 +114,9 @@ def from_keras(
         notes.append(words.unused_quantizers(reader.unused))
     if reader.leftovers:
         notes.append(words.leftovers(reader.leftovers))
-    return QatModel(tensors, architecture.graph, (*architecture.notes, *reader.notes, *notes), name)
+    notes = [*architecture.notes, *reader.notes, *notes]
+    found = QatModel(tensors, architecture.graph, tuple(notes), name)
+    return with_shapes(found, shapes) if shapes else found
 
 
 class _Reader:

@@ -1,0 +1,162 @@
+"""What stands for the cut points of a program: functions of layers, and what is missing without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qmath.errors import QmathError
+from qmath.integer.program import CutStep, FloatStep, Program, Shape, sources
+
+__all__ = ["Layers", "bind", "function_of", "missing", "probed", "with_cuts"]
+
+Array = NDArray[Any]
+# By a layer's name or its class: float32 arrays of some examples in, one float32 array out.
+Layers = Mapping[str, Callable[..., Any]]
+
+
+def bind(program: Program, layers: Layers) -> Program:
+    """Return a program whose cut points are computed by functions, where there is one.
+
+    Parameters
+    ----------
+    program : Program
+    layers : mapping of str to callable
+        By the name of a cut's step or layer, or by its class: what takes the layer's inputs as
+        read-only float32 arrays ``(N, …)`` of some of the examples, and returns its output of the
+        same examples in float32. What a function returns is checked whenever it is called.
+
+    Raises
+    ------
+    QmathError
+        A name is that of no cut.
+    """
+    names = {name for cut in program.cuts for name in _names(cut.name, cut.layer, cut.class_name)}
+    if unknown := [name for name in layers if name not in names]:
+        cuts = ", ".join(f"{cut.name} ({cut.class_name})" for cut in program.cuts)
+        raise QmathError(
+            f"layers has {', '.join(unknown)}, which qmath does not ask for; the layers that it "
+            f"cannot compute are: {cuts or 'none'}"
+        )
+    return replace(program, steps=tuple(_bound(step, layers) for step in program.steps))
+
+
+def with_cuts(
+    program: Program, inputs: Mapping[str, ArrayLike], cuts: Mapping[str, ArrayLike] | None
+) -> Mapping[str, ArrayLike]:
+    """Return data of the inputs, and of cut points, under the names of their steps.
+
+    Raises
+    ------
+    QmathError
+        A name is that of no cut, neither of its step nor of its layer.
+    """
+    steps = {name: cut.name for cut in program.cuts for name in (cut.layer, cut.name)}
+    given = dict(inputs)
+    for name, array in (cuts or {}).items():
+        if name not in steps:
+            raise QmathError(
+                f"cuts has {name}, which qmath does not ask for; the layers that it cannot compute "
+                f"are: {', '.join(cut.name for cut in program.cuts) or 'none'}"
+            )
+        given[steps[name]] = array
+    return given
+
+
+def function_of(
+    layers: Layers, name: str, layer: str, class_name: str
+) -> Callable[..., Any] | None:
+    """Return the function of a cut: that of its step, of its layer, or of its class."""
+    return next((layers[n] for n in _names(name, layer, class_name) if n in layers), None)
+
+
+def probed(function: Callable[..., Any], name: str, shapes: Sequence[Shape]) -> Shape:
+    """Return the shape, without the batch, of what a function makes of one example of zeros."""
+    made = _called(function, name, [np.zeros((1, *shape), np.float32) for shape in shapes])
+    if made.ndim < 1 or len(made) != 1:
+        raise QmathError(
+            f"{name}: of 1 example its function makes an array of shape {made.shape}, whose first "
+            "axis has to be the examples"
+        )
+    return tuple(made.shape[1:])
+
+
+def missing(program: Program, given: Collection[str]) -> dict[str, tuple[str, ...]]:
+    """Return what cannot be computed: by cut point, the steps that need it.
+
+    Parameters
+    ----------
+    program : Program
+    given : collection of str
+        The cut points whose outputs are data.
+
+    Returns
+    -------
+    dict of str to tuple of str
+        A step that needs several cuts is in the list of the first one.
+    """
+    origin: dict[str, str] = {}
+    for step in program.steps:
+        if isinstance(step, CutStep):
+            if step.name not in given:
+                origin[step.name] = step.name
+            continue
+        for name in sources(step):
+            if name in origin:
+                origin[step.name] = origin[name]
+                break
+    found: dict[str, list[str]] = {cut: [] for name, cut in origin.items() if name == cut}
+    for name, cut in origin.items():
+        if name != cut:
+            found[cut].append(name)
+    return {cut: tuple(names) for cut, names in found.items()}
+
+
+def _names(name: str, layer: str, class_name: str) -> tuple[str, ...]:
+    return name, layer, class_name, class_name.rpartition(">")[2]
+
+
+def _bound(step: Any, layers: Layers) -> Any:
+    if not isinstance(step, CutStep):
+        return step
+    function = function_of(layers, step.name, step.layer, step.class_name)
+    if function is None:
+        return step
+    if not step.is_shaped:
+        raise QmathError(
+            f"{step.name}: the program was made without the shape of this {step.class_name}; give "
+            "the function to program_of, too"
+        )
+    apply = partial(_checked, function, step.name, step.shape)
+    return FloatStep(step.name, step.sources, apply, step.shape)
+
+
+def _checked(function: Callable[..., Any], name: str, shape: Shape, *parts: Array) -> Array:
+    """Call a function, and raise unless it returns what its layer has to."""
+    made = _called(function, name, parts)
+    expected = (len(parts[0]), *shape)
+    if made.shape != expected:
+        raise QmathError(
+            f"{name}: its function returned an array of shape {made.shape}, and {expected} follows "
+            "from the model"
+        )
+    return made
+
+
+def _called(function: Callable[..., Any], name: str, parts: Sequence[Array]) -> Array:
+    given = [np.ascontiguousarray(part).view() for part in parts]
+    for part in given:
+        part.flags.writeable = False
+    made = np.asarray(function(*given))
+    if made.dtype != np.float32:
+        raise QmathError(
+            f"{name}: its function returned {made.dtype}; a layer's output is float32: convert it"
+        )
+    if not np.isfinite(made).all():
+        raise QmathError(f"{name}: its function returned NaN or infinities")
+    return made

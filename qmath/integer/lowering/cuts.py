@@ -1,0 +1,64 @@
+"""Layers that qmath cannot compute: cut points, and where the shape of what they make is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from qmath.integer.cuts import Layers, function_of, probed
+from qmath.integer.lowering.values import Value
+from qmath.integer.program import Shape
+from qmath.model import Graph, Node
+
+__all__ = ["Shapes"]
+
+_QUANTIZERS = ("pre_activation", "post_activation", "output")
+# Classes of Keras that keep the shape of their input, whatever else they do.
+_KEEP_SHAPE = frozenset({
+    "AlphaDropout", "BatchNormalization", "ELU", "GaussianDropout", "GaussianNoise",
+    "GroupNormalization", "LayerNormalization", "Masking", "PReLU", "Rescaling", "Softmax",
+    "SpatialDropout3D", "SyncBatchNormalization", "ThresholdedReLU", "UnitNormalization",
+})  # fmt: skip
+
+
+class Shapes:
+    """Where the shapes of unknown layers' outputs are found.
+
+    Parameters
+    ----------
+    graph : Graph
+    given : mapping of str to tuple
+        Shapes without the batch: of layers by name, or of the tensors that they are quantized to.
+    layers : mapping of str to callable
+        Functions of layers, see `qmath.integer.cuts.bind`.
+    """
+
+    def __init__(self, graph: Graph, given: Mapping[str, Shape], layers: Layers) -> None:
+        self.given, self.layers = given, layers
+        self._built: dict[str, tuple[int | None, ...]] = {}
+        for node in graph.nodes:
+            if len(node.built_for) == len(node.inputs):
+                for name, shape in zip(node.inputs, node.built_for, strict=True):
+                    if None not in shape:
+                        self._built.setdefault(name, shape)
+
+    def of(self, node: Node, step: str, values: Sequence[Value]) -> Shape | None:
+        """Return the shape of what a layer makes, ``None`` if nothing tells it.
+
+        It is what the user says; what the model's config says of a layer that it feeds, or of a
+        Lambda layer; the input's, of classes that keep it; or what the user's function makes.
+        """
+        for name in (step, node.name, *(f"{node.name}/{which}" for which in _QUANTIZERS)):
+            if name in self.given:
+                return tuple(self.given[name])
+        built = self._built.get(node.name)
+        declared = node.config.get("output_shape") if node.class_name == "Lambda" else None
+        if built is None and isinstance(declared, list):
+            built = tuple(declared)
+        if built and all(type(n) is int and n > 0 for n in built):
+            return tuple(n for n in built if n)
+        if node.class_name in _KEEP_SHAPE:
+            return values[0].shape
+        function = function_of(self.layers, step, node.layer, node.class_name)
+        if function is None:
+            return None
+        return probed(function, step, [value.shape for value in values])

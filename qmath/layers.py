@@ -24,6 +24,7 @@ __all__ = [
     "LayerClass",
     "Verb",
     "activation_of",
+    "ends_with_activation",
     "kind_of",
     "supports",
     "unknown_of",
@@ -32,7 +33,7 @@ __all__ = [
 Move = Literal["reshape", "permute", "pad", "crop", "upsample"]
 Pool = Literal["average_pool", "global_average", "max_pool", "global_max"]
 Kind = Literal[
-    "input", "identity", "weighted", "lookup", "normalization", "relu", "activation",
+    "input", "identity", "weighted", "normalization", "relu", "activation",
     "sum", "product", "concatenation", "float", Pool, Move,
 ]  # fmt: skip
 Verb = Literal["run", "onnx", "ops"]
@@ -50,10 +51,10 @@ class LayerClass:
     Attributes
     ----------
     kind : str
-        What it does: ``weighted`` multiplies by a kernel and adds up, ``lookup`` picks rows of one;
-        ``relu`` is a ReLU with settings of its own, ``activation`` one that names its function;
-        ``identity`` changes nothing at inference, a move only places values (or zeros); ``float``
-        runs in float32, with the weights that quantization left it; the rest says it by itself.
+        What it does: ``weighted`` multiplies by a kernel and adds up; ``relu`` is a ReLU with
+        settings of its own, ``activation`` one that names its function; ``identity`` changes
+        nothing at inference, a move only places values (or zeros); ``float`` runs in float32 with
+        its quantized weights; the rest says it by itself.
     verbs : frozenset of str
         What supports it: ``run``, the integer model and all that is made of it; ``onnx``, its
         networks; ``ops``, the reader that makes layers of a SavedModel's ops. `inspect` knows all.
@@ -91,8 +92,18 @@ LAYERS: Mapping[str, LayerClass] = {
     "DepthwiseConv2D":        _row("weighted",       "run onnx ops", "depthwise_kernel", "HWIM"),
     "SeparableConv2D":        _row("weighted",       "",             "depthwise_kernel"),
     "Conv3D":                 _row("weighted",       "",             "kernel"),
-    "EinsumDense":            _row("weighted",       "",             "kernel"),
-    "Embedding":              _row("lookup",         "",             "embeddings"),
+
+    "Embedding":              _row("float",          "run",          "embeddings"),
+    "EinsumDense":            _row("float",          "run",          "kernel"),
+    "SimpleRNN":              _row("float",          "run"),
+    "GRU":                    _row("float",          "run"),
+    "LSTM":                   _row("float",          "run"),
+    "Bidirectional":          _row("float",          "run"),
+    "LayerNormalization":     _row("float",          "run"),
+    "GroupNormalization":     _row("float",          "run"),
+    "Dot":                    _row("float",          "run"),
+    "Attention":              _row("float",          "run"),
+    "MultiHeadAttention":     _row("float",          "run"),
 
     "BatchNormalization":     _row("normalization",  "run onnx ops"),
     "SyncBatchNormalization": _row("normalization",  ""),
@@ -173,6 +184,15 @@ def supports(class_name: str, verb: Verb) -> bool:
     return row is not None and verb in row.verbs
 
 
+def ends_with_activation(class_name: str) -> bool:
+    """Whether the activation of a layer class, and its quantizers, are the last that it does.
+
+    Inside a recurrent layer there are others, and of an unknown class it is not known.
+    """
+    kind = kind_of(class_name)
+    return kind is not None and (kind != "float" or class_name == "EinsumDense")
+
+
 def unknown_of(node: Node) -> str | None:
     """Return what makes a layer a cut point, ``None`` if it is none.
 
@@ -191,6 +211,8 @@ def activation_of(node: Node) -> str:
     """
     if node.class_name == "Softmax":
         return "softmax"
+    if not ends_with_activation(node.class_name):
+        return "linear"
     value: Any = node.config.get("activation")
     if isinstance(value, Mapping):
         value = value.get("class_name")

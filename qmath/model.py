@@ -240,6 +240,9 @@ class Node:
     built_for : tuple of tuple
         The shapes of its inputs without the batch, where the config says what the layer was built
         for; ``None`` stands for what was left open.
+    arguments : tuple of str
+        Names of what it is called with besides its inputs, of which there is more to know than this
+        says: ``use_causal_mask``.
     """
 
     name: str
@@ -249,6 +252,7 @@ class Node:
     config: Mapping[str, Any]
     quantize_config: str | None = None
     built_for: tuple[tuple[int | None, ...], ...] = field(default=(), compare=False)
+    arguments: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ graph and the table of layer classes tell as much as they can.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,6 +15,7 @@ from qmath._pastes import is_plain
 from qmath.errors import QmathError
 from qmath.inspection.advice import OTHER_SOURCES, Advice
 from qmath.integer.lowering.builder import CUT, SHAPELESS
+from qmath.integer.lowering.float_layers.rule import REMEDY
 from qmath.integer.lowering.lower import lower
 from qmath.integer.program import Program
 from qmath.layers import ACTIVATIONS, LAYERS, activation_of, kind_of, unknown_of
@@ -63,7 +64,7 @@ def follow(model: QatModel, ready: Set[str]) -> Flow:
         program = lower(_completed(model))
     except QmathError:
         return Flow(not warnings, warnings)
-    found = (*_of_float_layers(model, program.float_layers, warnings), *_shapeless(program))
+    found = (*_of_float_layers(model, program, warnings), *_shapeless(program))
     return Flow(not program.float_layers, found)
 
 
@@ -88,14 +89,19 @@ def _completed(model: QatModel) -> QatModel:
 
 
 def _of_float_layers(
-    model: QatModel, float_layers: Mapping[str, str], warnings: tuple[Advice, ...]
+    model: QatModel, program: Program, warnings: tuple[Advice, ...]
 ) -> Iterator[Advice]:
     """Yield the graph's advice on each float layer, or, where it has none, the remedy."""
     said: set[str] = set()
+    float_layers = program.float_layers
+    cuts = {cut.name.removesuffix("/activation"): cut.class_name for cut in program.cuts}
     for node in model.graph.nodes if model.graph else ():
         if node.name not in float_layers or node.layer in said:
             continue
         said.add(node.layer)
+        if node.name in cuts:
+            yield _cut_point(node, cuts[node.name])
+            continue
         known = [item for item in warnings if item.where == node.layer]
         if known:
             yield from known
@@ -174,8 +180,12 @@ def _layer(
     kind = kind_of(node.class_name)
     if kind == "input":
         state = "float"
-    elif kind in ("weighted", "lookup", "product"):
-        if state != "integers" and kind != "lookup":
+    elif kind == "float":
+        message = f"{node.class_name} is computed in float32, with its quantized weights"
+        found.append(Advice("float-layer", node.layer, message, REMEDY.format(node.class_name)))
+        state = "float"
+    elif kind in ("weighted", "product"):
+        if state != "integers":
             found.append(_float_input(node, states, nodes))
         if kind != "product" and not _has_weight(model, node):
             found.append(_float_layer(model, node))

@@ -286,7 +286,7 @@ def test_functions_in_the_middle(kind, config, integer):
     )  # fmt: skip
     report = inspect(QatModel(tensors, graph))
     assert report.verdict.integer_only is integer
-    kind = "cut-point" if kind == "LSTM" else "float-function"
+    kind = "float-layer" if kind == "LSTM" else "float-function"
     assert bool(warnings(report, kind)) is not integer
 
 

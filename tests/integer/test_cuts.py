@@ -67,7 +67,7 @@ def test_the_program_goes_up_to_a_cut_and_on_from_it() -> None:
     assert program.outputs == ("after/post_activation", "beside/post_activation")
     assert program.feeds == {"a": SHAPE, "my": SHAPE}
     assert list(program.float_layers) == ["my"]
-    with pytest.raises(QmathError, match="these layers run in float32: my: qmath does not know"):
+    with pytest.raises(QmathError, match="these layers run in float32: my: qmath cannot compute"):
         program_of(cut_model(), require_integer=True)
 
 

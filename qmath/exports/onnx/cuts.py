@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from qmath.exports.onnx.graph import GraphBuilder, Value
 from qmath.integer.program import CutStep, Program, Shape
-from qmath.layers import LAYERS, kind_of, supports, unknown_of
+from qmath.layers import ends_with_activation, kind_of, supports, unknown_of
 from qmath.model import Node
 
 __all__ = ["Cuts", "Writer", "is_cut"]
@@ -69,7 +69,7 @@ class Cuts:
             return layers.written(node)
         if value is None:
             return None
-        if node.class_name in LAYERS:
+        if ends_with_activation(node.class_name):
             value = layers.quantized(node, value, "post_activation")
         return layers.quantized(node, value, "output")
 

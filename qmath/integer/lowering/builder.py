@@ -41,7 +41,7 @@ Array = NDArray[Any]
 
 # What to do about a cut point, and about one whose result has no shape that is known.
 CUT = (
-    "qmath does not know what {0} computes: give run its function (layers=) or its outputs (--cut, "
+    "qmath cannot compute this {0}: give run its function (layers=) or its outputs (--cut, "
     "cuts=), compute it beside what is exported, or use a layer that qmath knows"
 )
 SHAPELESS = (
@@ -79,6 +79,7 @@ class Builder:
         self._taken: set[str] = set()  # the names of the first `_seen` steps
         self._seen = 0
         self.inputs: dict[str, Shape] = {}
+        self._within: dict[str, list[QatTensor]] = {}
         self.float_layers: list[FloatLayer] = []
         self.unseen = frozenset(own_quantized(model))
         self.notes = [portability.of_unseen(name) for name in sorted(self.unseen)]
@@ -258,6 +259,15 @@ class Builder:
             return self.model.tensors[f"{node.layer}/{name}"]
         except KeyError:
             raise QmathError(f"{node.layer}/{name} is missing from {self.model.source}") from None
+
+    def within(self, layer: str) -> list[QatTensor]:
+        """Return the tensors whose names begin with a layer's path."""
+        if not self._within:
+            for name, tensor in self.model.tensors.items():
+                while path := name.rpartition("/")[0]:
+                    self._within.setdefault(path, []).append(tensor)
+                    name = path
+        return self._within.get(layer, [])
 
     def real(self, tensor: QatTensor) -> Array:
         """Return the float32 values that inference uses."""

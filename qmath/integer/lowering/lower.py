@@ -17,12 +17,14 @@ from qmath.integer.cuts import Layers
 from qmath.integer.lowering import activations, geometry
 from qmath.integer.lowering.builder import Builder
 from qmath.integer.lowering.cuts import Shapes
+from qmath.integer.lowering.float_layers.rule import float_layer
+from qmath.integer.lowering.masks import Masks
 from qmath.integer.lowering.operations import Operations, Quantize
 from qmath.integer.lowering.rules import RULES
 from qmath.integer.lowering.values import Function, Integers, Value
 from qmath.integer.program import CutStep, FloatStep, Program, Shape, Step, sources
 from qmath.kernels._environment import in_default_environment
-from qmath.layers import ACTIVATIONS, LAYERS, activation_of, supports
+from qmath.layers import ACTIVATIONS, LAYERS, activation_of, ends_with_activation, supports
 from qmath.model import Graph, Node, QatModel, QatTensor, ask_for_settings, why_no_graph
 
 __all__ = ["lower"]
@@ -87,11 +89,14 @@ def lower(
 
 def _program(build: Builder, graph: Graph, shapes: Shapes) -> Program:
     values: dict[str, Value] = {}
+    masks = Masks()
     for node in graph.nodes:
+        is_masked = masks.act_on(node)
         if not all(name in values for name in node.inputs):
             continue  # behind a cut point whose shape is not known
         try:
-            value = _layer(build, shapes, node, [values[name] for name in node.inputs])
+            lowered = _cut if is_masked else _layer
+            value = lowered(build, shapes, node, [values[name] for name in node.inputs])
             if value is not None:
                 values[node.name] = value
         except QmathError:
@@ -133,8 +138,14 @@ def _layer(build: Builder, shapes: Shapes, node: Node, inputs: Sequence[Value]) 
     if not supports(node.class_name, "run"):
         return _cut(build, shapes, node, inputs)
     kind = LAYERS[node.class_name].kind
-    _check_inputs(node, kind, inputs)
-    value = RULES[kind](build, node, inputs)
+    if kind == "float":
+        made = float_layer(build, node, inputs) if inputs else None
+        if made is None:
+            return _cut(build, shapes, node, inputs)
+        value: Value = made
+    else:
+        _check_inputs(node, kind, inputs)
+        value = RULES[kind](build, node, inputs)
     if kind == "input":
         return value
     check_size(node.name, value.shape)
@@ -153,8 +164,7 @@ def _cut(build: Builder, shapes: Shapes, node: Node, inputs: Sequence[Value]) ->
         return None
     check_size(node.name, made.shape)
     value: Value = made
-    # Where the activation of a layer lies in it is known of Keras's own classes alone.
-    if node.class_name in LAYERS:
+    if ends_with_activation(node.class_name):
         value = build.quantized(node, value, "post_activation")
     return build.quantized(node, value, "output")
 

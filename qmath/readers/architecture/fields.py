@@ -229,6 +229,7 @@ _WINDOWED = "strides padding data_format"
 _CONVOLUTION = f"filters kernel_size {_WINDOWED} dilation_rate groups {_ENDS}"
 _DEPTHWISE = f"kernel_size {_WINDOWED} dilation_rate depth_multiplier {_ENDS}"
 _POOL = "pool_size strides? padding data_format"
+_RECURRENT = f"units {_ENDS} return_sequences=use_bias go_backwards=use_bias stateful=use_bias"
 _NORMALIZATION = "axis=axes momentum epsilon center scale"
 
 # A row for each class of `qmath.layers.LAYERS`: its fields, ``name`` or ``name=kind`` of `FIELDS`,
@@ -250,7 +251,16 @@ LAYER_FIELDS: Mapping[str, str] = {
     "SeparableConv2D": f"{_DEPTHWISE} filters",
     "Conv3D": _CONVOLUTION,
     "EinsumDense": "activation",
-    "Embedding": "input_dim output_dim",
+    "Embedding": "input_dim output_dim mask_zero=use_bias",
+    "SimpleRNN": _RECURRENT,
+    "GRU": f"{_RECURRENT} reset_after=use_bias",
+    "LSTM": _RECURRENT,
+    "Bidirectional": "",
+    "LayerNormalization": "axis=axes epsilon center scale",
+    "GroupNormalization": "axis epsilon center scale",
+    "Dot": "axes normalize=use_bias",
+    "Attention": "use_scale=use_bias",
+    "MultiHeadAttention": "num_heads=units key_dim=units use_bias",
     "BatchNormalization": _NORMALIZATION,
     "SyncBatchNormalization": _NORMALIZATION,
     "ReLU": "max_value negative_slope threshold",

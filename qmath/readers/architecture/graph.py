@@ -128,8 +128,11 @@ class _Builder:
         }
         first = _first_calls(by_name, [outputs, *chain.from_iterable(feeding.values())])
         calls: dict[Call, list[Reference]] = {}
+        arguments: dict[Call, tuple[str, ...]] = {}
         for name, nodes in feeding.items():
             calls.update(((name, first[name] + i), refs) for i, refs in enumerate(nodes))
+            for i, node in enumerate(_inbound(by_name[name])):
+                arguments[name, first[name] + i] = tuple(dict.fromkeys(_arguments(node)))
             if not nodes and bare_name(by_name[name]["class_name"]) == "InputLayer":
                 calls[name, 0] = []
         made: dict[Call, list[str]] = {}
@@ -151,26 +154,34 @@ class _Builder:
                     by_name[name], f"{prefix}{name}/", number, inputs
                 )
             else:
-                made[name, index] = [self._add_layer(by_name[name], prefix, number, inputs)]
+                given = arguments.get((name, index), ())
+                made[name, index] = [self._add_layer(by_name[name], prefix, number, inputs, given)]
         if feeds is None:
             self.inputs += [_output(made, (*key, 0)) for key in input_calls]
         return [_output(made, ref) for ref in outputs]
 
     def _add_layer(
-        self, entry: Mapping[str, Any], prefix: str, number: int, inputs: Sequence[str]
+        self,
+        entry: Mapping[str, Any],
+        prefix: str,
+        number: int,
+        inputs: Sequence[str],
+        arguments: tuple[str, ...] = (),
     ) -> str:
         facts = layer_facts(entry, prefix)
         wrapper = facts.quantize_config
+        class_name, config = _of_each_step(facts.class_name, facts.config)
         return self._add(
             Node(
                 name=facts.path + (f"#{number}" if number else ""),
                 layer=facts.path,
-                class_name=facts.class_name,
+                class_name=class_name,
                 inputs=tuple(inputs),
-                config=_plain_config(facts.config),
+                config=_plain_config(config),
                 quantize_config=None if wrapper is None else wrapper.class_name,
                 # A shared layer is built by its first call.
                 built_for=() if number else facts.built_for,
+                arguments=arguments,
             )
         )
 
@@ -191,6 +202,30 @@ class _Builder:
 def _inbound(entry: Mapping[str, Any]) -> list[Any]:
     nodes = entry.get("inbound_nodes")
     return nodes if isinstance(nodes, list) else []
+
+
+def _arguments(call: Any) -> Iterator[str]:
+    """Yield the names of the keyword arguments of a call that are neither ``None`` nor false."""
+    if isinstance(call, dict):  # Keras 3
+        given = [call.get("kwargs")]
+    else:  # Keras 2, which repeats them for each tensor
+        given = [tensor[3] for tensor in call if isinstance(tensor, list) and len(tensor) > 3]
+    for keywords in given:
+        if isinstance(keywords, dict):
+            yield from (name for name, value in keywords.items() if value not in (None, False))
+
+
+def _of_each_step(class_name: str, config: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """Return class and config of a layer: of a Dense for each step, those of the Dense.
+
+    Its weights have the wrapper's name, and it computes what it does of the last axis anyway.
+    """
+    inner = config.get("layer") if class_name == "TimeDistributed" else None
+    if isinstance(inner, dict) and inner.get("class_name") == "Dense":
+        own = inner.get("config")
+        if isinstance(own, dict):
+            return "Dense", own | {"name": config.get("name")}
+    return class_name, config
 
 
 def _first_calls(by_name: Mapping[str, Any], used: list[list[Reference]]) -> dict[str, int]:

@@ -1,0 +1,68 @@
+"""The rule of lowering for float layers, and the function of each class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.integer.lowering.builder import Builder
+from qmath.integer.lowering.float_layers.attention import attention, multi_head_attention
+from qmath.integer.lowering.float_layers.layer import Call, Computation
+from qmath.integer.lowering.float_layers.normalization import (
+    group_normalization,
+    layer_normalization,
+)
+from qmath.integer.lowering.float_layers.products import dot, einsum_dense, embedding
+from qmath.integer.lowering.float_layers.recurrent import bidirectional, recurrent
+from qmath.integer.lowering.values import Floats, Value
+from qmath.layers import ends_with_activation
+from qmath.model import Node
+
+__all__ = ["FLOAT_LAYERS", "REMEDY", "float_layer"]
+
+FLOAT_LAYERS: Mapping[str, Callable[[Call], Computation | None]] = {
+    "LayerNormalization": layer_normalization,
+    "GroupNormalization": group_normalization,
+    "Embedding": embedding,
+    "EinsumDense": einsum_dense,
+    "Dot": dot,
+    "SimpleRNN": recurrent,
+    "GRU": recurrent,
+    "LSTM": recurrent,
+    "Bidirectional": bidirectional,
+    "Attention": attention,
+    "MultiHeadAttention": multi_head_attention,
+}
+REMEDY = (
+    "qmath computes {0} in float32, with the values that its quantized weights stand for; quantize "
+    "its output, and integers go on behind it, or use a layer with an integer form"
+)
+
+
+def float_layer(build: Builder, node: Node, values: Sequence[Value]) -> Floats | None:
+    """Add a step in float32 for a layer; ``None`` says that it has settings that are not known."""
+    # Where a quantizer acts inside a layer, its floats are others.
+    prefix = f"{node.layer}/"
+    tensors = {t.name.removeprefix(prefix): t for t in build.within(node.layer)}
+    inner = [name for name in tensors if name.endswith(("pre_activation", "post_activation"))]
+    named = {*node.arguments} - ({"key", "value"} if "Attention" in node.class_name else set())
+    if named or (inner and not ends_with_activation(node.class_name)):
+        return None
+    weights = {name: build.real(t) for name, t in tensors.items() if t.values is not None}
+    call = Call(node, tuple(value.shape for value in values), weights)
+    found = FLOAT_LAYERS[node.class_name](call)
+    if found is None:
+        return None
+    return build.float_step(
+        node, values, partial(_rounded, found), found.shape, REMEDY.format(node.class_name),
+        constants=[array for array in weights.values() if array.size],
+    )  # fmt: skip
+
+
+def _rounded(computation: Computation, *parts: NDArray[Any]) -> NDArray[np.float32]:
+    """Compute in float64, and round once."""
+    return computation.apply(*(part.astype(np.float64) for part in parts)).astype(np.float32)

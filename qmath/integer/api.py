@@ -293,9 +293,7 @@ def element(
     >>> found.tensor, found.index, found.integers["exact"], f"{float(found.step):.4f}"
     ('conv1/post_activation', (0, 3, 3, 5), 86, '-33.7898')
     """
-    program = program_of(
-        model, input_shapes=_shapes(inputs) | _shapes(cuts or {}), layers=layers
-    )
+    program = program_of(model, input_shapes=_shapes(inputs) | _shapes(cuts or {}), layers=layers)
     judged = profile_named(profile, **options)
     executor = Executor(program, judged)
     arrays = executor.checked(with_cuts(program, _named(program, inputs), cuts))

@@ -243,6 +243,8 @@ class Node:
     arguments : tuple of str
         Names of what it is called with besides its inputs, of which there is more to know than this
         says: ``use_causal_mask``.
+    outputs : int
+        How many of its outputs others read. `inputs` do not tell them apart.
     """
 
     name: str
@@ -253,6 +255,7 @@ class Node:
     quantize_config: str | None = None
     built_for: tuple[tuple[int | None, ...], ...] = field(default=(), compare=False)
     arguments: tuple[str, ...] = field(default=(), compare=False)
+    outputs: int = field(default=1, compare=False)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Literal
 from qmath._pastes import is_plain
 from qmath.errors import QmathError
 from qmath.inspection.advice import OTHER_SOURCES, Advice
-from qmath.integer.lowering.builder import CUT, SHAPELESS
+from qmath.integer.lowering.builder import CUT
 from qmath.integer.lowering.float_layers.rule import REMEDY
 from qmath.integer.lowering.lower import lower
 from qmath.integer.program import Program
@@ -116,7 +116,9 @@ def _shapeless(program: Program) -> Iterator[Advice]:
     """Ask for the shapes that nothing in the model tells."""
     for cut in program.cuts:
         if not cut.is_shaped:
-            message, remedy = SHAPELESS.format(cut.class_name, cut.name).split("; ")
+            note = next(n for n in program.notes if n.startswith(f"{cut.name}: "))
+            message, end, remedy = note.removeprefix(f"{cut.name}: ").partition(" left out; ")
+            message += end.removesuffix("; ")
             yield Advice("open-shape", cut.name, message, remedy)
 
 

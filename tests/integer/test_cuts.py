@@ -23,6 +23,7 @@ from qmath.integer.executor import Executor
 from qmath.integer.lowering.lower import lower
 from qmath.integer.program import CutStep
 from qmath.readers import loading
+from qmath.readers.architecture.graph import read_graph
 from qmath.verification.check import verify
 from tests.cli.running import run
 from tests.integer.test_float_layers import CONV, conv, image, layer, model
@@ -347,8 +348,6 @@ def test_lowering_is_linear_in_the_number_of_layers() -> None:
 
 
 def test_a_graph_of_the_config_says_what_layers_were_built_for() -> None:
-    from qmath.readers.architecture.graph import read_graph
-
     def entry(name: str, inbound: str, build: Any, where: str) -> dict[str, Any]:
         inner = {"class_name": "Dense", "config": {"name": name}}
         found: dict[str, Any] = {
@@ -374,3 +373,31 @@ def test_a_graph_of_the_config_says_what_layers_were_built_for() -> None:
     for strange in (None, {}, {"input_shape": 3}, {"input_shape": []}, {"input_shape": [None, -2]},
                     {"input_shape": [None, "2"]}, {"input_shape": [[None, 2], 3]}):  # fmt: skip
         assert graph(strange, "outer").nodes[1].built_for == ()
+
+
+def test_several_outputs_are_not_taken_for_one() -> None:
+    of = cut_model()
+    assert of.graph is not None
+    nodes = [replace(n, outputs=2) if n.name == "my" else n for n in of.graph.nodes]
+    of = replace(of, graph=replace(of.graph, nodes=tuple(nodes)))
+    program = lower(of)
+    assert [cut.is_shaped for cut in program.cuts] == [False]
+    assert program.outputs == ("beside/post_activation",)
+    assert any("has several outputs" in note for note in program.notes)
+    (advice,) = [item for item in inspect(of).warnings if item.kind == "open-shape"]
+    assert advice.remedy == "split it into layers of one output"
+
+
+def test_a_graph_says_of_which_layers_several_outputs_are_read() -> None:
+    def entry(name: str, class_name: str, *inbound: list[Any]) -> dict[str, Any]:
+        config = {"name": name, "batch_input_shape": [None, 2]}
+        return {"class_name": class_name, "config": config,
+                "inbound_nodes": [list(inbound)] if inbound else []}  # fmt: skip
+
+    layers = [
+        entry("a", "InputLayer"), entry("two", "My", ["a", 0, 0, {}]),
+        entry("add", "Add", ["two", 0, 0, {}], ["two", 0, 1, {}]),
+    ]  # fmt: skip
+    config = {"layers": layers, "input_layers": [["a", 0, 0]], "output_layers": [["add", 0, 0]]}
+    graph = read_graph({"class_name": "Functional", "config": config})
+    assert [node.outputs for node in graph.nodes] == [1, 2, 1]

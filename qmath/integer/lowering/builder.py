@@ -34,7 +34,7 @@ from qmath.integer.program import (
 from qmath.kernels._environment import check_kept, least_magnitude
 from qmath.model import Node, QatModel, QatTensor, own_quantized
 
-__all__ = ["CUT", "SHAPELESS", "Builder"]
+__all__ = ["CUT", "SEVERAL", "SHAPELESS", "Builder"]
 
 Array = NDArray[Any]
 
@@ -45,8 +45,14 @@ CUT = (
     "cuts=), compute it beside what is exported, or use a layer that qmath knows"
 )
 SHAPELESS = (
-    "nothing in the model tells the shape of what this {0} makes, so that what follows it is left "
-    "out; give it without the batch (--shape {1}=N,N, shapes= of qmath.load)"
+    "nothing in the model tells the shape of what this {0} makes, so that what follows it is "
+    "left out; give it without the batch (--shape {1}=N,N, shapes= of qmath.load)"
+)
+
+
+SEVERAL = (
+    "this {0} has several outputs, which qmath does not tell apart, so that what follows it is "
+    "left out; split it into layers of one output"
 )
 
 
@@ -203,15 +209,17 @@ class Builder:
         values: Sequence[Value],
         class_name: str,
         shape_of: Callable[[str], Shape | None],
+        lack: str = SHAPELESS,
     ) -> Floats | None:
         """Add a layer that qmath cannot compute; return what it makes, if its shape is known.
 
-        `shape_of` returns the shape of what a step makes, ``None`` if nothing tells it.
+        `shape_of` returns the shape of what a step makes, ``None`` if nothing tells it; `lack` says
+        what is lacking then.
         """
         sources, name = self._float_sources(node, values), self._float_name(node)
         shape = shape_of(name)
         if shape is None:
-            self.notes.append(f"{name}: {SHAPELESS.format(class_name, name)}")
+            self.notes.append(f"{name}: {lack.format(class_name, name)}")
         self.float_layers.append(FloatLayer(node.name, name, CUT.format(class_name)))
         self.steps.append(
             CutStep(

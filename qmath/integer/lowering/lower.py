@@ -15,7 +15,7 @@ from qmath.errors import MissingSettingsError, QmathError
 from qmath.integer.budget import check_size
 from qmath.integer.cuts import Layers
 from qmath.integer.lowering import activations, geometry
-from qmath.integer.lowering.builder import Builder
+from qmath.integer.lowering.builder import SEVERAL, Builder
 from qmath.integer.lowering.cuts import Shapes
 from qmath.integer.lowering.float_layers.rule import float_layer
 from qmath.integer.lowering.masks import Masks
@@ -135,7 +135,7 @@ def _layer(build: Builder, shapes: Shapes, node: Node, inputs: Sequence[Value]) 
 
     ``None`` says that nothing is known of what it makes.
     """
-    if not supports(node.class_name, "run"):
+    if node.outputs > 1 or not supports(node.class_name, "run"):
         return _cut(build, shapes, node, inputs)
     kind = LAYERS[node.class_name].kind
     if kind == "float":
@@ -159,6 +159,9 @@ def _cut(build: Builder, shapes: Shapes, node: Node, inputs: Sequence[Value]) ->
     """Add a cut point for a layer, with the quantizers that are sure to act on what it makes."""
     if not inputs:
         raise QmathError(f"{node.name}: this {node.class_name} has no inputs, so that it is none")
+    if node.outputs > 1:
+        build.cut(node, inputs, node.class_name, lambda _: None, SEVERAL)
+        return None
     made = build.cut(node, inputs, node.class_name, lambda step: shapes.of(node, step, inputs))
     if made is None:
         return None

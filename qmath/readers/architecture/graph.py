@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -47,7 +48,8 @@ def read_graph(model_config: Any) -> Graph:
         raise NotAGraphError("this is no Sequential or Functional model")
     builder = _Builder()
     outputs = builder.add_model(model_config, "", 0, None)
-    return Graph(tuple(builder.nodes), tuple(builder.inputs), tuple(outputs))
+    nodes = (replace(n, outputs=builder.outputs.get(n.name, 1)) for n in builder.nodes)
+    return Graph(tuple(nodes), tuple(builder.inputs), tuple(outputs))
 
 
 class _Builder:
@@ -56,6 +58,7 @@ class _Builder:
         self.names: set[str] = set()
         self.calls = 0
         self.inputs: list[str] = []
+        self.outputs: dict[str, int] = {}  # of the nodes of which others read several
 
     def add_model(
         self, model: Mapping[str, Any], prefix: str, call: int, feeds: Sequence[str] | None
@@ -147,7 +150,7 @@ class _Builder:
         for name, index in _topological(calls):
             if (name, index) in made:
                 continue
-            inputs = [_output(made, ref) for ref in calls[name, index]]
+            inputs = [self._output(made, ref) for ref in calls[name, index]]
             number = call * len(feeding[name]) + index - first[name]
             if is_model(by_name[name]):
                 made[name, index] = self.add_model(
@@ -157,8 +160,8 @@ class _Builder:
                 given = arguments.get((name, index), ())
                 made[name, index] = [self._add_layer(by_name[name], prefix, number, inputs, given)]
         if feeds is None:
-            self.inputs += [_output(made, (*key, 0)) for key in input_calls]
-        return [_output(made, ref) for ref in outputs]
+            self.inputs += [self._output(made, (*key, 0)) for key in input_calls]
+        return [self._output(made, ref) for ref in outputs]
 
     def _add_layer(
         self,
@@ -184,6 +187,18 @@ class _Builder:
                 arguments=arguments,
             )
         )
+
+    def _output(self, made: Mapping[Call, list[str]], reference: Reference) -> str:
+        """Return the node a reference means; of a layer with several outputs, its one node."""
+        name, index, tensor = reference
+        outputs = made.get((name, index), [])
+        if len(outputs) == 1:
+            if tensor > 0:
+                self.outputs[outputs[0]] = max(tensor + 1, self.outputs.get(outputs[0], 1))
+            return outputs[0]
+        if not 0 <= tensor < len(outputs):
+            raise NotAGraphError(f"an output of {name!r} is used that it does not have")
+        return outputs[tensor]
 
     def _add(self, node: Node) -> str:
         self._count_call()
@@ -277,17 +292,6 @@ def _is_reference(value: Any, known: Mapping[str, Any]) -> bool:
         and type(value[1]) is int
         and type(value[2]) is int
     )
-
-
-def _output(made: Mapping[Call, list[str]], reference: Reference) -> str:
-    """Return the node a reference means; of a layer with several outputs, its one node."""
-    name, index, tensor = reference
-    outputs = made.get((name, index), [])
-    if len(outputs) == 1:
-        return outputs[0]
-    if not 0 <= tensor < len(outputs):
-        raise NotAGraphError(f"an output of {name!r} is used that it does not have")
-    return outputs[tensor]
 
 
 def _topological(calls: Mapping[Call, list[Reference]]) -> Iterator[Call]:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import click
 
 from qmath.cli.settings import PROFILE, PROFILES_HELP, given
-from qmath.cli.streams import Held
+from qmath.cli.streams import Held, document, dumps
 
 __all__ = ["vectors"]
 
@@ -65,7 +65,10 @@ class _Lengths(click.ParamType):  # type: ignore[type-arg]
     is_flag=True,
     help="The inputs nearest to ties for each width and some ranges or scales; no seed.",
 )
-def vectors(op: str, binary: bool, worst: bool, unsigned: bool, **options: Any) -> int:
+@click.option("--json", "as_json", is_flag=True, help="The text as one JSON document.")
+def vectors(
+    op: str, binary: bool, worst: bool, unsigned: bool, as_json: bool, **options: Any
+) -> int:
     """Write cases of OP: inputs on and beside rounding ties, ends, clamps, subnormals, extremes.
 
     OP is fake_quant, quantize, requantize, conv, depthwise, dense, add, average_pool, max_pool or
@@ -77,5 +80,11 @@ def vectors(op: str, binary: bool, worst: bool, unsigned: bool, **options: Any) 
     from qmath.testing.pipe.worst import worst_cases
 
     chosen = given(**options) | ({"signed": False} if unsigned else {})
+    if binary and as_json:
+        raise click.UsageError("bytes are no JSON: leave out --binary or --json")
     stream = (worst_cases if worst else cases_of)(settings_for(op, **chosen), is_binary=binary)
+    if as_json:
+        header, *cases = b"".join(stream).decode().splitlines()
+        click.echo(dumps(document("vectors", 0, {"op": op, "header": header, "cases": cases})))
+        return 0
     return cast(Held, sys.stdout).pour(stream)

@@ -138,8 +138,11 @@ def test_diff_of_ones_own_integers_and_of_one_element(tmp_path):
 
 
 def test_diff_of_a_kernel_s_answers(tmp_path):
-    head, case = run("vectors", "packing", "--shape", 3, "--count", 1).stdout.splitlines()
+    written = ("vectors", "packing", "--shape", 3, "--count", 1)
+    head, case = run(*written).stdout.splitlines()
     assert case == "values=-1,0,0"
+    found = document(*written)
+    assert (found["header"], found["cases"]) == (head, [case])
     for packed, differing in ("15,0", 0), ("15,1", 1):
         (tmp_path / "answers").write_text(f"{head}\n{case} packed={packed}\n")
         found = document("diff", "--op", "packing", tmp_path / "answers", status=differing)

@@ -255,13 +255,12 @@ def test_names_to_choose_from_are_plain(tmp_path: Path) -> None:
     )
 
 
-def test_settings_that_are_no_flags_are_not_offered(tmp_path: Path) -> None:
+def test_settings_that_are_no_flags_are_refused(tmp_path: Path) -> None:
     config = {"weight_quantizer": quantizer(symmetric='";touch PWNED;"')}
     groups = {"quant_d": kernel(-0.8, 0.9) | step()}
     path = write(tmp_path / "model.h5", sequential(wrapped("d", config)), groups)
-    (asked,) = missing_settings(qmath.load(path))
-    assert ALPHABET.fullmatch(asked.option)
-    assert "PWNED" not in asked.option
+    with pytest.raises(qmath.QmathError, match="symmetric of its LastValueQuantizer"):
+        qmath.load(path)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from qmath.model import Node
 
 __all__ = [
     "ACTIVATIONS",
+    "LAMBDAS",
     "LAYERS",
     "MOVES",
     "NORMALIZATION",
@@ -34,7 +35,7 @@ Move = Literal["reshape", "permute", "pad", "crop", "upsample"]
 Pool = Literal["average_pool", "global_average", "max_pool", "global_max"]
 Kind = Literal[
     "input", "identity", "weighted", "normalization", "relu", "activation",
-    "sum", "product", "concatenation", "float", Pool, Move,
+    "rescaling", "sum", "product", "extreme", "concatenation", "float", Pool, Move,
 ]  # fmt: skip
 Verb = Literal["run", "onnx", "ops"]
 
@@ -81,6 +82,8 @@ LAYERS: Mapping[str, LayerClass] = {
     "Dropout":                _row("identity",       "run onnx"),
     "SpatialDropout1D":       _row("identity",       "run onnx"),
     "SpatialDropout2D":       _row("identity",       "run onnx"),
+    "SpatialDropout3D":       _row("identity",       "run onnx"),
+    "AlphaDropout":           _row("identity",       "run onnx"),
     "GaussianDropout":        _row("identity",       "run onnx"),
     "GaussianNoise":          _row("identity",       "run onnx"),
     "ActivityRegularization": _row("identity",       "run onnx"),
@@ -89,6 +92,7 @@ LAYERS: Mapping[str, LayerClass] = {
     "Conv1D":                 _row("weighted",       "run onnx ops", "kernel", "WIO"),
     "Conv2D":                 _row("weighted",       "run onnx ops", "kernel", "HWIO"),
     "Conv2DTranspose":        _row("weighted",       "run onnx ops", "kernel", "HWOI"),
+    "DepthwiseConv1D":        _row("weighted",       "run onnx", "depthwise_kernel", "WIM"),
     "DepthwiseConv2D":        _row("weighted",       "run onnx ops", "depthwise_kernel", "HWIM"),
     "SeparableConv2D":        _row("weighted",       "",             "depthwise_kernel"),
     "Conv3D":                 _row("weighted",       "",             "kernel"),
@@ -107,37 +111,60 @@ LAYERS: Mapping[str, LayerClass] = {
 
     "BatchNormalization":     _row("normalization",  "run onnx ops"),
     "SyncBatchNormalization": _row("normalization",  ""),
+    "Rescaling":              _row("rescaling",      "run onnx"),
+    "Normalization":          _row("rescaling",      "run onnx"),
     "ReLU":                   _row("relu",           "run onnx ops"),
     "LeakyReLU":              _row("relu",           "run onnx"),
     "Activation":             _row("activation",     "run onnx ops"),
     "Softmax":                _row("activation",     "run onnx"),
+    "ELU":                    _row("activation",     "run onnx"),
+    "PReLU":                  _row("relu",           "run onnx"),
+    "ThresholdedReLU":        _row("relu",           "run onnx"),
 
     "Add":                    _row("sum",            "run onnx ops"),
     "Subtract":               _row("sum",            "run onnx ops"),
-    "Average":                _row("sum",            ""),
-    "Multiply":               _row("product",        ""),
+    "Average":                _row("sum",            "run onnx"),
+    "Multiply":               _row("product",        "run onnx"),
+    "Maximum":                _row("extreme",        "run onnx"),
+    "Minimum":                _row("extreme",        "run onnx"),
     "Concatenate":            _row("concatenation",  "run onnx ops"),
 
     "AveragePooling1D":       _row("average_pool",   "run onnx ops"),
     "AveragePooling2D":       _row("average_pool",   "run onnx ops"),
+    "AveragePooling3D":       _row("average_pool",   "run onnx"),
     "GlobalAveragePooling1D": _row("global_average", "run onnx ops"),
     "GlobalAveragePooling2D": _row("global_average", "run onnx ops"),
+    "GlobalAveragePooling3D": _row("global_average", "run onnx"),
     "MaxPooling1D":           _row("max_pool",       "run onnx ops"),
     "MaxPooling2D":           _row("max_pool",       "run onnx ops"),
+    "MaxPooling3D":           _row("max_pool",       "run onnx"),
     "GlobalMaxPooling1D":     _row("global_max",     "run onnx ops"),
     "GlobalMaxPooling2D":     _row("global_max",     "run onnx ops"),
+    "GlobalMaxPooling3D":     _row("global_max",     "run onnx"),
 
     "Flatten":                _row("reshape",        "run onnx"),
+    "SeparableConvExpand":    _row("reshape",        "run onnx"),  # see `LAMBDAS`
+    "SeparableConvSqueeze":   _row("reshape",        "run onnx"),
     "Reshape":                _row("reshape",        "run onnx ops"),
     "Permute":                _row("permute",        "run onnx ops"),
     "ZeroPadding1D":          _row("pad",            "run onnx ops"),
     "ZeroPadding2D":          _row("pad",            "run onnx ops"),
-    "Cropping1D":             _row("crop",           ""),
-    "Cropping2D":             _row("crop",           ""),
+    "ZeroPadding3D":          _row("pad",            "run onnx"),
+    "Cropping1D":             _row("crop",           "run onnx"),
+    "Cropping2D":             _row("crop",           "run onnx"),
+    "Cropping3D":             _row("crop",           "run onnx"),
     "UpSampling1D":           _row("upsample",       "run onnx ops"),
     "UpSampling2D":           _row("upsample",       "run onnx ops"),
-    "RepeatVector":           _row("upsample",       ""),
+    "UpSampling3D":           _row("upsample",       "run onnx"),
+    "RepeatVector":           _row("upsample",       "run onnx"),
 }  # fmt: skip
+
+# TFMOT computes a SeparableConv1D in two dimensions, between two Lambda layers of these names: they
+# add an axis of length 1 after the batch and remove it again. Their code is not looked at.
+LAMBDAS: Mapping[str, str] = {
+    "sepconv1d_expand": "SeparableConvExpand",
+    "sepconv1d_squeeze": "SeparableConvSqueeze",
+}
 
 
 @dataclass(frozen=True)
@@ -154,22 +181,40 @@ class ActivationFunction:
         TensorFlow's op of it alone, which ONNX has, too, unless it is bounded; ``""`` if none.
     limit : float
         The upper bound of a ReLU.
+    gain, shift : float
+        What a ReLU multiplies by and adds before.
+    onnx : str
+        ONNX's operation, where TensorFlow has none; ``""`` if none.
     """
 
     kind: Literal["linear", "relu", "elementwise", "vector"]
     op: str = ""
     limit: float = float("inf")
+    gain: float = 1.0
+    shift: float = 0.0
+    onnx: str = ""
 
 
 ACTIVATIONS: Mapping[str, ActivationFunction] = {
-    "linear":  ActivationFunction("linear"),
-    "relu":    ActivationFunction("relu", "Relu"),
-    "relu6":   ActivationFunction("relu", "Relu6", 6.0),
-    "sigmoid": ActivationFunction("elementwise", "Sigmoid"),
-    "swish":   ActivationFunction("elementwise"),
-    "tanh":    ActivationFunction("elementwise", "Tanh"),
-    "softmax": ActivationFunction("vector", "Softmax"),
+    "linear":       ActivationFunction("linear"),
+    "relu":         ActivationFunction("relu", "Relu"),
+    "relu6":        ActivationFunction("relu", "Relu6", 6.0),
+    # In float32, 0.2 is a bit more.
+    "hard_sigmoid": ActivationFunction("relu", "", 1.0, 13421773 * 2.0**-26, 0.5, "HardSigmoid"),
+    "elu":          ActivationFunction("elementwise", "Elu"),
+    "exponential":  ActivationFunction("elementwise", onnx="Exp"),
+    "gelu":         ActivationFunction("elementwise", onnx="Gelu"),
+    "mish":         ActivationFunction("elementwise", onnx="Mish"),
+    "selu":         ActivationFunction("elementwise", "Selu"),
+    "sigmoid":      ActivationFunction("elementwise", "Sigmoid"),
+    "softplus":     ActivationFunction("elementwise", "Softplus"),
+    "softsign":     ActivationFunction("elementwise", "Softsign"),
+    "swish":        ActivationFunction("elementwise"),
+    "tanh":         ActivationFunction("elementwise", "Tanh"),
+    "softmax":      ActivationFunction("vector", "Softmax"),
 }  # fmt: skip
+# Layers that are one activation.
+_CLASSES = {"Softmax": "softmax", "ELU": "elu"}
 
 
 def kind_of(class_name: str) -> Kind | None:
@@ -209,8 +254,8 @@ def activation_of(node: Node) -> str:
 
     An object in place of a name gives its class, or ``"custom"``: no name of `ACTIVATIONS`.
     """
-    if node.class_name == "Softmax":
-        return "softmax"
+    if node.class_name in _CLASSES:
+        return _CLASSES[node.class_name]
     if not ends_with_activation(node.class_name):
         return "linear"
     value: Any = node.config.get("activation")

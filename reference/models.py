@@ -32,7 +32,7 @@ from tensorflow_model_optimization.python.core.quantization.keras.quantize_layer
     QuantizeLayer,
 )
 
-__all__ = ["MODELS", "build", "calibrate", "data", "images", "leaves", "save"]
+__all__ = ["MODELS", "build", "calibrate", "data", "images", "leaves", "randomize", "save"]
 
 CALIBRATION_BATCHES, CALIBRATION_BATCH = 4, 8
 
@@ -327,7 +327,7 @@ def build(name: str) -> Any:
     keras.utils.set_random_seed(1)
     network, quantize = MODELS[name]
     model = quantize(network())
-    _randomize(model)
+    randomize(model)
     calibrate(model)
     return model
 
@@ -347,14 +347,14 @@ def save(name: str, folder: str | Path) -> Path:
     return path
 
 
-def _randomize(model: Any) -> None:
+def randomize(model: Any) -> None:
     """Give what Keras starts at 0 or 1 random values: biases, gammas of both signs, betas."""
     rng = np.random.default_rng(2)
     for weight in model.weights:
         kind = weight.name.rpartition("/")[2].removesuffix(":0")
         if kind == "gamma":
             weight.assign(rng.uniform(-1.5, 1.5, weight.shape))
-        elif kind in ("bias", "beta"):
+        elif kind in ("bias", "beta", "alpha"):
             weight.assign(rng.normal(0, 0.2, weight.shape))
         if model.name == "residual" and kind in ("gamma", "kernel"):
             switched_off = 0 if kind == "gamma" else -1

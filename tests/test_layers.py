@@ -23,6 +23,16 @@ from tests.exports.models import DENSE, ranged, unknown, weight
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "Activation": {"activation": "tanh"},
+    "Cropping1D": {"cropping": 1},
+    "Cropping2D": {"cropping": 1},
+    "Cropping3D": {"cropping": 1},
+    "RepeatVector": {"n": 3},
+    "AveragePooling3D": {"pool_size": 2},
+    "MaxPooling3D": {"pool_size": 2},
+    "Normalization": {"axis": -1, "mean": [0.1, 0.2], "variance": [1.0, 2.0]},
+    "Rescaling": {"scale": 0.5, "offset": 0.1},
+    "UpSampling3D": {"size": [2, 2, 2]},
+    "ZeroPadding3D": {"padding": 1},
     "AveragePooling1D": {"pool_size": 2},
     "AveragePooling2D": {"pool_size": 2},
     "MaxPooling1D": {"pool_size": 2},
@@ -35,13 +45,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "ZeroPadding2D": {"padding": 1},
 }
 LENGTHS = {"H": 1, "W": 1, "I": 2, "O": 2, "M": 1}
-JOINS = ("sum", "product", "concatenation")
+JOINS = ("sum", "product", "extreme", "concatenation")
 
 
 def network(class_name: str, *, is_last: bool, is_quantized: bool) -> QatModel:
     """Return a model with one layer of a class, and a dense layer beside it, which it ignores."""
     kind, row = kind_of(class_name), LAYERS[class_name]
-    shape = [None, 4, 2] if class_name.endswith("1D") else [None, 4, 4, 2]
+    shape = {"1D": [None, 4, 2], "3D": [None, 4, 4, 4, 2]}.get(class_name[-2:], [None, 4, 4, 2])
+    shape = {"RepeatVector": [None, 2], "SeparableConvSqueeze": [None, 1, 4, 2]}.get(
+        class_name, shape
+    )
     tensors = [ranged("quantize/output", -1.0, 1.0, role="input")]
     nodes = [
         Node("image", "image", "InputLayer", (), {"batch_input_shape": shape}),
@@ -65,6 +78,9 @@ def network(class_name: str, *, is_last: bool, is_quantized: bool) -> QatModel:
             lengths = [LENGTHS[letter] for letter in row.axes or "IO"]
             values = np.linspace(-1, 1, math.prod(lengths), dtype=np.float32).reshape(lengths)
             tensors.append(weight(f"layer/{row.kernel}", values, DENSE))
+        if class_name == "PReLU":
+            slopes = np.full((1, 1, 2), 0.25, np.float32)
+            tensors.append(QatTensor("layer/alpha", "float", slopes))
         if is_quantized:
             tensors.append(ranged("layer/output", -2.0, 2.5, role="output"))
     if not is_last:

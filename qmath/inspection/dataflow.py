@@ -160,6 +160,10 @@ def _compute(
     function = ACTIVATIONS[name].kind if name in ACTIVATIONS else None
     if function == "relu" and state == "integers":
         state = "sums"
+    if kind == "extreme" and state != "float" and not is_rounded:
+        message = _in_the_middle(node.class_name)
+        found.append(Advice("float-function", node.layer, message, _annotate(node.layer)))
+        state = "float"
     is_table = function == "elementwise" and state == "integers" and is_rounded
     if kind is None or not (function in ("linear", "relu") or is_table):
         # The last activation may stay float: nothing before it needs float.
@@ -194,7 +198,7 @@ def _layer(
         state = "float" if found else "sums"
     elif kind in _SUMS or node.config.get("interpolation", "nearest") != "nearest":
         state = "float" if state == "float" else "sums"
-    elif kind in ("max_pool", "global_max") and state == "sums":
+    elif kind in ("max_pool", "global_max") and state == "sums" and not _is_rounded(model, node):
         found.append(_float_input(node, states, nodes))
         state = "float"
     return state, found
@@ -208,6 +212,11 @@ def _cut_point(node: Node, unknown: str) -> Advice:
 def _has(model: QatModel, node: Node, which: str) -> bool:
     """Return whether a layer has the quantizer of this name."""
     return f"{node.layer}/{which}" in model.tensors
+
+
+def _is_rounded(model: QatModel, node: Node) -> bool:
+    """Return whether a layer's own quantizers round what it returns."""
+    return _has(model, node, "post_activation") or _has(model, node, "output")
 
 
 def _has_weight(model: QatModel, node: Node) -> bool:

@@ -15,9 +15,9 @@ from qmath.integer.executor import Executor, batches
 from qmath.integer.judging.explanations import Explanation, Trial, agreeing_profile
 from qmath.integer.judging.integers import Yours, integers_of_reals
 from qmath.integer.judging.mistakes.case import Case
-from qmath.integer.judging.noise import float32_noise
+from qmath.integer.judging.noise import noise_of
 from qmath.integer.profiles.exact import Profile
-from qmath.integer.program import FloatStep, Program, QuantizedStep, QuantParams, Requantize
+from qmath.integer.program import FloatStep, Program, QuantizedStep, QuantParams
 from qmath.kernels.affine import smallest_dtype
 
 __all__ = ["Comparison", "Difference", "LayerDifference", "compare", "integers_of_dump"]
@@ -294,11 +294,11 @@ def _measured(layer: LayerDifference, case: Case, start: int) -> LayerDifference
     ties: list[float | None] = [None] * layer.teacher_forced
     noises = ties
     near = 0
-    if isinstance(step, Requantize):
+    noise = noise_of(step, case.rows, case.values)
+    if noise is not None:
         assert case.y is not None
-        y = case.y[wrong]
+        y, bound = case.y[wrong], noise[wrong]
         distance = np.abs(y - np.floor(y) - 0.5)
-        bound = float32_noise(step, case.values)[wrong]
         near = int(((difference == 1) & (distance <= bound)).sum())
         ties, noises = distance.tolist(), bound.tolist()
     first = np.array([start, *(0,) * (wrong.ndim - 1)])

@@ -148,6 +148,8 @@ def _quant_params(params: QuantParams) -> dict[str, Any]:
 
 def _op(op: Linear) -> dict[str, Any]:
     weights = {"weights": op.name} if op.name else {}
+    if op.factor:
+        weights = {"factor": op.factor.source}
     return {"kind": op.kind, **weights, "shape": list(op.shape), **_json(op.attributes)}
 
 

@@ -94,10 +94,10 @@ class Executor:
     def accumulators(self, step: Requantize, integers: Mapping[str, Array]) -> list[Array]:
         """Return the exact accumulator of each term of a step, from unsigned integers."""
         values = {
-            term.source: (integers[term.source].astype(np.int32) - term.params.zero_point).astype(
+            name: (integers[name].astype(np.int32) - self.quant_params[name].zero_point).astype(
                 np.float32
             )
-            for term in step.value.terms
+            for name in sources(step)
         }
         return [self._accumulate(term, values) for term in step.value.terms]
 
@@ -279,6 +279,8 @@ class Executor:
         prepared = self._prepared[id(term)]
         x = values[term.source].astype(prepared.dtype, copy=False)
         for linear, weights in zip(term.ops, prepared.weights, strict=True):
+            if linear.factor is not None:
+                weights = values[linear.factor.source].astype(prepared.dtype, copy=False)
             x = linear.apply(x, weights)
         return x
 

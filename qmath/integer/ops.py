@@ -101,22 +101,29 @@ def depthwise_conv2d(
 
 
 def conv2d_transpose(
-    x: Array, kernel: Array, strides: Sequence[int], crops: Pads, size: Sequence[int]
+    x: Array,
+    kernel: Array,
+    strides: Sequence[int],
+    crops: Pads,
+    size: Sequence[int],
+    dilation: Sequence[int] = (1, 1),
 ) -> Array:
     """Scatter ``(N, H, W, I)`` through an HWOI kernel, then crop to `size`."""
     height, width, channels, _ = kernel.shape
     rows, columns = x.shape[1:3]
     full = [
-        (n - 1) * s + k for n, s, k in zip((rows, columns), strides, (height, width), strict=True)
+        (n - 1) * s + (k - 1) * d + 1
+        for n, s, k, d in zip((rows, columns), strides, (height, width), dilation, strict=True)
     ]
     extent = [max(f, c[0] + n) for f, c, n in zip(full, crops, size, strict=True)]
     out = np.zeros((len(x), *extent, channels), x.dtype)
     for i in range(height):
         for j in range(width):
+            top, left = i * dilation[0], j * dilation[1]
             out[
                 :,
-                i : i + (rows - 1) * strides[0] + 1 : strides[0],
-                j : j + (columns - 1) * strides[1] + 1 : strides[1],
+                top : top + (rows - 1) * strides[0] + 1 : strides[0],
+                left : left + (columns - 1) * strides[1] + 1 : strides[1],
             ] += x @ np.ascontiguousarray(kernel[i, j].T)
     (top, _), (left, _) = crops
     return out[:, top : top + size[0], left : left + size[1]]
@@ -144,15 +151,12 @@ def pool(
 def pool_counts(
     shape: Sequence[int], size: Sequence[int], strides: Sequence[int], pads: Pads
 ) -> Array:
-    """Return how many real pixels each window of an average pool holds, ``(H, W, 1)``."""
+    """Return how many real pixels each window of an average pool holds, ``(…, 1)``."""
     counts = []
     for n, k, s, (before, after) in zip(shape, size, strides, pads, strict=False):
         first = np.arange((n + before + after - k) // s + 1) * s - before
         counts.append(np.minimum(first + k, n) - np.maximum(first, 0))
-    rows, columns = counts
-    return np.asarray(rows[:, np.newaxis, np.newaxis] * columns[:, np.newaxis], np.float64)
-
-
-def upsample(x: Array, factors: Sequence[int]) -> Array:
-    """Repeat the pixels of ``(N, H, W, C)``: nearest neighbour."""
-    return x.repeat(factors[0], axis=1).repeat(factors[1], axis=2)
+    total = np.ones(())
+    for count in counts:
+        total = np.multiply.outer(total, count)
+    return np.asarray(total[..., np.newaxis], np.float64)

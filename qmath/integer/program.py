@@ -21,6 +21,7 @@ from qmath.kernels.affine import quantize
 __all__ = [
     "Activation",
     "CutStep",
+    "Factor",
     "FloatStep",
     "Linear",
     "MoveStep",
@@ -91,6 +92,15 @@ class QuantParams:
 
 
 @dataclass(frozen=True, eq=False)
+class Factor:
+    """A quantized tensor that another is multiplied by, and the parameters of its integers."""
+
+    source: str
+    params: QuantParams
+    shape: Shape
+
+
+@dataclass(frozen=True, eq=False)
 class Linear:
     """A linear operation: integers in, exact integers out.
 
@@ -98,7 +108,8 @@ class Linear:
     ----------
     kind : str
         ``"conv2d"``, ``"depthwise_conv2d"``, ``"conv2d_transpose"``, ``"dense"``, ``"pool_sum"``,
-        ``"pad"``, ``"upsample"``, ``"reshape"``, ``"permute"``.
+        ``"pad"``, ``"crop"``, ``"upsample"``, ``"broadcast"``, ``"reshape"``, ``"permute"``,
+        ``"multiply"``.
     apply : callable
         ``apply(x, weights)`` on an ``(N, …)`` array of any float dtype.
     shape : tuple of int
@@ -110,6 +121,8 @@ class Linear:
         The weight's tensor, ``""`` without.
     gain : float
         How many inputs an output sums up, where there are no weights.
+    factor : Factor or None
+        Of a product: the quantized tensor whose integers take the place of the weights.
     """
 
     kind: str
@@ -119,6 +132,7 @@ class Linear:
     name: str = ""
     gain: int = 1
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    factor: Factor | None = None
 
     @property
     def summed_axes(self) -> tuple[int, ...]:
@@ -183,6 +197,11 @@ class Term:
     params: QuantParams
     origin: Origin | None = None
 
+    @property
+    def sources(self) -> list[str]:
+        """Names of all that it reads: its source, and the factors of its products."""
+        return [self.source, *(op.factor.source for op in self.ops if op.factor)]
+
 
 @dataclass(frozen=True, eq=False)
 class Activation:
@@ -237,7 +256,7 @@ class Requantize:
 
 @dataclass(frozen=True, eq=False)
 class MoveStep:
-    """Integers → integers with the same parameters: a maximum pool."""
+    """Integers → integers with the same parameters: a maximum pool, a move, a minimum."""
 
     name: str
     source: str
@@ -249,13 +268,17 @@ class MoveStep:
 
 @dataclass(frozen=True, eq=False)
 class TableStep:
-    """Integers → integers by a table with an entry for each integer of the source."""
+    """Integers → integers by a table with an entry for each integer of the source.
+
+    `results` are the function's results, in float32, that the table's integers stand for.
+    """
 
     name: str
     source: str
     table: NDArray[np.int32]
     params: QuantParams
     shape: Shape
+    results: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,10 +363,14 @@ class Program:
 def sources(step: Step) -> list[str]:
     """Return the names of what a step reads."""
     if isinstance(step, Requantize):
-        return [term.source for term in step.value.terms]
+        return [name for term in step.value.terms for name in term.sources]
     if isinstance(step, FloatStep):
         names: list[str] = []
         for source in step.sources:
-            names += [source] if isinstance(source, str) else [t.source for t in source.terms]
+            names += (
+                [source]
+                if isinstance(source, str)
+                else [n for t in source.terms for n in t.sources]
+            )
         return names
     return [step.source]

@@ -44,11 +44,12 @@ class Network:
         config = {"padding": "valid", "strides": (1, 1), **config} if kernel else config
         self.nodes.append(Node(name, name, class_name, inputs, config, "MyConfig"))
         if kernel:
-            weight = "depthwise_kernel" if class_name == "DepthwiseConv2D" else "kernel"
+            is_depthwise = class_name.startswith("Depthwise")
+            weight = "depthwise_kernel" if is_depthwise else "kernel"
             self.tensors.append(self._weight(f"{name}/{weight}", kernel, per_axis, is_float))
             channels = kernel[2 if class_name == "Conv2DTranspose" else -1]
-            if class_name == "DepthwiseConv2D":
-                channels *= kernel[2]
+            if is_depthwise:
+                channels *= kernel[-2]
             bias = self.rng.normal(size=channels).astype(np.float32)
             self.tensors.append(QatTensor(f"{name}/bias", "float", bias))
         if ends is not None:
@@ -136,6 +137,106 @@ def signals(**widths: int) -> QatModel:
     net.add("Dense", kernel=(4, 5), ends=(-4.0, 4.0))
     net.add("GlobalAveragePooling1D", ends=(-2.0, 2.0))
     return net.model()
+
+
+def combinations(**widths: int) -> QatModel:
+    """Return products, extremes, averages and sums of tensors, some of which broadcast."""
+    net = Network(6, 5, 4, **widths)
+    start = net.nodes[-1].name
+    one = net.add("Conv2D", start, kernel=(1, 1, 4, 4), ends=(-3.039, 4.068))
+    sums = net.add("Conv2D", start, kernel=(3, 3, 4, 4), padding="same")
+    rows = net.add("AveragePooling2D", start, pool_size=(1, 5), ends=(-0.821, 0.931))
+    mean = net.add("GlobalAveragePooling2D", start, ends=(-0.312, 0.420))
+    gate = net.add("Dense", mean, kernel=(4, 4), ends=(0.0, 2.670))
+    outputs = [
+        net.add("Multiply", one, gate, ends=(-4.260, 5.425)),
+        net.add("Multiply", rows, one, start, ends=(-3.234, 3.306)),
+        net.add("Maximum", one, sums, rows, ends=(-2.182, 6.714)),
+        net.add("Minimum", gate, one, ends=(-3.312, 2.272)),
+        net.add("Average", one, sums, gate, ends=(-4.468, 4.612)),
+        net.add("Add", sums, rows, gate, ends=(-5.650, 7.020)),
+        net.add("Subtract", mean, one, ends=(-4.572, 3.561)),
+    ]
+    scaled = net.add("Multiply", one, rows)
+    net.add("Cropping2D", scaled, cropping=((1, 0), (2, 1)))
+    outputs.append(net.add("LeakyReLU", alpha=0.25, ends=(-0.578, 3.612)))
+    net.add("RepeatVector", gate, n=3)
+    net.add("Cropping1D", cropping=(0, 1))
+    outputs.append(net.add("Dense", kernel=(4, 3), ends=(-3.507, 3.663)))
+    return net.model(*outputs)
+
+
+def functions(**widths: int) -> QatModel:
+    """Return activations: slopes of channels and of elements, a threshold, smooth functions."""
+    net = Network(4, 3, 2, **widths)
+    start = net.nodes[-1].name
+    sums = net.add("Conv2D", start, kernel=(2, 2, 2, 3))
+    outputs = []
+    for source, shape in ((sums, (3, 2, 3)), (start, (1, 1, 2)), (start, (4, 1, 1))):
+        outputs.append(net.add("PReLU", source, ends=(-1.37, 2.19)))
+        slopes = net.rng.uniform(-0.5, 0.8, shape).astype(np.float32)
+        net.tensors.append(QatTensor(f"{outputs[-1]}/alpha", "float", slopes))
+    outputs.append(net.add("PReLU", start, ends=(-0.77, 1.21)))
+    net.tensors.append(net._weight(f"{outputs[-1]}/alpha", (1, 3, 2), False, False))
+    outputs.append(net.add("ReLU", sums, max_value=1.3, negative_slope=0.4, ends=(-1.13, 1.47)))
+    outputs.append(
+        net.add("ReLU", start, threshold=0.2, max_value=1.1, negative_slope=0.3, ends=(-0.71, 1.23))
+    )
+    outputs.append(net.add("ThresholdedReLU", start, theta=0.4, ends=(0.0, 1.43)))
+    outputs.append(net.add("ELU", start, alpha=0.6, ends=(-0.57, 1.53)))
+    for name in ("elu", "exponential", "gelu", "mish", "selu", "softplus", "softsign", "swish"):
+        outputs.append(net.add("Activation", start, activation=name, ends=(-0.83, 2.41)))
+    for source in (start, sums):
+        outputs.append(
+            net.add("Activation", source, activation="hard_sigmoid", ends=(0.013, 0.979))
+        )
+    outputs.append(net.add("Softmax", start, axis=1))
+    return net.model(*outputs)
+
+
+def convolutions(**widths: int) -> QatModel:
+    """Return depthwise convolutions of signals, and transposed ones of every geometry."""
+    net = Network(5, 4, 3, **widths)
+    start, transposed = net.nodes[-1].name, "Conv2DTranspose"
+    more: dict[str, Any] = {"per_axis": False, "ends": (-5.13, 6.07)}
+    outputs = [
+        net.add(transposed, start, kernel=(3, 3, 4, 3), strides=(2, 2), padding="same",
+                output_padding=1, **more),
+        net.add(transposed, start, kernel=(2, 3, 2, 3), strides=(3, 3), output_padding=[1, 0],
+                **more),
+        net.add(transposed, start, kernel=(3, 2, 2, 3), dilation_rate=[2, 2], **more),
+        net.add(transposed, start, kernel=(2, 4, 2, 3), dilation_rate=3, padding="same", **more),
+    ]  # fmt: skip
+    net.add("Reshape", start, target_shape=(-1, 3))
+    same = {"padding": "same", "strides": 2, "ends": (-3.07, 2.93)}
+    outputs.append(net.add("DepthwiseConv1D", kernel=(3, 3, 1), per_axis=False, **same))
+    net.add("DepthwiseConv1D", kernel=(2, 3, 2), dilation_rate=2, ends=(-4.07, 3.93))
+    return net.model(*outputs, net.nodes[-1].name)
+
+
+def volumes(**widths: int) -> QatModel:
+    """Return layers of three dimensions, of rounded values and of sums."""
+    net = Network(4, 3, 5, 2, **widths)
+    start = net.nodes[-1].name
+    net.add("ZeroPadding3D", padding=((1, 0), (0, 2), (1, 1)))
+    net.add("Cropping3D", cropping=((0, 1), (1, 0), (2, 0)))
+    net.add("UpSampling3D", size=(1, 2, 3))
+    net.add("SpatialDropout3D", rate=0.5)
+    last = net.add("Dense", kernel=(2, 3), ends=(-2.0, 2.0))
+    net.add("Dense", start, kernel=(2, 3))
+    net.add("UpSampling3D", size=(2, 2, 1))
+    net.add("Cropping3D", cropping=1)
+    net.add("ZeroPadding3D", padding=(1, 0, 2))
+    outputs = [last, net.add("ReLU", max_value=1.0, ends=(0.0, 1.1))]
+    window = {"pool_size": (2, 2, 3), "strides": (1, 1, 2), "padding": "same"}
+    outputs.append(net.add("AveragePooling3D", start, **window, ends=(-0.83, 1.17)))
+    outputs.append(net.add("MaxPooling3D", start, **window))
+    outputs.append(net.add("GlobalAveragePooling3D", start, ends=(-0.47, 0.71)))
+    outputs.append(net.add("GlobalMaxPooling3D", start))
+    outputs.append(net.add("Rescaling", start, scale=[0.7, -1.3], offset=0.2, ends=(-1.7, 1.9)))
+    statistics = {"axis": 1, "mean": [0.1, 0.2, -0.1, 0.0], "variance": [0.5, 1.1, 2.3, 0.9]}
+    outputs.append(net.add("Normalization", start, **statistics, ends=(-1.71, 2.03)))
+    return net.model(*outputs)
 
 
 def float_layers() -> QatModel:

@@ -30,6 +30,15 @@ NETWORKS = {
     "branches of 3 bits": networks.branches(bits=3, weight_bits=3),
     "signals": networks.signals(bits=8, weight_bits=5),
     "float_layers": networks.float_layers(),
+    "combinations": networks.combinations(),
+    "combinations of 3 bits": networks.combinations(bits=3, weight_bits=3),
+    "combinations of 16 bits": networks.combinations(bits=16, weight_bits=8),
+    "convolutions": networks.convolutions(),
+    "convolutions of 7 bits": networks.convolutions(bits=7, weight_bits=4),
+    "functions": networks.functions(),
+    "functions of 5 bits": networks.functions(bits=5, weight_bits=5),
+    "volumes": networks.volumes(),
+    "volumes of 5 bits": networks.volumes(bits=5, weight_bits=4),
 }
 
 
@@ -37,8 +46,11 @@ NETWORKS = {
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("options", [{}, {"packing": "lsb", "layouts": ["OHWI"], "signed": False}])
 def test_the_integer_model_compiles_and_gives_its_test_vectors(tmp_path, name, options):
-    if "layouts" in options and name.startswith("signals"):
-        options = {**options, "layouts": ["OWI"]}
+    if "layouts" in options:
+        layout = {"signals": "OWI", "volumes": "OI", "convolutions": "MIW"}.get(
+            name.partition(" ")[0], "OHWI"
+        )
+        options = {**options, "layouts": [layout]}
     place = tmp_path / "out"
     bundle = export(NETWORKS[name], place, format="c", vectors=3, **options)
     results = [
@@ -62,7 +74,8 @@ def test_these_networks_have_every_kind_of_step():
                 kinds |= {op["kind"] for op in term["ops"]}
     assert kinds == {
         "quantize", "requantize", "move", "table", "float", "pool_max", "reshape", "permute", "pad",
-        "upsample", "conv2d", "depthwise_conv2d", "conv2d_transpose", "dense", "pool_sum",
+        "upsample", "crop", "broadcast", "multiply", "pool_min", "conv2d", "depthwise_conv2d",
+        "conv2d_transpose", "dense", "pool_sum",
     }  # fmt: skip
 
 

@@ -147,7 +147,10 @@ def test_every_layer(fold):
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("name", ["images", "branches", "signals"])
+@pytest.mark.parametrize(
+    "name",
+    ["images", "convolutions", "branches", "signals", "combinations", "functions", "volumes"],
+)
 def test_more_layers(name, bits):
     network = getattr(networks, name)(bits=bits, weight_bits=bits)
     inputs = images(network)

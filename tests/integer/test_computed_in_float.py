@@ -225,7 +225,7 @@ SEQUENCE = {"c/kernel": values(C, 9), "c/recurrent_kernel": values(3, 9)}
 @pytest.mark.parametrize(
     ("class_name", "config", "weights", "inputs"),
     [("GRU", {"return_state": True}, SEQUENCE, 1), ("GRU", {"stateful": True}, SEQUENCE, 1),
-     ("GRU", {"activation": "mish"}, SEQUENCE, 1), ("GRU", {}, SEQUENCE, 2), ("GRU", {}, {}, 1),
+     ("GRU", {"activation": "mine"}, SEQUENCE, 1), ("GRU", {}, SEQUENCE, 2), ("GRU", {}, {}, 1),
      ("LSTM", {}, SEQUENCE, 1), ("Bidirectional", {"layer": {"class_name": "GRU"}}, SEQUENCE, 1),
      ("Bidirectional", {"merge_mode": None}, SEQUENCE, 1), ("Dot", {"axes": 0}, {}, 2),
      ("Dot", {"axes": [1, 2]}, {}, 2), ("Dot", {"axes": 1}, {}, 1),

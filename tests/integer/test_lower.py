@@ -152,10 +152,9 @@ def test_what_cannot_be_run_is_named() -> None:
     with pytest.raises(QmathError, match=r"model\.h5: the file holds no layers"):
         lower(QatModel({}, None, source="model.h5"))
     for layer, words in (
-        (("ReLU", {"threshold": 1.0}), "layer3: a ReLU with a threshold is not supported"),
         (("Reshape", {}), "layer3: the config of this Reshape is not understood"),
         (("Permute", {"dims": [7]}), "layer3: the config of this Permute is not understood"),
-        (("Softmax", {"axis": 0}), "layer3: a softmax over axis 0 is not supported"),
+        (("Softmax", {"axis": 0}), "layer3: a softmax over the axis 0 is not supported"),
         (("Flatten", {"data_format": "channels_first"}), "layer3: data_format 'channels_first'"),
         (("Concatenate", {"axis": 0}), "layer3: concatenation along axis 0 is not supported"),
     ):

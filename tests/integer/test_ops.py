@@ -50,21 +50,25 @@ def test_groups() -> None:
 
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2), (3, 2)])
+@pytest.mark.parametrize("dilation", [(1, 1), (2, 3)])
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 3), (4, 3)])
-def test_transposed_convolution_is_the_adjoint(strides: tuple, size: tuple) -> None:
+def test_transposed_convolution_is_the_adjoint(
+    strides: tuple, size: tuple, dilation: tuple
+) -> None:
     """It scatters what a convolution of the same geometry would gather."""
     kernel = RNG.integers(-3, 4, (*size, 5, 4)).astype(np.float64)  # HWOI
+    span = tuple((k - 1) * d + 1 for k, d in zip(size, dilation, strict=True))
     for same in (False, True):
         shape = X.shape[1:3]
         if same:
             out = tuple(n * s for n, s in zip(shape, strides, strict=True))
-            pads = ops.same_pads(out, size, strides)
+            pads = ops.same_pads(out, span, strides)
         else:
-            out = tuple((n - 1) * s + k for n, s, k in zip(shape, strides, size, strict=True))
+            out = tuple((n - 1) * s + k for n, s, k in zip(shape, strides, span, strict=True))
             pads = ((0, 0), (0, 0))
-        found = ops.conv2d_transpose(X.astype(float), kernel, strides, pads, out)
+        found = ops.conv2d_transpose(X.astype(float), kernel, strides, pads, out, dilation)
         y = RNG.integers(-3, 4, (2, *out, 5)).astype(float)
-        gathered = ops.conv2d(y, kernel, strides, pads)
+        gathered = ops.conv2d(y, kernel, strides, pads, dilation)
         assert gathered.shape == X.shape
         assert (found * y).sum() == (gathered * X).sum()
 

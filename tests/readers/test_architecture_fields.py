@@ -41,6 +41,7 @@ GOOD: dict[str, list[Any]] = {
     "axis": [-1, 1],
     "batch_input_shape": [None, [None, 8, 8, 1], [None, None], [32, 4], (None, 4)],
     "batch_shape": [None, [None, 8]],
+    "constants": [0.5, -1, [0.1, 0.2], [[[1.5, 2]]]],
     "center": [True, False, 1, 0],
     "data_format": ["channels_last", "channels_first", None],
     "depth_multiplier": [1],
@@ -52,6 +53,7 @@ GOOD: dict[str, list[Any]] = {
     "input_dim": [100],
     "interpolation": ["bilinear"],
     "keepdims": [True, None],
+    "kept_axes": [None, [], -1, [1, 2]],
     "kernel_size": [3, [5, 1], [3], [512, 512]],
     "max_value": [None, 6.0, LARGEST_REAL],
     "momentum": [0.99, 0, 1],
@@ -81,6 +83,7 @@ WRONG: dict[str, list[Any]] = {
     "axis": [9, -9, [1], None, 1.0],
     "batch_input_shape": [8, "x", [], [None, [8], 8, 1], [None, 0], [None, -1], [None, True],
                           [None] * 9, [None, 2**20, 2**20, 1], [None, 2**31], [None, 1.0], {}],
+    "constants": [*NUMBERS, "x", [], [[]], ["x"], [1.0, None], {}, True],
     "data_format": ["x", 1, ["channels_last"]],
     "dilation_rate": [0, -1, 10**30, [10**30] * 2, float("nan"), 1.0, [], [1, 2, 3], [[1, 1]],
                       MOST_STEPS + 1, True, None, [1, None]],
@@ -107,7 +110,7 @@ def places(kind: str) -> tuple[str, str]:
     found = []
     for name, row in LAYER_FIELDS.items():
         for item in (*row.split(), "batch_input_shape", "batch_shape"):
-            field, _, other = item.partition("=")
+            field, _, other = item.rstrip("?").partition("=")
             if (other or field) == kind:
                 found.append((not name.startswith("Conv2D"), "2D" not in name, name, field))
     return min(found)[2:]

@@ -204,10 +204,10 @@ class _Writer:
         before = self.shapes[step.source]
         attributes = dict(step.attributes)
         kind = attributes.pop("kind")
-        if kind == "pool_max":
-            lowest = step.params.limits[0]
+        if kind in ("pool_max", "pool_min"):
+            first = step.params.limits[kind == "pool_min"]
             window = _window(before, step.shape, attributes)
-            return f"    qm_pool_max({target}, {origin}, {window}, {lowest});"
+            return f"    qm_{kind}({target}, {origin}, {window}, {first});"
         if kind == "reshape":
             return f"    qm_copy({target}, {origin}, {math.prod(step.shape)});"
         return self._rearranged(kind, step.name, before, step.shape, attributes, target, origin)
@@ -222,13 +222,10 @@ class _Writer:
         target: str,
         origin: str,
     ) -> str:
-        """Return the call of a padding, an upsampling or a permutation."""
+        """Return the call of a padding, a crop, a repetition or a permutation."""
+        before = (1,) * (len(after) - len(before)) + before
+        self._check_axes(name, before)
         ones = [1] * (_MOST_AXES - len(before))
-        if len(before) > _MOST_AXES:
-            raise OutputError(
-                f"{name}: the C kernels know arrays of up to {_MOST_AXES} axes, and this one has "
-                f"{len(before)}; export with kernels=false"
-            )
         zeros = [0] * len(ones)
         if kind == "permute":
             strides = [math.prod(before[axis:]) for axis in attributes["axes"][1:]]
@@ -238,8 +235,10 @@ class _Writer:
             first, factors = [0] * len(before), [1] * len(before)
             if kind == "pad":
                 first = [int(ends[0]) for ends in attributes["pads"]]
+            elif kind == "crop":
+                first = [-int(ends[0]) for ends in attributes["crops"]]
             else:
-                factors[: len(before) - 1] = attributes["size"]
+                factors[: len(attributes["size"])] = attributes["size"]
             function = "qm_place"
             arguments = ([*ones, *after], [*ones, *before], [*zeros, *first], [*ones, *factors])
         lists = ", ".join(f"(const int32_t[4]){braces(a)}" for a in arguments)
@@ -279,6 +278,8 @@ class _Writer:
         if op.kind == "pool_sum":
             window = _window(before, op.shape, op.attributes)
             return f"    qm_pool_sum({target}, {origin}, {window});"
+        if op.factor is not None:
+            return self._product(op, before, target, origin, step)
         if op.weights is None:
             return self._rearranged(op.kind, step, before, op.shape, op.attributes, target, origin)
         weights = self._weights(op)
@@ -287,6 +288,26 @@ class _Writer:
             return f"    qm_dense({target}, {origin}, {rows}, {outputs}, {weights});"
         window = _window(before, op.shape, op.attributes, op.weights.shape[:2])
         return f"    qm_{op.kind}({target}, {origin}, {window}, {weights});"
+
+    def _product(self, op: Linear, before: Shape, target: str, origin: str, step: str) -> str:
+        """Return the call of a product, in which either tensor may repeat along an axis."""
+        assert op.factor is not None
+        self._check_axes(step, op.shape)
+        lists = [[1] * (_MOST_AXES - len(op.shape)) + list(op.shape)]
+        for shape in (before, op.factor.shape):
+            shape = (1,) * (_MOST_AXES - len(shape)) + shape
+            strides = [math.prod(shape[axis + 1 :]) for axis in range(_MOST_AXES)]
+            lists.append([0 if n == 1 else s for n, s in zip(shape, strides, strict=True)])
+        given = ", ".join(f"(const int32_t[4]){braces(a)}" for a in lists)
+        factor = self.model.buffers[op.factor.source]
+        return f"    qm_multiply({target}, {origin}, {factor}, {given});"
+
+    def _check_axes(self, name: str, shape: Shape) -> None:
+        if len(shape) > _MOST_AXES:
+            raise OutputError(
+                f"{name}: the C kernels know arrays of up to {_MOST_AXES} axes, and this one has "
+                f"{len(shape)}; export with kernels=false"
+            )
 
     def _weights(self, op: Linear) -> str:
         """Return where an operation finds its weights in the exported array."""
@@ -371,6 +392,8 @@ def _window(
     before: Shape, after: Shape, attributes: Mapping[str, Any], kernel: Sequence[int] = ()
 ) -> str:
     """Return a ``qm_window``; what has one dimension has a height of 1."""
+    if len(before) > 3:  # of a global pool: all positions are one column
+        before = (math.prod(before[:-1]), 1, before[-1])
     in_shape = _spatial(before)
     if attributes.get("global"):
         kernel, strides, first = in_shape[:2], (1, 1), (0, 0)

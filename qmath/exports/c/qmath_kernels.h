@@ -141,8 +141,8 @@ static inline void qm_conv2d_transpose(qm_int *out, const qm_int *in, const qm_w
         for (x = 0; x < p->in.width; ++x)
             for (i = 0; i < p->kernel[0]; ++i)
                 for (j = 0; j < p->kernel[1]; ++j) {
-                    const int32_t row = y * p->stride[0] + i - p->pad[0];
-                    const int32_t column = x * p->stride[1] + j - p->pad[1];
+                    const int32_t row = y * p->stride[0] + i * p->dilation[0] - p->pad[0];
+                    const int32_t column = x * p->stride[1] + j * p->dilation[1] - p->pad[1];
                     if (row < 0 || row >= p->out.height || column < 0 || column >= p->out.width)
                         continue;
                     for (o = 0; o < p->out.channels; ++o)
@@ -202,8 +202,43 @@ static inline void qm_pool_max(qm_int *out, const qm_int *in, const qm_window *p
             }
 }
 
-/* Output (a, b, c, d) is input (a / f[0] - before[0], …), or 0 outside: zero padding and
- * nearest-neighbour upsampling. */
+/* `highest` is the highest integer of the grid. */
+static inline void qm_pool_min(qm_int *out, const qm_int *in, const qm_window *p, qm_int highest)
+{
+    int32_t y, x, c, i, j, row, column;
+
+    for (y = 0; y < p->out.height; ++y)
+        for (x = 0; x < p->out.width; ++x)
+            for (c = 0; c < p->out.channels; ++c) {
+                qm_int least = highest;
+                for (i = 0; i < p->kernel[0]; ++i)
+                    for (j = 0; j < p->kernel[1]; ++j)
+                        if (qm_reads(p, 0, y, i, &row) && qm_reads(p, 1, x, j, &column)
+                            && in[qm_at(&p->in, row, column, c)] < least)
+                            least = in[qm_at(&p->in, row, column, c)];
+                out[qm_at(&p->out, y, x, c)] = least;
+            }
+}
+
+/* A step along output axis i is a step of a[i] in the one input and of b[i] in the other: 0 where
+ * it repeats. */
+static inline void qm_multiply(qm_int *out, const qm_int *in, const qm_int *factor,
+                               const int32_t shape[4], const int32_t a[4], const int32_t b[4])
+{
+    int32_t i, j, k, l;
+
+    for (i = 0; i < shape[0]; ++i)
+        for (j = 0; j < shape[1]; ++j)
+            for (k = 0; k < shape[2]; ++k)
+                for (l = 0; l < shape[3]; ++l)
+                    *out++ = in[(size_t)i * (size_t)a[0] + (size_t)j * (size_t)a[1]
+                                + (size_t)k * (size_t)a[2] + (size_t)l * (size_t)a[3]]
+                             * factor[(size_t)i * (size_t)b[0] + (size_t)j * (size_t)b[1]
+                                      + (size_t)k * (size_t)b[2] + (size_t)l * (size_t)b[3]];
+}
+
+/* Output (a, b, c, d) is input (a / f[0] - before[0], …), or 0 outside: zero padding, cropping
+ * and nearest-neighbour upsampling. */
 static inline void qm_place(qm_int *out, const qm_int *in, const int32_t out_shape[4],
                             const int32_t in_shape[4], const int32_t before[4], const int32_t f[4])
 {

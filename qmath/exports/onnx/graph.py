@@ -19,7 +19,7 @@ Array = NDArray[Any]
 # Which axes of a kernel, in its own order, are ONNX's axes: output channels, input channels, space;
 # of a transposed convolution, input channels come first. A depthwise kernel's are joined besides.
 _KERNELS = {"HWIO": (3, 2, 0, 1), "WIO": (2, 1, 0), "HWOI": (3, 2, 0, 1), "HWIM": (2, 3, 0, 1),
-            "IO": (0, 1)}  # fmt: skip
+            "WIM": (1, 2, 0), "IO": (0, 1)}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def arranged(values: Array, layout: str | None) -> Array:
     if layout is None:
         return values
     moved = values.transpose(_KERNELS[layout])
-    if layout == "HWIM":
+    if "M" in layout:
         moved = moved.reshape(-1, 1, *moved.shape[2:])
     return np.ascontiguousarray(moved)
 
@@ -157,7 +157,7 @@ def restored(values: Array, layout: str | None, shape: Shape) -> Array:
     else:
         axes = _KERNELS[layout]
         expected = tuple(shape[axis] for axis in axes)
-        if layout == "HWIM":
+        if "M" in layout:
             expected = (expected[0] * expected[1], 1, *expected[2:])
     if values.shape != expected:
         raise ValueError(f"its shape is {values.shape} instead of {expected}")

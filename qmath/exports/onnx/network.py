@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from qmath.errors import OutputError
 from qmath.exports.bundle import Bundle, QuantizedRange
+from qmath.exports.onnx import windows
 from qmath.exports.onnx.cuts import Cuts, is_cut
 from qmath.exports.onnx.folding import Fold, foldable, real
 from qmath.exports.onnx.graph import GraphBuilder, Value, arranged
 from qmath.integer.budget import Budget
-from qmath.integer.lowering import activations, geometry
+from qmath.integer.lowering import activations, geometry, rescaling
 from qmath.integer.program import Activation, Linear, Shape
 from qmath.layers import (
     ACTIVATIONS,
@@ -35,6 +36,9 @@ from qmath.model import Graph, Node, QatTensor, why_no_graph
 __all__ = ["Network", "Quantizers", "Weight", "build", "check_exportable"]
 
 Array = NDArray[Any]
+
+# ONNX's operation of two inputs; sums and averages add.
+_COMBINATIONS = {"Subtract": "Sub", "Multiply": "Mul", "Maximum": "Max", "Minimum": "Min"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,9 +219,11 @@ class _Layers:
         elif kind == "normalization":
             value = x if node.name in self.folded else self.normalized(node, x)
         elif kind == "relu":
-            value = self.piecewise(node, x, activations.relu_layer(node))
-        elif kind == "sum":
-            value = self.summed(node, inputs)
+            value = self.relu(node, x)
+        elif kind == "rescaling":
+            value = self.rescaled(node, x)
+        elif kind in ("sum", "product", "extreme"):
+            value = self.combined(node, inputs)
         elif kind == "concatenation":
             value = self.joined(node, inputs)
         elif kind in ("average_pool", "global_average"):
@@ -238,15 +244,18 @@ class _Layers:
         name = activation_of(node)
         function = ACTIVATIONS[name]
         value = self.quantized(node, value, "pre_activation")
-        if name in activations.PIECEWISE:
+        if name in activations.PIECEWISE and not function.onnx:
             value = self.piecewise(node, value, activations.PIECEWISE[name])
         elif function.kind == "vector":
             value = self.builder.channels_last(value)
-            value = self.add(function.op, [value], node, axis=-1)
+            axis = activations.softmax_axis(node, len(value.shape))
+            value = self.add(function.op, [value], node, axis=axis)
+        elif node.class_name == "ELU":
+            value = self.add(function.op, [value], node, alpha=float(node.config.get("alpha", 1)))
         elif name == "swish":
             value = self.add("Mul", [value, self.add("Sigmoid", [value], node)], node)
         else:
-            value = self.add(function.op, [value], node)
+            value = self.add(function.op or function.onnx, [value], node)
         value = self.quantized(node, value, "post_activation")
         return self.quantized(node, value, "output")
 
@@ -297,7 +306,9 @@ class _Layers:
         x = self.builder.channels_first(x)
         given: list[Value | str] = [x, weight, *([] if bias is None else [bias])]
         transposed = layer.axes == "HWOI"
-        attributes = _transposed(linear, x) if transposed else _convolution(linear, x)
+        attributes = (
+            windows.of_transposed(linear, x) if transposed else windows.of_convolution(linear, x)
+        )
         return self.add("ConvTranspose" if transposed else "Conv", given, node, linear.shape,
                         **attributes)  # fmt: skip
 
@@ -334,6 +345,28 @@ class _Layers:
 
     # ---- layers without
 
+    def relu(self, node: Node, x: Value) -> Value:
+        """Write a ReLU with settings of its own, or with slopes, or with a threshold."""
+        if node.class_name == "PReLU":
+            slopes = self.weight(self.model.tensors[f"{node.layer}/alpha"], None)
+            return self.add("PRelu", [self.builder.channels_last(x), slopes], node)
+        activation = activations.relu_layer(node)
+        if activation is not None:
+            return self.piecewise(node, x, activation)
+        end = self.builder.constant(f"{node.name}/threshold", activations.threshold_of(node))
+        passes = self.add("Cast", [self.add("Greater", [x, end], node)], node, to=1)
+        value = self.add("Mul", [x, passes], node)
+        limit, slope = node.config.get("max_value"), node.config.get("negative_slope") or 0.0
+        if limit is not None:
+            value = self.piecewise(node, value, Activation(limit=float(limit)))
+        if slope:
+            below = self.add(
+                "Relu", [self.add("Neg", [self.add("Sub", [x, end], node)], node)], node
+            )
+            factor = self.builder.constant(f"{node.name}/slope", slope)
+            value = self.add("Sub", [value, self.add("Mul", [below, factor], node)], node)
+        return value
+
     def piecewise(self, node: Node, x: Value, activation: Activation | None) -> Value:
         if activation is None:
             return x
@@ -348,15 +381,28 @@ class _Layers:
             x = self.add("Min" if slope else "Clip", [x, *ends], node)
         return x
 
-    def summed(self, node: Node, inputs: list[Value]) -> Value:
+    def rescaled(self, node: Node, x: Value) -> Value:
+        def weight(name: str) -> Array | None:
+            tensor = self.model.tensors.get(f"{node.layer}/{name}")
+            return None if tensor is None else np.asarray(tensor.values, np.float32)
+
+        x = self.builder.channels_last(x)
+        for op, constant in rescaling.of_layer(node, x.shape, weight):
+            x = self.add(op, [x, self.builder.constant(f"{node.name}/constant", constant)], node)
+        return x
+
+    def combined(self, node: Node, inputs: list[Value]) -> Value:
         ranks = {len(x.shape) for x in inputs}
         order: Callable[[Value], Value] = self.builder.channels_last
         if len(ranks) == 1 and any(x.channels_first for x in inputs):
             order = self.builder.channels_first
-        op = "Sub" if node.class_name == "Subtract" else "Add"
+        op = _COMBINATIONS.get(node.class_name, "Add")
         total, *others = (self.unsqueezed(node, order(x), max(ranks)) for x in inputs)
         for x in others:
             total = self.add(op, [total, x], node, np.broadcast_shapes(total.shape, x.shape))
+        if node.class_name == "Average":
+            count = self.builder.constant(f"{node.name}/count", float(len(inputs)))
+            total = self.add("Div", [total, count], node)
         return total
 
     def unsqueezed(self, node: Node, x: Value, rank: int) -> Value:
@@ -391,9 +437,9 @@ class _Layers:
                 else self.reshaped(node, replace(pooled, channels_first=False), shape)
             )
         given: dict[str, Any] = {
-            "kernel_shape": _last(attributes["size"], x),
-            "strides": _last(attributes["strides"], x),
-            "pads": _pads(attributes["pads"], x),
+            "kernel_shape": windows.last(attributes["size"], x),
+            "strides": windows.last(attributes["strides"], x),
+            "pads": windows.of_pads(attributes["pads"], x),
         }
         if kind == "Average":
             given["count_include_pad"] = 0
@@ -403,13 +449,21 @@ class _Layers:
         attributes = linear.attributes
         if linear.kind == "reshape":
             return self.reshaped(node, self.builder.channels_last(x), linear.shape)
+        if linear.kind == "broadcast":
+            x = self.unsqueezed(node, self.builder.channels_last(x), len(linear.shape))
+            repeats = self.builder.constant(
+                f"{node.name}/repeats", [1, *attributes["size"]], "INT64"
+            )
+            return self.add("Tile", [x, repeats], node, linear.shape)
         if linear.kind == "permute":
             x = self.builder.channels_last(x)
             return self.add("Transpose", [x], node, linear.shape, perm=attributes["axes"])
         x = self.builder.channels_first(x)
-        if linear.kind == "pad":
-            *spatial, channels = attributes["pads"]
-            pads = _begins_and_ends([(0, 0), channels, *spatial])
+        if linear.kind in ("pad", "crop"):
+            *spatial, channels = attributes.get("pads") or attributes["crops"]
+            if linear.kind == "crop":
+                spatial = [(-first, -last) for first, last in spatial]
+            pads = windows.begins_and_ends([(0, 0), channels, *spatial])
             name = self.builder.constant(f"{node.name}/pads", pads, "INT64")
             return self.add("Pad", [x, name], node, linear.shape)
         scales = self.builder.constant(f"{node.name}/scales", [1, 1, *attributes["size"]])
@@ -423,44 +477,3 @@ class _Layers:
     def reshaped(self, node: Node, x: Value, shape: Sequence[int]) -> Value:
         target = self.builder.constant(f"{node.name}/shape", [0, *shape], "INT64")
         return self.add("Reshape", [x, target], node, shape)
-
-
-def _convolution(linear: Linear, x: Value) -> dict[str, Any]:
-    kernel = np.asarray(linear.weights).shape
-    depthwise = linear.kind == "depthwise_conv2d"
-    return {
-        "kernel_shape": _last(kernel[:2], x),
-        "strides": _last(linear.attributes["strides"], x),
-        "dilations": _last(linear.attributes["dilation"], x),
-        "pads": _pads(linear.attributes["pads"], x),
-        "group": x.shape[-1] if depthwise else x.shape[-1] // kernel[2],
-    }
-
-
-def _transposed(linear: Linear, x: Value) -> dict[str, Any]:
-    strides, crops = linear.attributes["strides"], linear.attributes["crops"]
-    kernel, size = np.asarray(linear.weights).shape[:2], linear.attributes["size"]
-    # Where the kernel is smaller than its steps, the rows after the last one are empty.
-    missing = [
-        out - ((n - 1) * s + k - sum(c))
-        for out, n, s, k, c in zip(size, x.shape, strides, kernel, crops, strict=False)
-    ]
-    return {
-        "kernel_shape": list(kernel),
-        "strides": list(strides),
-        "pads": _pads(crops, x),
-        "output_padding": missing,
-    }
-
-
-def _last(values: Sequence[int], x: Value) -> list[int]:
-    """Return what is set for each spatial axis: a signal has one, the last, an image two."""
-    return [int(n) for n in values[-(len(x.shape) - 1) :]]
-
-
-def _pads(pads: Sequence[Sequence[int]], x: Value) -> list[int]:
-    return _begins_and_ends(pads[-(len(x.shape) - 1) :])
-
-
-def _begins_and_ends(pads: Sequence[Sequence[int]]) -> list[int]:
-    return [int(pad[end]) for end in (0, 1) for pad in pads]

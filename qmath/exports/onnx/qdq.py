@@ -66,7 +66,7 @@ class _Qdq:
         values = arranged(q.values, weight.layout)
         axis = scale_axis(weight.layout, values.ndim)
         scale, zero_point = q.scale, q.zero_point
-        if weight.layout == "HWIM" and scale.ndim:  # which run along the multiplier
+        if "M" in (weight.layout or "") and scale.ndim:  # which run along the multiplier
             count = len(values) // len(scale)
             scale, zero_point = np.tile(scale, count), np.tile(zero_point, count)
         scale_name, zero_point_name = f"{name}.scale", f"{name}.zero_point"

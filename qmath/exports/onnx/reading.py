@@ -110,7 +110,7 @@ def _along_axis(array: Array, entry: dict[str, Any]) -> Array:
         return array
     shape = entry["shape"]
     count = shape[axis]
-    if entry["source_layout"] == "HWIM":  # they are repeated for each input channel
+    if "M" in (entry["source_layout"] or ""):  # they are repeated for each input channel
         if (array.reshape(-1, count) != array[:count]).any():
             raise ValueError("its scales are not those of a depthwise kernel")
         array = array[:count]

@@ -18,7 +18,7 @@ from qmath.integer.directed.mistakes import NEAR, rounding_of
 from qmath.integer.directed.weighted import Goal, Patches, WeightedPatches
 from qmath.integer.executor import Executor
 from qmath.integer.profiles.fixed import Integer
-from qmath.integer.program import QuantParams, Requantize, Shape
+from qmath.integer.program import QuantParams, Requantize, Shape, sources
 from qmath.kernels.affine import smallest_dtype
 
 __all__ = ["cases_of_sum"]
@@ -63,7 +63,7 @@ class _Builder:
         self.executor, self.step = executor, step
         self.rng = np.random.RandomState(seed)  # whose stream is frozen
         self.terms = step.value.terms
-        self.params: dict[str, QuantParams] = {t.source: t.params for t in self.terms}
+        self.params: dict[str, QuantParams] = {n: executor.quant_params[n] for n in sources(step)}
         self.shapes = {name: shapes[name] for name in self.params}
         constants = profile.constants(step, executor.intervals(step))
         self.rounding = rounding_of(step, constants, profile.multiplier_bits)

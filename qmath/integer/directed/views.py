@@ -53,10 +53,11 @@ class View:
 def view_of(term: Term, before: Shape, after: Shape) -> View | None:
     """Return the view of a term, from its source's shape to its step's; ``None`` if it has none.
 
-    A term has one if at most one of its operations sums up, and no sum reads an input twice.
+    A term has one if at most one of its operations sums up, no sum reads an input twice, and
+    nothing is multiplied by another tensor.
     """
     summing = [i for i, op in enumerate(term.ops) if _sums(op)]
-    if len(summing) > 1:
+    if len(summing) > 1 or any(op.factor for op in term.ops):
         return None
     at = summing[0] if summing else len(term.ops)
     source = _moved(_counted(before), term.ops[:at])
@@ -189,11 +190,13 @@ def _windows(grid: Int64Array, kernel: Iterable[int], linear: Linear) -> Int64Ar
 def _scattered(grid: Int64Array, kernel: Iterable[int], linear: Linear) -> Int64Array:
     """Return the pixels that reach each output of a transposed convolution, ``(P, T)``."""
     size, strides = linear.attributes["size"], linear.attributes["strides"]
+    dilation = linear.attributes.get("dilation", (1, 1))
     found = []
-    for i, j in np.ndindex(*kernel):
+    for taps in np.ndindex(*kernel):
         axes = []
-        for axis, tap in enumerate((i, j)):
-            reach = np.arange(size[axis]) + linear.attributes["crops"][axis][0] - tap
+        for axis, tap in enumerate(taps):
+            offset = linear.attributes["crops"][axis][0] - tap * dilation[axis]
+            reach = np.arange(size[axis]) + offset
             fits = (reach % strides[axis] == 0) & (reach >= 0)
             index = reach // strides[axis]
             axes.append(np.where(fits & (index < grid.shape[axis]), index, -1))

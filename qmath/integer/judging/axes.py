@@ -19,7 +19,8 @@ __all__ = ["LETTERS", "Axes", "arranged"]
 Array = NDArray[Any]
 Axes = str | Mapping[str, str]
 
-LETTERS = {1: "N", 2: "NC", 3: "NWC", 4: "NHWC"}  # of arrays with so many axes, as qmath has them
+# Of arrays with so many axes, as qmath has them.
+LETTERS = {1: "N", 2: "NC", 3: "NWC", 4: "NHWC", 5: "NDHWC"}
 
 
 def arranged(

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.integer.program import Linear, Requantize
+from qmath.integer.program import Linear, QuantizedStep, QuantParams, Requantize, TableStep
 
-__all__ = ["float32_noise"]
+__all__ = ["float32_noise", "noise_of"]
 
 Array = NDArray[Any]
+
+_FUNCTION = 16  # roundings of a float32 implementation of a smooth function: 8 ulp
 
 
 def float32_noise(step: Requantize, values: Mapping[str, Array]) -> Array:
@@ -40,11 +42,36 @@ def float32_noise(step: Requantize, values: Mapping[str, Array]) -> Array:
         sums = np.abs(relative)
         for linear in term.ops:
             weights = None if linear.weights is None else np.abs(linear.weights.astype(np.float64))
+            if linear.factor is not None:
+                zero_point = linear.factor.params.zero_point
+                weights = np.abs(values[linear.factor.source].astype(np.float64) - zero_point)
             sums = linear.apply(sums, weights)
         magnitude = magnitude + sums * np.abs(term.scale)
         operations = max(operations, sum(_length(op) for op in term.ops))
     roundings = operations + 8 + 2 * len(step.value.terms)
-    return (roundings * magnitude / step.params.scale + 4 * 2.0**step.params.num_bits) * 2.0**-24
+    return _noise(roundings, magnitude / step.params.scale, step.params)
+
+
+def noise_of(
+    step: QuantizedStep, rows: Requantize | None, values: Mapping[str, Array]
+) -> Array | None:
+    """Return the bound for a step that rounds sums, or what a table or the extreme of `rows` holds.
+
+    Of anything else it is ``None``: nothing is rounded, or by TensorFlow's own arithmetic.
+    """
+    if isinstance(step, Requantize):
+        return float32_noise(step, values)
+    if isinstance(step, TableStep):
+        y = step.results.astype(np.float64)[values[step.source]] / step.params.scale
+        return _noise(_FUNCTION, np.abs(y), step.params)
+    if rows is not None:
+        noise = float32_noise(rows, values).max(axis=1)
+        return np.asarray(noise.reshape(len(noise), *step.shape))
+    return None
+
+
+def _noise(roundings: int, magnitude: Array, params: QuantParams) -> Array:
+    return np.asarray((roundings * magnitude + 4 * 2.0**params.num_bits) * 2.0**-24)
 
 
 def _length(linear: Linear) -> int:

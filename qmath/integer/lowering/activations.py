@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 
 from qmath.errors import QmathError
 from qmath.integer.program import Activation, QuantParams
-from qmath.kernels._environment import check_kept, in_default_environment
+from qmath.kernels._environment import check_kept, in_default_environment, least_magnitude
 from qmath.layers import ACTIVATIONS
 from qmath.model import Node
 
@@ -30,14 +32,29 @@ def piecewise(x: Array, activation: Activation) -> Array:
     return np.asarray(np.minimum(np.where(x > 0, x, negative), limit))
 
 
-def total(*arrays: Array, signs: Sequence[float]) -> Array:
-    """Add or subtract arrays; the axes that one lacks come after the batch, as in Keras."""
-    rank = max(x.ndim for x in arrays)
-    full = [x.reshape(len(x), *(1,) * (rank - x.ndim), *x.shape[1:]) for x in arrays]
+def total(*arrays: Array, signs: Sequence[float], share: float = 1.0) -> Array:
+    """Add, subtract or average arrays."""
+    full = aligned(arrays)
     result = full[0]
     for x, sign in zip(full[1:], signs[1:], strict=True):
         result = result + x if sign > 0 else result - x
-    return np.asarray(result)
+    return np.asarray(result if share == 1 else result / result.dtype.type(len(full)))
+
+
+def product(*arrays: Array) -> Array:
+    """Multiply arrays."""
+    return np.asarray(reduce(np.multiply, aligned(arrays)))
+
+
+def extreme(*arrays: Array, is_minimum: bool) -> Array:
+    """Return the least or the greatest of arrays."""
+    return np.asarray(reduce(np.minimum if is_minimum else np.maximum, aligned(arrays)))
+
+
+def aligned(arrays: Sequence[Array]) -> list[Array]:
+    """Return arrays of one rank: the axes that one lacks come after the batch, as in Keras."""
+    rank = max(x.ndim for x in arrays)
+    return [x.reshape(len(x), *(1,) * (rank - x.ndim), *x.shape[1:]) for x in arrays]
 
 
 @in_default_environment
@@ -50,10 +67,10 @@ def sigmoid(x: Array) -> Array:
 
 
 @in_default_environment
-def softmax(x: Array) -> Array:
-    """Normalize the exponentials along the last axis."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    result = np.asarray(e / e.sum(axis=-1, keepdims=True))
+def softmax(x: Array, axis: int = -1) -> Array:
+    """Normalize the exponentials along an axis."""
+    e = np.exp(x - x.max(axis=axis, keepdims=True))
+    result = np.asarray(e / e.sum(axis=axis, keepdims=True))
     check_kept("a softmax", float(result.min(initial=1)))
     return result
 
@@ -63,33 +80,115 @@ def swish(x: Array) -> Array:
     return np.asarray(x * sigmoid(x))
 
 
-SMOOTH: dict[str, Callable[[Array], Array]] = {
-    "sigmoid": sigmoid, "softmax": softmax, "swish": swish, "tanh": np.tanh,
-}  # fmt: skip
+def _precise(name: str, function: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    """Return a function that computes in float64 and rounds once."""
+
+    @in_default_environment
+    def rounded(x: Array) -> Array:
+        with np.errstate(over="ignore"):
+            result = np.asarray(function(x.astype(np.float64))).astype(x.dtype)
+        check_kept(name, least_magnitude(result))
+        return result
+
+    return rounded
 
 
-def table(
-    function: Callable[[Array], Array], source: QuantParams, target: QuantParams
-) -> NDArray[np.int32]:
-    """Return `function` of every integer of the source, as integers of the target.
+def elu(x: Array, alpha: float = 1.0) -> Array:
+    """Return `x` where positive, else ``alpha * (exp(x) - 1)``."""
+    return np.asarray(np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))))
 
-    Returns
-    -------
-    ndarray of int32
-        Indexed by the source's unsigned integer; values relative to the target's zero point.
+
+def selu(x: Array) -> Array:
+    """Return the self-normalizing ELU, with TensorFlow's two constants."""
+    scale, scale_alpha = 1.0507009873554804934193349852946, 1.7580993408473768599402175208123
+    return np.asarray(np.where(x < 0, scale_alpha * np.expm1(np.minimum(x, 0)), scale * x))
+
+
+def gelu(x: Array) -> Array:
+    """Return ``x`` times the normal distribution's integral up to it."""
+    erf = np.array([math.erf(value) for value in (x / math.sqrt(2)).ravel().tolist()])
+    return np.asarray(0.5 * x * (1 + erf.reshape(x.shape)))
+
+
+def mish(x: Array) -> Array:
+    """Return ``x * tanh(softplus(x))``."""
+    return np.asarray(x * np.tanh(np.logaddexp(0, x)))
+
+
+SMOOTH: dict[str, Callable[..., Array]] = {
+    "elu": _precise("an elu", elu),
+    "exponential": _precise("an exponential", np.exp),
+    "gelu": _precise("a gelu", gelu),
+    "mish": _precise("a mish", mish),
+    "selu": _precise("a selu", selu),
+    "sigmoid": sigmoid,
+    "softmax": softmax,
+    "softplus": _precise("a softplus", lambda x: np.logaddexp(0, x)),
+    "softsign": _precise("a softsign", lambda x: x / (1 + np.abs(x))),
+    "swish": swish,
+    "tanh": np.tanh,
+}
+
+
+def smooth(node: Node, name: str, rank: int) -> Callable[[Array], Array]:
+    """Return the smooth function that a layer ends with, with the layer's own settings.
+
+    `rank` is the number of axes without the batch.
     """
+    if node.class_name == "ELU":
+        alpha = float(np.float32(node.config.get("alpha", 1.0)))
+        return _precise("an elu", partial(elu, alpha=alpha))
+    if name == "softmax":
+        return partial(softmax, axis=softmax_axis(node, rank))
+    return SMOOTH[name]
+
+
+def softmax_axis(node: Node, rank: int) -> int:
+    """Return the axis that a softmax runs along, counted from the last one."""
+    given = node.config.get("axis", -1) if node.class_name == "Softmax" else -1
+    axes = given if isinstance(given, (list, tuple)) else [given]
+    axis = axes[0] if axes[0] < 0 else axes[0] - rank - 1
+    if len(axes) != 1 or not -rank <= axis < 0:
+        raise QmathError(
+            f"{node.name}: a softmax over the axis {given} is not supported; it takes one, and not "
+            "the batch"
+        )
+    return int(axis)
+
+
+def results(function: Callable[[Array], Array], source: QuantParams) -> NDArray[np.float32]:
+    """Return `function` of every integer of the source, indexed by the unsigned integer."""
     reals = (np.arange(source.high + 1) - source.zero_point).astype(np.float32)
-    results = function(reals * np.float32(source.scale))
-    return target.quantize(results, "a table")
+    return np.asarray(function(reals * np.float32(source.scale)), np.float32)
 
 
-def relu_layer(node: Node) -> Activation:
-    """Return the activation that a ReLU or LeakyReLU layer is."""
+def relu_layer(node: Node) -> Activation | None:
+    """Return the activation that a ReLU layer is, ``None`` where it jumps at a threshold."""
     config = node.config
     if node.class_name == "LeakyReLU":
         return Activation(slope=float(config.get("alpha", config.get("negative_slope", 0.3))))
-    if config.get("threshold"):
-        raise QmathError(f"{node.name}: a ReLU with a threshold is not supported")
+    if threshold_of(node):
+        return None
     limit = config.get("max_value")
     slope = config.get("negative_slope") or 0.0
     return Activation(float(slope), float("inf") if limit is None else float(limit))
+
+
+def threshold_of(node: Node) -> float:
+    """Return the value from which on a layer passes its input."""
+    default = 1.0 if node.class_name == "ThresholdedReLU" else 0.0
+    return float(node.config.get("theta", node.config.get("threshold")) or default)
+
+
+def above_threshold(node: Node) -> Callable[[Array], Array]:
+    """Return the function of a ReLU that jumps at a threshold, computed as Keras does."""
+    threshold, limit = np.float32(threshold_of(node)), node.config.get("max_value")
+    slope = np.float32(node.config.get("negative_slope") or 0.0)
+
+    def apply(x: Array) -> Array:
+        y = x * (x > threshold)
+        if limit is not None:
+            y = np.clip(y, 0, np.float32(limit))
+        return np.asarray(y - slope * np.maximum(threshold - x, 0) if slope else y)
+
+    return apply

@@ -12,11 +12,19 @@ from numpy.typing import NDArray
 
 from qmath.errors import QmathError
 from qmath.integer.budget import Budget
-from qmath.integer.lowering import activations, portability
+from qmath.integer.lowering import activations, portability, rescaling
 from qmath.integer.lowering.operations import Operations
 from qmath.integer.lowering.params import quant_params
+from qmath.integer.lowering.rescaling import Operation
 from qmath.integer.lowering.sums import ZERO, can_pool, moved
-from qmath.integer.lowering.values import FloatLayer, Floats, Function, Integers, Value
+from qmath.integer.lowering.values import (
+    Extreme,
+    FloatLayer,
+    Floats,
+    Function,
+    Integers,
+    Value,
+)
 from qmath.integer.program import (
     Activation,
     CutStep,
@@ -24,6 +32,7 @@ from qmath.integer.program import (
     Linear,
     MoveStep,
     QuantizeStep,
+    QuantParams,
     Requantize,
     Shape,
     Step,
@@ -32,6 +41,7 @@ from qmath.integer.program import (
     UnroundedSum,
 )
 from qmath.kernels._environment import check_kept, least_magnitude
+from qmath.layers import activation_of
 from qmath.model import Node, QatModel, QatTensor, own_quantized
 
 __all__ = ["CUT", "SEVERAL", "SHAPELESS", "Builder"]
@@ -132,25 +142,72 @@ class Builder:
         limit = np.minimum(activation.limit, before.limit) if before else activation.limit
         return replace(accumulator, activation=Activation(activation.slope, limit))
 
+    def rescaled(self, node: Node, value: Value, operations: Sequence[Operation]) -> Value:
+        """Multiply by constants and add others."""
+        if not operations:
+            return value
+        accumulator = self.accumulator(value)
+        if accumulator is None or accumulator.activation is not None:
+            apply = partial(rescaling.applied, operations=operations)
+            constants = [constant for _, constant in operations]
+            return self.float_step(
+                node, [value], apply, value.shape, is_function=True, constants=constants
+            )
+        self.budget.spend_again(node.name, accumulator)
+        gain, shift = rescaling.factors(operations)
+        terms = tuple(replace(t, scale=t.scale * gain, origin=None) for t in accumulator.terms)
+        return replace(accumulator, terms=terms, offset=accumulator.offset * gain + shift)
+
     def quantized(self, node: Node, value: Value, which: str) -> Value:
         """Round a value where training did, if it did."""
         tensor = self.model.tensors.get(f"{node.layer}/{which}")
         if tensor is None:
             return value
         name, params = f"{node.name}/{which}", quant_params(tensor)
+        self.notes += portability.of_range(name, params)
+        return self._rounded(name, value, params)
+
+    def quantized_before(self, node: Node, values: Sequence[Value]) -> list[Value] | None:
+        """Round the inputs of a layer by its own quantizer: with what only moves them it commutes.
+
+        Returns
+        -------
+        list of Value or None
+            The inputs, those that were in the way as integers. ``None`` if no quantizer follows.
+        """
+        places = ["pre_activation"]
+        if activation_of(node) == "linear":
+            places += ["post_activation", "output"]
+        names = [f"{node.layer}/{place}" for place in places]
+        tensor = next((self.model.tensors[n] for n in names if n in self.model.tensors), None)
+        if tensor is None:
+            return None
+        params = quant_params(tensor)
+        return [
+            self._rounded(f"{node.name}/input{i}", value, params)
+            if not isinstance(value, Integers) else value
+            for i, value in enumerate(values)
+        ]  # fmt: skip
+
+    def _rounded(self, name: str, value: Value, params: QuantParams) -> Integers:
         step: Step
         if isinstance(value, Floats):
             step = QuantizeStep(name, value.name, params, value.shape)
         elif isinstance(value, Function):
-            table = activations.table(value.function, value.source.params, params)
-            step = TableStep(name, value.source.name, table, params, value.shape)
+            results = activations.results(value.function, value.source.params)
+            table = params.quantize(results, "a table")
+            step = TableStep(name, value.source.name, table, params, value.shape, results)
+        elif isinstance(value, Extreme):
+            rows = f"{name}/rows"
+            self.budget.spend_again(name, value.source)
+            self.steps.append(Requantize(rows, value.source, params))
+            step = MoveStep(name, rows, value.function, params, value.shape, value.attributes)
         else:
             accumulator = self.accumulator(value)
             assert accumulator is not None
-            self.budget.spend_again(node.name, accumulator)
+            self.budget.spend_again(name, accumulator)
             step = Requantize(name, accumulator, params)
         self.steps.append(step)
-        self.notes += portability.of_range(name, params)
         return Integers(name, params, value.shape)
 
     def accumulator(self, value: Value) -> UnroundedSum | None:
@@ -166,7 +223,7 @@ class Builder:
         """Return the value in float32, by a step if there is none yet."""
         if isinstance(value, Floats):
             return value
-        if isinstance(value, Function):
+        if isinstance(value, (Function, Extreme)):
             source = self.accumulator(value.source)
             assert source is not None
             step = FloatStep(name, (source,), value.function, value.shape)
@@ -197,7 +254,7 @@ class Builder:
         sources, name = self._float_sources(node, values), self._float_name(node)
         follows = [v.name for v in values if isinstance(v, Floats) and v.name not in self.inputs]
         if remedy or not follows:
-            remedy = remedy or lack or self._unquantized(node, values)
+            remedy = remedy or lack or self.unquantized(node, values)
             self.float_layers.append(FloatLayer(node.name, name, remedy))
         least = min(map(least_magnitude, constants), default=1.0)
         self.steps.append(FloatStep(name, sources, apply, tuple(shape), is_function, least))
@@ -233,7 +290,7 @@ class Builder:
         """Return what a step in float32 reads: steps, or sums that no quantizer rounds."""
         sources: list[str | UnroundedSum] = []
         for i, value in enumerate(values):
-            if isinstance(value, Function):
+            if isinstance(value, (Function, Extreme)):
                 value = self.floats(value, f"{node.name}/input{i}")
             accumulator = self.accumulator(value)
             sources.append(accumulator if accumulator else value.name)  # type: ignore[union-attr]
@@ -250,10 +307,13 @@ class Builder:
         accumulator = self.accumulator(value)
         return accumulator is None or accumulator.activation is not None
 
-    def _unquantized(self, node: Node, values: Sequence[Value]) -> str:
-        """Say which inputs to quantize: those in the way, or else all that are not rounded."""
+    def unquantized(self, node: Node, values: Sequence[Value], *, as_integers: bool = False) -> str:
+        """Say which inputs to quantize: those in the way, or else all that are not rounded.
+
+        Where a layer needs integers, all that are not rounded are in the way.
+        """
         given = list(zip(node.inputs, values, strict=False))
-        names = [name for name, value in given if self.is_obstacle(value)] or [
+        names = [name for name, value in given if self.is_obstacle(value) and not as_integers] or [
             name for name, value in given if not isinstance(value, Integers)
         ]
         feeds = "input, the output" if len(names) == 1 else "inputs, the outputs"

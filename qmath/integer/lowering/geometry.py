@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from qmath.errors import QmathError
 from qmath.integer import ops
 from qmath.integer.budget import Budget, check_size
-from qmath.integer.program import Linear, Shape
+from qmath.integer.lowering import activations
+from qmath.integer.program import Factor, Linear, Shape
 from qmath.layers import LAYERS
 from qmath.model import Node
 
@@ -57,14 +58,12 @@ def weighted(node: Node, shape: Shape, kernel: Array) -> Linear:
     depthwise = "M" in axes
     channels = kernel.shape[2] * kernel.shape[3] if depthwise else kernel.shape[3]
     out = (*_windows(shape, size, strides, pads), channels)
-    function = ops.depthwise_conv2d if depthwise else ops.conv2d
     attributes: dict[str, Any] = {"strides": strides, "pads": pads, "dilation": dilation}
+    function = partial(ops.depthwise_conv2d if depthwise else ops.conv2d, **attributes)
     if one_dimensional:
-        return Linear(
-            "conv2d", partial(_conv1d, **attributes), out[1:], kernel, attributes=attributes
-        )
+        function, out = partial(_of_signals, function), out[1:]
     kind = "depthwise_conv2d" if depthwise else "conv2d"
-    return Linear(kind, partial(function, **attributes), out, kernel, attributes=attributes)
+    return Linear(kind, function, out, kernel, attributes=attributes)
 
 
 def _check_kernel(node: Node, shape: Shape, kernel: Shape, axes: str) -> None:
@@ -89,27 +88,51 @@ def _dense(x: Array, kernel: Array) -> Array:
     return np.asarray(x @ kernel)
 
 
-def _conv1d(x: Array, kernel: Array, **attributes: Any) -> Array:
-    return ops.conv2d(x[:, np.newaxis], kernel, **attributes)[:, 0]
+def _of_signals(function: Callable[[Array, Array], Array], x: Array, kernel: Array) -> Array:
+    return function(x[:, np.newaxis], kernel)[:, 0]
 
 
 def _conv2d_transpose(node: Node, shape: Shape, kernel: Array) -> Linear:
-    strides, size = _pair(node, "strides"), kernel.shape[:2]
-    if _pair(node, "dilation_rate") != (1, 1) or node.config.get("output_padding") is not None:
+    strides, dilation = _pair(node, "strides"), _pair(node, "dilation_rate")
+    if dilation != (1, 1) and strides != (1, 1):
         raise QmathError(
-            f"{node.name}: Conv2DTranspose with dilation or output_padding is not supported"
+            f"{node.name}: TensorFlow leaves out the strides {strides} of this Conv2DTranspose, "
+            f"because its dilation is {dilation}; only one of them can be other than 1"
         )
-    if node.config["padding"] == "same":
-        out = tuple(n * s for n, s in zip(shape, strides, strict=False))
-        crops = ops.same_pads(out, size, strides)
-    else:
-        out = tuple(n * s + max(k - s, 0) for n, s, k in zip(shape, strides, size, strict=False))
-        crops = ((0, 0), (0, 0))
+    size = [(k - 1) * d + 1 for k, d in zip(kernel.shape[:2], dilation, strict=True)]
+    out = _transposed_size(node, shape, size, strides)
+    is_same = node.config["padding"] == "same"
+    crops = ops.same_pads(out, size, strides) if is_same else ((0, 0), (0, 0))
     attributes: dict[str, Any] = {"strides": strides, "crops": crops, "size": out}
+    if dilation != (1, 1):
+        attributes["dilation"] = dilation
     return Linear(
         "conv2d_transpose", partial(ops.conv2d_transpose, **attributes), (*out, kernel.shape[2]),
         kernel, attributes=attributes,
     )  # fmt: skip
+
+
+def _transposed_size(
+    node: Node, shape: Shape, size: Sequence[int], strides: Sequence[int]
+) -> Shape:
+    """Return height and width, as Keras's ``deconv_output_length`` computes them."""
+    is_same = node.config["padding"] == "same"
+    axes = list(zip(shape, size, strides, strict=False))
+    if node.config.get("output_padding") is None:
+        return tuple(n * s + (0 if is_same else max(k - s, 0)) for n, k, s in axes)
+    added = _pair(node, "output_padding")
+    out = tuple(
+        (n - 1) * s + k - (k // 2 * 2 if is_same else 0) + more
+        for (n, k, s), more in zip(axes, added, strict=True)
+    )
+    for n, (before, k, s) in zip(out, axes, strict=True):
+        if -(-(n if is_same else n - k + 1) // s) != before:
+            raise QmathError(
+                f"{node.name}: no convolution of an output of {out} gives an input of "
+                f"{shape[:2]}, so that TensorFlow refuses this Conv2DTranspose; its output_padding "
+                f"is {added}"
+            )
+    return out
 
 
 def average_pool(node: Node, shape: Shape, budget: Budget) -> tuple[Linear, Array]:
@@ -130,7 +153,7 @@ def average_pool(node: Node, shape: Shape, budget: Budget) -> tuple[Linear, Arra
     function = partial(_pool, reduce=np.add, size=size, strides=strides, pads=pads, fill=0.0)
     attributes: dict[str, Any] = {"size": size, "strides": strides, "pads": pads}
     linear = Linear("pool_sum", function, out, gain=math.prod(size), attributes=attributes)
-    return linear, counts if len(out) == 3 else counts[0]
+    return linear, counts if len(out) > 2 else counts[0]
 
 
 def max_pool(node: Node, shape: Shape) -> tuple[Any, Shape, dict[str, Any]]:
@@ -146,6 +169,71 @@ def max_pool(node: Node, shape: Shape) -> tuple[Any, Shape, dict[str, Any]]:
     return partial(_pool, _=None, reduce=np.maximum, **attributes), out, attributes
 
 
+def is_volume(attributes: Mapping[str, Any]) -> bool:
+    """Whether a pool's windows have three axes."""
+    return len(attributes.get("size", ())) == 3
+
+
+def in_planes(shape: Shape, attributes: Mapping[str, Any]) -> list[tuple[Shape, dict[str, Any]]]:
+    """Return a pool of three axes as pools of two, and the reshapes before each.
+
+    First depth and height are pooled, each column being a channel, then the width.
+
+    Returns
+    -------
+    list of (tuple of int, dict)
+        The shape after each operation, and the attributes of a pool, none for a reshape.
+    """
+    depth, height, width, channels = shape
+    size, strides, pads = (tuple(attributes[key]) for key in ("size", "strides", "pads"))
+    first = {"size": size[:2], "strides": strides[:2], "pads": pads[:2]}
+    second = {"size": (1, size[2]), "strides": (1, strides[2]), "pads": ((0, 0), pads[2])}
+    rows = _windows((depth, height), size[:2], strides[:2], pads[:2])
+    (columns,) = _windows((width,), size[2:], strides[2:], pads[2:])
+    stacked = math.prod(rows)
+    return [
+        ((depth, height, width * channels), {}),
+        ((*rows, width * channels), first),
+        ((stacked, width, channels), {}),
+        ((stacked, columns, channels), second),
+        ((*rows, columns, channels), {}),
+    ]
+
+
+def plane_sum(shape: Shape, attributes: Mapping[str, Any]) -> Linear:
+    """Return one operation of a pool in planes that sums up."""
+    if not attributes:
+        return reshape(shape)
+    function = partial(_pool, reduce=np.add, fill=0.0, **attributes)
+    gain = math.prod(attributes["size"])
+    return Linear("pool_sum", function, shape, gain=gain, attributes=attributes)
+
+
+def plane_maximum(shape: Shape, attributes: Mapping[str, Any]) -> Callable[..., Array]:
+    """Return ``apply(x, fill)`` of one operation of a pool in planes that takes the greatest."""
+    if not attributes:
+        return lambda x, fill: x.reshape(len(x), *shape)  # noqa: ARG005
+    return partial(_pool, _=None, reduce=np.maximum, **attributes)
+
+
+def extreme(is_minimum: bool, shape: Shape, count: int) -> tuple[Any, dict[str, Any]]:
+    """Return ``apply(x)`` of the least or greatest of stacked tensors, and its attributes.
+
+    The `count` tensors are stacked as rows, which are pooled as a signal of that many steps.
+    """
+    reduce = np.minimum if is_minimum else np.maximum
+    kind = "pool_min" if is_minimum else "pool_max"
+    return partial(_of_rows, reduce=reduce, shape=shape), {
+        "kind": kind,
+        "global": True,
+        "rows": count,
+    }
+
+
+def _of_rows(x: Array, reduce: Any, shape: Shape) -> Array:
+    return np.asarray(reduce.reduce(x, axis=1).reshape(len(x), *shape))
+
+
 def move(node: Node, shape: Shape) -> Linear:
     """Return the operation of a layer that moves values, or adds zeros."""
     _check_channels_last(node)
@@ -155,6 +243,12 @@ def move(node: Node, shape: Shape) -> Linear:
 def _reshape_layer(node: Node, shape: Shape) -> Linear:
     if node.class_name == "Flatten":
         return reshape((math.prod(shape),))
+    if node.class_name == "SeparableConvExpand":
+        return reshape((1, *shape))
+    if node.class_name == "SeparableConvSqueeze":
+        if shape[0] != 1:
+            raise misfit(node, shape, "a first axis of length 1")
+        return reshape(shape[1:])
     target = [int(n) for n in node.config["target_shape"]]
     if -1 in target:
         target[target.index(-1)] = math.prod(shape) // -math.prod(target)
@@ -172,37 +266,55 @@ def _permute(node: Node, shape: Shape) -> Linear:
 
 
 def _pad(node: Node, shape: Shape) -> Linear:
-    padding = node.config["padding"]
-    items = [padding] * (len(shape) - 1) if isinstance(padding, int) else padding
-    pads = tuple((p, p) if isinstance(p, int) else tuple(p) for p in items)
-    if node.class_name == "ZeroPadding1D":
-        pads = (tuple(padding) if not isinstance(padding, int) else (padding, padding),)
-    return zero_pad(pads, shape)
+    return zero_pad(_ends(node, "padding", shape), shape)
+
+
+def _crop(node: Node, shape: Shape) -> Linear:
+    crops = (*_ends(node, "cropping", shape), (0, 0))
+    out = tuple(n - sum(ends) for n, ends in zip(shape, crops, strict=True))
+    part = (slice(None), *(slice(e[0], n - e[1]) for e, n in zip(crops, shape, strict=True)))
+    return Linear("crop", lambda x, _=None: x[part], out, attributes={"crops": crops})
+
+
+def _ends(node: Node, key: str, shape: Shape) -> ops.Pads:
+    """Return how much a layer adds or cuts at both ends of each spatial axis."""
+    widths = node.config[key]
+    if node.class_name.endswith("1D") and not isinstance(widths, int):
+        widths = [widths]
+    items = [widths] * (len(shape) - 1) if isinstance(widths, int) else widths
+    return tuple((item, item) if isinstance(item, int) else tuple(item) for item in items)
 
 
 def _upsample(node: Node, shape: Shape) -> Linear:
     config = node.config
+    if node.class_name == "RepeatVector":
+        if len(shape) != 1:
+            raise misfit(node, shape, "one axis")
+        return broadcast(shape, (config["n"], *shape))
     if config.get("interpolation", "nearest") != "nearest":
         raise QmathError(
             f"{node.name}: UpSampling2D with {config['interpolation']!r} interpolation "
             "is not supported; use 'nearest'"
         )
     factors = _listed(config["size"])
-    if node.class_name == "UpSampling2D" and len(factors) == 1:
-        factors *= 2
-    if node.class_name == "UpSampling1D":
-        return Linear(
-            "upsample", lambda x, _=None: x.repeat(factors[0], 1),
-            (shape[0] * factors[0], shape[1]), attributes={"size": factors},
-        )  # fmt: skip
-    out = (shape[0] * factors[0], shape[1] * factors[1], shape[2])
+    factors *= (len(shape) - 1) // len(factors)
+    out = (*(n * factor for n, factor in zip(shape, factors, strict=False)), shape[-1])
+    return Linear("upsample", partial(_repeat, factors=factors), out, attributes={"size": factors})
+
+
+def broadcast(shape: Shape, to: Shape) -> Linear:
+    """Return the operation that repeats values along axes of length 1, or that a shape lacks."""
+    whole = (1,) * (len(to) - len(shape)) + shape
+    size = tuple(n // before for n, before in zip(to, whole, strict=True))
     return Linear(
-        "upsample", lambda x, _=None: ops.upsample(x, factors), out, attributes={"size": factors}
-    )
+        "broadcast", lambda x, _=None: np.broadcast_to(x.reshape(len(x), *whole), (len(x), *to)),
+        to, attributes={"size": size},
+    )  # fmt: skip
 
 
 _MOVES: Mapping[str, Callable[[Node, Shape], Linear]] = {
-    "reshape": _reshape_layer, "permute": _permute, "pad": _pad, "upsample": _upsample,
+    "reshape": _reshape_layer, "permute": _permute, "pad": _pad, "crop": _crop,
+    "upsample": _upsample,
 }  # fmt: skip
 
 
@@ -218,6 +330,18 @@ def zero_pad(pads: Sequence[tuple[int, ...]], shape: Shape) -> Linear:
     return Linear("pad", lambda x, _=None: ops.pad(x, full), out, attributes={"pads": full})
 
 
+def product(shape: Shape, factor: Factor) -> Linear:
+    """Return the operation that multiplies by another tensor's integers, which may broadcast."""
+    out = np.broadcast_shapes(shape, factor.shape)
+    return Linear("multiply", activations.product, out, factor=factor)
+
+
+def _repeat(x: Array, _: Array | None = None, *, factors: Sequence[int]) -> Array:
+    for axis, factor in enumerate(factors, 1):
+        x = x.repeat(factor, axis)
+    return x
+
+
 def _sum(x: Array, _: Array | None, axes: Shape, keep: bool) -> Array:
     return np.asarray(x.sum(axis=axes, keepdims=keep))
 
@@ -229,6 +353,11 @@ def _max(x: Array, fill: float, axes: Shape, keep: bool) -> Array:  # noqa: ARG0
 def _pool(x: Array, _: Array | None, fill: float, **geometry: Any) -> Array:
     if x.ndim == 3:
         return ops.pool(x[:, np.newaxis], fill=fill, **geometry)[:, 0]
+    if x.ndim == 5:
+        reduce = geometry.pop("reduce")
+        for shape, plane in in_planes(x.shape[1:], geometry):
+            x = x.reshape(len(x), *shape) if not plane else ops.pool(x, reduce, fill=fill, **plane)
+        return x
     return ops.pool(x, fill=fill, **geometry)
 
 
@@ -254,18 +383,19 @@ def _pads(node: Node, shape: Shape, size: Sequence[int], strides: Sequence[int])
     if padding not in ("same", "causal", "valid"):
         raise QmathError(f"{node.name}: the padding {padding!r} is not supported")
     if padding == "same":
-        return ops.same_pads(shape[:2], size, strides)
+        return ops.same_pads(shape[: len(size)], size, strides)
     if padding == "causal":
         return ((0, 0), (size[1] - 1, 0))
-    return ((0, 0), (0, 0))
+    return ((0, 0),) * len(size)
 
 
 def _pair(node: Node, key: str) -> Shape:
-    """Return a spatial setting as two numbers; a one-dimensional layer's is the second."""
+    """Return a setting of each spatial axis: two or three; of one dimension, it is the second."""
     values = _listed(node.config.get(key, 1))
     if node.class_name.endswith("1D"):
         return (1, values[0])
-    return values if len(values) == 2 else (values[0], values[0])
+    rank = 3 if node.class_name.endswith("3D") else 2
+    return values if len(values) == rank else values[:1] * rank
 
 
 def _listed(value: Any) -> Shape:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.integer.budget import check_size
 from qmath.integer.cuts import Layers
-from qmath.integer.lowering import activations, geometry
+from qmath.integer.lowering import activations, geometry, rescaling
 from qmath.integer.lowering.builder import SEVERAL, Builder
 from qmath.integer.lowering.cuts import Shapes
 from qmath.integer.lowering.float_layers.rule import float_layer
@@ -28,6 +28,8 @@ from qmath.layers import ACTIVATIONS, LAYERS, activation_of, ends_with_activatio
 from qmath.model import Graph, Node, QatModel, QatTensor, ask_for_settings, why_no_graph
 
 __all__ = ["lower"]
+
+_JOINS = ("sum", "product", "extreme", "concatenation")  # kinds that take several inputs
 
 
 @in_default_environment
@@ -176,7 +178,7 @@ def _check_inputs(node: Node, kind: str, inputs: Sequence[Value]) -> None:
     """Raise unless a layer has as many inputs as its kind, and as many axes as its class."""
     if kind == "input":
         return
-    if not inputs or (len(inputs) > 1 and kind not in ("sum", "concatenation")):
+    if not inputs or (len(inputs) > 1 and kind not in _JOINS):
         raise QmathError(
             f"{node.name}: this {node.class_name} takes {len(inputs)} inputs in the config, which "
             "it cannot; the file is damaged, save the model again"
@@ -193,15 +195,11 @@ def _activated(build: Builder, node: Node, value: Value) -> Value:
         assert made is not None
         return made
     if name in activations.PIECEWISE:
+        value = build.rescaled(node, value, rescaling.of_activation(name))
         return build.activate(node, value, activations.PIECEWISE[name])
-    function = activations.SMOOTH[name]
+    function = activations.smooth(node, name, len(value.shape))
     if isinstance(value, Integers) and ACTIVATIONS[name].kind == "elementwise":
         return Function(value, function)
-    if node.config.get("axis", -1) not in (-1, len(value.shape)):
-        raise QmathError(
-            f"{node.name}: a softmax over axis {node.config['axis']} is not supported; only the "
-            "last one is"
-        )
     lack = f"leave {name} to the end of the model: qmath computes it in float32 only"
     if ACTIVATIONS[name].kind == "elementwise":
         lack = (

@@ -6,6 +6,7 @@ value before the activation and quantizers that it ends with.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,12 +17,21 @@ from numpy.typing import NDArray
 
 from qmath.errors import QmathError
 from qmath.integer.budget import check_size
-from qmath.integer.lowering import activations, geometry, portability
+from qmath.integer.lowering import activations, geometry, portability, rescaling
 from qmath.integer.lowering.builder import Builder
 from qmath.integer.lowering.params import width_and_steps
-from qmath.integer.lowering.sums import ZERO, joined_activation, moved, normalized
-from qmath.integer.lowering.values import Floats, Integers, Value
-from qmath.integer.program import MoveStep, Normalization, Origin, Term, UnroundedSum
+from qmath.integer.lowering.sums import ZERO, can_pool, joined_activation, moved, normalized
+from qmath.integer.lowering.values import Extreme, Floats, Function, Integers, Value
+from qmath.integer.program import (
+    Activation,
+    Factor,
+    MoveStep,
+    Normalization,
+    Origin,
+    Shape,
+    Term,
+    UnroundedSum,
+)
 from qmath.layers import LAYERS, MOVES, NORMALIZATION
 from qmath.model import Node
 
@@ -129,36 +139,102 @@ def _normalization(build: Builder, node: Node, values: Sequence[Value]) -> Value
 
 
 def _relu(build: Builder, node: Node, values: Sequence[Value]) -> Value:
-    return build.activate(node, values[0], activations.relu_layer(node))
+    value = values[0]
+    if node.class_name == "PReLU":
+        slope = _slope(build.real(build.tensor(node, "alpha")), node, value.shape)
+        return build.activate(node, value, Activation(slope))
+    activation = activations.relu_layer(node)
+    if activation is not None:
+        return build.activate(node, value, activation)
+    function = activations.above_threshold(node)
+    if isinstance(value, Integers):
+        return Function(value, function)
+    return build.float_step(node, [value], function, value.shape, is_function=True)
+
+
+def _slope(alpha: Array, node: Node, shape: Shape) -> Array:
+    """Return the slopes of a PReLU, which share axes: one, one for each channel, or all."""
+    shared = tuple(n if n == m else 1 for n, m in zip(alpha.shape, shape, strict=False))
+    if len(alpha.shape) != len(shape) or alpha.shape != shared:
+        raise geometry.misfit(node, shape, f"what slopes of shape {alpha.shape} broadcast to")
+    slopes = alpha.astype(np.float64)
+    return slopes.reshape(alpha.shape[-1]) if alpha.size == alpha.shape[-1] else slopes
 
 
 def _sum(build: Builder, node: Node, values: Sequence[Value]) -> Value:
     if node.class_name == "Subtract" and len(values) != 2:
         raise QmathError(f"{node.name}: it subtracts two inputs, and has {len(values)}")
+    share = 1 / len(values) if node.class_name == "Average" else 1.0
     signs = [1.0, -1.0 if node.class_name == "Subtract" else 1.0, *(1.0,) * len(values)]
-    lack = ""
+    shape = _joint_shape(node, values)
     if not any(build.is_obstacle(value) for value in values):
         sums = [part for value in values if (part := build.accumulator(value)) is not None]
-        shapes = dict.fromkeys(part.shape for part in sums)
-        held = " and ".join(map(str, shapes))
-        lack = f"give it inputs of one shape; it is a limit of qmath to add no integers of {held}"
         for part in sums:
             build.budget.spend_again(node.name, part)
-        if len(shapes) == 1:
-            terms = [
-                replace(t, scale=t.scale * sign)
-                for part, sign in zip(sums, signs, strict=False)
-                for t in part.terms
-            ]
-            offset = sum((p.offset * s for p, s in zip(sums, signs, strict=False)), ZERO)
-            return UnroundedSum(tuple(terms), np.asarray(offset), sums[0].shape)
+        sums = [_broadcast(build, node, part, shape) for part in sums]
+        terms = [
+            replace(t, scale=t.scale * sign * share)
+            for part, sign in zip(sums, signs, strict=False)
+            for t in part.terms
+        ]
+        offset = sum((p.offset * s * share for p, s in zip(sums, signs, strict=False)), ZERO)
+        return UnroundedSum(tuple(terms), np.asarray(offset), shape)
+    add = partial(activations.total, signs=signs[: len(values)], share=share)
+    return build.float_step(node, values, add, shape)
+
+
+def _joint_shape(node: Node, values: Sequence[Value]) -> Shape:
+    """Return the shape that a layer's inputs have together."""
     try:
-        shape = np.broadcast_shapes(*(value.shape for value in values))
+        return np.broadcast_shapes(*(value.shape for value in values))
     except ValueError:
         raise geometry.misfit(node, values[0].shape, "inputs that broadcast") from None
 
-    add = partial(activations.total, signs=signs[: len(values)])
-    return build.float_step(node, values, add, shape, lack=lack)
+
+def _broadcast(build: Builder, node: Node, part: UnroundedSum, shape: Shape) -> UnroundedSum:
+    if part.shape == shape:
+        return part
+    return moved(part, geometry.broadcast(part.shape, shape), 1.0, node.name, build.budget)
+
+
+def _product(build: Builder, node: Node, values: Sequence[Value]) -> Value:
+    shape = _joint_shape(node, values)
+    first, *others = values
+    accumulator = build.accumulator(first)
+    factors = [value for value in others if isinstance(value, Integers)]
+    if accumulator is None or not isinstance(first, Integers) or len(factors) < len(others):
+        lack = build.unquantized(node, values, as_integers=True)
+        return build.float_step(node, values, activations.product, shape, lack=lack)
+    (term,) = accumulator.terms
+    for value in factors:
+        factor = Factor(value.name, value.params, value.shape)
+        linear = geometry.product(term.ops[-1].shape if term.ops else first.shape, factor)
+        scale = np.asarray(term.scale * value.params.scale)
+        term = replace(term, ops=(*term.ops, linear), scale=scale)
+    return UnroundedSum((term,), ZERO, shape)
+
+
+def _extreme(build: Builder, node: Node, values: Sequence[Value]) -> Value:
+    shape = _joint_shape(node, values)
+    is_minimum = node.class_name == "Minimum"
+    if any(build.is_obstacle(value) for value in values):
+        apply = partial(activations.extreme, is_minimum=is_minimum)
+        return build.float_step(node, values, apply, shape)
+    terms: list[Term] = []
+    offset: Array = ZERO
+    for i, value in enumerate(values):
+        part = build.accumulator(value)
+        assert part is not None
+        build.budget.spend_again(node.name, part)
+        row = geometry.reshape((1, math.prod(shape)))
+        place = geometry.zero_pad(((i, len(values) - 1 - i),), row.shape)
+        stacked = _broadcast(build, node, part, shape)
+        for linear in (row, place):
+            stacked = moved(stacked, linear, 1.0, node.name, build.budget)
+        terms += stacked.terms
+        offset = offset + stacked.offset
+    function, attributes = geometry.extreme(is_minimum, shape, len(values))
+    return Extreme(UnroundedSum(tuple(terms), offset, stacked.shape), function, attributes, shape)
 
 
 def _concatenation(build: Builder, node: Node, values: Sequence[Value]) -> Value:
@@ -179,12 +255,15 @@ def _concatenation(build: Builder, node: Node, values: Sequence[Value]) -> Value
     # Only channels can have activations of their own.
     is_mixed = activation is not None and np.ndim(activation.slope) and axis < rank - 1
     if len(activations) < len(parts) or is_mixed:
+        rounded = build.quantized_before(node, values)
+        if rounded is not None:
+            return _concatenation(build, node, rounded)
         shape = (*values[0].shape[:axis], sum(lengths), *values[0].shape[axis + 1 :])
 
         def join(*arrays: Array) -> Array:
             return np.concatenate(arrays, axis + 1)
 
-        return build.float_step(node, values, join, shape, lack=_lack_of_join(build, node, values))
+        return build.float_step(node, values, join, shape)
     terms: list[Term] = []
     offset: Array = ZERO
     for i, part in enumerate(parts):
@@ -198,40 +277,60 @@ def _concatenation(build: Builder, node: Node, values: Sequence[Value]) -> Value
     return UnroundedSum(tuple(terms), offset, placed.shape, activation)
 
 
-def _lack_of_join(build: Builder, node: Node, values: Sequence[Value]) -> str:
-    """Say that nothing is lacking where floats are joined and then quantized, as TFMOT does it."""
-    is_rounded = any(
-        f"{node.layer}/{which}" in build.model.tensors for which in ("post_activation", "output")
-    )
-    floats = [value for value in values if build.is_obstacle(value)]
-    if not is_rounded or not all(isinstance(value, Floats) for value in floats):
-        return ""
-    return (
-        "nothing is lacking in the model; it is a limit of qmath to join integers only, and not to "
-        "round the parts by the quantizer that follows"
-    )
+def _rescaling(build: Builder, node: Node, values: Sequence[Value]) -> Value:
+    def weight(name: str) -> Array | None:
+        tensor = build.model.tensors.get(f"{node.layer}/{name}")
+        return None if tensor is None else build.real(tensor)
+
+    return build.rescaled(node, values[0], rescaling.of_layer(node, values[0].shape, weight))
 
 
 def _average(build: Builder, node: Node, values: Sequence[Value]) -> Value:
-    linear, count = geometry.average_pool(node, values[0].shape, build.budget)
-    return build.apply(node, values[0], linear, 1 / count)
+    value = values[0]
+    linear, count = geometry.average_pool(node, value.shape, build.budget)
+    accumulator = build.accumulator(value)
+    if geometry.is_volume(linear.attributes) and accumulator and can_pool(accumulator):
+        *planes, last = geometry.in_planes(value.shape, linear.attributes)
+        for shape, attributes in planes:
+            plane = geometry.plane_sum(shape, attributes)
+            accumulator = moved(accumulator, plane, 1.0, node.name, build.budget)
+        return moved(accumulator, geometry.reshape(last[0]), 1 / count, node.name, build.budget)
+    return build.apply(node, value, linear, 1 / count)
 
 
 def _maximum(build: Builder, node: Node, values: Sequence[Value]) -> Value:
     value = values[0]
     apply, shape, attributes = geometry.max_pool(node, value.shape)
-    if isinstance(value, Integers):
-        fill = float(value.params.limits[0])
-        move = {"kind": "pool_max", **attributes}
-        build.steps.append(
-            MoveStep(node.name, value.name, partial(apply, fill=fill), value.params, shape, move)
-        )
-        return Integers(node.name, value.params, shape)
-    return build.float_step(node, [value], partial(apply, fill=-np.inf), shape)
+    if not isinstance(value, Integers):
+        rounded = build.quantized_before(node, values)
+        if rounded is not None:
+            return _maximum(build, node, rounded)
+        return build.float_step(node, [value], partial(apply, fill=-np.inf), shape)
+    params = value.params
+    fill = float(params.limits[0])
+    moves: list[tuple[Callable[..., Array], Shape, dict[str, Any]]] = []
+    if geometry.is_volume(attributes):
+        for to, plane in geometry.in_planes(value.shape, attributes):
+            most = partial(geometry.plane_maximum(to, plane), fill=fill)
+            moves.append((most, to, {"kind": "pool_max" if plane else "reshape", **plane}))
+    else:
+        moves.append((partial(apply, fill=fill), shape, {"kind": "pool_max", **attributes}))
+    source = value.name
+    for i, (function, to, move) in enumerate(moves, 1):
+        name = node.name if i == len(moves) else f"{node.name}/{i}"
+        build.steps.append(MoveStep(name, source, function, params, to, move))
+        source = name
+    return Integers(node.name, params, shape)
 
 
 def _move(build: Builder, node: Node, values: Sequence[Value]) -> Value:
-    return build.apply(node, values[0], geometry.move(node, values[0].shape))
+    value = values[0]
+    linear = geometry.move(node, value.shape)
+    # What a float layer makes is moved in float: it is rounded once, where training did.
+    is_made = isinstance(value, Floats) and value.name not in build.inputs
+    if build.accumulator(value) is None and not is_made:
+        (value,) = build.quantized_before(node, values) or values
+    return build.apply(node, value, linear)
 
 
 RULES: Mapping[str, Rule] = {
@@ -241,7 +340,10 @@ RULES: Mapping[str, Rule] = {
     "weighted": _weighted,
     "normalization": _normalization,
     "relu": _relu,
+    "rescaling": _rescaling,
     "sum": _sum,
+    "product": _product,
+    "extreme": _extreme,
     "concatenation": _concatenation,
     "average_pool": _average,
     "global_average": _average,

@@ -25,7 +25,7 @@ def moved(
 ) -> UnroundedSum:
     """Append an operation without weights to every term, and apply it to scales and offset."""
     keeps_channels = linear.kind in ("pool_sum", "upsample") or (
-        linear.kind == "pad" and linear.shape[-1:] == value.shape[-1:]
+        linear.kind in ("pad", "crop", "broadcast") and linear.shape[-1:] == value.shape[-1:]
     )
     activation = value.activation
     ends = () if activation is None else (activation.slope, activation.limit)
@@ -63,8 +63,9 @@ def joined_activation(parts: list[Activation | None], lengths: list[int]) -> Act
 
 def _side_by_side(values: list[Any], lengths: list[int]) -> Array:
     """Concatenate along the channels; a value without channels is every channel's."""
+    lead = np.broadcast_shapes(*(np.shape(value)[:-1] for value in values))
     parts = zip(values, lengths, strict=True)
-    return np.concatenate([np.broadcast_to(v, np.shape(v) or (n,)) for v, n in parts], -1)
+    return np.concatenate([np.broadcast_to(v, (*lead, n)) for v, n in parts], -1)
 
 
 def normalized(term: Term, normalization: Normalization) -> Origin | None:

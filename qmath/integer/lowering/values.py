@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,20 @@ class Function:
         return self.source.shape
 
 
-Value = Integers | Floats | UnroundedSum | Function
+@dataclass(frozen=True, eq=False)
+class Extreme:
+    """The least or greatest of tensors, which are the rows of a sum that is not rounded yet.
+
+    Rounding is monotone: if a quantizer follows, the sum is rounded by it first.
+    """
+
+    source: UnroundedSum
+    function: Callable[[Array], Array]
+    attributes: Mapping[str, Any]
+    shape: Shape
+
+
+Value = Integers | Floats | UnroundedSum | Function | Extreme
 
 
 @dataclass(frozen=True)

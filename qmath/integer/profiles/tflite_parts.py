@@ -148,6 +148,8 @@ def _classified(step: Requantize, part: Part, stored: Mapping[str, TfliteStored]
                 raise refused(step, f"an average of {rounded}")
             kernel = tflite_kernels.weighted(step, term, activation, stored)
             return replace(part, kernels=(kernel,), moves=term.ops[1:])
+    if any(op.factor for term in terms for op in term.ops):
+        raise refused(step, "a product of tensors")
     shifted = _cut(step.value.offset, part.region).any()
     if any(op.kind == "pool_sum" for term in terms for op in term.ops):
         if len(terms) > 1 or len(terms[0].ops) > 1 or activation or shifted:

@@ -5,9 +5,12 @@ Data only: no class named in a config is ever looked up or called.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from qmath.layers import LAMBDAS
 
 __all__ = [
     "Kind",
@@ -15,6 +18,7 @@ __all__ = [
     "Serialized",
     "bare_name",
     "is_model",
+    "known_lambda",
     "layer_entries",
     "layer_facts",
     "walk_layers",
@@ -23,6 +27,8 @@ __all__ = [
 Kind = Literal["wrapper", "quantize_layer", "plain"]
 
 _WRAPPERS = frozenset({"QuantizeWrapper", "QuantizeWrapperV2"})
+_COUNTED = re.compile(r"_\d+$")
+_TFMOT = "tensorflow_model_optimization."
 _MODELS = frozenset({"Functional", "Model", "Sequential"})
 
 
@@ -121,6 +127,14 @@ def layer_entries(model: Any) -> list[dict[str, Any]]:
         and _is_name(layer.get("class_name"))
         and isinstance(layer.get("config"), (dict, list))
     ]
+
+
+def known_lambda(facts: LayerFacts) -> str | None:
+    """Return what a Lambda layer that TFMOT itself adds is in the table of layers, if it is one."""
+    if bare_name(facts.class_name) != "Lambda":
+        return None
+    name, module = _COUNTED.sub("", facts.inner_name), str(facts.config.get("module"))
+    return LAMBDAS.get(name) if module.startswith(_TFMOT) else None
 
 
 def layer_name(entry: Mapping[str, Any]) -> str:

@@ -125,6 +125,12 @@ def _is_order(value: Any, _: int) -> bool:
     )
 
 
+def _is_constants(value: Any, depth: int = 0) -> bool:
+    if isinstance(value, (list, tuple)) and depth < MOST_AXES:
+        return len(value) > 0 and all(_is_constants(item, depth + 1) for item in value)
+    return _is_real(value, -LARGEST_REAL, LARGEST_REAL)
+
+
 def _is_axis(value: Any, _: int = 0) -> bool:
     return _is_int(value, -MOST_AXES, MOST_AXES)
 
@@ -181,6 +187,9 @@ FIELDS: Mapping[str, Field] = {
     "batch_input_shape": _SHAPE,
     "batch_shape": _SHAPE,
     "center": _FLAG,
+    "constants": Field(
+        lambda value, _: _is_constants(value), "a finite number of float32, or lists of such"
+    ),
     "data_format": _one_of("channels_last", "channels_first"),
     "depth_multiplier": _COUNT,
     "dilation_rate": _STEPS,
@@ -191,6 +200,10 @@ FIELDS: Mapping[str, Field] = {
     "input_dim": _COUNT,
     "interpolation": _TEXT,
     "keepdims": _FLAG,
+    "kept_axes": Field(
+        lambda value, _: value in ([], ()) or _is_axes(value, 0),
+        f"axes from -{MOST_AXES} to {MOST_AXES}, or an empty list",
+    ),
     "kernel_size": _WINDOW,
     "max_value": _POSITIVE,
     "momentum": _SHARE,
@@ -240,6 +253,8 @@ LAYER_FIELDS: Mapping[str, str] = {
     "Dropout": "rate",
     "SpatialDropout1D": "rate",
     "SpatialDropout2D": "rate data_format",
+    "SpatialDropout3D": "rate data_format",
+    "AlphaDropout": "rate",
     "GaussianDropout": "rate",
     "GaussianNoise": "stddev",
     "ActivityRegularization": "",
@@ -247,6 +262,7 @@ LAYER_FIELDS: Mapping[str, str] = {
     "Conv1D": _CONVOLUTION,
     "Conv2D": _CONVOLUTION,
     "Conv2DTranspose": f"{_CONVOLUTION} output_padding",
+    "DepthwiseConv1D": _DEPTHWISE,
     "DepthwiseConv2D": _DEPTHWISE,
     "SeparableConv2D": f"{_DEPTHWISE} filters",
     "Conv3D": _CONVOLUTION,
@@ -263,32 +279,48 @@ LAYER_FIELDS: Mapping[str, str] = {
     "MultiHeadAttention": "num_heads=units key_dim=units use_bias",
     "BatchNormalization": _NORMALIZATION,
     "SyncBatchNormalization": _NORMALIZATION,
+    "Rescaling": "scale=constants offset=constants",
+    "Normalization": "axis=kept_axes? mean=constants? variance=constants? invert=use_bias",
     "ReLU": "max_value negative_slope threshold",
     "LeakyReLU": "alpha negative_slope",
     "Activation": "activation",
     "Softmax": "axis=axes",
+    "ELU": "alpha",
+    "PReLU": "shared_axes=axes?",
+    "ThresholdedReLU": "theta=threshold",
     "Add": "",
     "Subtract": "",
     "Average": "",
     "Multiply": "",
+    "Maximum": "",
+    "Minimum": "",
     "Concatenate": "axis",
     "AveragePooling1D": _POOL,
     "AveragePooling2D": _POOL,
+    "AveragePooling3D": _POOL,
     "GlobalAveragePooling1D": "keepdims data_format",
     "GlobalAveragePooling2D": "keepdims data_format",
+    "GlobalAveragePooling3D": "keepdims data_format",
     "MaxPooling1D": _POOL,
     "MaxPooling2D": _POOL,
+    "MaxPooling3D": _POOL,
     "GlobalMaxPooling1D": "keepdims data_format",
     "GlobalMaxPooling2D": "keepdims data_format",
+    "GlobalMaxPooling3D": "keepdims data_format",
     "Flatten": "data_format",
+    "SeparableConvExpand": "",
+    "SeparableConvSqueeze": "",
     "Reshape": "target_shape",
     "Permute": "dims",
     "ZeroPadding1D": "padding=widths data_format",
     "ZeroPadding2D": "padding=widths data_format",
+    "ZeroPadding3D": "padding=widths data_format",
     "Cropping1D": "cropping=widths data_format",
     "Cropping2D": "cropping=widths data_format",
+    "Cropping3D": "cropping=widths data_format",
     "UpSampling1D": "size",
     "UpSampling2D": "size data_format interpolation",
+    "UpSampling3D": "size data_format",
     "RepeatVector": "n",
 }
 

@@ -12,6 +12,7 @@ from qmath.model import Graph, Node
 from qmath.readers.architecture.config import (
     bare_name,
     is_model,
+    known_lambda,
     layer_entries,
     layer_facts,
     layer_name,
@@ -178,7 +179,7 @@ class _Builder:
             Node(
                 name=facts.path + (f"#{number}" if number else ""),
                 layer=facts.path,
-                class_name=class_name,
+                class_name=known_lambda(facts) or class_name,
                 inputs=tuple(inputs),
                 config=_plain_config(config),
                 quantize_config=None if wrapper is None else wrapper.class_name,

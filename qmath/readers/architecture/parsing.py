@@ -13,7 +13,13 @@ from qmath.containers.source_files import open_source, stamp_of, unchanged
 from qmath.errors import FileFormatError
 from qmath.model import Graph
 from qmath.readers import notes
-from qmath.readers.architecture.config import LayerFacts, bare_name, layer_entries, walk_layers
+from qmath.readers.architecture.config import (
+    LayerFacts,
+    bare_name,
+    known_lambda,
+    layer_entries,
+    walk_layers,
+)
 from qmath.readers.architecture.fields import check_config
 from qmath.readers.architecture.graph import NotAGraphError, read_graph
 
@@ -77,7 +83,11 @@ def read_architecture(model_config: Any, where: str = "the config") -> Architect
         graph = read_graph(model_config)
     except NotAGraphError as error:
         found.append(notes.no_graph(str(error)))
-    lambdas = [layer.path for layer in layers if bare_name(layer.class_name) == "Lambda"]
+    lambdas = [
+        layer.path
+        for layer in layers
+        if bare_name(layer.class_name) == "Lambda" and known_lambda(layer) is None
+    ]
     if lambdas:
         found.append(notes.lambda_layers(lambdas))
     if any(

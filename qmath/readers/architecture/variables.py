@@ -291,7 +291,6 @@ _LAYERS: Mapping[str, Callable[[Config], Iterator[Slot]]] = {
     "Conv1DTranspose": _weighted("kernel", "WOI"),
     "Conv3D": _weighted("kernel", "DHWIO"),
     "Conv3DTranspose": _weighted("kernel", "DHWOI"),
-    "DepthwiseConv1D": _weighted("depthwise_kernel", "WIM"),
     "EinsumDense": _einsum_dense,
     "Embedding": _embedding,
     "GRU": _recurrent("GRUCell", "gru_cell"),

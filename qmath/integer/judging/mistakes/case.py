@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from qmath.integer.executor import Executor
 from qmath.integer.profiles.exact import clamps, unrounded
 from qmath.integer.program import (
+    MoveStep,
     QuantizedStep,
     QuantizeStep,
     Requantize,
+    TableStep,
     Term,
 )
 
@@ -57,7 +59,22 @@ class Case:
             return unrounded(self.step, self.sums)
         if isinstance(self.step, QuantizeStep):
             return self.values[self.step.source].astype(np.float64) / self.step.params.scale
+        if isinstance(self.step, TableStep):
+            results = self.step.results.astype(np.float64)[self.values[self.step.source]]
+            return np.asarray(results / self.step.params.scale)
+        if self.rows is not None:
+            assert isinstance(self.step, MoveStep)
+            sums = self.executor.accumulators(self.rows, self.values)
+            return self.step.apply(unrounded(self.rows, sums))
         return None
+
+    @cached_property
+    def rows(self) -> Requantize | None:
+        """Of an extreme: the step that rounds all that it is the least or greatest of."""
+        if not isinstance(self.step, MoveStep) or "rows" not in self.step.attributes:
+            return None
+        rows = self.executor.program.step(self.step.source)
+        return rows if isinstance(rows, Requantize) else None
 
     @cached_property
     def limits(self) -> tuple[Array, Array]:
@@ -103,10 +120,15 @@ def term_of(case: Case, index: int) -> Term:
     return case.step.value.terms[index]
 
 
-def summed(term: Term, x: Array, weights: Callable[[Array], Array] = np.asarray) -> Array:
+def summed(
+    case: Case, term: Term, x: Array, weights: Callable[[Array], Array] = np.asarray
+) -> Array:
     """Return a term's sums of what is relative to its zero point, with its weights changed."""
     for op in term.ops:
-        x = op.apply(x, None if op.weights is None else weights(op.weights).astype(np.float64))
+        if op.factor is not None:
+            x = op.apply(x, case.values[op.factor.source] - np.float64(op.factor.params.zero_point))
+        else:
+            x = op.apply(x, None if op.weights is None else weights(op.weights).astype(np.float64))
     return x
 
 

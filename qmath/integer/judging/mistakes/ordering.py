@@ -64,13 +64,13 @@ def _flat_before(case: Case, index: int) -> Array:
     shape, x = _image_before(case, term), case.relative(term)
     assert shape is not None
     moved = x.reshape(shape).transpose(0, 3, 1, 2).reshape(x.shape)
-    return with_sums(case, index, summed(term, moved))
+    return with_sums(case, index, summed(case, term, moved))
 
 
 def orders(case: Case) -> Iterator[Mistake]:
     """Yield results whose channels or axes are in another order."""
     letters = LETTERS.get(case.own.ndim, "N")
-    for order in permutations(range(1, case.own.ndim)):
+    for order in permutations(range(1, len(letters))):
         theirs = "N" + "".join(letters[i] for i in order)
         if theirs != letters:
             words = f"the axes are transposed: yours are in the order {theirs}, not {letters}"

@@ -48,7 +48,7 @@ def _moved(case: Case, shift: int) -> Array:
 
 def _input_moved(case: Case, index: int, offset: float) -> Array:
     term = term_of(case, index)
-    return with_sums(case, index, summed(term, case.relative(term) + offset))
+    return with_sums(case, index, summed(case, term, case.relative(term) + offset))
 
 
 def paddings(case: Case) -> Iterator[Mistake]:
@@ -73,7 +73,9 @@ def _padded(case: Case, index: int, fill: int) -> Array:
     """Return the result with a border of `fill`: that of the input moved by it, moved back."""
     term = term_of(case, index)
     above, below = term.ops[-1].signed_sums
-    return with_sums(case, index, summed(term, case.relative(term) - fill) + fill * (above + below))
+    return with_sums(
+        case, index, summed(case, term, case.relative(term) - fill) + fill * (above + below)
+    )
 
 
 def accumulators(case: Case) -> Iterator[Mistake]:
@@ -129,4 +131,4 @@ def _swapped(kernel: Array) -> Array:
 
 def _with_kernel(case: Case, index: int, change: Callable[[Array], Array]) -> Array:
     term = term_of(case, index)
-    return with_sums(case, index, summed(term, case.relative(term), change))
+    return with_sums(case, index, summed(case, term, case.relative(term), change))

@@ -1,0 +1,61 @@
+"""Windows in ONNX's words: kernels, strides and paddings of each spatial axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qmath.exports.onnx.graph import Value
+from qmath.integer.program import Linear
+
+__all__ = ["begins_and_ends", "last", "of_convolution", "of_pads", "of_transposed"]
+
+
+def of_convolution(linear: Linear, x: Value) -> dict[str, Any]:
+    """Return the attributes of a convolution."""
+    kernel = np.asarray(linear.weights).shape
+    depthwise = linear.kind == "depthwise_conv2d"
+    return {
+        "kernel_shape": last(kernel[:2], x),
+        "strides": last(linear.attributes["strides"], x),
+        "dilations": last(linear.attributes["dilation"], x),
+        "pads": of_pads(linear.attributes["pads"], x),
+        "group": x.shape[-1] if depthwise else x.shape[-1] // kernel[2],
+    }
+
+
+def of_transposed(linear: Linear, x: Value) -> dict[str, Any]:
+    """Return the attributes of a transposed convolution."""
+    strides, crops = linear.attributes["strides"], linear.attributes["crops"]
+    kernel, size = np.asarray(linear.weights).shape[:2], linear.attributes["size"]
+    dilation = linear.attributes.get("dilation", (1, 1))
+    # Where the kernel is smaller than its steps, the rows after the last one are empty.
+    missing = [
+        out - ((n - 1) * s + (k - 1) * d + 1 - sum(c))
+        for out, n, s, k, d, c in zip(size, x.shape, strides, kernel, dilation, crops, strict=False)
+    ]
+    spread = {"dilations": list(dilation)} if dilation != (1, 1) else {}
+    return {
+        "kernel_shape": list(kernel),
+        **spread,
+        "strides": list(strides),
+        "pads": of_pads(crops, x),
+        "output_padding": missing,
+    }
+
+
+def last(values: Sequence[int], x: Value) -> list[int]:
+    """Return what is set for each spatial axis: a signal has one, the last, an image two."""
+    return [int(n) for n in values[-(len(x.shape) - 1) :]]
+
+
+def of_pads(pads: Sequence[Sequence[int]], x: Value) -> list[int]:
+    """Return the paddings of each spatial axis, begins first."""
+    return begins_and_ends(pads[-(len(x.shape) - 1) :])
+
+
+def begins_and_ends(pads: Sequence[Sequence[int]]) -> list[int]:
+    """Return all that is before each axis, then all that is after it."""
+    return [int(pad[end]) for end in (0, 1) for pad in pads]

@@ -1,0 +1,202 @@
+"""One small quantized model for each class of layer, of any width: what `reference.models` lacks.
+
+In each, the layer lies between two quantized layers, and its own output is quantized. The layers
+are annotated one by one, because TFMOT's schemes know few of these classes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from reference import models
+
+# isort: split
+import tensorflow as tf
+import tensorflow_model_optimization as tfmot
+
+__all__ = ["LAYERS", "NEED_INTEGERS", "LayerConfig", "build"]
+
+keras = tf.keras
+layers = keras.layers
+quantizers = tfmot.quantization.keras.quantizers
+SIGNAL, IMAGE, VOLUME = (9, 6), (8, 7, 4), (5, 4, 6, 3)
+
+
+class LayerConfig(models.config):
+    """Quantize some weights of a layer, by the names of its attributes, and what it returns."""
+
+    def __init__(
+        self,
+        weights: Sequence[str] = (),
+        bits: int = 8,
+        per_axis: bool = False,
+        rounds: bool = True,
+    ) -> None:
+        super().__init__(list(weights), [], rounds)
+        self.weight_quantizer = quantizers.LastValueQuantizer(
+            num_bits=bits, per_axis=per_axis, symmetric=True, narrow_range=True
+        )
+        self.activation_quantizer = quantizers.MovingAverageQuantizer(
+            num_bits=bits, per_axis=False, symmetric=False, narrow_range=False
+        )
+        self._given = {
+            "weights": list(weights), "bits": bits, "per_axis": per_axis, "rounds": rounds,
+        }  # fmt: skip
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments."""
+        return self._given
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A layer under test: the shapes of its inputs, and which of its weights are quantized."""
+
+    make: Callable[[], Any]
+    shapes: tuple[tuple[int, ...], ...]
+    weights: tuple[str, ...] = ()
+    per_axis: bool = False  # whether TFMOT can quantize its weights so
+
+
+def _case(
+    make: Callable[[], Any], *shapes: tuple[int, ...], weights: str = "", per_axis: bool = False
+) -> _Case:
+    return _Case(make, shapes, tuple(weights.split()), per_axis)
+
+
+LAYERS: dict[str, _Case] = {
+    "Cropping1D": _case(lambda: layers.Cropping1D((1, 2)), SIGNAL),
+    "Cropping2D": _case(lambda: layers.Cropping2D(((1, 0), (2, 1))), IMAGE),
+    "Cropping3D": _case(lambda: layers.Cropping3D((1, 0, 2)), VOLUME),
+    "ZeroPadding3D": _case(lambda: layers.ZeroPadding3D(((1, 0), (2, 1), (0, 0))), VOLUME),
+    "UpSampling3D": _case(lambda: layers.UpSampling3D((2, 1, 3)), VOLUME),
+    "RepeatVector": _case(lambda: layers.RepeatVector(3), (6,)),
+    "SpatialDropout3D": _case(lambda: layers.SpatialDropout3D(0.1), VOLUME),
+    "Multiply": _case(layers.Multiply, IMAGE, IMAGE),
+    "Multiply a gate": _case(layers.Multiply, IMAGE, (1, 1, 4)),
+    "Multiply a vector": _case(layers.Multiply, IMAGE, (4,)),
+    "Multiply a mask": _case(layers.Multiply, (8, 1, 4), (8, 7, 1), IMAGE),
+    "Maximum": _case(layers.Maximum, IMAGE, IMAGE),
+    "Maximum of three": _case(layers.Maximum, SIGNAL, (1, 6), SIGNAL),
+    "Minimum": _case(layers.Minimum, IMAGE, (8, 1, 4)),
+    "Average": _case(layers.Average, IMAGE, IMAGE),
+    "Average of three": _case(layers.Average, SIGNAL, (6,), SIGNAL),
+    "Add that broadcasts": _case(layers.Add, IMAGE, (1, 1, 4), (7, 1)),
+    "Subtract that broadcasts": _case(layers.Subtract, (1, 7, 4), IMAGE),
+    "Average pool of volumes": _case(
+        lambda: layers.AveragePooling3D((2, 3, 2), (1, 2, 2), "same"), VOLUME
+    ),
+    "Average pool of whole windows": _case(lambda: layers.AveragePooling3D(2), VOLUME),
+    "GlobalAveragePooling3D": _case(layers.GlobalAveragePooling3D, VOLUME),
+    "Max pool of volumes": _case(
+        lambda: layers.MaxPooling3D((2, 3, 2), (1, 2, 2), "same"), VOLUME
+    ),
+    "GlobalMaxPooling3D": _case(lambda: layers.GlobalMaxPooling3D(keepdims=True), VOLUME),
+    "Rescaling": _case(lambda: layers.Rescaling(1.7, -0.3), IMAGE),
+    "Rescaling by channel": _case(lambda: layers.Rescaling([1.0, 2.0, -0.5, 0.3], 0.1), IMAGE),
+    "Normalization": _case(
+        lambda: layers.Normalization(mean=[0.1, 0.2, -0.3, 0.0], variance=[1.1, 0.5, 2.0, 0.1]),
+        IMAGE,
+    ),
+    "Normalization of rows": _case(lambda: layers.Normalization(axis=1), IMAGE),
+    "Normalization, inverted": _case(
+        lambda: layers.Normalization(axis=None, mean=0.2, variance=1.3, invert=True), SIGNAL
+    ),
+    "DepthwiseConv1D": _case(
+        lambda: layers.DepthwiseConv1D(3, 2, padding="same"), SIGNAL, weights="depthwise_kernel"
+    ),
+    "DepthwiseConv1D, multiplied": _case(
+        lambda: layers.DepthwiseConv1D(2, depth_multiplier=2, dilation_rate=2, activation="relu"),
+        SIGNAL, weights="depthwise_kernel",
+    ),
+    "Conv2DTranspose with output padding": _case(
+        lambda: layers.Conv2DTranspose(5, 3, 2, "same", output_padding=1), IMAGE, weights="kernel"
+    ),
+    "Conv2DTranspose, valid, with output padding": _case(
+        lambda: layers.Conv2DTranspose(5, (2, 3), 3, output_padding=(1, 0)), IMAGE, weights="kernel"
+    ),
+    "Conv2DTranspose with dilation": _case(
+        lambda: layers.Conv2DTranspose(5, 3, padding="same", dilation_rate=2), IMAGE,
+        weights="kernel",
+    ),
+    "Conv2DTranspose, valid, with dilation": _case(
+        lambda: layers.Conv2DTranspose(5, (3, 2), dilation_rate=3), IMAGE, weights="kernel"
+    ),
+    "ReLU to 3": _case(lambda: layers.ReLU(0.4), IMAGE),
+    "ReLU with slope and limit": _case(lambda: layers.ReLU(0.3, negative_slope=0.2), IMAGE),
+    "ReLU with threshold": _case(lambda: layers.ReLU(threshold=0.15), IMAGE),
+    "ReLU with all": _case(lambda: layers.ReLU(0.7, 0.25, 0.1), IMAGE),
+    "ThresholdedReLU": _case(lambda: layers.ThresholdedReLU(0.2), IMAGE),
+    "PReLU": _case(layers.PReLU, IMAGE),
+    "PReLU by channel": _case(lambda: layers.PReLU(shared_axes=[1, 2]), IMAGE),
+    "PReLU, quantized": _case(lambda: layers.PReLU(shared_axes=[1]), SIGNAL, weights="alpha"),
+    "ELU": _case(lambda: layers.ELU(0.7), IMAGE),
+    **{
+        f"Activation {name}": _case(functools.partial(layers.Activation, name), IMAGE)
+        for name in ("elu", "exponential", "gelu", "hard_sigmoid", "mish", "selu", "sigmoid",
+                     "softplus", "softsign", "swish", "tanh")
+    },
+}  # fmt: skip
+
+# What is computed in float where its inputs are not rounded.
+# fmt: off
+NEED_INTEGERS = frozenset(
+    name
+    for name in LAYERS
+    if name.startswith((
+        "Multiply", "Activation", "ELU", "ReLU with threshold", "ReLU with all", "Thresholded",
+        "DepthwiseConv1D", "Conv2DTranspose",
+    )) and name != "Activation hard_sigmoid"
+)
+# fmt: on
+
+
+def build(name: str, bits: int = 8, per_axis: bool = False, is_rounded: bool = True) -> Any:
+    """Return a model with a layer of `LAYERS`, live, with random weights and realistic ranges.
+
+    Parameters
+    ----------
+    name : str
+    bits : int, optional
+        Of all weights and activations.
+    per_axis : bool, optional
+        Whether the layer's weights have a range for each channel.
+    is_rounded : bool, optional
+        Whether each of the layer's inputs is quantized; else they are sums of products.
+    """
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(3)
+    case = LAYERS[name]
+    annotate = models.annotate
+    inputs = [layers.Input(shape, name=f"input{i}") for i, shape in enumerate(case.shapes)]
+    rounded = [
+        annotate(layers.Dropout(0.1, name=f"rounded{i}"), LayerConfig(bits=bits))(x)
+        for i, x in enumerate(inputs)
+    ]
+    sums = [
+        annotate(
+            layers.Dense(x.shape[-1], name=f"before{i}"),
+            LayerConfig(["kernel"], bits, rounds=False),
+        )(x)
+        for i, x in enumerate(rounded)
+    ]
+    # TFMOT would take the dense layer's quantizer for a ReLU's that follows it directly.
+    before = [
+        annotate(
+            layers.Dropout(0.1, name=f"between{i}"), LayerConfig(bits=bits, rounds=is_rounded)
+        )(x)
+        for i, x in enumerate(sums)
+    ]
+    config = LayerConfig(case.weights, bits, per_axis)
+    layer = case.make()
+    layer._name = "layer"
+    x = annotate(layer, config)(before[0] if len(before) == 1 else before)
+    after = annotate(layers.Dense(3, name="after"), LayerConfig(["kernel"], bits))(x)
+    with tfmot.quantization.keras.quantize_scope({"LayerConfig": LayerConfig}):
+        model = tfmot.quantization.keras.quantize_apply(keras.Model(inputs, after, name="model"))
+    models.randomize(model)
+    models.calibrate(model)
+    return model

@@ -38,7 +38,7 @@ def _run() -> None:
             f"{', '.join(missing)} {verb} not installed, which the command line needs: "
             "pip install 'qmath-tfmot[cli]'"
         )
-        sys.exit(streams.failed(message, as_json=False))
+        sys.exit(streams.failed(message, as_json="--json" in sys.argv[1:]))
     from qmath.cli.app import app
 
     app()

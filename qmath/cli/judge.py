@@ -33,7 +33,12 @@ def judge(op: str, results: Path | None) -> Result:
     from qmath.testing.pipe.judge import judge as found_in
 
     if results is None:
-        judgement = found_in(sys.stdin.buffer, op)
+        if sys.stdin is None:
+            raise FileFormatError("standard input is closed; give RESULTS, or a pipe")
+        try:
+            judgement = found_in(sys.stdin.buffer, op)
+        except OSError as error:
+            raise FileFormatError(f"cannot read standard input: {error.strerror}") from error
     else:
         try:
             with results.open("rb") as stream:

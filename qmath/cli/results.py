@@ -109,7 +109,7 @@ def each(calls: Iterable[tuple[Path, Callable[[], Result]]]) -> list[Result]:
 def reason(error: Exception) -> str:
     """Return the words of an error that is no bug."""
     if isinstance(error, MemoryError):
-        return "out of memory; a tensor of the model does not fit"
+        return "out of memory; use a smaller model, fewer examples or fewer cases"
     return str(error)
 
 

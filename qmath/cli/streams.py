@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, TextIO
 
 from qmath.cli.text import printable
+from qmath.errors import QmathError
 
 __all__ = [
     "BROKEN_PIPE",
@@ -74,6 +75,8 @@ class Held(io.TextIOWrapper):
                 else:  # a notebook's
                     self._stream.write(content.decode(self.encoding))
             self._stream.flush()
+        except QmathError:  # of what makes the parts
+            raise
         except BrokenPipeError:
             discard(self._stream)
             return status or BROKEN_PIPE

@@ -80,6 +80,8 @@ def vectors(
     from qmath.testing.pipe.worst import worst_cases
 
     chosen = given(**options) | ({"signed": False} if unsigned else {})
+    if worst and not {"seed", "count"}.isdisjoint(chosen):
+        raise click.UsageError("--worst has neither --seed nor --count: its cases are fixed")
     if binary and as_json:
         raise click.UsageError("bytes are no JSON: leave out --binary or --json")
     stream = (worst_cases if worst else cases_of)(settings_for(op, **chosen), is_binary=binary)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qmath.containers.source_files import open_source
 from qmath.errors import FileFormatError
 
 __all__ = ["is_array_file", "read_arrays", "read_bytes"]
@@ -25,7 +27,7 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """
     try:
         # Opened here, as NumPy leaves a damaged archive open.
-        with open(path, "rb") as file:
+        with open_source(os.fspath(path)) as file:
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 return {"": loaded}
@@ -35,6 +37,8 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         raise FileFormatError(f"{path}: there is no such file; check the path") from None
     except IsADirectoryError:
         raise FileFormatError(f"{path} is a directory; give an .npz or .npy file") from None
+    except FileFormatError:
+        raise
     except Exception as error:  # numpy raises whatever a damaged file makes it raise
         # NumPy takes a file that is not an array for a pickle, and advises to load it "unsafely".
         reason = "" if "allow_pickle" in str(error) else f" ({error})"
@@ -63,7 +67,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
         It cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with open_source(os.fspath(path)) as file:
             return file.read(limit + 1)
     except FileNotFoundError:
         raise FileFormatError(f"{path}: there is no such file; check the path") from None

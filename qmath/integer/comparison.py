@@ -172,6 +172,8 @@ def compare(
     executor = Executor(program, profile)
     arrays = executor.checked(inputs)
     total = len(next(iter(arrays.values())))
+    if not total:
+        raise QmathError("the data hold no examples: nothing can be compared")
     steps = [step for step in program.steps if not isinstance(step, FloatStep)]
     if isinstance(reference, Mapping):
         steps = _in_reference(steps, reference, total)
@@ -192,6 +194,11 @@ def compare(
         start += count
         if progress:
             progress(start, total)
+    if not layers:
+        raise QmathError(
+            f"nothing can be compared: {', '.join(sorted(names))} need a layer that qmath cannot "
+            "compute; give its outputs (--cut NAME=FILE)"
+        )
     if yours is None:
         return Comparison(tuple(layers))
     explained = [_explained(layer, trials[layer.name]) for layer in layers]

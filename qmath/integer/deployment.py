@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import MissingSettingsError, QmathError
@@ -129,7 +130,7 @@ def _golden(
 
     What runs in float32 is left out: its last bits depend on the machine.
     """
-    from qmath.integer.executor import Executor  # which few exports need
+    from qmath.integer.executor import Executor, batches  # which few exports need
 
     executor = Executor(program, profile)
     options: dict[str, Any] = {"vectors": vectors}
@@ -139,7 +140,8 @@ def _golden(
         inputs = given(executor, vectors)
         options = {"vectors": recorded(inputs)}
     steps = [step.name for step in program.steps if not isinstance(step, FloatStep)]
-    results = executor.run(inputs, keep=steps)
+    parts = [executor.run(batch, keep=steps) for batch in batches(inputs)]
+    results = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return {f"vectors/{name}": array for name, array in (inputs | results).items()}, options
 
 

@@ -175,8 +175,12 @@ def _matrix(layer: Layer) -> Array:
             f"a layer from {count} inputs to {outputs} outputs is too large for cases that "
             "decide; use a smaller shape"
         )
-    units = np.eye(count).reshape(count, *geometry.input)
-    return geometry.sums([units], layer.weights)[0].reshape(count, -1)
+    parts = []
+    at_once = max(1, _MOST // count)
+    for start in range(0, count, at_once):
+        units = np.eye(min(at_once, count - start), count, start).reshape(-1, *geometry.input)
+        parts.append(geometry.sums([units], layer.weights)[0].reshape(len(units), -1))
+    return np.concatenate(parts)
 
 
 def _near_tie(

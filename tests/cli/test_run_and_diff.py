@@ -1,5 +1,6 @@
 """``qmath run`` and ``qmath diff`` on the samples."""
 
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -299,3 +300,28 @@ def test_diff_explains_one_element(tmp_path):
     np.savez(tmp_path / "mine.npz", **mine)
     assert run(*arguments).exit_code == 1
     assert "against tflite" in run(*arguments[:3], "--against", "tflite", *arguments[5:]).stdout
+
+
+def test_against_a_folder_that_has_the_name_of_a_profile(tmp_path, monkeypatch):
+    """A path is never taken for a profile, which would be equal to itself."""
+    model, data = (SAMPLES / "default8.h5").absolute(), DATA.absolute()
+    monkeypatch.chdir(tmp_path)
+    assert run("run", model, data, "-o", "own.npz").exit_code == 0
+    (tmp_path / "exact").mkdir()
+    with np.load("own.npz") as own:
+        np.save("exact/flatten.npy", own["flatten"] ^ 1)
+    assert run("diff", model, data, "--against", "./exact").exit_code == 1
+    assert run("diff", model, data, "--against", "exact").exit_code == 0
+    assert "--against is empty" in fails("diff", model, data, "--against", "")
+
+
+def test_data_in_a_pipe_are_refused_at_once(tmp_path):
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("named pipes are POSIX's")
+    os.mkfifo(tmp_path / "pipe")
+    assert "no regular file" in fails("run", SAMPLES / "default8.h5", tmp_path / "pipe")
+
+
+def test_an_index_of_many_digits_is_no_element():
+    at = f"flatten[{'9' * 5000}]"
+    assert "is no element" in fails("diff", SAMPLES / "default8.h5", DATA, "--at", at)

@@ -285,3 +285,8 @@ def test_the_words_for_an_element_that_differs():
     assert found.reference == own ^ 3
     assert not found.explains(own)
     assert found.explains(found.reference)
+
+
+def test_no_examples_are_not_equal():
+    with pytest.raises(QmathError, match="hold no examples"):
+        qmath.diff(MODEL, np.empty((0, 8, 8, 1), np.float32))

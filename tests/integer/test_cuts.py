@@ -18,7 +18,7 @@ from qmath import Graph, Node, QatModel
 from qmath.errors import QmathError
 from qmath.exports.bundle import quantize_model
 from qmath.inspection.report import inspect
-from qmath.integer.api import program_of
+from qmath.integer.api import element, program_of
 from qmath.integer.executor import Executor
 from qmath.integer.lowering.lower import lower
 from qmath.integer.program import CutStep
@@ -401,3 +401,19 @@ def test_a_graph_says_of_which_layers_several_outputs_are_read() -> None:
     config = {"layers": layers, "input_layers": [["a", 0, 0]], "output_layers": [["add", 0, 0]]}
     graph = read_graph({"class_name": "Functional", "config": config})
     assert [node.outputs for node in graph.nodes] == [1, 2, 1]
+
+
+def test_what_lies_behind_a_cut_without_data_is_not_equal() -> None:
+    """Integers that nothing can be compared with are an error, whatever they are."""
+    program = program_of(cut_model())
+    whole = qmath.run(program, X, layers={"My": doubled}).integers
+    behind = {name: x for name, x in whole.items() if name.startswith(("my", "after"))}
+    assert "my/output" in behind
+    with pytest.raises(QmathError, match="nothing can be compared"):
+        qmath.diff(program, X, against={"my/output": behind["my/output"] ^ 1})
+    with pytest.raises(QmathError, match="may be signed or unsigned"):
+        qmath.diff(
+            program, X, against={"my/output": np.minimum(behind["my/output"], 9).astype(int)}
+        )
+    with pytest.raises(QmathError, match="needs a layer"):
+        element(program, X, "my/output[0,0,0,0]")

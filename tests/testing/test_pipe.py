@@ -239,6 +239,9 @@ BINARY = answered(settings_for("quantize", count=3), is_binary=True)
         ("\n".join([HEAD, SECOND, FIRST, THIRD]), "the cases are not those that were written"),
         (BINARY[:-1], "expected 3 records of 24 bytes, 4 of them the result q:i32"),
         (BINARY + b"0" * 12, "got 84, 28 a record"),
+        (BINARY + b"0" * 99, "got more than twice as many"),
+        (GOOD + f"\n{FIRST}", "lines that begin with x=, got more"),
+        (GOOD.replace("q=", "q=+"), "is no i32: decimal"),
     ],
 )
 def test_what_cannot_be_judged_says_what_was_expected(stream, message):
@@ -343,7 +346,10 @@ def test_judging_a_file(tmp_path):
     assert "the result is always 0" in found.stdout
     assert "cannot read" in fails("diff", "--op=quantize", tmp_path / "none")
     assert "no lengths" in fails("vectors", "conv", "--shape", "5by6")
-    assert "worst cases are those of" in fails("vectors", "conv", "--worst")
+    message = fails("vectors", "conv", "--worst")
+    assert "worst cases are those of" in message
+    assert "standard output" not in message
+    assert "fixed" in fails("vectors", "quantize", "--worst", "--seed", 7)
 
 
 # ---- worst cases

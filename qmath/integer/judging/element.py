@@ -114,7 +114,12 @@ def explained(
         key: np.clip(x, executor.quant_params[key].low, executor.quant_params[key].high)
         for key, x in expected.items()
     }
-    values = {**batch, **executor.run(batch, forced=forcing), **forcing}
+    made = executor.run(batch, forced=forcing)
+    if name not in made:
+        raise QmathError(
+            f"{name} needs a layer that qmath cannot compute; give its outputs (--cut NAME=FILE)"
+        )
+    values = {**batch, **made, **forcing}
     step, inside = executor.program.step(name), (0, *index[1:])
     if isinstance(step, Requantize):
         found = _rounded(executor, step, index, values, profiles)
@@ -128,7 +133,9 @@ def explained(
 
 def _place(at: str, executor: Executor, examples: int) -> tuple[str, tuple[int, ...]]:
     """Return the tensor and the index that a text means, the example first."""
-    match = re.fullmatch(r"\s*(.*?)\s*\[\s*(-?\d+(?:\s*,\s*-?\d+)*)\s*,?\s*\]\s*", at, re.DOTALL)
+    match = re.fullmatch(
+        r"\s*(.*?)\s*\[\s*(-?\d{1,18}(?:\s*,\s*-?\d{1,18})*)\s*,?\s*\]\s*", at, re.DOTALL
+    )
     if match is None:
         raise QmathError(f"{at!r} is no element; write TENSOR[i,j,…], as conv1/output[0,2,3,1]")
     name = tensor_named(executor.program, match[1])

@@ -171,7 +171,7 @@ def _agrees(executor: Executor, inputs: Mapping[str, Array], integers: Mapping[s
         yours = {name: x[start:stop] for name, x in integers.items()}
         # Up to the first integer that differs, theirs are the profile's own.
         found = executor.run(batch, keep=yours)
-        if not all(np.array_equal(found[name], x) for name, x in yours.items()):
+        if not all(name in found and np.array_equal(found[name], x) for name, x in yours.items()):
             return False
         start = stop
     return True

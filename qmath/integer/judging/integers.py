@@ -101,7 +101,13 @@ def integers_of(
         readings = list(_readings(values, step.params, step.name, is_raw))
         reading = readings[0]
         if len(readings) > 1:
-            reading = _chosen(readings, own()[step.name])
+            made = own().get(step.name)
+            if made is None:
+                raise QmathError(
+                    f"{step.name}: yours may be signed or unsigned, and qmath cannot compute it to "
+                    "tell: give them as int8 or uint8, or the layer before (--cut NAME=FILE)"
+                )
+            reading = _chosen(readings, made)
             assumed.setdefault(reading.name, []).append(step.name)
         integers[step.name] = reading.values
         notes += _outside(reading.values, step.params, step.name)

@@ -93,7 +93,7 @@ def _match(key: str, tensors: list[str]) -> tuple[int, str]:
 
 
 def _plain(name: str) -> str:
-    return re.sub(r"[^0-9a-z]+", "_", name.lower())
+    return re.sub(r"[\W_]+", "_", name.casefold()).strip("_")
 
 
 def _layer(name: str) -> str:

@@ -22,6 +22,8 @@ __all__ = ["Field", "dtype_of", "read_header", "read_results", "write_cases"]
 Array = NDArray[Any]
 _MAGIC = "qmath-vectors"
 _VERSION = "1"
+_LONGEST = 1 << 24  # bytes of a line
+_MOST_OTHERS = 1 << 24  # lines that a simulator may print besides
 _LONGEST_HEADER = 1 << 14
 _TYPES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -133,7 +135,7 @@ def read_results(
         raise FileFormatError(f"{where}: the header does not fit its op: it was changed")
     whole = dtype_of([*fields, result])
     read = _read_binary if header.is_binary else _read_text
-    records = read(stream.read(), whole, header.settings.count, [*fields, result], where)
+    records = read(stream, whole, header.settings.count, [*fields, result], where)
     cases = np.empty(len(records), case)
     for name in case.names or ():
         cases[name] = records[name]
@@ -146,27 +148,37 @@ def read_results(
 
 
 def _read_binary(
-    data: bytes, whole: np.dtype[Any], count: int, fields: Sequence[Field], where: str
+    stream: BinaryIO, whole: np.dtype[Any], count: int, fields: Sequence[Field], where: str
 ) -> Array:
+    most = 2 * count * whole.itemsize  # enough to tell how long its records are
+    data = stream.read(most + 1)
     if len(data) != count * whole.itemsize:
+        got = f"{len(data):,}, {len(data) / count:.6g} a record"
+        got = "more than twice as many" if len(data) > most else got
         result = dtype_of(fields[-1:]).itemsize
         raise FileFormatError(
             f"{where}: expected {count} records of {whole.itemsize} bytes, {result} of them the "
             f"result {fields[-1]}, together {count * whole.itemsize:,} bytes after the header; got "
-            f"{len(data):,}, {len(data) / count:.6g} a record"
+            f"{got}"
         )
     return np.frombuffer(data, whole)
 
 
 def _read_text(
-    data: bytes, whole: np.dtype[Any], count: int, fields: Sequence[Field], where: str
+    stream: BinaryIO, whole: np.dtype[Any], count: int, fields: Sequence[Field], where: str
 ) -> Array:
     start = f"{fields[0].name}=".encode()
-    lines = [line for line in data.splitlines() if line.startswith(start)]
+    lines: list[bytes] = []
+    others = 0
+    while len(lines) <= count and (line := stream.readline(_LONGEST)):
+        if line.startswith(start):
+            lines.append(line)
+        elif (others := others + 1) > _MOST_OTHERS:
+            raise FileFormatError(f"{where}: more than {_MOST_OTHERS} lines are no results")
     if len(lines) != count:
+        got = "more" if len(lines) > count else str(len(lines))
         raise FileFormatError(
-            f"{where}: expected {count} results, lines that begin with {start.decode()}, got "
-            f"{len(lines)}"
+            f"{where}: expected {count} results, lines that begin with {start.decode()}, got {got}"
         )
     records = np.empty(count, whole)
     columns: list[list[bytes]] = [[] for _ in fields]
@@ -203,6 +215,8 @@ def _numbers(texts: list[bytes], field: Field, where: str) -> Array:
                 f"{field}"
             )
         try:
+            if b"_" in text or b"+" in text:  # which Python would read
+                raise ValueError
             row = [int(part, 16 if is_float else 10) for part in parts]
         except ValueError:
             row = [limits.max + 1]

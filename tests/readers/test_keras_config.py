@@ -179,6 +179,13 @@ def test_keyword_tensors_constants_and_dicts() -> None:
     }
 
 
+@pytest.mark.parametrize("call", [5, None, True, "x", 0.5, [5], {"kwargs": 5}])
+def test_a_call_that_is_none_feeds_nothing(call: Any) -> None:
+    config = functional([image("x"), entry("Dense", "d", ["x"])], ["x"], ["x"])
+    config["config"]["layers"][1]["inbound_nodes"] = [call]
+    assert calls(config)["d"] == ()
+
+
 def test_keras_3_spelling() -> None:
     def tensor(name: str) -> dict[str, Any]:
         return {

@@ -224,8 +224,10 @@ def _arguments(call: Any) -> Iterator[str]:
     """Yield the names of the keyword arguments of a call that are neither ``None`` nor false."""
     if isinstance(call, dict):  # Keras 3
         given = [call.get("kwargs")]
-    else:  # Keras 2, which repeats them for each tensor
+    elif isinstance(call, list):  # Keras 2, which repeats them for each tensor
         given = [tensor[3] for tensor in call if isinstance(tensor, list) and len(tensor) > 3]
+    else:  # a damaged config
+        given = []
     for keywords in given:
         if isinstance(keywords, dict):
             yield from (name for name, value in keywords.items() if value not in (None, False))

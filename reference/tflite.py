@@ -143,7 +143,7 @@ def build(name: str = "network") -> Any:
     keras.utils.set_random_seed(1)
     if name == "network":
         model = models.default8(network())
-        models._randomize(model)
+        models.randomize(model)
     else:
         model = models.build(name)
     rng = np.random.default_rng(3)

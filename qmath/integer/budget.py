@@ -14,11 +14,11 @@ from qmath.integer.program import (
     FloatStep,
     Linear,
     Program,
-    Requantize,
     Shape,
     Step,
     UnroundedSum,
     sources,
+    unrounded_sums,
 )
 from qmath.kernels.affine import smallest_dtype
 
@@ -130,17 +130,11 @@ def vectors_within(program: Program, count: int) -> tuple[int, str]:
 
 def _passing(step: Step, shapes: dict[str, Shape]) -> int:
     """Return how many values are in memory while a step computes one example."""
-    linears = [linear for value in _sums(step) for term in value.terms for linear in term.ops]
+    linears = [
+        linear for value in unrounded_sums(step) for term in value.terms for linear in term.ops
+    ]
     reads = sum(math.prod(shapes[name]) for name in sources(step))
     return reads + math.prod(step.shape) + max(map(work, linears), default=0)
-
-
-def _sums(step: Step) -> list[UnroundedSum]:
-    if isinstance(step, Requantize):
-        return [step.value]
-    if isinstance(step, FloatStep):
-        return [source for source in step.sources if isinstance(source, UnroundedSum)]
-    return []
 
 
 def _size(count: int) -> str:

@@ -174,7 +174,7 @@ def compare(
     total = len(next(iter(arrays.values())))
     if not total:
         raise QmathError("the data hold no examples: nothing can be compared")
-    steps = [step for step in program.steps if not isinstance(step, FloatStep)]
+    steps = list(program.quantized)
     if isinstance(reference, Mapping):
         steps = _in_reference(steps, reference, total)
     names = {step.name for step in steps}

@@ -15,7 +15,7 @@ from qmath.integer.describe import arrays, describe
 from qmath.integer.lowering.lower import lower
 from qmath.integer.lowering.operations import Quantize
 from qmath.integer.profiles.fixed import Integer, constants
-from qmath.integer.program import FloatStep, Program
+from qmath.integer.program import Program
 from qmath.integer.whole_inputs import Vectors, check_vectors, drawn, given, recorded
 from qmath.model import QatModel, QatTensor
 
@@ -139,8 +139,7 @@ def _golden(
     else:
         inputs = given(executor, vectors)
         options = {"vectors": recorded(inputs)}
-    steps = [step.name for step in program.steps if not isinstance(step, FloatStep)]
-    parts = [executor.run(batch, keep=steps) for batch in batches(inputs)]
+    parts = [executor.run(batch, keep=program.quant_params) for batch in batches(inputs)]
     results = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return {f"vectors/{name}": array for name, array in (inputs | results).items()}, options
 

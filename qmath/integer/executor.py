@@ -26,6 +26,7 @@ from qmath.integer.program import (
     Term,
     UnroundedSum,
     sources,
+    unrounded_sums,
 )
 from qmath.kernels._arrays import as_array
 from qmath.kernels._environment import (
@@ -63,9 +64,7 @@ class Executor:
     def __init__(self, program: Program, profile: Profile | None = None) -> None:
         self.program = program
         self.profile = profile or Exact()
-        self.quant_params: dict[str, QuantParams] = {
-            step.name: step.params for step in program.steps if not isinstance(step, FloatStep)
-        }
+        self.quant_params = program.quant_params
         self._idle_after = _idle_after(program)
         self._float_inputs = {  # what is read otherwise than by a quantizer
             name
@@ -76,7 +75,7 @@ class Executor:
         }
         self._prepared: dict[int, _Prepared] = {}
         for step in program.steps:
-            for value in _accumulators(step):
+            for value in unrounded_sums(step):
                 for term in value.terms:
                     self._prepared[id(term)] = self._prepare(term, step.name)
 
@@ -332,14 +331,6 @@ def _lacks(step: Step, values: Mapping[str, Array]) -> bool:
     if isinstance(step, CutStep):
         return step.name not in values
     return not all(name in values for name in sources(step))
-
-
-def _accumulators(step: Step) -> list[UnroundedSum]:
-    if isinstance(step, Requantize):
-        return [step.value]
-    if isinstance(step, FloatStep):
-        return [source for source in step.sources if isinstance(source, UnroundedSum)]
-    return []
 
 
 def _unsigned(value: Array, params: QuantParams) -> Array:

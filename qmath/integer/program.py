@@ -37,6 +37,7 @@ __all__ = [
     "Term",
     "UnroundedSum",
     "sources",
+    "unrounded_sums",
 ]
 
 Array = NDArray[Any]
@@ -346,6 +347,16 @@ class Program:
     notes: tuple[str, ...] = ()
 
     @cached_property
+    def quantized(self) -> tuple[QuantizedStep, ...]:
+        """The steps that make integers."""
+        return tuple(step for step in self.steps if not isinstance(step, FloatStep))
+
+    @cached_property
+    def quant_params(self) -> dict[str, QuantParams]:
+        """What the integers of each quantized tensor mean."""
+        return {step.name: step.params for step in self.quantized}
+
+    @cached_property
     def cuts(self) -> tuple[CutStep, ...]:
         """The steps that qmath cannot compute."""
         return tuple(step for step in self.steps if isinstance(step, CutStep))
@@ -358,6 +369,15 @@ class Program:
     def step(self, name: str) -> Step:
         """Return the step that makes the tensor `name`."""
         return next(step for step in self.steps if step.name == name)
+
+
+def unrounded_sums(step: Step) -> list[UnroundedSum]:
+    """Return the sums that a step computes before it rounds them, or goes on in float32."""
+    if isinstance(step, Requantize):
+        return [step.value]
+    if isinstance(step, FloatStep):
+        return [source for source in step.sources if isinstance(source, UnroundedSum)]
+    return []
 
 
 def sources(step: Step) -> list[str]:

@@ -61,7 +61,7 @@ def _directed(number: int, cases: Cases, bundle: Bundle, model: Model) -> Iterat
     assert bundle.program is not None
     step = bundle.program.step(cases.step)
     assert not isinstance(step, FloatStep)
-    params = {s.name: s.params for s in bundle.program.steps if not isinstance(s, FloatStep)}
+    params = bundle.program.quant_params
     name, size = source.string(step.name), math.prod(step.shape)
     count, channels = len(cases.expected), step.shape[-1] if step.shape else 1
     yield f"\n{source.comment('Directed vectors of ' + step.name)}"

@@ -28,7 +28,6 @@ from qmath.integer.program import (
     Program,
     QuantizedStep,
     QuantizeStep,
-    QuantParams,
     Requantize,
     Shape,
     TableStep,
@@ -129,11 +128,7 @@ class _Writer:
         self.views, self.model = views, model
         self.scratch: dict[str, int] = {}
         self.shapes: dict[str, Shape] = {step.name: step.shape for step in bundle.program.steps}
-        self.quant_params: dict[str, QuantParams] = {
-            step.name: step.params
-            for step in bundle.program.steps
-            if not isinstance(step, FloatStep)
-        }
+        self.quant_params = bundle.program.quant_params
         bits = [b.max() for parts in constants.values() for b in parts[0].accumulator_bits]
         model.is_wide = max(map(int, bits), default=0) > 32
 

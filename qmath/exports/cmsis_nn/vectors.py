@@ -17,7 +17,7 @@ from qmath.exports.cmsis_nn.calls import Writer
 from qmath.exports.cmsis_nn.layers import CmsisNnArithmetic, Layer
 from qmath.integer.executor import Executor
 from qmath.integer.profiles.fixed import Integer
-from qmath.integer.program import FloatStep, Requantize
+from qmath.integer.program import Requantize
 
 __all__ = ["check_source", "directed", "expected"]
 
@@ -51,7 +51,7 @@ def expected(
         made[layer.name] = (results[layer.step][region] + layer.kernel.output.zero_point).astype(
             np.int8
         )
-    found = {step.name: step.params for step in program.steps if not isinstance(step, FloatStep)}
+    found = program.quant_params
     halves = {name: 2 ** (params.num_bits - 1) for name, params in found.items()}
     read = {
         name: (bundle.vectors[f"vectors/{name}"].astype(np.int32) - halves[name]).astype(np.int8)
@@ -71,7 +71,7 @@ def directed(
     program = bundle.program
     assert program is not None
     executor = Executor(program, CmsisNnArithmetic(rounding))  # type: ignore[arg-type]
-    params = {step.name: step.params for step in program.steps if not isinstance(step, FloatStep)}
+    params = program.quant_params
     for layer in layers:
         step, cases = program.step(layer.step), bundle.directed[layer.step]
         assert isinstance(step, Requantize)

@@ -14,7 +14,7 @@ from typing import Any
 from qmath.exports.bundle import Bundle
 from qmath.exports.memories.words import ascii_text
 from qmath.exports.output.identifiers import Identifiers
-from qmath.integer.program import FloatStep, Linear, Requantize, Shape, Term
+from qmath.integer.program import Linear, Requantize, Shape, Term
 
 __all__ = ["testbenches"]
 
@@ -65,9 +65,7 @@ class _Testbench:
     ) -> None:
         assert bundle.program is not None
         self.bundle, self.listed, self.step = bundle, listed, step
-        self.shapes: dict[str, Shape] = {
-            s.name: s.shape for s in bundle.program.steps if not isinstance(s, FloatStep)
-        }
+        self.shapes = {s.name: s.shape for s in bundle.program.quantized}
         self.declarations: list[str] = []
         self.reads: list[str] = []
         directed = bundle.manifest.get("directed", {"steps": {}})

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from qmath.errors import OutputError
 from qmath.exports.bundle import Bundle
 from qmath.exports.output.identifiers import Identifiers
-from qmath.integer.program import FloatStep
 from qmath.kernels.packing import pack
 
 __all__ = ["MOST_PER_WORD", "Memory", "ascii_text", "digits", "files", "memories", "table"]
@@ -97,8 +96,8 @@ def memories(bundle: Bundle, per_word: int = 1) -> Iterator[Memory]:
     (64, 9)
     """
     identifiers = Identifiers(bundle.keys())
-    steps = bundle.program.steps if bundle.program else ()
-    bits = {s.name: s.params.num_bits for s in steps if not isinstance(s, FloatStep)}
+    steps = bundle.program.quantized if bundle.program else ()
+    bits = {step.name: step.params.num_bits for step in steps}
     widths = {f"vectors/{name}": width for name, width in bits.items()}
     for name, entry in bundle.manifest.get("directed", {"steps": {}})["steps"].items():
         widths[entry["expected"]] = bits[name]

@@ -13,7 +13,6 @@ from qmath.integer.directed.requantized import cases_of_sum
 from qmath.integer.executor import Executor
 from qmath.integer.profiles.fixed import Integer
 from qmath.integer.program import (
-    FloatStep,
     MoveStep,
     Program,
     QuantizedStep,
@@ -81,7 +80,7 @@ def directed_vectors(
             raise QmathError(f"{name} must not be negative, got {value}")
     executor = Executor(program, Integer(multiplier_bits))
     shapes: dict[str, Shape] = {step.name: step.shape for step in program.steps}
-    steps = [step for step in program.steps if not isinstance(step, FloatStep)]
+    steps = program.quantized
     least = [_bytes_of_one(step, shapes, executor) for step in steps]
     spare = max(0, model_bytes - sum(least))
     found = {}

@@ -15,7 +15,7 @@ from qmath.containers.array_file import is_array_file, read_arrays, read_bytes
 from qmath.errors import FileFormatError, QmathError
 from qmath.integer.judging.integers import RawArray
 from qmath.integer.judging.names import named, tensor_named
-from qmath.integer.program import FloatStep, Program, QuantizedStep
+from qmath.integer.program import Program
 
 __all__ = ["arrays_of"]
 
@@ -112,11 +112,7 @@ def _meant(path: Path, program: Program) -> str:
     try:
         return tensor_named(program, path.stem)
     except QmathError:
-        return _quantized(program)[-1].name
-
-
-def _quantized(program: Program) -> list[QuantizedStep]:
-    return [step for step in program.steps if not isinstance(step, FloatStep)]
+        return program.quantized[-1].name
 
 
 def _raw(path: Path, tensor: str, program: Program, examples: int) -> RawArray:

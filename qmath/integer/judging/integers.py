@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from qmath.errors import QmathError
 from qmath.integer.judging.axes import Axes, arranged
 from qmath.integer.judging.names import named
-from qmath.integer.program import FloatStep, Program, QuantParams
+from qmath.integer.program import Program, QuantParams
 from qmath.kernels.affine import smallest_dtype
 
 __all__ = ["RawArray", "Yours", "integers_of", "integers_of_reals"]
@@ -90,8 +90,8 @@ def integers_of(
     notes += more
     integers: dict[str, Array] = {}
     assumed: dict[str, list[str]] = {}
-    for step in program.steps:
-        if isinstance(step, FloatStep) or step.name not in placed:
+    for step in program.quantized:
+        if step.name not in placed:
             continue
         values = placed[step.name]
         if values.dtype.kind == "f":
@@ -116,7 +116,7 @@ def integers_of(
             f"read as {name} integers, where both signs fit, as more of them are qmath's then: "
             f"{', '.join(tensors)}"
         )
-    others = sum(not isinstance(step, FloatStep) for step in program.steps) - len(integers)
+    others = len(program.quantized) - len(integers)
     if others:
         words = f"{len(integers)} of {len(integers) + others} quantized tensors"
         notes.append(f"compared: {words}; qmath's integers stand for the others")

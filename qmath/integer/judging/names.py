@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from qmath.errors import QmathError
-from qmath.integer.program import FloatStep, Program, Requantize
+from qmath.integer.program import Program, Requantize
 
 __all__ = ["named", "tensor_named"]
 
@@ -74,7 +74,7 @@ def tensor_named(program: Program, text: str) -> str:
 
 
 def _tensors(program: Program) -> list[str]:
-    return [step.name for step in program.steps if not isinstance(step, FloatStep)]
+    return list(program.quant_params)
 
 
 def _match(key: str, tensors: list[str]) -> tuple[int, str]:

@@ -45,10 +45,9 @@ from qmath.model import Float32Array, Node, QatModel, QatTensor, QuantizedTensor
 __all__ = [
     "OTHER_SOURCES",
     "Advice",
+    "Advisor",
     "missing_settings",
     "no_integers",
-    "of_range",
-    "of_weight",
     "own_quantizer",
 ]
 
@@ -109,57 +108,81 @@ def no_integers(tensor: QatTensor, reason: str) -> Advice:
     )
 
 
-def of_range(model: QatModel, tensor: QatTensor) -> Iterator[Advice]:
-    """Yield what a stored range alone shows."""
-    low, high, spec = tensor.min, tensor.max, tensor.spec
-    if low is None or high is None or not (np.isfinite(low).all() and np.isfinite(high).all()):
-        return
-    if spec.quantizer == "FixedQuantizer":
+class Advisor:
+    """Finds problems of a model's quantized tensors.
+
+    Parameters
+    ----------
+    model : QatModel
+    """
+
+    def __init__(self, model: QatModel) -> None:
+        nodes = model.graph.nodes if model.graph else ()
+        self._nodes = {node.layer: node for node in nodes}
         # TFMOT drops the width; the reader notes where another one was meant.
-        if any(note.startswith(f"{tensor.name}: FixedQuantizer(num_bits=") for note in model.notes):
+        parts = (note.partition(": FixedQuantizer(num_bits=") for note in model.notes)
+        self._with_other_widths = {name for name, found, _ in parts if found}
+
+    def of_range(self, tensor: QatTensor) -> Iterator[Advice]:
+        """Yield what a stored range alone shows."""
+        low, high, spec = tensor.min, tensor.max, tensor.spec
+        if low is None or high is None or not (np.isfinite(low).all() and np.isfinite(high).all()):
+            return
+        if spec.quantizer == "FixedQuantizer":
+            if tensor.name in self._with_other_widths:
+                yield _fixed_bits(tensor)
+        elif _is_untrained(tensor, low, high):
             yield Advice(
-                "fixed-quantizer-bits",
+                "untrained-range",
                 tensor.name,
-                "TFMOT's FixedQuantizer ignores its num_bits and computes with 8 bits",
-                "take the 8-bit integers; for another width, train with MovingAverageQuantizer or "
-                "LastValueQuantizer",
+                f"its range is the initial {low.flat[0]:g} … {high.flat[0]:g}: it was never "
+                "updated",
+                "train the model after quantize_apply, or call it on some batches with "
+                "training=True, and save it again",
             )
-    elif _is_untrained(tensor, low, high):
-        yield Advice(
-            "untrained-range",
-            tensor.name,
-            f"its range is the initial {low.flat[0]:g} … {high.flat[0]:g}: it was never updated",
-            "train the model after quantize_apply, or call it on some batches with training=True, "
-            "and save it again",
-        )
-        return
-    elif tensor.role != "weight":
-        yield from _unconverged(model, tensor, float(low.flat[0]), float(high.flat[0]))
-    yield from _dead(tensor, low, high)
-    if spec.num_bits is not None and spec.narrow_range is not None:
-        yield from _on_half_step(tensor, low, high, spec.num_bits, spec.narrow_range)
+            return
+        elif tensor.role != "weight":
+            node = self._node(tensor)
+            yield from _unconverged(node, tensor, float(low.flat[0]), float(high.flat[0]))
+        yield from _dead(tensor, low, high)
+        if spec.num_bits is not None and spec.narrow_range is not None:
+            yield from _on_half_step(tensor, low, high, spec.num_bits, spec.narrow_range)
+
+    def of_weight(
+        self, tensor: QatTensor, floats: Float32Array, quantized: QuantizedTensor
+    ) -> Iterator[Advice]:
+        """Yield what a quantized weight's values show."""
+        low, high = np.asarray(tensor.min), np.asarray(tensor.max)
+        node = self._node(tensor)
+        row = LAYERS.get(node.class_name) if node else None
+        if row and row.axes == "HWIM" and low.size == 1 and floats.ndim == 4:
+            yield from _single_range(tensor, floats, quantized)
+        span = np.where(high > low, high.astype(np.float64) - low, np.inf)
+        excess = float(np.max(np.maximum(low - floats, floats - high) / span, initial=0))
+        if excess > _FAR_OUTSIDE:
+            share = np.count_nonzero((floats < low) | (floats > high)) / floats.size
+            yield Advice(
+                "outside-range",
+                tensor.name,
+                f"{share:.1%} of its values lie outside the stored range, by up to {excess:.0%} "
+                "of it",
+                "they are clipped, as in TFMOT's own inference; to widen the range, call the model "
+                "once with training=True without an optimizer step and save it again",
+            )
+
+    def _node(self, tensor: QatTensor) -> Node | None:
+        """Return a node of the layer that a tensor belongs to; its calls differ in inputs alone."""
+        return self._nodes.get(tensor.name.rpartition("/")[0])
 
 
-def of_weight(
-    model: QatModel, tensor: QatTensor, floats: Float32Array, quantized: QuantizedTensor
-) -> Iterator[Advice]:
-    """Yield what a quantized weight's values show."""
-    low, high = np.asarray(tensor.min), np.asarray(tensor.max)
-    node = _node(model, tensor)
-    row = LAYERS.get(node.class_name) if node else None
-    if row and row.axes == "HWIM" and low.size == 1 and floats.ndim == 4:
-        yield from _single_range(tensor, floats, quantized)
-    span = np.where(high > low, high.astype(np.float64) - low, np.inf)
-    excess = float(np.max(np.maximum(low - floats, floats - high) / span, initial=0))
-    if excess > _FAR_OUTSIDE:
-        share = np.count_nonzero((floats < low) | (floats > high)) / floats.size
-        yield Advice(
-            "outside-range",
-            tensor.name,
-            f"{share:.1%} of its values lie outside the stored range, by up to {excess:.0%} of it",
-            "they are clipped, as in TFMOT's own inference; to widen the range, call the model "
-            "once with training=True without an optimizer step and save it again",
-        )
+def _fixed_bits(tensor: QatTensor) -> Advice:
+    return Advice(
+        "fixed-quantizer-bits",
+        tensor.name,
+        "TFMOT's FixedQuantizer ignores its num_bits and computes with 8 bits",
+        "take the 8-bit integers; for another width, train with MovingAverageQuantizer or "
+        "LastValueQuantizer",
+    )
 
 
 def _is_untrained(tensor: QatTensor, low: Float32Array, high: Float32Array) -> bool:
@@ -194,13 +217,13 @@ def _dead(tensor: QatTensor, low: Float32Array, high: Float32Array) -> Iterator[
     yield Advice("dead-channel", tensor.name, message, remedy)
 
 
-def _unconverged(model: QatModel, tensor: QatTensor, low: float, high: float) -> Iterator[Advice]:
+def _unconverged(node: Node | None, tensor: QatTensor, low: float, high: float) -> Iterator[Advice]:
     """Read the number of steps off a ReLU's minimum, which is -6 * 0.999**steps.
 
     A ReLU's own minimum is 0, so only the initial value can make the average negative. The maximum
     is then 6 * 0.999**steps plus a part of the true mean, which gives the final maximum.
     """
-    spec, node = tensor.spec, _node(model, tensor)
+    spec = tensor.spec
     if (
         node is None
         or not _is_relu(node)
@@ -265,13 +288,6 @@ def _single_range(
             "layer more bits in its QuantizeConfig, or even its channels out (weight decay, "
             "kernel constraints)",
         )
-
-
-def _node(model: QatModel, tensor: QatTensor) -> Node | None:
-    """Return the layer's node that a tensor belongs to."""
-    layer = tensor.name.rpartition("/")[0]
-    nodes = model.graph.nodes if model.graph else ()
-    return next((node for node in nodes if node.layer == layer), None)
 
 
 def _is_relu(node: Node) -> bool:

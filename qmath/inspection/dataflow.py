@@ -36,6 +36,39 @@ _KEEPS = frozenset({"identity", "reshape", "permute"})
 
 
 @dataclass(frozen=True)
+class _Tensors:
+    """What a model's tensors say of its layers.
+
+    Attributes
+    ----------
+    names : set of str
+    weighted : set of str
+        The layers with a quantized weight.
+    unseen : set of str
+        The weights that a quantizer of the user's own changes.
+    """
+
+    names: Set[str]
+    weighted: Set[str]
+    unseen: Set[str]
+
+    @classmethod
+    def of(cls, model: QatModel) -> _Tensors:
+        """Read a model once, as layers are many."""
+        weights = (name for name, tensor in model.tensors.items() if tensor.role == "weight")
+        weighted = {name.rpartition("/")[0] for name in weights}
+        return cls(model.tensors.keys(), weighted, {*own_quantized(model)})
+
+    def has(self, node: Node, which: str) -> bool:
+        """Return whether a layer has the quantizer of this name."""
+        return f"{node.layer}/{which}" in self.names
+
+    def is_rounded(self, node: Node) -> bool:
+        """Return whether a layer's own quantizers round what it returns."""
+        return self.has(node, "post_activation") or self.has(node, "output")
+
+
+@dataclass(frozen=True)
 class Flow:
     """Whether all layers but the last run in integers (``None``: unknown), and which do not."""
 
@@ -94,6 +127,9 @@ def _of_float_layers(
     """Yield the graph's advice on each float layer, or, where it has none, the remedy."""
     said: set[str] = set()
     float_layers = program.float_layers
+    by_layer: dict[str, list[Advice]] = {}
+    for item in warnings:
+        by_layer.setdefault(item.where, []).append(item)
     cuts = {cut.name.removesuffix("/activation"): cut.class_name for cut in program.cuts}
     for node in model.graph.nodes if model.graph else ():
         if node.name not in float_layers or node.layer in said:
@@ -102,9 +138,8 @@ def _of_float_layers(
         if node.name in cuts:
             yield _cut_point(node, cuts[node.name])
             continue
-        known = [item for item in warnings if item.where == node.layer]
-        if known:
-            yield from known
+        if node.layer in by_layer:
+            yield from by_layer[node.layer]
             continue
         remedy = float_layers[node.name]
         kind = "float-layer" if LAYERS[node.class_name].kernel else "float-function"
@@ -126,19 +161,20 @@ def _follow_graph(model: QatModel) -> tuple[Advice, ...]:
     """Follow integers and floats from the inputs to the outputs, layer by layer."""
     graph = model.graph
     assert graph is not None
+    tensors = _Tensors.of(model)
     states: dict[str, State] = {}
     warnings: dict[tuple[str, str], Advice] = {}
     nodes = {node.name: node for node in graph.nodes}
     last = set(graph.outputs) - {name for node in graph.nodes for name in node.inputs}
     for node in graph.nodes:
-        states[node.name], found = _compute(model, node, states, nodes, is_last=node.name in last)
+        states[node.name], found = _compute(tensors, node, states, nodes, is_last=node.name in last)
         for item in found:
             warnings[item.kind, item.where] = item
     return tuple(warnings.values())
 
 
 def _compute(
-    model: QatModel,
+    tensors: _Tensors,
     node: Node,
     states: dict[str, State],
     nodes: dict[str, Node],
@@ -147,12 +183,12 @@ def _compute(
 ) -> tuple[State, list[Advice]]:
     """Return the state of a node's output, and the reasons why the node computes in float."""
     kind = kind_of(node.class_name)
-    is_rounded = _has(model, node, "post_activation") or _has(model, node, "output")
+    is_rounded = tensors.is_rounded(node)
     unknown = unknown_of(node)
     if unknown == node.class_name:
         return "integers" if is_rounded else "float", [_cut_point(node, unknown)]
-    state, found = _layer(model, node, states, nodes)
-    if _has(model, node, "pre_activation"):
+    state, found = _layer(tensors, node, states, nodes)
+    if tensors.has(node, "pre_activation"):
         state = "integers"
     if unknown is not None:
         return "integers" if is_rounded else "float", [*found, _cut_point(node, unknown)]
@@ -177,7 +213,7 @@ def _compute(
 
 
 def _layer(
-    model: QatModel, node: Node, states: dict[str, State], nodes: dict[str, Node]
+    tensors: _Tensors, node: Node, states: dict[str, State], nodes: dict[str, Node]
 ) -> tuple[State, list[Advice]]:
     """Return the same of a layer without its quantizers and its activation."""
     fed: set[State] = {states[name] for name in node.inputs}
@@ -193,12 +229,12 @@ def _layer(
     elif kind in ("weighted", "product"):
         if state != "integers":
             found.append(_float_input(node, states, nodes))
-        if kind != "product" and not _has_weight(model, node):
-            found.append(_float_layer(model, node))
+        if kind != "product" and node.layer not in tensors.weighted:
+            found.append(_float_layer(tensors, node))
         state = "float" if found else "sums"
     elif kind in _SUMS or node.config.get("interpolation", "nearest") != "nearest":
         state = "float" if state == "float" else "sums"
-    elif kind in ("max_pool", "global_max") and state == "sums" and not _is_rounded(model, node):
+    elif kind in ("max_pool", "global_max") and state == "sums" and not tensors.is_rounded(node):
         found.append(_float_input(node, states, nodes))
         state = "float"
     return state, found
@@ -209,32 +245,14 @@ def _cut_point(node: Node, unknown: str) -> Advice:
     return Advice("cut-point", node.layer, message, CUT.format(unknown))
 
 
-def _has(model: QatModel, node: Node, which: str) -> bool:
-    """Return whether a layer has the quantizer of this name."""
-    return f"{node.layer}/{which}" in model.tensors
-
-
-def _is_rounded(model: QatModel, node: Node) -> bool:
-    """Return whether a layer's own quantizers round what it returns."""
-    return _has(model, node, "post_activation") or _has(model, node, "output")
-
-
-def _has_weight(model: QatModel, node: Node) -> bool:
-    """Return whether a layer has a quantized weight."""
-    return any(
-        tensor.role == "weight" and name.rpartition("/")[0] == node.layer
-        for name, tensor in model.tensors.items()
-    )
-
-
-def _float_layer(model: QatModel, node: Node) -> Advice:
+def _float_layer(tensors: _Tensors, node: Node) -> Advice:
     kernel = LAYERS[node.class_name].kernel
     message = f"the weights of {node.class_name} were left float"
     remedy = (
         "before quantize_apply, wrap the layer: tfmot.quantization.keras.quantize_annotate_layer("
         f"layer, MyConfig()), where MyConfig.get_weights_and_quantizers returns its {kernel}"
     )
-    if f"{node.layer}/{kernel}" in own_quantized(model):
+    if f"{node.layer}/{kernel}" in tensors.unseen:
         message = f"the quantizer of the weights of {node.class_name} is not known"
         remedy = OTHER_SOURCES
     elif node.quantize_config is not None:

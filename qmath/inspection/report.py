@@ -16,7 +16,7 @@ from qmath.errors import QmathError
 from qmath.exports import bundle
 from qmath.exports.weights import count
 from qmath.inspection import advice, dataflow
-from qmath.inspection.advice import Advice
+from qmath.inspection.advice import Advice, Advisor
 from qmath.model import (
     Float32Array,
     QatModel,
@@ -206,9 +206,10 @@ def inspect(
     source = as_model(model)
     rows, warnings = [], []
     unseen, assumed = set(own_quantized(source)), set(assumed_tensors(source))
+    advisor = Advisor(source)
     for tensor in with_progress(source.tensors.values(), progress):
         is_unseen = tensor.role == "float" and tensor.name in unseen
-        row, found = _unseen(tensor) if is_unseen else _row(source, tensor)
+        row, found = _unseen(tensor) if is_unseen else _row(advisor, tensor)
         rows.append(dataclasses.replace(row, assumed=tensor.name in assumed))
         warnings += found
     weights = [row for row in rows if row.role == "weight"]
@@ -227,7 +228,7 @@ def inspect(
     return Report(source.source, verdict, tuple(rows), tuple(warnings), tuple(source.notes))
 
 
-def _row(model: QatModel, tensor: QatTensor) -> tuple[Row, list[Advice]]:
+def _row(advisor: Advisor, tensor: QatTensor) -> tuple[Row, list[Advice]]:
     """Describe one tensor and its problems."""
     row = _stored(tensor)
     if tensor.role == "float":
@@ -242,14 +243,14 @@ def _row(model: QatModel, tensor: QatTensor) -> tuple[Row, list[Advice]]:
         max=_finite(tensor.max),
         ready=False,
     )
-    warnings = list(advice.of_range(model, tensor))
+    warnings = list(advisor.of_range(tensor))
     if not spec.is_complete:
         problem = "the settings are in no file"
         warnings.append(advice.missing_settings(tensor))
         return dataclasses.replace(row, problem=problem), warnings
     try:
         if tensor.role == "weight":
-            row, found = _weight(model, row, tensor)
+            row, found = _weight(advisor, row, tensor)
             return row, warnings + found
         record = bundle.quantized_range(tensor)
     except QmathError as error:
@@ -277,7 +278,7 @@ def _unseen(tensor: QatTensor) -> tuple[Row, list[Advice]]:
     return row, [advice.own_quantizer(tensor)]
 
 
-def _weight(model: QatModel, row: Row, tensor: QatTensor) -> tuple[Row, list[Advice]]:
+def _weight(advisor: Advisor, row: Row, tensor: QatTensor) -> tuple[Row, list[Advice]]:
     """Add what only a tensor with values has."""
     floats = np.asarray(tensor.values, np.float32)
     quantized = dataclasses.replace(tensor, values=floats).quantize()
@@ -299,7 +300,7 @@ def _weight(model: QatModel, row: Row, tensor: QatTensor) -> tuple[Row, list[Adv
         near_ties=counts["near_ties"],
         sqnr_db=_sqnr_db(floats, quantized),
     )
-    return row, list(advice.of_weight(model, tensor, floats, quantized))
+    return row, list(advisor.of_weight(tensor, floats, quantized))
 
 
 def _ready(row: Row, scale: Float32Array, zero_point: Any) -> Row:

@@ -368,7 +368,11 @@ class Program:
 
     def step(self, name: str) -> Step:
         """Return the step that makes the tensor `name`."""
-        return next(step for step in self.steps if step.name == name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Step]:
+        return {step.name: step for step in self.steps}
 
 
 def unrounded_sums(step: Step) -> list[UnroundedSum]:

@@ -340,3 +340,43 @@ def test_what_runs_in_integers_is_called_so():
     open_shape = replace(graph.nodes[0], config={"batch_input_shape": [None, None]})
     graph = replace(graph, nodes=(open_shape, *graph.nodes[1:]))
     assert inspect(QatModel(tensors, graph)).verdict.integer_only is False
+
+
+@pytest.mark.parametrize("is_quantized", [True, False])
+def test_more_layers_take_no_more_passes_over_the_model(is_quantized):
+    """So that time is linear in the layers."""
+
+    def passes(count):
+        names = [f"dense{i}" for i in range(count)]
+        graph = chain(("image", "InputLayer", {}), *((name, "Dense", {}) for name in names))
+        tensors = model().tensors
+        kernel, output = tensors["dense/kernel"], tensors["dense/post_activation"]
+        kernel = kernel if is_quantized else replace(kernel, role="float", min=None, max=None)
+        found = [replace(kernel, name=f"{name}/kernel") for name in names]
+        found += [replace(output, name=f"{name}/post_activation") for name in names]
+        counted = Counted({tensor.name: tensor for tensor in found})
+        nodes = CountedNodes(graph.nodes)
+        inspect(QatModel(counted, replace(graph, nodes=nodes)))
+        return counted.passes + nodes.passes
+
+    assert passes(3) == passes(30)
+
+
+class Counted(dict):
+    passes = 0
+
+    def items(self):
+        self.passes += 1
+        return super().items()
+
+    def values(self):
+        self.passes += 1
+        return super().values()
+
+
+class CountedNodes(tuple):
+    passes = 0
+
+    def __iter__(self):
+        self.passes += 1
+        return super().__iter__()

@@ -269,6 +269,62 @@ def test_few_bytes_drop_goals_and_list_them():
     assert all(len(cases.expected) == 1 for cases in one.values())
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_one_input_shows_the_last_integer_of_a_relu(seed):
+    """So that a kernel that does not write it fails."""
+    net = networks.Network(24, 24, 3, seed=seed)
+    net.add("Conv2D", kernel=(1, 1, 3, 4), activation="relu", ends=(0.0, 3.0))
+    net.add("DepthwiseConv2D", kernel=(3, 3, 4, 1), activation="relu", ends=(0.0, 2.0))
+    program = program_of(net.model())
+    for name, cases in directed_vectors(program, model_bytes=0).items():
+        assert len(cases.expected) == 1
+        assert cases.expected.reshape(-1)[-1] != program.step(name).params.zero_point, name
+
+
+def products():
+    """Return a network of products: by a gate, of equal shapes, of one tensor, and cropped."""
+    net = networks.Network(6, 5, 4)
+    start = net.nodes[-1].name
+    one = net.add("Conv2D", start, kernel=(1, 1, 4, 4), ends=(-3.039, 4.068))
+    gate = net.add("GlobalAveragePooling2D", start, ends=(-0.312, 0.420))
+    outputs = [
+        net.add("Multiply", one, gate, ends=(-0.9, 0.7)),
+        net.add("Multiply", one, start, ends=(-2.5, 3.4)),
+        net.add("Multiply", one, one, ends=(0.0, 9.0)),
+    ]
+    net.add("Multiply", start, one, gate)
+    net.add("Cropping2D", cropping=((1, 0), (2, 1)))
+    outputs.append(net.add("LeakyReLU", alpha=0.25, ends=(-0.378, 0.612)))
+    return net.model(*outputs), outputs
+
+
+def test_products_reach_their_ends_their_clamps_and_their_ties():
+    model, outputs = products()
+    found = directed_vectors(program_of(model))
+    clamps = {"upper clamp", "past the upper clamp", "lower clamp", "past the lower clamp"}
+    wanted = {"greatest accumulator", "least accumulator", "below a tie", "above a tie", *clamps}
+    for name in (*outputs[:2], outputs[3]):
+        cases = found[f"{name}/output"]
+        for purpose in wanted | {"double rounding", "12-bit multiplier", "narrow accumulator"}:
+            assert {*(tagged(cases, purpose) % 4)} == {0, 1, 2, 3}, (name, purpose)
+        assert cases.missed.keys() <= {"half to even", "half away from zero"}
+    square = found[f"{outputs[2]}/output"]
+    assert {*(tagged(square, "greatest accumulator") % 4)} == {0, 1, 2, 3}
+    # Two factors that are one integer have no other sign than each other.
+    assert "no combination of integers does it" in square.unreachable["least accumulator"]
+
+
+def test_a_gate_serves_many_goals_in_one_input():
+    net = networks.Network(16, 16, 4)
+    start = net.nodes[-1].name
+    gate = net.add("GlobalAveragePooling2D", start, ends=(-0.312, 0.420))
+    name = net.add("Multiply", start, gate, ends=(-0.45, 0.55))
+    cases = directed_vectors(program_of(net.model()), model_bytes=0)[f"{name}/output"]
+    assert len(cases.expected) == 1
+    for purpose in ("greatest accumulator", "upper clamp", "past the upper clamp"):
+        assert {*(tagged(cases, purpose) % 4)} == {0, 1, 2, 3}, purpose
+
+
 def test_a_negative_number_of_bytes_is_refused():
     with pytest.raises(QmathError, match="layer_bytes must not be negative, got -1"):
         directed_vectors(program_of(SAMPLES / "default8.h5"), layer_bytes=-1)

@@ -57,7 +57,7 @@ class ElementwisePatches(Patches):
         size = max(256, _MOST // max(1, len(first) // 4))
         size = min(size, _MOST)
         self.is_complete = math.prod(high - low + 1 for low, high in limits) <= size
-        self.combinations = _combinations(limits, size, rng)
+        self.combinations = self.possible(_combinations(limits, size, rng))
         for number, channel in enumerate(first):
             channels = np.flatnonzero(kind == number)
             reads = [bool(read[channel]) for read in is_read]
@@ -68,9 +68,21 @@ class ElementwisePatches(Patches):
         rows = np.array([goal.candidates[goal.tried] for goal in goals], np.int64)
         return [x[rows][:, np.newaxis] for x in self.combinations]
 
+    def possible(self, every: list[Int64Array]) -> list[Int64Array]:
+        """Return of every combination those that inputs can have."""
+        return every
+
+    def sums(self, reads: Sequence[bool]) -> list[Int64Array]:
+        """Return each term's accumulator of every combination, of which a channel reads these."""
+        return [x * read for x, read in zip(self.combinations, reads, strict=True)]
+
+    def preferred(self, found: Int64Array) -> Int64Array:
+        """Return which of the combinations that serve a purpose to choose from."""
+        return found
+
     def _add(self, channels: list[int], rounding: Rounding, reads: list[bool]) -> None:
         """Add the goals of channels with the same constants."""
-        sums = [x * read for x, read in zip(self.combinations, reads, strict=True)]
+        sums = self.sums(reads)
         below, above = rounding.distances(sums)
         self.below[channels] = min(float(below.min()), 1.0)
         self.above[channels] = min(float(above.min()), 1.0)
@@ -79,7 +91,7 @@ class ElementwisePatches(Patches):
             masks[name] = distance <= max(float(distance.min()), NEAR)
             masks[name] &= np.isfinite(distance)
         for purpose, mask in masks.items():
-            found = np.flatnonzero(mask)
+            found = self.preferred(np.flatnonzero(mask))
             if not len(found) and self.is_complete:
                 self.exclude(purpose, "no combination of integers does it", channels)
             for channel in channels if len(found) else ():

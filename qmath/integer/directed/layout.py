@@ -52,6 +52,15 @@ class Layout:
         is_read = view.weights.any(1).reshape(-1)[channels]
         return np.asarray(found.reshape(len(slots), width) * is_read[:, np.newaxis])
 
+    def last_inputs(self, term: int) -> tuple[Int64Array, Int64Array]:
+        """Return where the inputs of the last output lie, from 0, and their weights."""
+        view = self.views[term]
+        position, channel = np.unravel_index(view.elements.argmax(), view.elements.shape)
+        group, output = divmod(int(channel), view.weights.shape[2])
+        at, weights = view.inputs(int(position))[group], view.weights[group, :, output]
+        is_read = (at > 0) & (weights != 0)
+        return np.asarray(at[is_read] - 1), np.asarray(weights[is_read])
+
     def ends(
         self, terms: Sequence[Term], shape: Shape
     ) -> tuple[tuple[Int64Array, Int64Array], ...]:

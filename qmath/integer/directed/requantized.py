@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from qmath.integer.directed.coverage import Coverage, few
 from qmath.integer.directed.elementwise import ElementwisePatches
 from qmath.integer.directed.layout import channels_of, layout_of
 from qmath.integer.directed.mistakes import NEAR, rounding_of
+from qmath.integer.directed.products import ProductPatches, place_factors, reads_of
 from qmath.integer.directed.weighted import Goal, Patches, WeightedPatches
 from qmath.integer.executor import Executor
 from qmath.integer.profiles.fixed import Integer
@@ -68,6 +70,7 @@ class _Builder:
         constants = profile.constants(step, executor.intervals(step))
         self.rounding = rounding_of(step, constants, profile.multiplier_bits)
         self.layout = layout_of(step, self.shapes)
+        self.reads = reads_of(step, self.shapes) if math.prod(step.shape) else None
         if self.layout is not None and len(self.terms) > 1:
             self.rounding = replace(self.rounding, ends=self.layout.ends(self.terms, step.shape))
         self.size = math.prod(step.shape)
@@ -87,6 +90,7 @@ class _Builder:
             maps = min(maps, self.most - made, max(1, self._needed(pending)) if made else maps)
             self._add_maps(made, maps, pending)
             made, maps = made + maps, 2 * maps
+        self._show_last()
         inputs = {
             name: np.concatenate([part[0][name] for part in self.parts]) for name in self.params
         }
@@ -98,7 +102,9 @@ class _Builder:
         )
 
     def _needed(self, pending: list[list[Goal]]) -> int:
-        """Return how many inputs have room for all goals."""
+        """Return how many inputs have room for all goals; of products, one at a time."""
+        if isinstance(self.patches, ProductPatches):
+            return 1
         places = len(self.layout.positions) if self.layout is not None else 1
         return max((-(-len(goals) // places) for goals in pending), default=1)
 
@@ -106,11 +112,46 @@ class _Builder:
         """Return how many inputs of noise alone are made where patches cannot be."""
         return _NOISY if self.layout is None else 0
 
+    def _show_last(self) -> None:
+        """Make the last integer real nonzero in some input, so that one left unwritten shows.
+
+        What the last output reads is changed where no tagged element is changed by that.
+        """
+        zero = self.step.params.zero_point
+        last = np.concatenate([part[1].reshape(len(part[1]), -1)[:, -1:] for part in self.parts])
+        if self.layout is None or not self.size or (last != zero).any():
+            return
+        inputs, expected = self.parts[-1]
+        before = sum(len(part[1]) for part in self.parts[:-1]) * self.size
+        tags = self.coverage.tags.array()[:, 0].astype(np.int64) - before
+        tags = tags[tags >= 0]
+        right = self._accumulators(inputs)[1][:, tags]
+        for end in (1, 0):
+            tried = {name: x.copy() for name, x in inputs.items()}
+            for i, term in enumerate(self.terms):
+                at, weights = self.layout.last_inputs(i)
+                limits = np.array([term.params.low, term.params.high])
+                row = tried[term.source].reshape(len(expected), -1)[-1]
+                row[at] = limits[np.where(weights > 0, end, 1 - end)]
+            made, sums = self._accumulators(tried)
+            if np.array_equal(sums[:, tags], right) and made.reshape(-1)[-1] != zero:
+                self.parts[-1] = tried, made
+                return
+
+    def _accumulators(self, inputs: Mapping[str, Array]) -> tuple[Array, Int64Array]:
+        """Return what inputs give, and each term's accumulators, flat."""
+        sums: list[Array] = []
+        made = self.executor.apply(self.step, inputs, lambda _, found: sums.extend(found))
+        return made, np.stack([
+            np.broadcast_to(a, made.shape).astype(np.int64).reshape(-1) for a in sums
+        ])  # fmt: skip
+
     # What is known before the first input.
 
     def _patches(self) -> Patches | None:
         if self.layout is None:
-            return None
+            products = self._products()
+            return None if products is None else self._with_ties(products)
         views, position = self.layout.views, int(self.layout.positions[0])
         elements = views[0].elements[position]
         rounding = self.rounding.of_channels(np.maximum(elements, 0), self.step.shape)
@@ -128,6 +169,19 @@ class _Builder:
             patches = WeightedPatches(
                 views, position, rounding, limits, self.rng, self.rounding.is_uniform
             )
+        return self._with_ties(patches)
+
+    def _products(self) -> ProductPatches | None:
+        """Return the patches of products of tensors, whose channels have one constant each."""
+        if self.reads is None or not self.rounding.is_uniform:
+            return None
+        first = np.unique(self.channel, return_index=True)[1]
+        rounding = self.rounding.of_channels(first, self.step.shape)
+        limits = [params.limits for params in self.reads.params]
+        return ProductPatches(self.reads, rounding, limits, self.rng)
+
+    def _with_ties(self, patches: Patches) -> Patches:
+        """Return patches, and take how near they come to ties for what is near."""
         near = [np.maximum(x, NEAR)[self.channel] for x in (patches.below, patches.above)]
         below, above = (x.reshape(self.step.shape) for x in near)
         self.rounding = replace(self.rounding, below=below, above=above)
@@ -145,8 +199,10 @@ class _Builder:
 
         The groups begin with different goals, so that they can be told apart.
         """
-        if self.patches is None or self.layout is None:
+        if self.patches is None:
             return []
+        if self.layout is None:
+            return [[goal for goals in zip_longest(*self.patches.goals) for goal in goals if goal]]
         per_group = len(self.patches.goals) // self.layout.groups
         pending = []
         for group in range(self.layout.groups):
@@ -174,17 +230,17 @@ class _Builder:
             placed = list(self._chosen(pending, first, slots))
             if placed:
                 self._place(relative, placed)
+        elif isinstance(self.patches, ProductPatches):
+            self._place_products(relative, pending[0])
         inputs = {}
         for name, x in relative.items():
             params = self.params[name]
             dtype = smallest_dtype(params.num_bits, signed=False)
             shaped = (x + params.zero_point).astype(dtype)
             inputs[name] = shaped.reshape(count, *self.shapes[name])
-        sums: list[Array] = []
-        expected = self.executor.apply(self.step, inputs, lambda _, found: sums.extend(found))
-        shape = (count, *self.step.shape)
+        expected, sums = self._accumulators(inputs)
         self.parts.append((inputs, expected))
-        masks = self.rounding.masks([np.broadcast_to(a, shape).astype(np.int64) for a in sums])
+        masks = self.rounding.masks([a.reshape(expected.shape) for a in sums])
         self.coverage.note(masks, before * self.size)
         if not before and self.layout is not None:
             self.coverage.note_borders(self.layout.views, expected[0], self.step.params.zero_point)
@@ -214,7 +270,7 @@ class _Builder:
             while slot < slots and number < len(goals):
                 goal = goals[number]
                 number += 1
-                if not (goal.takes_any and self.coverage.is_reached(goal.purpose, goal.channel)):
+                if not self._is_served(goal):
                     yield goal, slot
                     slot += 1
             del goals[:number]
@@ -232,6 +288,20 @@ class _Builder:
             at = self.layout.inputs_of(i, slot, channels)
             rows, columns = np.nonzero(at)
             relative[term.source][number[rows], at[rows, columns] - 1] = found[i][rows, columns]
+
+    def _place_products(self, relative: Mapping[str, Int64Array], goals: list[Goal]) -> None:
+        """Write factors of goals into each input, and take those goals out."""
+        assert isinstance(self.patches, ProductPatches)
+        assert self.reads is not None
+        for number in range(len(next(iter(relative.values())))):
+            rows = {name: x[number] for name, x in relative.items()}
+            goals[:] = [goal for goal in goals if not self._is_served(goal)]
+            left = place_factors(goals, self.patches, self.reads, self.channel, rows)
+            # None has a place if two factors are one integer, which they do not agree on.
+            goals[:] = left if len(left) < len(goals) else []
+
+    def _is_served(self, goal: Goal) -> bool:
+        return goal.takes_any and self.coverage.is_reached(goal.purpose, goal.channel)
 
     def _settle(
         self,

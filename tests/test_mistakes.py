@@ -91,7 +91,14 @@ def test_noise_instead_of_directed_vectors_lets_mistakes_survive(layers):
 
 
 @pytest.mark.parametrize(
-    "make", [networks.images, networks.branches, networks.signals, networks.float_layers]
+    "make",
+    [
+        networks.images,
+        networks.branches,
+        networks.signals,
+        networks.float_layers,
+        networks.combinations,
+    ],
 )
 @pytest.mark.parametrize("bits", [3, 8])
 def test_the_kernel_computes_every_layer_from_the_file_alone(tmp_path, make, bits):
@@ -123,6 +130,28 @@ def test_most_mistakes_act_somewhere(tmp_path):
     }  # fmt: skip
 
 
+# Of kernels that the samples do not have.
+OTHERS = (
+    "negative slope on the wrong side", "maximum and minimum swapped", "factor of the next channel"
+)  # fmt: skip
+IN_NUMPY = (*OTHERS, "no zero point of the factor", "rounds down", "no upper clamp", "rounds twice")
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_mistakes_in_products_extremes_and_slopes_are_found_in_every_layer(tmp_path):
+    exports = Exports(networks.combinations(), tmp_path)
+    chosen = [mistake for mistake in MISTAKES if mistake.name in IN_NUMPY]
+    known = in_numpy(layers_of(exports.arrays()), chosen)
+    found = in_c.in_c(exports.c(), known, OTHERS)
+    for verdict in (*known.values(), *found.values()):
+        assert verdict.survived == {}, verdict.name
+        assert verdict.killed, verdict.name
+    for name in OTHERS:
+        assert found[name].killed.keys() == known[name].killed.keys()
+    assert len(known["no upper clamp"].noise) < len(known["no upper clamp"].killed)
+
+
 @pytest.mark.slow
 def test_the_proof_agrees_with_every_accumulator(tmp_path):
     """No claim about runs and jumps: all accumulators of small layers, one after another."""
@@ -147,12 +176,15 @@ def test_the_proof_agrees_with_every_accumulator(tmp_path):
     assert shown > 100
 
 
-@pytest.mark.parametrize("make", [networks.images, networks.branches])
+@pytest.mark.parametrize("make", [networks.images, networks.branches, networks.combinations])
 def test_accumulators_stay_in_their_intervals(tmp_path, make):
     for layer in of(make(), tmp_path):
         for term in layer.terms:
-            zero = layer.grids[term.source].zero_point
-            sums = Kernel().sums(layer, term, layer.inputs[term.source].astype(np.int64) - zero)
+            relative = {
+                name: x.astype(np.int64) - layer.grids[name].zero_point
+                for name, x in layer.inputs.items()
+            }
+            sums = Kernel().sums(layer, term, relative)
             low, high = equal.intervals(layer, term)
             assert (sums >= low).all()
             assert (sums <= high).all()

@@ -192,6 +192,22 @@ SUBSTITUTIONS: dict[str, tuple[Substitution, ...]] = {
         ("y = qm_shifted(qm_scaled(r->negative, sums, r->terms, i, c), r->negative->shift[c]);",
          "y = 0;"),
     ),
+    "negative slope on the wrong side": (
+        ("if (r->negative && y < (int64_t)1 << (shift - 1))",
+         "if (r->negative && y >= (int64_t)1 << (shift - 1))"),
+    ),
+    "maximum and minimum swapped": (
+        ("qm_int most = lowest;", "qm_int most = (qm_int)1 << 20;"),
+        ("&& in[qm_at(&p->in, row, column, c)] > most)",
+         "&& in[qm_at(&p->in, row, column, c)] < most)"),
+        ("qm_int least = highest;", "qm_int least = -((qm_int)1 << 20);"),
+        ("&& in[qm_at(&p->in, row, column, c)] < least)",
+         "&& in[qm_at(&p->in, row, column, c)] > least)"),
+    ),
+    "factor of the next channel": (
+        ("(size_t)k * (size_t)b[2] + (size_t)l * (size_t)b[3]];",
+         "(size_t)k * (size_t)b[2] + (size_t)((l + 1) % shape[3]) * (size_t)b[3]];"),
+    ),
     "maximum not below zero": (("qm_int most = lowest;", "qm_int most = lowest * 0;"),),
     "table shifted by one": (("table[in[i] + zero_point];", "table[in[i] + zero_point + 1];"),),
     "last integer unwritten": (

@@ -279,6 +279,14 @@ def _last_integer(y: Array, here: Here) -> Array:
     return made.reshape(y.shape)
 
 
+def _without_zero_point(factor: Array, here: Here) -> Array:
+    return factor + here.zero_point if here.zero_point else factor
+
+
+def _swapped(better: Any, _: Here) -> Any:
+    return np.minimum if better is np.maximum else np.maximum
+
+
 def _pool_from_zero(y: Array, here: Here) -> Array:
     return np.maximum(y, 0) if here.kind == "pool_max" else y
 
@@ -397,7 +405,14 @@ def _catalogue() -> tuple[Mistake, ...]:
         ("average counts the padding", _divisor),
     )  # fmt: skip
     add("sums and pools", "rounded", ("negative slope ignored", _leak_ignored))
+    add("sums and pools", "negative", ("negative slope on the wrong side", lambda side, _: ~side))
+    add("sums and pools", "extreme", ("maximum and minimum swapped", _swapped))
     add("sums and pools", "moved", ("maximum not below zero", _pool_from_zero))
+    add(
+        "products", "factor",
+        ("no zero point of the factor", _without_zero_point),
+        ("factor of the next channel", lambda x, _: np.roll(x, -1, -1) if x.shape[-1] > 1 else x),
+    )  # fmt: skip
     add(
         "tables", "table",
         ("table shifted by one", lambda t, _: np.roll(t, -1)),

@@ -18,7 +18,7 @@ __all__ = ["first_difference", "intervals"]
 
 Array = NDArray[Any]
 
-STAGES = ("constants", "sums", "rounded", "clamped")  # a function of accumulators alone
+STAGES = ("constants", "sums", "negative", "rounded", "clamped")  # a function of accumulators alone
 UNWRITTEN = ("last channel unwritten", "last integer unwritten")
 MOST = 1 << 24  # combinations of accumulators looked at for a channel of several terms
 
@@ -84,9 +84,14 @@ def intervals(layer: Layer, term: Term) -> tuple[Array, Array]:
             taps = Kernel().sums(
                 replace(layer, grids={term.source: replace(grid, zero_point=0)}),
                 replace(term, ops=(op,)),
-                np.ones((1, *shape), np.int64),
+                {term.source: np.ones((1, *shape), np.int64)},
             )[0]
             low, high = low.min() * taps, high.max() * taps
+        elif entry["kind"] == "multiply":
+            other = layer.grids[entry["factor"]]
+            ends_of = other.low - other.zero_point, other.high - other.zero_point
+            products = np.multiply.outer([low.min(), high.max()], ends_of)
+            low, high = products.min(initial=0), products.max(initial=0)
         elif entry["kind"] == "pad":
             ends = (np.broadcast_to(x, shape) for x in (low, high))
             low, high = (np.pad(x, [tuple(p) for p in entry["pads"]]) for x in ends)

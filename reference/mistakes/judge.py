@@ -20,7 +20,7 @@ __all__ = ["Verdict", "in_numpy"]
 Array = NDArray[Any]
 STATIC = ("zeros", "weights", "offset", "window", "constants", "table")
 ORDERS = ("input", "groups")  # an order of indices
-LATE = ("sums", "constants", "rounded", "clamped", "output")  # after the accumulators
+LATE = ("sums", "constants", "negative", "rounded", "clamped", "output")  # after the accumulators
 
 
 @dataclass
@@ -89,14 +89,16 @@ class _Run:
 
     def __init__(self, layer: Layer, inputs: Mapping[str, Array], expected: Array) -> None:
         self.layer, self.inputs, self.expected = layer, inputs, expected
-        self.sums: list[Array] = []
         right = Kernel()
         made = right.run(layer, inputs)
         if not np.array_equal(made, expected):
             raise ValueError(f"{layer.name}: the kernel without a mistake is not right")
-        for term in layer.terms:
-            x = inputs[term.source].astype(np.int64) - layer.grids[term.source].zero_point
-            self.sums.append(right.sums(layer, term, x))
+        relative = {
+            name: x.astype(np.int64) - layer.grids[name].zero_point
+            for name, x in inputs.items()
+            if layer.terms
+        }
+        self.sums = [right.sums(layer, term, relative) for term in layer.terms]
 
     def made(self, mistake: Mistake) -> Array | None:
         """Return what the mistake makes, None if there is nothing that it could get wrong."""
@@ -128,7 +130,7 @@ def _may_differ(mistake: Mistake, value: Any, changed: Any, here: Here) -> bool:
         indices = np.arange(value[0].size).reshape(1, *value.shape[1:])
         moved = mistake.change(indices, here).reshape(-1)
         return not np.array_equal(moved, indices.reshape(-1))
-    return changed is not value
+    return bool(changed is not value)
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -9,12 +9,15 @@ stage         value
 ``offset``    the weights' zero point
 ``window``    a `Window`
 ``groups``    accumulators of a depthwise layer, ``(N, H, W, I, M)``
+``factor``    integers of a product's factor ``(N, …)``, relative to their zero point
 ``sums``      the accumulators of each term
 ``constants`` `Constants`
 ``total``     products and addend, before the shift
 ``rounded``   after the shift
 ``clamped``   within the clamps
 ``output``    unsigned integers
+``negative``  where a leaky ReLU's negative side counts
+``extreme``   the function of a maximum or minimum
 ``moved``     what a move makes, relative to the zero point
 ``table``     a table
 ``floats``    what a quantizer rounds, in steps
@@ -25,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -98,14 +102,14 @@ class Kernel:
             assert layer.table is not None
             made = self.at("table", layer.table.astype(np.int64), Here(layer))[first]
             return np.asarray(self.at("output", made + zero, Here(layer, zero_point=zero)))
-        relative = []
+        relative = {}
         for source, zero_in in zip(layer.entry["sources"], zeros, strict=True):
             here = Here(layer, source=source, zero_point=layer.grids[source].zero_point)
-            relative.append(self.at("input", inputs[source].astype(np.int64), here) - zero_in)
+            relative[source] = self.at("input", inputs[source].astype(np.int64), here) - zero_in
         if layer.kind == "requantize":
-            sums = [self.sums(layer, t, x) for t, x in zip(layer.terms, relative, strict=True)]
+            sums = [self.sums(layer, term, relative) for term in layer.terms]
             return self.requantize(layer, sums, zero)
-        made = self._move(layer, relative[0])
+        made = self._move(layer, relative[layer.entry["sources"][0]])
         return np.asarray(self.at("output", made + zero, Here(layer, zero_point=zero)))
 
     def zeros(self, layer: Layer) -> tuple[int, ...]:
@@ -115,11 +119,18 @@ class Kernel:
         right = tuple(grid.zero_point for grid in (*grids, layer.grid))
         return tuple(self.at("zeros", right, Here(layer)))
 
-    def sums(self, layer: Layer, term: Term, x: Array) -> Array:
-        """Return the accumulators of a term."""
-        zero = layer.grids[term.source].zero_point
+    def sums(self, layer: Layer, term: Term, relative: Mapping[str, Array]) -> Array:
+        """Return the accumulators of a term, of the sources' integers."""
+        x, zero = relative[term.source], layer.grids[term.source].zero_point
         for op in term.ops:
             here = Here(layer, op.entry["kind"], op, term.source, zero)
+            if here.kind == "multiply":
+                name = op.entry["factor"]
+                zero_point = layer.grids[name].zero_point
+                here = replace(here, source=name, zero_point=zero_point)
+                factor = self.at("factor", relative[name], here)
+                x = _aligned(x, op.entry["shape"]) * _aligned(factor, op.entry["shape"])
+                continue
             x = self._linear(x, op, here) if op.integers is not None else self._other(x, here)
         return x
 
@@ -151,7 +162,8 @@ class Kernel:
         total, y = self._side(positive, sums, here)
         if negative is not None:
             _, below = self._side(negative, sums, replace(here, is_negative_side=True))
-            y = np.where(total < np.int64(1) << (positive.shift - 1), below, y)
+            is_negative = total < np.int64(1) << (positive.shift - 1)
+            y = np.where(self.at("negative", is_negative, here), below, y)
         here = replace(here, constants=positive, zero_point=zero)
         clamped = np.clip(y, positive.low, positive.high)
         y = self.at("clamped", clamped, replace(here, before=y))
@@ -212,8 +224,13 @@ class Kernel:
     def _move(self, layer: Layer, x: Array) -> Array:
         op, shape = layer.entry["op"], layer.shape
         here = Here(layer, op["kind"], zero_point=layer.grid.zero_point)
-        if op["kind"] == "pool_max":
-            made = self._pool(x, op, shape, here, _maximum)
+        if op["kind"] in ("pool_max", "pool_min"):
+            right = np.maximum if op["kind"] == "pool_max" else np.minimum
+            best = partial(_best, self.at("extreme", right, here))
+            if "rows" in op:
+                made = best(iter(np.moveaxis(x.reshape(len(x), op["rows"], *shape), 1, 0)))
+            else:
+                made = self._pool(x, op, shape, here, best)
         else:
             made = _rearranged(x, op, shape)
         return np.asarray(self.at("moved", made, here))
@@ -225,7 +242,7 @@ def window_of(
     """Return the window of an operation on ``(H, W, C)``; maxima are padded with the lowest."""
     fill = -(1 << 20) if entry["kind"] == "pool_max" else 0
     if entry.get("global"):
-        return Window(shape[:2], (1, 1), (1, 1), (0, 0), (0, 0), fill)
+        return Window((shape[0], shape[1]), (1, 1), (1, 1), (0, 0), (0, 0), fill)
 
     def pair(values: Any, least: int) -> tuple[int, int]:
         return (least, *values)[-2:]
@@ -233,7 +250,7 @@ def window_of(
     pads = ((0, 0), *entry.get("pads", entry.get("crops", ())))[-2:]
     before, after = zip(*pads, strict=True)
     return Window(
-        weights[:2] or pair(entry["size"], 1),
+        pair(weights[:2] or entry["size"], 1),
         pair(entry["strides"], 1),
         pair(entry.get("dilation", (1, 1)), 1),
         before,
@@ -288,7 +305,12 @@ def _rearranged(x: Array, op: Mapping[str, Any], shape: tuple[int, ...]) -> Arra
         return x.transpose(op["axes"])
     if op["kind"] == "pad":
         return np.pad(x, [(0, 0), *map(tuple, op["pads"])])
-    if op["kind"] == "upsample":
+    if op["kind"] == "crop":
+        ends = (slice(a, n - b) for (a, b), n in zip(op["crops"], x.shape[1:], strict=True))
+        return x[(slice(None), *ends)]
+    if op["kind"] == "broadcast":
+        x = _aligned(x, shape)
+    if op["kind"] in ("upsample", "broadcast"):
         for axis, times in enumerate(op["size"], 1):
             x = x.repeat(times, axis)
         return x
@@ -296,8 +318,10 @@ def _rearranged(x: Array, op: Mapping[str, Any], shape: tuple[int, ...]) -> Arra
     return x.reshape(-1, *shape)
 
 
-def _maximum(parts: Iterator[Array]) -> Array:
-    most = next(parts)
-    for part in parts:
-        most = np.maximum(most, part)
-    return most
+def _best(better: Callable[[Array, Array], Array], parts: Iterator[Array]) -> Array:
+    return reduce(better, parts)
+
+
+def _aligned(x: Array, shape: Sequence[int]) -> Array:
+    """Give integers the rank of a shape: the axes that they lack come first."""
+    return x.reshape(len(x), *(1,) * (len(shape) - x.ndim + 1), *x.shape[1:])

@@ -72,19 +72,19 @@ def _toward_zero(total: Array, c: Constants) -> Array:
 
 def _half_to_even(total: Array, c: Constants) -> Array:
     y = total >> c.shift
-    return y - ((total == y << c.shift) & (y % 2 != 0))
+    return np.asarray(y - ((total == y << c.shift) & (y % 2 != 0)))
 
 
 def _half_away(total: Array, c: Constants) -> Array:
     y = total >> c.shift
-    return y - ((total == y << c.shift) & (y <= 0))
+    return np.asarray(y - ((total == y << c.shift) & (y <= 0)))
 
 
 def _twice(total: Array, c: Constants) -> Array:
     first = np.where(c.shift > 31, 31, np.maximum(c.shift - 6, 0))
     second = c.shift - first
     plain = total - _half(c) + ((np.int64(1) << first) >> 1) >> first
-    return plain + ((np.int64(1) << second) >> 1) >> second
+    return np.asarray(plain + ((np.int64(1) << second) >> 1) >> second)
 
 
 def _bias_last(total: Array, c: Constants) -> Array:
@@ -144,7 +144,7 @@ def _divisor(c: Constants, _: Here) -> Constants:
 
     def inner(x: Array) -> Array:
         full = np.broadcast_to(x, c.shift.shape)
-        return full[full.shape[0] // 2, full.shape[1] // 2]
+        return np.asarray(full[full.shape[0] // 2, full.shape[1] // 2])
 
     return replace(
         c, multipliers=tuple(map(inner, c.multipliers)), addend=inner(c.addend),
@@ -190,14 +190,14 @@ def _last_input(w: Array, here: Here) -> Array:
     cut = w.copy()
     assert here.op is not None
     cut[..., -1, :] = here.op.zero_point
-    return cut
+    return np.asarray(cut)
 
 
 def _transposed(w: Array, here: Here) -> Array:
     """Read the kernel's rows as columns."""
     if w.ndim < 4 or here.kind == "conv2d_transpose":
         return w
-    return w.reshape(w.shape[1], w.shape[0], *w.shape[2:]).swapaxes(0, 1)
+    return np.asarray(w.reshape(w.shape[1], w.shape[0], *w.shape[2:]).swapaxes(0, 1))
 
 
 def _flipped(w: Array, here: Here) -> Array:
@@ -209,6 +209,7 @@ def _flipped(w: Array, here: Here) -> Array:
 def _negated(w: Array, here: Here) -> Array:
     assert here.op is not None
     zero = here.op.zero_point
+    assert zero is not None
     return 2 * zero - w
 
 
@@ -224,12 +225,12 @@ def _nibbles(w: Array, here: Here) -> Array:
     flat = w.reshape(-1).copy()
     pairs = flat[: len(flat) // 2 * 2].reshape(-1, 2)
     pairs[:] = pairs[:, ::-1].copy()
-    return flat.reshape(w.shape)
+    return np.asarray(flat.reshape(w.shape))
 
 
 def _depth_order(groups: Array, _: Here) -> Array:
     """Put the first multiple of every channel first, then the second ones."""
-    return groups.swapaxes(-1, -2)
+    return np.asarray(groups.swapaxes(-1, -2))
 
 
 def _window(of: Callable[[Window, Here], Window]) -> Change:
@@ -255,7 +256,7 @@ def _as_chw(x: Array, here: Here) -> Array:
     if x.ndim != 4 or not kinds & {"conv2d", "depthwise_conv2d"}:
         return x
     n, height, width, channels = x.shape
-    return x.reshape(n, channels, height, width).transpose(0, 2, 3, 1)
+    return np.asarray(x.reshape(n, channels, height, width).transpose(0, 2, 3, 1))
 
 
 def _unwritten(*index: Any, axes: int) -> Change:
@@ -265,8 +266,9 @@ def _unwritten(*index: Any, axes: int) -> Change:
         if here.layer.kind != "requantize" or y.ndim <= axes:
             return y
         made = y.copy()
-        made[(slice(None), *index)] = here.layer.grid.zero_point
-        return made
+        part = (slice(None), *index)
+        made[part] = here.layer.grid.zero_point
+        return np.asarray(made)
 
     return change
 
@@ -276,7 +278,7 @@ def _last_integer(y: Array, here: Here) -> Array:
         return y
     made = y.reshape(len(y), -1).copy()
     made[:, -1] = here.layer.grid.zero_point
-    return made.reshape(y.shape)
+    return np.asarray(made.reshape(y.shape))
 
 
 def _without_zero_point(factor: Array, here: Here) -> Array:

@@ -78,7 +78,7 @@ class CKernels:
             (place / name).write_text(text)
         shutil.copy(self.export / "model.h", place)
         self._compile(place / "model.c", place / "model.o", place)
-        command = ["cc", place / "model.o", *self.objects, "-lm", "-o", program]
+        command: list[str | Path] = ["cc", place / "model.o", *self.objects, "-lm", "-o", program]
         subprocess.run(command, check=True, capture_output=True)
         try:
             done = subprocess.run(
@@ -91,7 +91,7 @@ class CKernels:
         return done.returncode, done.stdout
 
     def _compile(self, source: Path, target: Path, headers: Path) -> None:
-        command = [*COMPILER, f"-I{headers}", "-c", source, "-o", target]
+        command: list[str | Path] = [*COMPILER, f"-I{headers}", "-c", source, "-o", target]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ValueError(f"{source.name} does not compile:\n{done.stderr}")

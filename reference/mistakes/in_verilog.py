@@ -177,7 +177,7 @@ def simulated(folder: Path, text: str) -> tuple[str, str]:
     with tempfile.TemporaryDirectory() as work:
         source, program = Path(work) / "mistake.v", Path(work) / "mistake.vvp"
         source.write_text(text, encoding="ascii")
-        command = ["iverilog", "-o", program, source]
+        command: list[str | Path] = ["iverilog", "-o", program, source]
         subprocess.run(command, check=True, capture_output=True, text=True)
         done = subprocess.run(
             ["vvp", program], cwd=folder, capture_output=True, text=True, check=True,

@@ -140,5 +140,5 @@ def _same(a: Any, b: Any) -> bool:
             for x, y in zip(a.arrays(), b.arrays(), strict=True)
         )
     if isinstance(a, Window):
-        return replace(a, after=b.after) == b if a.before == b.before else a == b
+        return bool(replace(a, after=b.after) == b if a.before == b.before else a == b)
     return bool(np.array_equal(a, b))

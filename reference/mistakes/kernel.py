@@ -302,12 +302,13 @@ def _scattered(x: Array, w: Array, window: Window, shape: Sequence[int]) -> Arra
 
 def _rearranged(x: Array, op: Mapping[str, Any], shape: tuple[int, ...]) -> Array:
     if op["kind"] == "permute":
-        return x.transpose(op["axes"])
+        return np.asarray(x.transpose(op["axes"]))
     if op["kind"] == "pad":
         return np.pad(x, [(0, 0), *map(tuple, op["pads"])])
     if op["kind"] == "crop":
         ends = (slice(a, n - b) for (a, b), n in zip(op["crops"], x.shape[1:], strict=True))
-        return x[(slice(None), *ends)]
+        kept = (slice(None), *ends)
+        return x[kept]
     if op["kind"] == "broadcast":
         x = _aligned(x, shape)
     if op["kind"] in ("upsample", "broadcast"):

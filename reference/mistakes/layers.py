@@ -131,7 +131,7 @@ def layers_of(path: str | os.PathLike[str]) -> Iterator[Layer]:
 
 
 def _grid(entry: Mapping[str, Any]) -> Grid:
-    scale = np.array(int(entry["scale_bits"], 16), np.uint32).view(np.float32)[()]
+    (scale,) = np.array([int(entry["scale_bits"], 16)], np.uint32).view(np.float32)
     return Grid(entry["zero_point"], entry["low"], entry["high"], scale)
 
 

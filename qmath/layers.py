@@ -62,8 +62,8 @@ class LayerClass:
     kernel : str
         Name of the weight that it multiplies by or looks up in, ``""`` if none.
     axes : str
-        Order of the kernel's axes: height, width, input channels, output channels, multiplier of
-        the input channels. ``""`` where no export names it.
+        Order of the kernel's axes: depth, height, width, input channels, output channels,
+        multiplier of the input channels. ``""`` where no export names it.
     """
 
     kind: Kind
@@ -95,7 +95,7 @@ LAYERS: Mapping[str, LayerClass] = {
     "DepthwiseConv1D":        _row("weighted",       "run onnx", "depthwise_kernel", "WIM"),
     "DepthwiseConv2D":        _row("weighted",       "run onnx ops", "depthwise_kernel", "HWIM"),
     "SeparableConv2D":        _row("weighted",       "",             "depthwise_kernel"),
-    "Conv3D":                 _row("weighted",       "",             "kernel"),
+    "Conv3D":                 _row("weighted",       "run onnx", "kernel", "DHWIO"),
 
     "Embedding":              _row("float",          "run",          "embeddings"),
     "EinsumDense":            _row("float",          "run",          "kernel"),

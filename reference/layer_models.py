@@ -125,6 +125,16 @@ LAYERS: dict[str, _Case] = {
     "Conv2DTranspose, valid, with dilation": _case(
         lambda: layers.Conv2DTranspose(5, (3, 2), dilation_rate=3), IMAGE, weights="kernel"
     ),
+    "Conv3D": _case(
+        lambda: layers.Conv3D(4, (3, 2, 3), (1, 2, 2), "same", activation="relu"), VOLUME,
+        weights="kernel",
+    ),
+    "Conv3D with dilation": _case(
+        lambda: layers.Conv3D(4, (2, 2, 3), dilation_rate=(2, 1, 2)), VOLUME, weights="kernel"
+    ),
+    "Conv3D of groups": _case(
+        lambda: layers.Conv3D(6, 2, groups=3, use_bias=False), VOLUME, weights="kernel"
+    ),
     "ReLU to 3": _case(lambda: layers.ReLU(0.4), IMAGE),
     "ReLU with slope and limit": _case(lambda: layers.ReLU(0.3, negative_slope=0.2), IMAGE),
     "ReLU with threshold": _case(lambda: layers.ReLU(threshold=0.15), IMAGE),
@@ -148,7 +158,7 @@ NEED_INTEGERS = frozenset(
     for name in LAYERS
     if name.startswith((
         "Multiply", "Activation", "ELU", "ReLU with threshold", "ReLU with all", "Thresholded",
-        "DepthwiseConv1D", "Conv2DTranspose",
+        "DepthwiseConv1D", "Conv2DTranspose", "Conv3D",
     )) and name != "Activation hard_sigmoid"
 )
 # fmt: on

@@ -44,7 +44,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "ZeroPadding1D": {"padding": 1},
     "ZeroPadding2D": {"padding": 1},
 }
-LENGTHS = {"H": 1, "W": 1, "I": 2, "O": 2, "M": 1}
+LENGTHS = {"D": 1, "H": 1, "W": 1, "I": 2, "O": 2, "M": 1}
 JOINS = ("sum", "product", "extreme", "concatenation")
 
 

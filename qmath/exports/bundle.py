@@ -216,7 +216,7 @@ def quantize_model(
         Axis orders to export in, such as ``"OHWI"``: each applies to every tensor whose own
         layout has the same letters (``HWIO`` of Conv2D, ``HWOI`` of Conv2DTranspose; there are
         ``HWIM`` of DepthwiseConv2D, ``IO`` of Dense, ``WIO`` of Conv1D, ``WIM`` of
-        DepthwiseConv1D).
+        DepthwiseConv1D, ``DHWIO`` of Conv3D).
     signed : bool
         Two's complement integers of the weights, or TensorFlow's unsigned count.
     vectors : int, array-like or mapping of str to array-like

@@ -42,11 +42,17 @@ def pad(x: Array, pads: Pads, value: float = 0) -> Array:
 def windows(
     x: Array, kernel: Sequence[int], strides: Sequence[int], dilation: Sequence[int]
 ) -> Array:
-    """Return a view ``(N, H, W, kh, kw, C)`` of the windows of an ``(N, H, W, C)`` array."""
+    """Return a view ``(N, H, W, kh, kw, C)`` of the windows of an ``(N, H, W, C)`` array.
+
+    There may be a depth before the height.
+    """
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
-    view = np.lib.stride_tricks.sliding_window_view(x, spans, axis=(1, 2))
-    view = view[:, :: strides[0], :: strides[1], :, :: dilation[0], :: dilation[1]]
-    return np.asarray(view.transpose(0, 1, 2, 4, 5, 3))
+    axes = tuple(range(1, len(spans) + 1))
+    view = np.lib.stride_tricks.sliding_window_view(x, spans, axis=axes)
+    steps = [tuple(slice(None, None, n) for n in of) for of in (strides, dilation)]
+    every = slice(None)
+    index = (every, *steps[0], every, *steps[1])
+    return np.moveaxis(view[index], len(spans) + 1, -1)
 
 
 def conv2d(
@@ -72,6 +78,22 @@ def conv2d(
             columns = view[part].reshape(-1, len(matrix))
             np.matmul(columns, matrix, out=out[part].reshape(-1, channels))
     return out
+
+
+def conv3d(
+    x: Array, kernel: Array, strides: Sequence[int], pads: Pads, dilation: Sequence[int]
+) -> Array:
+    """Convolve ``(N, D, H, W, I)`` with a DHWIO kernel: the planes of it are `conv2d`'s."""
+    x = pad(x, pads)
+    depth = (x.shape[1] - (len(kernel) - 1) * dilation[0] - 1) // strides[0] + 1
+    total: Array | None = None
+    for i, plane in enumerate(kernel):
+        first = i * dilation[0]
+        read = x[:, first : first + (depth - 1) * strides[0] + 1 : strides[0]]
+        part = conv2d(read.reshape(-1, *x.shape[2:]), plane, strides[1:], (), dilation[1:])
+        total = part if total is None else np.add(total, part, out=total)
+    assert total is not None  # a kernel has at least one plane
+    return total.reshape(len(x), depth, *total.shape[1:])
 
 
 def depthwise_conv2d(

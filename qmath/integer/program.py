@@ -108,9 +108,9 @@ class Linear:
     Attributes
     ----------
     kind : str
-        ``"conv2d"``, ``"depthwise_conv2d"``, ``"conv2d_transpose"``, ``"dense"``, ``"pool_sum"``,
-        ``"pad"``, ``"crop"``, ``"upsample"``, ``"broadcast"``, ``"reshape"``, ``"permute"``,
-        ``"multiply"``.
+        ``"conv2d"``, ``"conv3d"``, ``"depthwise_conv2d"``, ``"conv2d_transpose"``, ``"dense"``,
+        ``"pool_sum"``, ``"pad"``, ``"crop"``, ``"upsample"``, ``"broadcast"``, ``"reshape"``,
+        ``"permute"``, ``"multiply"``.
     apply : callable
         ``apply(x, weights)`` on an ``(N, …)`` array of any float dtype.
     shape : tuple of int

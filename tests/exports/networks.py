@@ -236,6 +236,11 @@ def volumes(**widths: int) -> QatModel:
     outputs.append(net.add("Rescaling", start, scale=[0.7, -1.3], offset=0.2, ends=(-1.7, 1.9)))
     statistics = {"axis": 1, "mean": [0.1, 0.2, -0.1, 0.0], "variance": [0.5, 1.1, 2.3, 0.9]}
     outputs.append(net.add("Normalization", start, **statistics, ends=(-1.71, 2.03)))
+    conv, ends = "Conv3D", (-5.13, 6.07)
+    strides = {"strides": (2, 1, 2), "padding": "same"}
+    outputs.append(net.add(conv, start, kernel=(3, 2, 3, 2, 4), **strides, ends=ends))
+    outputs.append(net.add(conv, start, kernel=(2, 3, 1, 1, 4), per_axis=False, ends=ends))
+    outputs.append(net.add(conv, start, kernel=(2, 2, 2, 2, 3), dilation_rate=[3, 1, 2], ends=ends))
     return net.model(*outputs)
 
 

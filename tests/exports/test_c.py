@@ -47,10 +47,10 @@ NETWORKS = {
 @pytest.mark.parametrize("options", [{}, {"packing": "lsb", "layouts": ["OHWI"], "signed": False}])
 def test_the_integer_model_compiles_and_gives_its_test_vectors(tmp_path, name, options):
     if "layouts" in options:
-        layout = {"signals": "OWI", "volumes": "OI", "convolutions": "MIW"}.get(
+        layouts = {"signals": "OWI", "volumes": "OI HIOWD", "convolutions": "MIW"}.get(
             name.partition(" ")[0], "OHWI"
         )
-        options = {**options, "layouts": [layout]}
+        options = {**options, "layouts": layouts.split()}
     place = tmp_path / "out"
     bundle = export(NETWORKS[name], place, format="c", vectors=3, **options)
     results = [
@@ -74,8 +74,8 @@ def test_these_networks_have_every_kind_of_step():
                 kinds |= {op["kind"] for op in term["ops"]}
     assert kinds == {
         "quantize", "requantize", "move", "table", "float", "pool_max", "reshape", "permute", "pad",
-        "upsample", "crop", "broadcast", "multiply", "pool_min", "conv2d", "depthwise_conv2d",
-        "conv2d_transpose", "dense", "pool_sum",
+        "upsample", "crop", "broadcast", "multiply", "pool_min", "conv2d", "conv3d",
+        "depthwise_conv2d", "conv2d_transpose", "dense", "pool_sum",
     }  # fmt: skip
 
 

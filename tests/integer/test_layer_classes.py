@@ -334,6 +334,50 @@ def test_a_pool_of_three_axes(
     np.testing.assert_allclose(found, function(x), rtol=1e-5, atol=1e-6)
 
 
+VOLUMES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    "strides": ((2, 3, 2, 2, 4), {"strides": (2, 1, 3)}),
+    "same": ((3, 2, 3, 2, 3), {"strides": 2, "padding": "same"}),
+    "dilation": ((2, 2, 1, 2, 4), {"dilation_rate": [3, 2, 1]}),
+    "groups": ((2, 2, 2, 1, 4), {"groups": 2}),
+}
+
+
+def volumes_convolved(x: Array, kernel: Array, config: dict[str, Any]) -> Array:
+    """Return a convolution of three axes, output by output."""
+    steps, spread = (
+        np.broadcast_to(config.get(key, 1), 3).tolist() for key in ("strides", "dilation_rate")
+    )
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel.shape, spread, strict=False)]
+    pads = ops.same_pads(x.shape[1:4], spans, steps) if "padding" in config else ((0, 0),) * 3
+    x = np.pad(x, ((0, 0), *pads, (0, 0)))
+    counts = [(n - k) // s + 1 for n, k, s in zip(x.shape[1:], spans, steps, strict=False)]
+    out = np.empty((len(x), *counts, kernel.shape[-1]))
+    groups = x.shape[-1] // kernel.shape[-2]
+    for *at, channel in np.ndindex(*out.shape[1:]):
+        first = channel * groups // kernel.shape[-1] * kernel.shape[-2]
+        window = [
+            slice(i * s, i * s + k, d) for i, s, k, d in zip(at, steps, spans, spread, strict=True)
+        ]
+        part = x[(slice(None), *window, slice(first, first + kernel.shape[-2]))]
+        out[(slice(None), *at, channel)] = np.tensordot(part, kernel[..., channel], 4)
+    return out
+
+
+@pytest.mark.parametrize("per_axis", [True, False])
+@pytest.mark.parametrize("name", VOLUMES)
+def test_a_convolution_of_three_axes(name: str, per_axis: bool) -> None:
+    shape, config = VOLUMES[name]
+    net = Network(5, 4, 6, 2, bits=6)
+    start = net.nodes[-1].name
+    last = net.add("Conv3D", start, kernel=shape, per_axis=per_axis, **config, ends=(-7.0, 8.0))
+    weight, bias = net.tensors[-3:-1]
+    kernel = weight.quantize().dequantize().astype(np.float64)
+    check(
+        net.model(start, last),
+        lambda x: volumes_convolved(x, kernel, config) + np.asarray(bias.values),
+    )
+
+
 FLOAT_MOVES: dict[str, tuple[str, dict[str, Any], Function]] = {
     "join": ("Concatenate", {"axis": 1}, lambda x: np.concatenate([x, x], 1)),
     "reshape": ("Reshape", {"target_shape": [6, 4]}, lambda x: x.reshape(len(x), 6, 4)),

@@ -41,6 +41,36 @@ def test_convolutions(padding: str, strides: tuple, dilation: tuple, size: tuple
         np.testing.assert_array_equal(depthwise[n, r, c], each.ravel())
 
 
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("strides", [(1, 1, 1), (2, 3, 1)])
+@pytest.mark.parametrize("dilation", [(1, 1, 1), (2, 1, 3)])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_convolutions_of_three_axes(
+    padding: str, strides: tuple, dilation: tuple, groups: int
+) -> None:
+    x = RNG.integers(-9, 10, (2, 5, 4, 7, 4)).astype(np.float32)
+    size = (3, 2, 2)
+    spans = [(k - 1) * d + 1 for k, d in zip(size, dilation, strict=True)]
+    pads = ops.same_pads(x.shape[1:4], spans, strides) if padding == "same" else ((0, 0),) * 3
+    kernel = RNG.integers(-3, 4, (*size, 4 // groups, 6)).astype(np.float32)
+    found = ops.conv3d(x, kernel, strides, pads, dilation)
+    padded = np.pad(x, ((0, 0), *pads, (0, 0)))
+    whole = np.zeros((*size, 4, 6), np.float32)
+    for i in range(groups):
+        part = (
+            slice(4 // groups * i, 4 // groups * (i + 1)),
+            slice(6 // groups * i, 6 // groups * (i + 1)),
+        )
+        whole[..., part[0], part[1]] = kernel[..., part[1]]
+    for at in np.ndindex(*found.shape[1:4]):
+        first = [i * s for i, s in zip(at, strides, strict=True)]
+        window = tuple(slice(f, f + n, d) for f, n, d in zip(first, spans, dilation, strict=True))
+        expected = np.tensordot(padded[(slice(None), *window)], whole, 4)
+        np.testing.assert_array_equal(found[(slice(None), *at)], expected)
+    counts = [(n - k) // s + 1 for n, k, s in zip(padded.shape[1:], spans, strides, strict=False)]
+    assert list(found.shape[1:4]) == counts
+
+
 def test_groups() -> None:
     kernel = RNG.integers(-3, 4, (3, 3, 2, 6)).astype(np.float32)
     found = ops.conv2d(X, kernel, (1, 1), ())

@@ -281,6 +281,11 @@ class _Writer:
         if op.kind == "dense":
             rows, outputs = math.prod(before[:-1]), op.shape[-1]
             return f"    qm_dense({target}, {origin}, {rows}, {outputs}, {weights});"
+        if op.kind == "conv3d":
+            plane = {key: values[1:] for key, values in op.attributes.items()}
+            window = _window(before[1:], op.shape[1:], plane, op.weights.shape[1:3])
+            depth = _depth(before[0], op, self._distances(op)["D"])
+            return f"    qm_conv3d({target}, {origin}, {depth}, {window}, {weights});"
         window = _window(before, op.shape, op.attributes, op.weights.shape[:2])
         return f"    qm_{op.kind}({target}, {origin}, {window}, {weights});"
 
@@ -309,14 +314,10 @@ class _Writer:
         assert op.weights is not None
         record = self.bundle.tensors[op.name]
         assert isinstance(record, QuantizedTensor)
-        entry = self.bundle.manifest["tensors"][op.name]
-        shape = record.values.shape
-        # Distances along the axes of the model's own order, of which W of one dimension is the
-        # second of HW.
-        own, exported = entry["source_layout"], entry["layout"]
-        distance = {letter: math.prod(shape[i + 1 :]) for i, letter in enumerate(exported)}
-        wanted = own.rjust(4, "-") if len(own) < 4 else own
-        strides = [distance.get(letter, 0) for letter in wanted]
+        # Along the axes of the model's own order, of which W of one dimension is the second of HW.
+        own = self.bundle.manifest["tensors"][op.name]["source_layout"]
+        distances = self._distances(op)
+        strides = [distances.get(letter, 0) for letter in own.rjust(4, "-")[-4:]]
         depth = op.weights.shape[-1 if op.kind == "conv2d_transpose" else -2]
         zero = self.names[f"{op.name}.zero_point"]
         points = zero if record.zero_point.ndim else f"(const int32_t[]){{{zero.upper()}}}"
@@ -328,6 +329,14 @@ class _Writer:
             "zero_points": record.zero_point.size,
         }
         return _struct("qm_weights", fields)
+
+    def _distances(self, op: Linear) -> dict[str, int]:
+        """Return how far apart neighbours along each axis of an operation's weights are."""
+        layout = self.bundle.manifest["tensors"][op.name]["layout"]
+        record = self.bundle.tensors[op.name]
+        assert isinstance(record, QuantizedTensor)
+        shape = record.values.shape
+        return {letter: math.prod(shape[i + 1 :]) for i, letter in enumerate(layout)}
 
     def _scaling(self, step: Requantize) -> str:
         """Add a step's constants; return their struct."""
@@ -381,6 +390,17 @@ class _Writer:
         if len(scalings) > 1:
             fields["negative"] = f"&(qm_scaling){scalings[1]}"
         return _struct("qm_requantization", fields)
+
+
+def _depth(before: int, op: Linear, distance: int) -> str:
+    """Return a ``qm_depth`` of a convolution of three axes, whose kernel's planes lie so apart."""
+    assert op.weights is not None
+    strides, dilation, pads = (op.attributes[key][0] for key in ("strides", "dilation", "pads"))
+    fields = {
+        "in": before, "out": op.shape[0], "kernel": len(op.weights), "stride": strides,
+        "dilation": dilation, "pad": pads[0], "weights": distance,
+    }  # fmt: skip
+    return _struct("qm_depth", fields)
 
 
 def _window(

@@ -29,14 +29,21 @@ typedef struct {
     int32_t pad[2];  /* before the first row and column; of a transposed convolution, cropped */
 } qm_window;
 
+/* Of convolutions of three axes: the first of them, of which a qm_window tells the others. */
+typedef struct {
+    int32_t in, out, kernel, stride, dilation, pad;
+    int32_t weights;  /* how far apart the planes of the kernel are */
+} qm_depth;
+
 /* The integer at height h, width w, channels a and b is number
- * h * stride[0] + w * stride[1] + a * stride[2] + b * stride[3]. */
+ * first + h * stride[0] + w * stride[1] + a * stride[2] + b * stride[3]. */
 typedef struct {
     const qm_integers *integers;
     int32_t stride[4];
     int32_t depth;              /* how many a there are */
     const int32_t *zero_point;  /* one, or one for each b */
     int32_t zero_points;
+    int32_t first;
 } qm_weights;
 
 /* y = sum(accumulator * multiplier) + addend, then y >> shift: each has `period` values. */
@@ -66,7 +73,7 @@ typedef struct {
 static inline int32_t qm_weight(const qm_weights *k, int32_t h, int32_t w, int32_t a, int32_t b)
 {
     const int32_t *s = k->stride;
-    const size_t index = (size_t)h * (size_t)s[0] + (size_t)w * (size_t)s[1]
+    const size_t index = (size_t)k->first + (size_t)h * (size_t)s[0] + (size_t)w * (size_t)s[1]
                          + (size_t)a * (size_t)s[2] + (size_t)b * (size_t)s[3];
 
     return qm_integer(k->integers, index) - k->zero_point[k->zero_points > 1 ? b : 0];
@@ -86,8 +93,18 @@ static inline int qm_reads(const qm_window *p, int axis, int32_t y, int32_t i, i
     return *row >= 0 && *row < size;
 }
 
-/* Channels of groups, if the kernel has fewer inputs than there are channels. */
-static inline void qm_conv2d(qm_int *out, const qm_int *in, const qm_window *p, const qm_weights *k)
+static inline void qm_clear(qm_int *out, const qm_shape *s)
+{
+    const size_t size = qm_at(s, s->height, 0, 0);
+    size_t n;
+
+    for (n = 0; n < size; ++n)
+        out[n] = 0;
+}
+
+/* Adds to the outputs. Channels of groups, if the kernel has fewer inputs than there are. */
+static inline void qm_add_conv2d(qm_int *out, const qm_int *in, const qm_window *p,
+                                 const qm_weights *k)
 {
     const int32_t groups = p->in.channels / k->depth, of_group = p->out.channels / groups;
     int32_t y, x, o, i, j, c, row, column;
@@ -103,8 +120,35 @@ static inline void qm_conv2d(qm_int *out, const qm_int *in, const qm_window *p, 
                             for (c = 0; c < k->depth; ++c)
                                 sum += in[qm_at(&p->in, row, column, first + c)]
                                        * qm_weight(k, i, j, c, o);
-                out[qm_at(&p->out, y, x, o)] = sum;
+                out[qm_at(&p->out, y, x, o)] += sum;
             }
+}
+
+static inline void qm_conv2d(qm_int *out, const qm_int *in, const qm_window *p, const qm_weights *k)
+{
+    qm_clear(out, &p->out);
+    qm_add_conv2d(out, in, p, k);
+}
+
+/* Planes of the input under planes of the kernel. */
+static inline void qm_conv3d(qm_int *out, const qm_int *in, const qm_depth *d, const qm_window *p,
+                             const qm_weights *k)
+{
+    const size_t in_size = qm_at(&p->in, p->in.height, 0, 0);
+    const size_t out_size = qm_at(&p->out, p->out.height, 0, 0);
+    qm_weights of_plane = *k;
+    int32_t z, i;
+
+    for (z = 0; z < d->out; ++z) {
+        qm_int *const sums = out + (size_t)z * out_size;
+        qm_clear(sums, &p->out);
+        for (i = 0; i < d->kernel; ++i) {
+            const int32_t plane = z * d->stride + i * d->dilation - d->pad;
+            of_plane.first = k->first + i * d->weights;
+            if (plane >= 0 && plane < d->in)
+                qm_add_conv2d(sums, in + (size_t)plane * in_size, p, &of_plane);
+        }
+    }
 }
 
 /* Input channel c makes the output channels c * m to c * m + m - 1. */
@@ -131,12 +175,9 @@ static inline void qm_depthwise_conv2d(qm_int *out, const qm_int *in, const qm_w
 static inline void qm_conv2d_transpose(qm_int *out, const qm_int *in, const qm_window *p,
                                        const qm_weights *k)
 {
-    const size_t size = qm_at(&p->out, p->out.height, 0, 0);
-    size_t n;
     int32_t y, x, i, j, o, c;
 
-    for (n = 0; n < size; ++n)
-        out[n] = 0;
+    qm_clear(out, &p->out);
     for (y = 0; y < p->in.height; ++y)
         for (x = 0; x < p->in.width; ++x)
             for (i = 0; i < p->kernel[0]; ++i)

@@ -19,7 +19,7 @@ Array = NDArray[Any]
 # Which axes of a kernel, in its own order, are ONNX's axes: output channels, input channels, space;
 # of a transposed convolution, input channels come first. A depthwise kernel's are joined besides.
 _KERNELS = {"HWIO": (3, 2, 0, 1), "WIO": (2, 1, 0), "HWOI": (3, 2, 0, 1), "HWIM": (2, 3, 0, 1),
-            "WIM": (1, 2, 0), "IO": (0, 1)}  # fmt: skip
+            "WIM": (1, 2, 0), "IO": (0, 1), "DHWIO": (4, 3, 0, 1, 2)}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ def of_convolution(linear: Linear, x: Value) -> dict[str, Any]:
     kernel = np.asarray(linear.weights).shape
     depthwise = linear.kind == "depthwise_conv2d"
     return {
-        "kernel_shape": last(kernel[:2], x),
+        "kernel_shape": last(kernel[:-2], x),
         "strides": last(linear.attributes["strides"], x),
         "dilations": last(linear.attributes["dilation"], x),
         "pads": of_pads(linear.attributes["pads"], x),
-        "group": x.shape[-1] if depthwise else x.shape[-1] // kernel[2],
+        "group": x.shape[-1] if depthwise else x.shape[-1] // kernel[-2],
     }
 
 
@@ -47,7 +47,7 @@ def of_transposed(linear: Linear, x: Value) -> dict[str, Any]:
 
 
 def last(values: Sequence[int], x: Value) -> list[int]:
-    """Return what is set for each spatial axis: a signal has one, the last, an image two."""
+    """Return what is set for each spatial axis: a signal has one, the last."""
     return [int(n) for n in values[-(len(x.shape) - 1) :]]
 
 

@@ -157,8 +157,7 @@ def _taps(linear: Linear, before: Shape) -> tuple[Int64Array, Int64Array, int]:
     if linear.kind == "dense":
         cells = _counted((math.prod(before[:-1]), 1))
         return cells, np.asarray(linear.weights, np.int64)[np.newaxis], depth
-    height, width = (1, *before[:-1])[-2:]
-    grid = _counted((height, width))
+    grid = _counted(before[:-1] if len(before) > 2 else (1, *before[:-1]))
     if linear.weights is None:
         if linear.attributes.get("global"):
             cells = _counted((1, math.prod(before[:-1])))
@@ -170,12 +169,12 @@ def _taps(linear: Linear, before: Shape) -> tuple[Int64Array, Int64Array, int]:
         weights = kernel.reshape(-1, *kernel.shape[2:]).transpose(0, 2, 1)
         cells = _scattered(grid, kernel.shape[:2], linear)
         return cells, weights.reshape(1, -1, kernel.shape[2]), depth
-    cells = _windows(grid, kernel.shape[:2], linear)
+    cells = _windows(grid, kernel.shape[:-2], linear)
     if linear.kind == "depthwise_conv2d":
         return cells, kernel.reshape(-1, *kernel.shape[2:]).transpose(1, 0, 2), depth
-    groups = depth // kernel.shape[2]
-    split = kernel.reshape(-1, kernel.shape[2], groups, kernel.shape[3] // groups)
-    weights = split.transpose(2, 0, 1, 3).reshape(groups, -1, kernel.shape[3] // groups)
+    groups = depth // kernel.shape[-2]
+    split = kernel.reshape(-1, kernel.shape[-2], groups, kernel.shape[-1] // groups)
+    weights = split.transpose(2, 0, 1, 3).reshape(groups, -1, kernel.shape[-1] // groups)
     return cells, weights, depth
 
 

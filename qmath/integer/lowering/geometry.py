@@ -22,6 +22,9 @@ from qmath.model import Node
 Array = NDArray[Any]
 
 DISAGREES = "the config and the weights are of different models, or one was edited"
+_CONVOLUTIONS: Mapping[str, Callable[..., Array]] = {
+    "conv2d": ops.conv2d, "conv3d": ops.conv3d, "depthwise_conv2d": ops.depthwise_conv2d,
+}  # fmt: skip
 
 
 def rank_of(class_name: str) -> int | None:
@@ -52,17 +55,16 @@ def weighted(node: Node, shape: Shape, kernel: Array) -> Linear:
     if one_dimensional:
         shape, kernel = (1, *shape), kernel[np.newaxis]
     strides, dilation = _pair(node, "strides"), _pair(node, "dilation_rate")
-    size = [(k - 1) * d + 1 for k, d in zip(kernel.shape[:2], dilation, strict=True)]
+    size = [(k - 1) * d + 1 for k, d in zip(kernel.shape[:-2], dilation, strict=True)]
     pads = _pads(node, shape, size, strides)
     _check_padded(node, shape, pads)
-    depthwise = "M" in axes
-    channels = kernel.shape[2] * kernel.shape[3] if depthwise else kernel.shape[3]
+    channels = kernel.shape[-2] * kernel.shape[-1] if "M" in axes else kernel.shape[-1]
     out = (*_windows(shape, size, strides, pads), channels)
     attributes: dict[str, Any] = {"strides": strides, "pads": pads, "dilation": dilation}
-    function = partial(ops.depthwise_conv2d if depthwise else ops.conv2d, **attributes)
+    kind = "depthwise_conv2d" if "M" in axes else "conv3d" if "D" in axes else "conv2d"
+    function: Callable[..., Array] = partial(_CONVOLUTIONS[kind], **attributes)
     if one_dimensional:
         function, out = partial(_of_signals, function), out[1:]
-    kind = "depthwise_conv2d" if depthwise else "conv2d"
     return Linear(kind, function, out, kernel, attributes=attributes)
 
 
@@ -74,7 +76,7 @@ def _check_kernel(node: Node, shape: Shape, kernel: Shape, axes: str) -> None:
             f"of a {node.class_name} has {len(axes)} axes; {DISAGREES}"
         )
     depth = kernel[axes.index("I")]
-    implied = max(shape[-1] // depth, 1) if axes in ("WIO", "HWIO") else 1
+    implied = max(shape[-1] // depth, 1) if axes in ("WIO", "HWIO", "DHWIO") else 1
     groups = 1 if "M" in axes else node.config.get("groups", implied)
     if shape[-1] != depth * groups or (groups > 1 and kernel[-1] % groups):
         raise misfit(node, shape, f"{depth * groups} channels by its kernel of shape {kernel}")

@@ -113,17 +113,20 @@ LAYERS: dict[str, _Case] = {
         SIGNAL, weights="depthwise_kernel",
     ),
     "Conv2DTranspose with output padding": _case(
-        lambda: layers.Conv2DTranspose(5, 3, 2, "same", output_padding=1), IMAGE, weights="kernel"
+        lambda: layers.Conv2DTranspose(5, 3, 2, "same", output_padding=1), IMAGE, weights="kernel",
+        per_axis=True,
     ),
     "Conv2DTranspose, valid, with output padding": _case(
-        lambda: layers.Conv2DTranspose(5, (2, 3), 3, output_padding=(1, 0)), IMAGE, weights="kernel"
+        lambda: layers.Conv2DTranspose(5, (2, 3), 3, output_padding=(1, 0)), IMAGE,
+        weights="kernel", per_axis=True,
     ),
     "Conv2DTranspose with dilation": _case(
         lambda: layers.Conv2DTranspose(5, 3, padding="same", dilation_rate=2), IMAGE,
-        weights="kernel",
+        weights="kernel", per_axis=True,
     ),
     "Conv2DTranspose, valid, with dilation": _case(
-        lambda: layers.Conv2DTranspose(5, (3, 2), dilation_rate=3), IMAGE, weights="kernel"
+        lambda: layers.Conv2DTranspose(5, (3, 2), dilation_rate=3, activation="relu"), IMAGE,
+        weights="kernel", per_axis=True,
     ),
     "Conv3D": _case(
         lambda: layers.Conv3D(4, (3, 2, 3), (1, 2, 2), "same", activation="relu"), VOLUME,

@@ -120,8 +120,10 @@ class Linear:
         float layer.
     name : str
         The weight's tensor, ``""`` without.
-    gain : float
-        How many inputs an output sums up, where there are no weights.
+    gain : int
+        How many inputs an output sums up, where there are no weights. With weights, into how many
+        operations a layer's sum is split; ``part`` of the attributes tells which of its weights
+        these are, as an axis, the first index and the distance of the next.
     factor : Factor or None
         Of a product: the quantized tensor whose integers take the place of the weights.
     """

@@ -204,6 +204,8 @@ def convolutions(**widths: int) -> QatModel:
                 output_padding=1, **more),
         net.add(transposed, start, kernel=(2, 3, 2, 3), strides=(3, 3), output_padding=[1, 0],
                 **more),
+        net.add(transposed, start, kernel=(3, 2, 4, 3), strides=2, padding="same", per_axis=True,
+                ends=more["ends"]),
         net.add(transposed, start, kernel=(3, 2, 2, 3), dilation_rate=[2, 2], **more),
         net.add(transposed, start, kernel=(2, 4, 2, 3), dilation_rate=3, padding="same", **more),
     ]  # fmt: skip

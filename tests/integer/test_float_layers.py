@@ -20,15 +20,13 @@ from tests.cli.running import run
 
 RANGE = QuantSpec("MovingAverageQuantizer", 8, per_axis=False, narrow_range=False)
 PER_TENSOR = QuantSpec("LastValueQuantizer", 8, per_axis=False, narrow_range=True)
-PER_AXIS = QuantSpec("LastValueQuantizer", 8, per_axis=True, narrow_range=True)
 SHAPE = (4, 4, 2)
 Layer = tuple[str, str, tuple[str, ...], dict[str, Any], str]
 
 
 def layer(class_name: str, name: str, *inputs: str, marks: str = "", **config: Any) -> Layer:
     """Return a layer; `marks`: k for a quantized kernel, f for a float one, s for one of a
-    quantizer unseen, x per axis; b, p, o for quantizers before and after the activation, and of
-    the output."""
+    quantizer unseen; b, p, o for quantizers before and after the activation, and of the output."""
     return name, class_name, inputs, config, marks
 
 
@@ -58,9 +56,7 @@ def model(*layers: Layer) -> QatModel:
         if set(marks) & set("kfs"):
             values = np.linspace(-1, 1, 4, dtype=np.float32).reshape(1, 1, 2, 2)
             role = "weight" if "k" in marks else "float"
-            limit = np.ones(2, np.float32) if "x" in marks else np.float32(1)
-            spec = PER_AXIS if "x" in marks else PER_TENSOR
-            ends = (-limit, limit, spec) if "k" in marks else ()
+            ends = (np.float32(-1), np.float32(1), PER_TENSOR) if "k" in marks else ()
             tensors.append(QatTensor(f"{name}/kernel", role, values, *ends))
         if "s" in marks:
             notes.append(f"{name}/kernel: quantized by its own config MyConfig, not in the file.")
@@ -115,10 +111,6 @@ CASES: dict[str, tuple[list[Layer], dict[str, str]]] = {
     "model input": (
         [*image("a", marks=""), conv("mid", "a_q", "kp"), LAST],
         {"mid": "quantize its input, the output of a_q"},
-    ),
-    "summed axis": (
-        [*image("a"), layer("Conv2DTranspose", "mid", "a_q", marks="kxp", **CONV), LAST],
-        {"mid": "train it with per_axis=False: its kernel's scales run along the summed axis"},
     ),
     "swish in a convolution": (
         [*image("a"), conv("mid", "a_q", "kp", "swish"), LAST],

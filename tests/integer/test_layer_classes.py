@@ -13,6 +13,7 @@ import qmath
 from qmath import QatModel, QatTensor
 from qmath.integer import ops
 from qmath.integer.api import program_of
+from qmath.integer.lowering import rules
 from qmath.integer.profiles.fixed import constants
 from qmath.integer.program import FloatStep, Program, QuantParams, Requantize
 from tests.exports.networks import Network
@@ -376,6 +377,51 @@ def test_a_convolution_of_three_axes(name: str, per_axis: bool) -> None:
         net.model(start, last),
         lambda x: volumes_convolved(x, kernel, config) + np.asarray(bias.values),
     )
+
+
+TRANSPOSED: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    "strides": ((3, 2, 4, 3), {"strides": 2}),
+    "output padding": ((2, 3, 2, 3), {"strides": 3, "output_padding": [1, 0]}),
+    "dilation": ((3, 2, 2, 3), {"dilation_rate": [2, 3]}),
+}
+
+
+def scattered(x: Array, kernel: Array, size: tuple[int, ...], config: dict[str, Any]) -> Array:
+    """Return a transposed convolution, input by input."""
+    step, spread = (config.get(key, 1) for key in ("strides", "dilation_rate"))
+    out = np.zeros((len(x), *size))
+    rows, columns = np.broadcast_to(spread, 2).tolist()
+    for i, j, y, z in np.ndindex(*kernel.shape[:2], *x.shape[1:3]):
+        out[:, y * step + i * rows, z * step + j * columns] += x[:, y, z] @ kernel[i, j].T
+    return out
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_a_kernel_with_a_scale_for_each_input_channel(name: str, bits: int) -> None:
+    shape, config = TRANSPOSED[name]
+    net = Network(4, 3, 3, bits=8, weight_bits=bits)
+    start = net.nodes[-1].name
+    last = net.add("Conv2DTranspose", start, kernel=shape, **config, ends=(-7.0, 8.0))
+    weight, bias = net.tensors[-3:-1]
+    assert np.unique(weight.quantize().scale).size == 3
+    kernel = weight.quantize().dequantize().astype(np.float64)
+    of = net.model(start, last)
+    size = program_of(of).step(f"{last}/output").shape
+    check(of, lambda x: scattered(x, kernel, size, config) + np.asarray(bias.values))
+
+
+def test_sums_of_channels_that_memory_would_not_hold_stay_float(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    net = Network(4, 3, 3)
+    last = net.add("Conv2DTranspose", kernel=(1, 1, 2, 3), ends=(-7.0, 8.0))
+    monkeypatch.setattr(rules, "_MOST_PARTS", 4 * 3 * 2 * 3)
+    assert not program_of(net.model()).float_layers
+    monkeypatch.setattr(rules, "_MOST_PARTS", 4 * 3 * 2 * 3 - 1)
+    (remedy,) = program_of(net.model()).float_layers.values()
+    assert remedy.startswith("train it with per_axis=False: its kernel has 3 scales along the sum")
+    assert {*program_of(net.model()).float_layers} == {last}
 
 
 FLOAT_MOVES: dict[str, tuple[str, dict[str, Any], Function]] = {

@@ -317,17 +317,27 @@ class _Writer:
         # Along the axes of the model's own order, of which W of one dimension is the second of HW.
         own = self.bundle.manifest["tensors"][op.name]["source_layout"]
         distances = self._distances(op)
-        strides = [distances.get(letter, 0) for letter in own.rjust(4, "-")[-4:]]
+        letters = own.rjust(4, "-")[-4:]
+        strides = [distances.get(letter, 0) for letter in letters]
         depth = op.weights.shape[-1 if op.kind == "conv2d_transpose" else -2]
         zero = self.names[f"{op.name}.zero_point"]
         points = zero if record.zero_point.ndim else f"(const int32_t[]){{{zero.upper()}}}"
-        fields = {
+        count, first = record.zero_point.size, 0
+        if "part" in op.attributes:
+            axis, start, step = op.attributes["part"]
+            first = start * distances[axis]
+            strides[letters.index(axis)] *= step
+            if count > 1 and axis == letters[-1]:
+                points, count = f"{zero} + {start}", 1
+        fields: dict[str, object] = {
             "integers": f"&{self.views[op.name]}",
             "stride": braces(strides),
             "depth": depth,
             "zero_point": points,
-            "zero_points": record.zero_point.size,
+            "zero_points": count,
         }
+        if first:
+            fields["first"] = first
         return _struct("qm_weights", fields)
 
     def _distances(self, op: Linear) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,5 +79,5 @@ def _length(linear: Linear) -> int:
     """Return how many products or values one output of an operation sums up."""
     if linear.weights is None:
         return int(linear.gain)
-    kept = {"depthwise_conv2d": 2, "conv2d_transpose": 2}.get(linear.kind, 1)
-    return int(np.prod(linear.weights.shape) // np.prod(linear.weights.shape[-kept:]))
+    count: int = math.prod(linear.weights.shape[axis] for axis in linear.summed_axes)
+    return count * linear.gain

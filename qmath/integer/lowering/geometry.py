@@ -272,7 +272,11 @@ def _pad(node: Node, shape: Shape) -> Linear:
 
 
 def _crop(node: Node, shape: Shape) -> Linear:
-    crops = (*_ends(node, "cropping", shape), (0, 0))
+    return crop((*_ends(node, "cropping", shape), (0, 0)), shape)
+
+
+def crop(crops: ops.Pads, shape: Shape) -> Linear:
+    """Return the operation that cuts both ends of every axis."""
     out = tuple(n - sum(ends) for n, ends in zip(shape, crops, strict=True))
     part = (slice(None), *(slice(e[0], n - e[1]) for e, n in zip(crops, shape, strict=True)))
     return Linear("crop", lambda x, _=None: x[part], out, attributes={"crops": crops})

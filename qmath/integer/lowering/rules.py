@@ -25,6 +25,7 @@ from qmath.integer.lowering.values import Extreme, Floats, Function, Integers, V
 from qmath.integer.program import (
     Activation,
     Factor,
+    Linear,
     MoveStep,
     Normalization,
     Origin,
@@ -39,6 +40,8 @@ __all__ = ["RULES"]
 
 Array = NDArray[Any]
 Rule = Callable[[Builder, Node, Sequence[Value]], Value]
+
+_MOST_PARTS = 1 << 26  # sums of one output that are kept until they are added
 
 
 def _input(build: Builder, node: Node, _: Sequence[Value]) -> Value:
@@ -69,13 +72,18 @@ def _weighted(build: Builder, node: Node, values: Sequence[Value]) -> Value:
         if "M" in layer.axes and scale.ndim:
             repeats = np.asarray(linear.weights).shape[2]
             scale, width = (np.tile(a, repeats) for a in (scale, width))
+        bias = build.bias(node, linear.shape[-1])
         if layer.axes[-1] != "I" or not scale.ndim:
             build.notes += portability.of_weights(tensor.name, scale)
-            bias = build.bias(node, linear.shape[-1])
             origin = Origin(width, steps, bias.astype(np.float32))
             term = Term(value.name, (linear,), value.params.scale * scale, value.params, origin)
             return UnroundedSum((term,), bias, linear.shape)
-        reason = "train it with per_axis=False: its kernel's scales run along the summed axis"
+        if len(scale) * math.prod(linear.shape) <= _MOST_PARTS:
+            return UnroundedSum(_of_channels(value, linear, scale), bias, linear.shape)
+        reason = (
+            f"train it with per_axis=False: its kernel has {len(scale)} scales along the summed "
+            "axis, whose sums would take too much memory"
+        )
     elif tensor.role == "weight":
         reason = f"quantize its input, the output of {node.inputs[0]}"
     else:
@@ -93,6 +101,21 @@ def _weighted(build: Builder, node: Node, values: Sequence[Value]) -> Value:
 
     constants = (np.asarray(linear.weights), bias)
     return build.float_step(node, [value], apply, linear.shape, reason, constants=constants)
+
+
+def _of_channels(value: Integers, linear: Linear, scale: Array) -> tuple[Term, ...]:
+    """Return a term for each input channel of a kernel, whose last axis they are."""
+    count, weights = len(scale), np.asarray(linear.weights)
+    parts = []
+    for i in range(count):
+        crop = geometry.crop(
+            ((0, 0),) * (len(value.shape) - 1) + ((i, count - 1 - i),), value.shape
+        )
+        attributes = {**linear.attributes, "part": ["I", i, 1]}
+        part = replace(linear, weights=weights[..., i : i + 1], gain=count, attributes=attributes)
+        own = np.asarray(value.params.scale * scale[i])
+        parts.append(Term(value.name, (crop, part), own, value.params))
+    return tuple(parts)
 
 
 def _normalization(build: Builder, node: Node, values: Sequence[Value]) -> Value:

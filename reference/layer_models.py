@@ -138,6 +138,12 @@ LAYERS: dict[str, _Case] = {
     "Conv3D of groups": _case(
         lambda: layers.Conv3D(6, 2, groups=3, use_bias=False), VOLUME, weights="kernel"
     ),
+    **{
+        f"UpSampling2D, bilinear, by {size}": _case(
+            functools.partial(layers.UpSampling2D, size, interpolation="bilinear"), IMAGE
+        )
+        for size in (2, 3, (1, 4), (5, 2))
+    },
     "ReLU to 3": _case(lambda: layers.ReLU(0.4), IMAGE),
     "ReLU with slope and limit": _case(lambda: layers.ReLU(0.3, negative_slope=0.2), IMAGE),
     "ReLU with threshold": _case(lambda: layers.ReLU(threshold=0.15), IMAGE),

@@ -41,7 +41,7 @@ def channel_intervals(term: Term) -> tuple[Array, Array]:
         elif linear.factor is not None:
             ends = np.multiply.outer([low.min(), high.max()], linear.factor.params.limits)
             low, high = ends.min(initial=0), ends.max(initial=0)
-        elif linear.kind in ("pool_sum", "upsample"):
+        elif linear.kind in ("pool_sum", "bilinear", "upsample"):
             low, high = low * linear.gain, high * linear.gain
         else:  # the channels may lie elsewhere now
             low, high = low.min(), high.max()

@@ -93,7 +93,7 @@ class Budget:
 def work(linear: Linear) -> int:
     """Return how many values an operation gathers for one example, each as often as it is used."""
     if linear.weights is None:
-        return math.prod(linear.shape) * linear.gain
+        return math.prod(linear.shape) * (4 if linear.kind == "bilinear" else linear.gain)
     spatial = math.prod(linear.shape[:-1])
     if linear.kind == "depthwise_conv2d":
         return spatial * linear.weights.size

@@ -170,6 +170,23 @@ def pool(
     return out
 
 
+def bilinear_steps(factor: int) -> int:
+    """Return the steps in which a bilinear resize by a factor weighs: its weights are whole."""
+    return factor if factor % 2 else 2 * factor
+
+
+def bilinear(x: Array, factors: Sequence[int]) -> Array:
+    """Resize ``(N, H, W, C)`` as TensorFlow does with half-pixel centers, times all steps."""
+    for axis, factor in enumerate(factors, 1):
+        steps, length = bilinear_steps(factor), x.shape[axis]
+        place = (2 * np.arange(length * factor) + 1 - factor) * steps // (2 * factor)
+        below, share = np.divmod(place, steps)
+        share = share.astype(x.dtype).reshape(-1, *(1,) * (x.ndim - 1 - axis))
+        low, high = (x.take(np.clip(i, 0, length - 1), axis) for i in (below, below + 1))
+        x = low * (x.dtype.type(steps) - share) + high * share
+    return x
+
+
 def pool_counts(
     shape: Sequence[int], size: Sequence[int], strides: Sequence[int], pads: Pads
 ) -> Array:

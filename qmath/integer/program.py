@@ -109,8 +109,8 @@ class Linear:
     ----------
     kind : str
         ``"conv2d"``, ``"conv3d"``, ``"depthwise_conv2d"``, ``"conv2d_transpose"``, ``"dense"``,
-        ``"pool_sum"``, ``"pad"``, ``"crop"``, ``"upsample"``, ``"broadcast"``, ``"reshape"``,
-        ``"permute"``, ``"multiply"``.
+        ``"pool_sum"``, ``"bilinear"``, ``"pad"``, ``"crop"``, ``"upsample"``, ``"broadcast"``,
+        ``"reshape"``, ``"permute"``, ``"multiply"``.
     apply : callable
         ``apply(x, weights)`` on an ``(N, …)`` array of any float dtype.
     shape : tuple of int
@@ -121,7 +121,8 @@ class Linear:
     name : str
         The weight's tensor, ``""`` without.
     gain : int
-        How many inputs an output sums up, where there are no weights. With weights, into how many
+        How many inputs an output sums up, where there are no weights: one as often as it weighs,
+        which of ``"bilinear"`` are whole numbers. With weights, into how many
         operations a layer's sum is split; ``part`` of the attributes tells which of its weights
         these are, as an axis, the first index and the distance of the next.
     factor : Factor or None
@@ -136,6 +137,11 @@ class Linear:
     gain: int = 1
     attributes: Mapping[str, Any] = field(default_factory=dict)
     factor: Factor | None = None
+
+    @property
+    def sums(self) -> bool:
+        """Whether it adds up values of one tensor, and not only moves them."""
+        return self.weights is not None or self.kind in ("pool_sum", "bilinear")
 
     @property
     def summed_axes(self) -> tuple[int, ...]:

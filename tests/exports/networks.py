@@ -120,10 +120,13 @@ def branches(**widths: int) -> QatModel:
     below = net.add("Concatenate", joined, joined, axis=1, ends=(-4.0, 5.0))
     up = net.add("UpSampling2D", below, size=(1, 2))
     mean = net.add("GlobalAveragePooling2D", up, ends=(-1.0, 3.0))
+    smooth = net.add("UpSampling2D", total, size=(3, 2), interpolation="bilinear", ends=(0.0, 5.3))
+    net.add("UpSampling2D", one, size=(1, 4), interpolation="bilinear")
+    even = net.add("ReLU", max_value=4.0, ends=(0.0, 4.1))
     most = net.add("GlobalMaxPooling2D", below)
     positive = net.add("ReLU", one)
     mixed = net.add("Concatenate", positive, two, ends=(-3.0, 6.0))  # an activation of its own
-    return net.model(mean, most, mixed)
+    return net.model(mean, most, mixed, smooth, even)
 
 
 def signals(**widths: int) -> QatModel:

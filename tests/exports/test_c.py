@@ -75,7 +75,7 @@ def test_these_networks_have_every_kind_of_step():
     assert kinds == {
         "quantize", "requantize", "move", "table", "float", "pool_max", "reshape", "permute", "pad",
         "upsample", "crop", "broadcast", "multiply", "pool_min", "conv2d", "conv3d",
-        "depthwise_conv2d", "conv2d_transpose", "dense", "pool_sum",
+        "depthwise_conv2d", "conv2d_transpose", "dense", "pool_sum", "bilinear",
     }  # fmt: skip
 
 

@@ -424,6 +424,58 @@ def test_sums_of_channels_that_memory_would_not_hold_stay_float(
     assert {*program_of(net.model()).float_layers} == {last}
 
 
+def resized(x: Array, factors: tuple[int, int]) -> Array:
+    """Return images upsampled bilinearly, the ends of each axis being continued."""
+    for axis, factor in enumerate(factors, 1):
+        length = x.shape[axis]
+        at = (np.arange(length * factor) + 0.5) / factor - 0.5
+        x = np.apply_along_axis(lambda v, at=at: np.interp(at, np.arange(len(v)), v), axis, x)
+    return x
+
+
+@pytest.mark.parametrize("is_rounded", [True, False])
+@pytest.mark.parametrize("factors", [(2, 2), (3, 1), (1, 4), (5, 6)])
+def test_a_bilinear_upsampling(factors: tuple[int, int], is_rounded: bool) -> None:
+    net = Network(4, 3, 2)
+    start = net.nodes[-1].name
+    kernel, bias = np.eye(2), np.zeros(2)
+    if not is_rounded:
+        net.add("Dense", start, kernel=(2, 2))
+        bias = np.asarray(net.tensors[-1].values)
+        kernel = net.tensors[-2].quantize().dequantize().astype(np.float64)
+    config = {"size": factors, "interpolation": "bilinear"}
+    last = net.add("UpSampling2D", **config, ends=(-2.3, 2.9))
+    check(net.model(start, last), lambda x: resized(x @ kernel + bias, factors))
+    floats = net.add("UpSampling2D", net.nodes[0].name, **config)
+    x = np.random.default_rng(2).normal(size=(2, 4, 3, 2)).astype(np.float32)
+    (found,) = qmath.run(net.model(floats), x).outputs.values()
+    np.testing.assert_allclose(found, resized(x, factors), rtol=1e-5, atol=1e-6)
+
+
+def test_a_bilinear_upsampling_and_an_average_of_it() -> None:
+    net = Network(4, 6, 2)
+    start = net.nodes[-1].name
+    net.add("UpSampling2D", size=3, interpolation="bilinear")
+    last = net.add("AveragePooling2D", pool_size=2, ends=(-0.9, 1.3))
+    check(
+        net.model(start, last),
+        lambda x: resized(x, (3, 3)).reshape(-1, 6, 2, 9, 2, 2).mean((2, 4)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("class_name", "config"),
+    [("UpSampling2D", {"size": 2, "interpolation": "bilinear"}),
+     ("Conv3D", {"kernel": (1, 1, 1, 2, 2)})],
+)  # fmt: skip
+def test_tflite_s_arithmetic_has_no_form_of_it(class_name: str, config: dict[str, Any]) -> None:
+    shape = (2, 4, 3, 2) if class_name == "Conv3D" else (4, 3, 2)
+    net = Network(*shape)
+    net.add(class_name, **config, ends=(-1.0, 1.0))
+    with pytest.raises(qmath.QmathError, match=r"the operation (bilinear|conv3d)"):
+        qmath.run(net.model(), np.zeros((1, *shape)), profile="tflite")
+
+
 FLOAT_MOVES: dict[str, tuple[str, dict[str, Any], Function]] = {
     "join": ("Concatenate", {"axis": 1}, lambda x: np.concatenate([x, x], 1)),
     "reshape": ("Reshape", {"target_shape": [6, 4]}, lambda x: x.reshape(len(x), 6, 4)),

@@ -273,6 +273,9 @@ class _Writer:
         if op.kind == "pool_sum":
             window = _window(before, op.shape, op.attributes)
             return f"    qm_pool_sum({target}, {origin}, {window});"
+        if op.kind == "bilinear":
+            given = [f"(const int32_t[]){braces(a)}" for a in (before, op.attributes["size"])]
+            return f"    qm_bilinear({target}, {origin}, {', '.join(given)});"
         if op.factor is not None:
             return self._product(op, before, target, origin, step)
         if op.weights is None:

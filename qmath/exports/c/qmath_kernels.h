@@ -225,6 +225,44 @@ static inline void qm_pool_sum(qm_int *out, const qm_int *in, const qm_window *p
             }
 }
 
+/* Output i of an axis of n inputs lies between inputs at[0] and at[1]; weight[1] of the sum of both
+ * weights belongs to the latter. */
+static inline void qm_between(int32_t i, int32_t n, int32_t factor, int32_t at[2],
+                              int32_t weight[2])
+{
+    const int32_t steps = factor % 2 ? factor : 2 * factor;
+    const int32_t place = (2 * i + 1 + factor) * steps / (2 * factor);
+
+    at[0] = place / steps - 1;
+    at[1] = at[0] + 1 < n ? at[0] + 1 : n - 1;
+    at[0] = at[0] < 0 ? 0 : at[0];
+    weight[1] = place % steps;
+    weight[0] = steps - weight[1];
+}
+
+/* Bilinear upsampling of height, width, channels: the division by the weights is in the
+ * multipliers. */
+static inline void qm_bilinear(qm_int *out, const qm_int *in, const int32_t shape[3],
+                               const int32_t factor[2])
+{
+    int32_t y, x, c, i, j, row[2], column[2], a[2], b[2];
+
+    for (y = 0; y < shape[0] * factor[0]; ++y)
+        for (x = 0; x < shape[1] * factor[1]; ++x) {
+            qm_between(y, shape[0], factor[0], row, a);
+            qm_between(x, shape[1], factor[1], column, b);
+            for (c = 0; c < shape[2]; ++c) {
+                qm_int sum = 0;
+                for (i = 0; i < 2; ++i)
+                    for (j = 0; j < 2; ++j)
+                        sum += in[((size_t)row[i] * (size_t)shape[1] + (size_t)column[j])
+                                  * (size_t)shape[2] + (size_t)c]
+                               * (a[i] * b[j]);
+                *out++ = sum;
+            }
+        }
+}
+
 /* `lowest` is the lowest integer of the grid. */
 static inline void qm_pool_max(qm_int *out, const qm_int *in, const qm_window *p, qm_int lowest)
 {

@@ -469,10 +469,11 @@ class _Layers:
         scales = self.builder.constant(f"{node.name}/scales", [1, 1, *attributes["size"]])
         # Of no meaning here, but QONNX's tools want a name for it.
         region = self.builder.constant(f"{node.name}/roi", np.zeros(0))
-        return self.add(
-            "Resize", [x, region, scales], node, linear.shape, mode="nearest",
-            coordinate_transformation_mode="asymmetric", nearest_mode="floor",
-        )  # fmt: skip
+        given = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+        if linear.kind == "upsample":
+            given = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric"}
+            given["nearest_mode"] = "floor"
+        return self.add("Resize", [x, region, scales], node, linear.shape, **given)
 
     def reshaped(self, node: Node, x: Value, shape: Sequence[int]) -> Value:
         target = self.builder.constant(f"{node.name}/shape", [0, *shape], "INT64")

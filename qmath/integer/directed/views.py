@@ -53,11 +53,11 @@ class View:
 def view_of(term: Term, before: Shape, after: Shape) -> View | None:
     """Return the view of a term, from its source's shape to its step's; ``None`` if it has none.
 
-    A term has one if at most one of its operations sums up, no sum reads an input twice, and
-    nothing is multiplied by another tensor.
+    A term has one if at most one of its operations sums up, by the same weights everywhere, no sum
+    reads an input twice, and nothing is multiplied by another tensor.
     """
-    summing = [i for i, op in enumerate(term.ops) if _sums(op)]
-    if len(summing) > 1 or any(op.factor for op in term.ops):
+    summing = [i for i, op in enumerate(term.ops) if op.sums]
+    if len(summing) > 1 or any(op.factor or op.kind == "bilinear" for op in term.ops):
         return None
     at = summing[0] if summing else len(term.ops)
     source = _moved(_counted(before), term.ops[:at])
@@ -132,10 +132,6 @@ def _added_channels(moves: tuple[Linear, ...], weights: Int64Array) -> tuple[int
     if len(weights) > 1 and (before % weights.shape[2] or after % weights.shape[2]):
         return None
     return before, after
-
-
-def _sums(op: Linear) -> bool:
-    return op.weights is not None or op.kind == "pool_sum"
 
 
 def _counted(shape: Shape) -> Int64Array:

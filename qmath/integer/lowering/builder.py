@@ -105,8 +105,7 @@ class Builder:
     def apply(self, node: Node, value: Value, linear: Linear, factor: Any = 1.0) -> Value:
         """Apply an operation without weights: it moves values or sums them."""
         accumulator = self.accumulator(value)
-        sums = linear.kind == "pool_sum"
-        if isinstance(value, Integers) and not sums:
+        if isinstance(value, Integers) and not linear.sums:
             apply = partial(_without_weights, linear)
             self.steps.append(
                 MoveStep(
@@ -119,11 +118,11 @@ class Builder:
                 )
             )
             return Integers(node.name, value.params, linear.shape)
-        if accumulator is None or (sums and not can_pool(accumulator)):
+        if accumulator is None or (linear.sums and not can_pool(accumulator)):
             f = np.asarray(factor, np.float32)
             return self.float_step(
                 node, [value], lambda x: linear.apply(x, None) * f, linear.shape,
-                is_function=not sums, constants=(f,),
+                is_function=not linear.sums, constants=(f,),
             )  # fmt: skip
         return moved(accumulator, linear, factor, node.name, self.budget)
 

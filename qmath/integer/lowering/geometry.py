@@ -297,15 +297,20 @@ def _upsample(node: Node, shape: Shape) -> Linear:
         if len(shape) != 1:
             raise misfit(node, shape, "one axis")
         return broadcast(shape, (config["n"], *shape))
-    if config.get("interpolation", "nearest") != "nearest":
+    interpolation = config.get("interpolation", "nearest")
+    if interpolation not in ("nearest", "bilinear"):
         raise QmathError(
-            f"{node.name}: UpSampling2D with {config['interpolation']!r} interpolation "
-            "is not supported; use 'nearest'"
+            f"{node.name}: UpSampling2D with {interpolation!r} interpolation is not supported; use "
+            "'nearest' or 'bilinear'"
         )
     factors = _listed(config["size"])
     factors *= (len(shape) - 1) // len(factors)
     out = (*(n * factor for n, factor in zip(shape, factors, strict=False)), shape[-1])
-    return Linear("upsample", partial(_repeat, factors=factors), out, attributes={"size": factors})
+    attributes = {"size": factors}
+    if interpolation == "nearest":
+        return Linear("upsample", partial(_repeat, factors=factors), out, attributes=attributes)
+    gain = math.prod(map(ops.bilinear_steps, factors))
+    return Linear("bilinear", partial(_bilinear, factors=factors), out, None, "", gain, attributes)
 
 
 def broadcast(shape: Shape, to: Shape) -> Linear:
@@ -346,6 +351,10 @@ def _repeat(x: Array, _: Array | None = None, *, factors: Sequence[int]) -> Arra
     for axis, factor in enumerate(factors, 1):
         x = x.repeat(factor, axis)
     return x
+
+
+def _bilinear(x: Array, _: Array | None = None, *, factors: Sequence[int]) -> Array:
+    return ops.bilinear(x, factors)
 
 
 def _sum(x: Array, _: Array | None, axes: Shape, keep: bool) -> Array:

@@ -349,6 +349,8 @@ def _maximum(build: Builder, node: Node, values: Sequence[Value]) -> Value:
 def _move(build: Builder, node: Node, values: Sequence[Value]) -> Value:
     value = values[0]
     linear = geometry.move(node, value.shape)
+    if linear.sums:
+        return build.apply(node, value, linear, 1 / linear.gain)
     # What a float layer makes is moved in float: it is rounded once, where training did.
     is_made = isinstance(value, Floats) and value.name not in build.inputs
     if build.accumulator(value) is None and not is_made:

@@ -24,7 +24,7 @@ def moved(
     value: UnroundedSum, linear: Linear, factor: Any, name: str, budget: Budget
 ) -> UnroundedSum:
     """Append an operation without weights to every term, and apply it to scales and offset."""
-    keeps_channels = linear.kind in ("pool_sum", "upsample") or (
+    keeps_channels = linear.kind in ("pool_sum", "bilinear", "upsample") or (
         linear.kind in ("pad", "crop", "broadcast") and linear.shape[-1:] == value.shape[-1:]
     )
     activation = value.activation

@@ -64,16 +64,25 @@ class LayerClass:
     axes : str
         Order of the kernel's axes: depth, height, width, input channels, output channels,
         multiplier of the input channels. ``""`` where no export names it.
+    then : str
+        Name of the weight that the sums are multiplied by next, point by point, ``""`` if none.
     """
 
     kind: Kind
     verbs: frozenset[str]
     kernel: str
     axes: str
+    then: str = ""
+
+    @property
+    def kernels(self) -> dict[str, str]:
+        """The order of axes of each kernel, in the order in which they multiply."""
+        first = {self.kernel: self.axes} if self.kernel else {}
+        return first | ({self.then: self.axes.replace("M", "O")} if self.then else {})
 
 
-def _row(kind: Kind, verbs: str, kernel: str = "", axes: str = "") -> LayerClass:
-    return LayerClass(kind, frozenset(verbs.split()), kernel, axes)
+def _row(kind: Kind, verbs: str, kernel: str = "", axes: str = "", then: str = "") -> LayerClass:
+    return LayerClass(kind, frozenset(verbs.split()), kernel, axes, then)
 
 
 LAYERS: Mapping[str, LayerClass] = {
@@ -94,7 +103,10 @@ LAYERS: Mapping[str, LayerClass] = {
     "Conv2DTranspose":        _row("weighted",       "run onnx ops", "kernel", "HWOI"),
     "DepthwiseConv1D":        _row("weighted",       "run onnx", "depthwise_kernel", "WIM"),
     "DepthwiseConv2D":        _row("weighted",       "run onnx ops", "depthwise_kernel", "HWIM"),
-    "SeparableConv2D":        _row("weighted",       "",             "depthwise_kernel"),
+    "SeparableConv1D":        _row("weighted",       "run onnx", "depthwise_kernel", "WIM",
+                                   then="pointwise_kernel"),
+    "SeparableConv2D":        _row("weighted",       "run onnx", "depthwise_kernel", "HWIM",
+                                   then="pointwise_kernel"),
     "Conv3D":                 _row("weighted",       "run onnx", "kernel", "DHWIO"),
 
     "Embedding":              _row("float",          "run",          "embeddings"),

@@ -144,6 +144,18 @@ LAYERS: dict[str, _Case] = {
         )
         for size in (2, 3, (1, 4), (5, 2))
     },
+    "SeparableConv2D": _case(
+        lambda: layers.SeparableConv2D(5, (3, 2), 2, "same", activation="relu"), IMAGE,
+        weights="depthwise_kernel pointwise_kernel", per_axis=True,
+    ),
+    "SeparableConv2D, multiplied": _case(
+        lambda: layers.SeparableConv2D(5, 2, dilation_rate=2, depth_multiplier=3), IMAGE,
+        weights="depthwise_kernel pointwise_kernel", per_axis=True,
+    ),
+    "SeparableConv1D": _case(
+        lambda: layers.SeparableConv1D(4, 3, padding="same", depth_multiplier=2), SIGNAL,
+        weights="depthwise_kernel pointwise_kernel",
+    ),
     "ReLU to 3": _case(lambda: layers.ReLU(0.4), IMAGE),
     "ReLU with slope and limit": _case(lambda: layers.ReLU(0.3, negative_slope=0.2), IMAGE),
     "ReLU with threshold": _case(lambda: layers.ReLU(threshold=0.15), IMAGE),
@@ -167,7 +179,7 @@ NEED_INTEGERS = frozenset(
     for name in LAYERS
     if name.startswith((
         "Multiply", "Activation", "ELU", "ReLU with threshold", "ReLU with all", "Thresholded",
-        "DepthwiseConv1D", "Conv2DTranspose", "Conv3D",
+        "DepthwiseConv1D", "Conv2DTranspose", "Conv3D", "Separable",
     )) and name != "Activation hard_sigmoid"
 )
 # fmt: on

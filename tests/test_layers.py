@@ -78,6 +78,9 @@ def network(class_name: str, *, is_last: bool, is_quantized: bool) -> QatModel:
             lengths = [LENGTHS[letter] for letter in row.axes or "IO"]
             values = np.linspace(-1, 1, math.prod(lengths), dtype=np.float32).reshape(lengths)
             tensors.append(weight(f"layer/{row.kernel}", values, DENSE))
+        if row.then:
+            values = np.linspace(-1, 1, 4, dtype=np.float32).reshape(*lengths[:-2], 2, 2)
+            tensors.append(weight(f"layer/{row.then}", values, DENSE))
         if class_name == "PReLU":
             slopes = np.full((1, 1, 2), 0.25, np.float32)
             tensors.append(QatTensor("layer/alpha", "float", slopes))

@@ -337,7 +337,7 @@ def _orders(model: QatModel, layouts: Sequence[str]) -> dict[str, _Order]:
     for name, tensor in model.tensors.items():
         layer, _, weight = name.rpartition("/")
         row = LAYERS.get(classes.get(layer, ""))
-        source = (row.axes if row and weight == row.kernel else "") or None
+        source = (row.kernels.get(weight) if row else None) or None
         if tensor.stored is not None:  # its scale would have to be reordered with it
             source = None
         if source is None or tensor.values is None or len(np.shape(tensor.values)) != len(source):

@@ -155,7 +155,8 @@ class Advisor:
         low, high = np.asarray(tensor.min), np.asarray(tensor.max)
         node = self._node(tensor)
         row = LAYERS.get(node.class_name) if node else None
-        if row and row.axes == "HWIM" and low.size == 1 and floats.ndim == 4:
+        layout = row.kernels.get(tensor.name.rpartition("/")[2]) if row else None
+        if layout == "HWIM" and low.size == 1 and floats.ndim == 4:
             yield from _single_range(tensor, floats, quantized)
         span = np.where(high > low, high.astype(np.float64) - low, np.inf)
         excess = float(np.max(np.maximum(low - floats, floats - high) / span, initial=0))

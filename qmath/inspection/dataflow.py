@@ -246,13 +246,14 @@ def _cut_point(node: Node, unknown: str) -> Advice:
 
 
 def _float_layer(tensors: _Tensors, node: Node) -> Advice:
-    kernel = LAYERS[node.class_name].kernel
+    kernels = LAYERS[node.class_name].kernels
+    kernel = " and ".join(kernels)
     message = f"the weights of {node.class_name} were left float"
     remedy = (
         "before quantize_apply, wrap the layer: tfmot.quantization.keras.quantize_annotate_layer("
         f"layer, MyConfig()), where MyConfig.get_weights_and_quantizers returns its {kernel}"
     )
-    if f"{node.layer}/{kernel}" in tensors.unseen:
+    if any(f"{node.layer}/{name}" in tensors.unseen for name in kernels):
         message = f"the quantizer of the weights of {node.class_name} is not known"
         remedy = OTHER_SOURCES
     elif node.quantize_config is not None:

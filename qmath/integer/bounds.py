@@ -30,14 +30,15 @@ def channel_intervals(term: Term) -> tuple[Array, Array]:
     low, high : ndarray of int64
         Of shape ``(C,)`` for each channel, or ``()`` where channels cannot be told apart.
     """
-    low, high = (np.int64(limit) for limit in term.params.limits)
+    low, high = (np.asarray(limit, np.int64) for limit in term.params.limits)
+    least, most = np.int64(0), np.int64(0)  # of sums before the last ones
     for linear in term.ops:
         if linear.weights is not None:
             above, below = linear.signed_sums
-            low, high = (
-                below * high.max() + above * low.min(),
-                above * high.max() + below * low.min(),
-            )
+            first, last = low.min(), high.max()
+            low = np.minimum(below * last + above * first, least)
+            high = np.maximum(above * last + below * first, most)
+            least, most = low.min(), high.max()
         elif linear.factor is not None:
             ends = np.multiply.outer([low.min(), high.max()], linear.factor.params.limits)
             low, high = ends.min(initial=0), ends.max(initial=0)

@@ -35,7 +35,8 @@ USER = "user"  # the provenance of settings that no file holds
 _FORMULA = "(values.astype(np.int32) - zero_point).astype(np.float32) * scale"
 # Keras's kernels: height, width, input and output channels, depth multiplier.
 _AXES = {"Dense": "IO", "Conv1D": "WIO", "Conv2D": "HWIO", "DepthwiseConv2D": "HWIM",
-         "DepthwiseConv1D": "WIM", "Conv2DTranspose": "HWOI", "Conv3D": "DHWIO"}  # fmt: skip
+         "DepthwiseConv1D": "WIM", "Conv2DTranspose": "HWOI", "Conv3D": "DHWIO",
+         "SeparableConv1D": "WIM", "SeparableConv2D": "HWIM"}  # fmt: skip
 _TRAINING = ("initializer", "regularizer", "constraint")
 # Whether the user told what a range's ratio shows, too, is not in the model.
 _EQUAL_EVIDENCE = ([USER, "range ratio"], ["range ratio", USER])
@@ -235,8 +236,10 @@ class Check:
         name = tensor.name
         shape = np.shape(tensor.values)  # type: ignore[arg-type]
         layer, _, weight = name.rpartition("/")
-        kernel = weight in ("kernel", "depthwise_kernel") and tensor.stored is None
-        source = _AXES.get(self.classes.get(layer, "")) if kernel else None
+        kernel = weight in ("kernel", "depthwise_kernel", "pointwise_kernel")
+        source = _AXES.get(self.classes.get(layer, "")) if kernel and not tensor.stored else None
+        if source is not None and weight == "pointwise_kernel":
+            source = source.replace("M", "O")
         if source is not None and len(source) != len(shape):
             source = None
         self.expect(f"source_layout of {name}", entry.get("source_layout"), source)

@@ -36,6 +36,7 @@ class Network:
         ends: tuple[float, float] | None = None,
         per_axis: bool = True,
         is_float: bool = False,
+        pointwise: int = 0,
         **config: Any,
     ) -> str:
         """Add a layer after `inputs`, or the last; with a kernel, with a quantized output."""
@@ -45,11 +46,17 @@ class Network:
         self.nodes.append(Node(name, name, class_name, inputs, config, "MyConfig"))
         if kernel:
             is_depthwise = class_name.startswith("Depthwise")
-            weight = "depthwise_kernel" if is_depthwise else "kernel"
+            weight = "depthwise_kernel" if is_depthwise or pointwise else "kernel"
             self.tensors.append(self._weight(f"{name}/{weight}", kernel, per_axis, is_float))
             channels = kernel[2 if class_name == "Conv2DTranspose" else -1]
-            if is_depthwise:
+            if is_depthwise or pointwise:
                 channels *= kernel[-2]
+            if pointwise:
+                shape = (*(1,) * (len(kernel) - 2), channels, pointwise)
+                self.tensors.append(
+                    self._weight(f"{name}/pointwise_kernel", shape, per_axis, False)
+                )
+                channels = pointwise
             bias = self.rng.normal(size=channels).astype(np.float32)
             self.tensors.append(QatTensor(f"{name}/bias", "float", bias))
         if ends is not None:
@@ -212,6 +219,13 @@ def convolutions(**widths: int) -> QatModel:
         net.add(transposed, start, kernel=(3, 2, 2, 3), dilation_rate=[2, 2], **more),
         net.add(transposed, start, kernel=(2, 4, 2, 3), dilation_rate=3, padding="same", **more),
     ]  # fmt: skip
+    for kernel, per_axis in (((3, 2, 3, 1), True), ((2, 3, 3, 2), True), ((1, 2, 3, 2), False)):
+        outputs.append(
+            net.add("SeparableConv2D", start, kernel=kernel, pointwise=4, per_axis=per_axis,
+                    strides=(2, 2), padding="same", ends=(-9.13, 9.07))
+        )  # fmt: skip
+    net.add("Reshape", start, target_shape=(-1, 3))
+    outputs.append(net.add("SeparableConv1D", kernel=(3, 3, 2), pointwise=5, ends=(-9.13, 9.07)))
     net.add("Reshape", start, target_shape=(-1, 3))
     same = {"padding": "same", "strides": 2, "ends": (-3.07, 2.93)}
     outputs.append(net.add("DepthwiseConv1D", kernel=(3, 3, 1), per_axis=False, **same))

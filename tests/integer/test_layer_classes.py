@@ -463,6 +463,32 @@ def test_a_bilinear_upsampling_and_an_average_of_it() -> None:
     )
 
 
+@pytest.mark.parametrize("per_axis", [True, False])
+@pytest.mark.parametrize("multiplier", [1, 3])
+def test_a_separable_convolution_rounds_nothing_between(multiplier: int, per_axis: bool) -> None:
+    net = Network(6, 5, 2)
+    start = net.nodes[-1].name
+    last = net.add("SeparableConv2D", start, kernel=(3, 2, 2, multiplier), pointwise=4,
+                   per_axis=per_axis, strides=(2, 2), ends=(-9.0, 9.5))  # fmt: skip
+    depthwise, pointwise = (
+        tensor.quantize().dequantize().astype(np.float64)
+        for tensor in net.tensors[-4:] if tensor.role == "weight"
+    )  # fmt: skip
+    bias = np.asarray(net.tensors[-2].values)
+
+    def function(x: Array) -> Array:
+        windows = np.lib.stride_tricks.sliding_window_view(x, (3, 2), (1, 2))[:, ::2, ::2]
+        sums = np.einsum("nhwcij,ijcm->nhwcm", windows, depthwise)
+        return sums.reshape(*sums.shape[:3], -1) @ pointwise[0, 0] + bias
+
+    of = net.model(start, last)
+    check(of, function)
+    (step,) = (s for s in program_of(of).steps if isinstance(s, Requantize))
+    assert len(step.value.terms) == (multiplier if per_axis else 1)
+    with pytest.raises(qmath.QmathError, match=r"a (product|sum) "):
+        qmath.run(of, np.zeros((1, 6, 5, 2)), profile="tflite")
+
+
 @pytest.mark.parametrize(
     ("class_name", "config"),
     [("UpSampling2D", {"size": 2, "interpolation": "bilinear"}),

@@ -37,6 +37,7 @@ def foldable(bundle: Bundle, graph: Graph) -> dict[str, Fold]:
         if (
             kind_of(node.class_name) != "weighted"
             or not supports(node.class_name, "onnx")
+            or LAYERS[node.class_name].then
             or node.name in graph.outputs
             or [kind_of(reader.class_name) for reader in after] != ["normalization"]
             or activation_of(node) != "linear"

@@ -288,16 +288,24 @@ class _Layers:
     # ---- layers with weights
 
     def weighted(self, node: Node, x: Value) -> Value:
+        *inner, last = LAYERS[node.class_name].kernels
+        for name in inner:
+            x = self.product(node, x, name, None)
+        return self.product(node, x, last, self.folds.get(node.name), is_last=True)
+
+    def product(
+        self, node: Node, x: Value, name: str, fold: Fold | None, *, is_last: bool = False
+    ) -> Value:
+        """Write the product with one kernel of a layer, to the last of which the bias is added."""
         layer = LAYERS[node.class_name]
-        tensor = self.model.tensors[f"{node.layer}/{layer.kernel}"]
+        tensor = self.model.tensors[f"{node.layer}/{name}"]
         layout = self.bundle.manifest["tensors"][tensor.name]["source_layout"]
         assert tensor.values is not None  # else there is no program
         # Only the kernel's shape counts here.
         kernel = np.broadcast_to(np.float32(0), np.shape(tensor.values))
-        linear = geometry.weighted(node, x.shape, kernel)
-        fold = self.folds.get(node.name)
+        linear = geometry.weighted(node, x.shape, kernel, name)
         weight = self.weight(tensor, layout, fold)
-        bias = self.bias(node, fold)
+        bias = self.bias(node, fold) if is_last else None
         if layer.axes == "IO":
             product = self.add(
                 "MatMul", [self.builder.channels_last(x), weight], node, linear.shape

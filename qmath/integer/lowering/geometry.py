@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -42,11 +43,17 @@ def misfit(node: Node, shape: Shape, wanted: str) -> QmathError:
     )
 
 
-def weighted(node: Node, shape: Shape, kernel: Array) -> Linear:
-    """Return the operation of a layer with a kernel, its weights being `kernel`."""
+def weighted(node: Node, shape: Shape, kernel: Array, name: str = "") -> Linear:
+    """Return the operation of a layer with a kernel, its weights being `kernel`.
+
+    `name` is the kernel's, where the layer has two.
+    """
     _check_channels_last(node)
-    axes = LAYERS[node.class_name].axes
-    _check_kernel(node, shape, kernel.shape, axes)
+    weight = name.rpartition("/")[2] or LAYERS[node.class_name].kernel
+    axes = LAYERS[node.class_name].kernels[weight]
+    _check_kernel(node, shape, kernel.shape, axes, weight)
+    if weight == LAYERS[node.class_name].then:
+        node = replace(node, config={})  # its window is one point
     if axes == "IO":
         return Linear("dense", _dense, (*shape[:-1], kernel.shape[-1]), kernel)
     if axes == "HWOI":
@@ -68,11 +75,11 @@ def weighted(node: Node, shape: Shape, kernel: Array) -> Linear:
     return Linear(kind, function, out, kernel, attributes=attributes)
 
 
-def _check_kernel(node: Node, shape: Shape, kernel: Shape, axes: str) -> None:
+def _check_kernel(node: Node, shape: Shape, kernel: Shape, axes: str, weight: str) -> None:
     """Raise unless a kernel takes an input of this shape, in whole groups of channels."""
     if len(kernel) != len(axes):
         raise QmathError(
-            f"{node.layer}/{LAYERS[node.class_name].kernel}: it has the shape {kernel}, and that "
+            f"{node.layer}/{weight}: it has the shape {kernel}, and that "
             f"of a {node.class_name} has {len(axes)} axes; {DISAGREES}"
         )
     depth = kernel[axes.index("I")]

@@ -37,7 +37,7 @@ class Operations:
         key = tensor.name, shape
         if key not in self._made:
             q = self.quantize(tensor)
-            linear = geometry.weighted(node, shape, relative_integers(q))
+            linear = geometry.weighted(node, shape, relative_integers(q), tensor.name)
             self._made[key] = replace(linear, name=tensor.name), q.scale.astype(np.float64)
         return self._made[key]
 

@@ -34,7 +34,7 @@ from qmath.integer.program import (
     UnroundedSum,
 )
 from qmath.layers import LAYERS, MOVES, NORMALIZATION
-from qmath.model import Node
+from qmath.model import Node, QatTensor
 
 __all__ = ["RULES"]
 
@@ -65,42 +65,96 @@ def _identity(_build: Builder, _node: Node, values: Sequence[Value]) -> Value:
 
 def _weighted(build: Builder, node: Node, values: Sequence[Value]) -> Value:
     value, layer = values[0], LAYERS[node.class_name]
-    tensor = build.tensor(node, layer.kernel)
-    if tensor.role == "weight" and isinstance(value, Integers):
-        linear, scale = build.operations.of(node, tensor, value.shape)
-        width, steps = width_and_steps(tensor)
-        if "M" in layer.axes and scale.ndim:
-            repeats = np.asarray(linear.weights).shape[2]
-            scale, width = (np.tile(a, repeats) for a in (scale, width))
-        bias = build.bias(node, linear.shape[-1])
-        if layer.axes[-1] != "I" or not scale.ndim:
-            build.notes += portability.of_weights(tensor.name, scale)
-            origin = Origin(width, steps, bias.astype(np.float32))
-            term = Term(value.name, (linear,), value.params.scale * scale, value.params, origin)
-            return UnroundedSum((term,), bias, linear.shape)
-        if len(scale) * math.prod(linear.shape) <= _MOST_PARTS:
-            return UnroundedSum(_of_channels(value, linear, scale), bias, linear.shape)
+    tensors = [build.tensor(node, name) for name in layer.kernels]
+    if all(tensor.role == "weight" for tensor in tensors) and isinstance(value, Integers):
+        sums = (_separable if layer.then else _products)(build, node, value, tensors)
+        if len(sums.terms) * math.prod(sums.shape) <= _MOST_PARTS:
+            return sums
         reason = (
-            f"train it with per_axis=False: its kernel has {len(scale)} scales along the summed "
-            "axis, whose sums would take too much memory"
+            f"train it with per_axis=False: its kernel has {len(sums.terms)} scales along the "
+            "summed axis, whose sums would take too much memory"
         )
-    elif tensor.role == "weight":
-        reason = f"quantize its input, the output of {node.inputs[0]}"
     else:
-        reason = "quantize its weights"
-        if tensor.name in build.unseen:
-            reason = "make its own quantizer known (SavedModel, qmath.from_keras, qmath recover)"
-        if not isinstance(value, Integers):
-            verb = "quantize " if tensor.name in build.unseen else ""
-            reason += f" and {verb}its input, the output of {node.inputs[0]}"
-    linear = geometry.weighted(node, value.shape, build.real(tensor))
-    bias = build.bias(node, linear.shape[-1]).astype(np.float32)
+        reason = _lack(build, node, value, tensors)
+    linears, shape = [], value.shape
+    for tensor in tensors:
+        linears.append(geometry.weighted(node, shape, build.real(tensor), tensor.name))
+        shape = linears[-1].shape
+    bias = build.bias(node, shape[-1]).astype(np.float32)
 
     def apply(x: Array) -> Array:
-        return linear.apply(x, linear.weights) + bias
+        for linear in linears:
+            x = linear.apply(x, linear.weights)
+        return x + bias
 
-    constants = (np.asarray(linear.weights), bias)
-    return build.float_step(node, [value], apply, linear.shape, reason, constants=constants)
+    constants = (*(np.asarray(linear.weights) for linear in linears), bias)
+    return build.float_step(node, [value], apply, shape, reason, constants=constants)
+
+
+def _lack(build: Builder, node: Node, value: Value, tensors: Sequence[QatTensor]) -> str:
+    """Say what a layer with kernels would need to run in integers."""
+    needed = f"quantize its input, the output of {node.inputs[0]}"
+    if all(tensor.role == "weight" for tensor in tensors):
+        return needed
+    is_unseen = any(tensor.name in build.unseen for tensor in tensors)
+    reason = "quantize its weights"
+    if is_unseen:
+        reason = "make its own quantizer known (SavedModel, qmath.from_keras, qmath recover)"
+    if isinstance(value, Integers):
+        return reason
+    return f"{reason} and {needed if is_unseen else needed.removeprefix('quantize ')}"
+
+
+def _products(
+    build: Builder, node: Node, value: Integers, tensors: Sequence[QatTensor]
+) -> UnroundedSum:
+    """Return the term of a layer with one kernel; several, if its inputs have a scale each."""
+    (tensor,) = tensors
+    linear, scale = build.operations.of(node, tensor, value.shape)
+    axes, bias = LAYERS[node.class_name].axes, build.bias(node, linear.shape[-1])
+    if axes[-1] == "I" and scale.ndim:
+        return UnroundedSum(_of_channels(value, linear, scale), bias, linear.shape)
+    width, steps = width_and_steps(tensor)
+    if "M" in axes and scale.ndim:
+        repeats = np.asarray(linear.weights).shape[2]
+        scale, width = (np.tile(a, repeats) for a in (scale, width))
+    build.notes += portability.of_weights(tensor.name, scale)
+    origin = Origin(width, steps, bias.astype(np.float32))
+    term = Term(value.name, (linear,), value.params.scale * scale, value.params, origin)
+    return UnroundedSum((term,), bias, linear.shape)
+
+
+def _separable(
+    build: Builder, node: Node, value: Integers, tensors: Sequence[QatTensor]
+) -> UnroundedSum:
+    """Return the term of a depthwise kernel and a pointwise one, of which nothing is rounded.
+
+    There is one for each multiplier of the channels, if these have a scale each.
+    """
+    depthwise, pointwise = tensors
+    first, scales = build.operations.of(node, depthwise, value.shape)
+    second, scale = build.operations.of(node, pointwise, first.shape)
+    build.notes += portability.of_weights(pointwise.name, scale)
+    parts = []
+    for i, of in enumerate(np.atleast_1d(scales)):
+        ops, count = (first, second), scales.size
+        if count > 1:
+            ops = (_part(first, "M", i, count), _part(second, "I", i, count))
+        own = np.asarray(value.params.scale * of * scale)
+        parts.append(Term(value.name, ops, own, value.params))
+    return UnroundedSum(tuple(parts), build.bias(node, second.shape[-1]), second.shape)
+
+
+def _part(linear: Linear, axis: str, first: int, count: int) -> Linear:
+    """Return an operation with every `count`-th of its weights along an axis."""
+    weights, shape = np.asarray(linear.weights), linear.shape
+    if axis == "M":
+        weights, shape = weights[..., first::count], (*shape[:-1], shape[-1] // count)
+    else:
+        weights = weights[..., first::count, :]
+    attributes = {**linear.attributes, "part": [axis, first, count]}
+    gain = 1 if axis == "M" else count
+    return replace(linear, weights=weights, shape=shape, gain=gain, attributes=attributes)
 
 
 def _of_channels(value: Integers, linear: Linear, scale: Array) -> tuple[Term, ...]:

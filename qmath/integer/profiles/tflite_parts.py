@@ -137,11 +137,14 @@ def _classified(step: Requantize, part: Part, stored: Mapping[str, TfliteStored]
     leaks = activation is not None and activation.leaks
     if activation and np.isfinite(activation.limit) and (leaks or activation.limit != 6):
         raise refused(step, f"an activation bounded at {activation.limit:g}")
-    for op in (op for term in terms for op in term.ops):
-        if op.kind == "bilinear" or (
-            op.weights is not None and op.kind not in tflite_kernels.OPERATIONS
-        ):
-            raise refused(step, f"the operation {op.kind}")
+    for term in terms:
+        products = [op.kind for op in term.ops if op.weights is not None]
+        unknown = [op.kind for op in term.ops if op.kind == "bilinear"]
+        unknown += [kind for kind in products if kind not in tflite_kernels.OPERATIONS]
+        if unknown:
+            raise refused(step, f"the operation {unknown[0]}")
+        if len(products) > 1:
+            raise refused(step, "a product of what training did not round before")
     for term in terms:
         if term.ops and term.ops[0].weights is not None:
             rounded = f"the output of {term.ops[0].name}, which training did not round before"

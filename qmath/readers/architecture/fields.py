@@ -264,6 +264,7 @@ LAYER_FIELDS: Mapping[str, str] = {
     "Conv2DTranspose": f"{_CONVOLUTION} output_padding",
     "DepthwiseConv1D": _DEPTHWISE,
     "DepthwiseConv2D": _DEPTHWISE,
+    "SeparableConv1D": f"{_DEPTHWISE} filters",
     "SeparableConv2D": f"{_DEPTHWISE} filters",
     "Conv3D": _CONVOLUTION,
     "EinsumDense": "activation",

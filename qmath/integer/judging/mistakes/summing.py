@@ -56,7 +56,8 @@ def paddings(case: Case) -> Iterator[Mistake]:
     if not isinstance(case.step, Requantize):
         return
     for i, term in enumerate(case.step.value.terms):
-        if not term.ops or term.ops[-1].weights is None or not any(map(_is_padded, term.ops)):
+        products = [op for op in term.ops if op.weights is not None]
+        if products != [*term.ops[-1:]] or not any(map(_is_padded, term.ops)):
             continue
         for convention, signed in (("unsigned", 0), ("signed", 1 << (term.params.num_bits - 1))):
             fill = signed - term.params.zero_point

@@ -168,7 +168,7 @@ LAYERS: dict[str, _Case] = {
     **{
         f"Activation {name}": _case(functools.partial(layers.Activation, name), IMAGE)
         for name in ("elu", "exponential", "gelu", "hard_sigmoid", "mish", "selu", "sigmoid",
-                     "softplus", "softsign", "swish", "tanh")
+                     "silu", "softplus", "softsign", "swish", "tanh")
     },
 }  # fmt: skip
 

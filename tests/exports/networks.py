@@ -194,7 +194,8 @@ def functions(**widths: int) -> QatModel:
     )
     outputs.append(net.add("ThresholdedReLU", start, theta=0.4, ends=(0.0, 1.43)))
     outputs.append(net.add("ELU", start, alpha=0.6, ends=(-0.57, 1.53)))
-    for name in ("elu", "exponential", "gelu", "mish", "selu", "softplus", "softsign", "swish"):
+    names = "elu exponential gelu mish selu softplus softsign swish silu hard_swish"
+    for name in names.split():
         outputs.append(net.add("Activation", start, activation=name, ends=(-0.83, 2.41)))
     for source in (start, sums):
         outputs.append(

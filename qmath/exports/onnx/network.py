@@ -252,8 +252,11 @@ class _Layers:
             value = self.add(function.op, [value], node, axis=axis)
         elif node.class_name == "ELU":
             value = self.add(function.op, [value], node, alpha=float(node.config.get("alpha", 1)))
-        elif name == "swish":
+        elif name in ("swish", "silu"):
             value = self.add("Mul", [value, self.add("Sigmoid", [value], node)], node)
+        elif name in ("hard_swish", "hard_silu"):  # ONNX's own is younger than QONNX's opset
+            line = self.add("HardSigmoid", [value], node, alpha=1 / 6, beta=0.5)
+            value = self.add("Mul", [value, line], node)
         else:
             value = self.add(function.op or function.onnx, [value], node)
         value = self.quantized(node, value, "post_activation")

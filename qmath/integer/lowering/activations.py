@@ -110,6 +110,11 @@ def gelu(x: Array) -> Array:
     return np.asarray(0.5 * x * (1 + erf.reshape(x.shape)))
 
 
+def hard_swish(x: Array) -> Array:
+    """Return ``x`` times a line from 0 at -3 to 1 at 3."""
+    return np.asarray(x * np.clip(x + 3, 0, 6) / 6)
+
+
 def mish(x: Array) -> Array:
     """Return ``x * tanh(softplus(x))``."""
     return np.asarray(x * np.tanh(np.logaddexp(0, x)))
@@ -119,9 +124,12 @@ SMOOTH: dict[str, Callable[..., Array]] = {
     "elu": _precise("an elu", elu),
     "exponential": _precise("an exponential", np.exp),
     "gelu": _precise("a gelu", gelu),
+    "hard_silu": _precise("a hard swish", hard_swish),
+    "hard_swish": _precise("a hard swish", hard_swish),
     "mish": _precise("a mish", mish),
     "selu": _precise("a selu", selu),
     "sigmoid": sigmoid,
+    "silu": swish,
     "softmax": softmax,
     "softplus": _precise("a softplus", lambda x: np.logaddexp(0, x)),
     "softsign": _precise("a softsign", lambda x: x / (1 + np.abs(x))),

@@ -14,7 +14,7 @@ from typing import Literal
 from qmath._pastes import is_plain
 from qmath.errors import QmathError
 from qmath.inspection.advice import OTHER_SOURCES, Advice
-from qmath.integer.lowering.builder import CUT
+from qmath.integer.lowering.builder import remedy_of
 from qmath.integer.lowering.float_layers.rule import REMEDY
 from qmath.integer.lowering.lower import lower
 from qmath.integer.program import Program
@@ -136,7 +136,7 @@ def _of_float_layers(
             continue
         said.add(node.layer)
         if node.name in cuts:
-            yield _cut_point(node, cuts[node.name])
+            yield _cut_point(node, cuts[node.name], float_layers[node.name])
             continue
         if node.layer in by_layer:
             yield from by_layer[node.layer]
@@ -240,9 +240,9 @@ def _layer(
     return state, found
 
 
-def _cut_point(node: Node, unknown: str) -> Advice:
+def _cut_point(node: Node, unknown: str, remedy: str = "") -> Advice:
     message = f"{unknown} is a cut point: the integer model goes up to it, and on from it"
-    return Advice("cut-point", node.layer, message, CUT.format(unknown))
+    return Advice("cut-point", node.layer, message, remedy or remedy_of(unknown))
 
 
 def _float_layer(tensors: _Tensors, node: Node) -> Advice:

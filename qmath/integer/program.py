@@ -319,11 +319,14 @@ class CutStep(FloatStep):
         Of the layer; of an activation that is unknown, the class is its name.
     is_shaped : bool
         Whether `shape` is known. Nothing follows a cut whose shape is not.
+    reason : str
+        Of a class that qmath knows: why it cannot compute this layer.
     """
 
     layer: str = ""
     class_name: str = ""
     is_shaped: bool = True
+    reason: str = ""
 
 
 QuantizedStep = QuantizeStep | Requantize | MoveStep | TableStep

@@ -249,7 +249,7 @@ def test_the_exported_c_runs_on_both_sides(tmp_path: Path) -> None:
     out = tmp_path / "c"
     qmath.export(cut_model(), out, format="c", vectors=2)
     header = (out / "model.h").read_text()
-    assert "qmath does not know it, so that it is yours to compute" in header
+    assert "qmath cannot compute it, so that it is yours to compute" in header
     assert "my (Mine>My), of before/post_activation" in header
     assert "To have my in integers" not in header
     sources = [str(path) for path in sorted(out.glob("*.c"))]

@@ -98,9 +98,10 @@ def _usage(program: Program, model: Model) -> Iterator[str]:
     for step in left:
         yield f"  {step.name}, of {', '.join(sources(step))}"
     if program.cuts:
-        yield "Not in here, because qmath does not know it, so that it is yours to compute:"
+        yield "Not in here, because qmath cannot compute it, so that it is yours to compute:"
     for cut in program.cuts:
-        yield f"  {cut.name} ({cut.class_name}), of {', '.join(sources(cut))}"
+        reason = f": {cut.reason}" if cut.reason else ""
+        yield f"  {cut.name} ({cut.class_name}), of {', '.join(sources(cut))}{reason}"
     unknown = {cut.name.removesuffix("/activation") for cut in program.cuts}
     for layer, remedy in program.float_layers.items():
         if layer in unknown:

@@ -121,7 +121,8 @@ def layers(program: Program) -> tuple[list[Layer], dict[str, str]]:
 def _reason(step: Step) -> str:
     """Say why a step that does not round a sum is none of CMSIS-NN's layers."""
     if isinstance(step, CutStep):
-        return f"a cut point: qmath cannot compute this {step.class_name}"
+        reason = f" because {step.reason}" if step.reason else ""
+        return f"a cut point: qmath cannot compute this {step.class_name}{reason}"
     return "in float32" if isinstance(step, FloatStep) else "moves integers, or looks them up"
 
 

@@ -59,7 +59,7 @@ class Cuts:
     def written(self, node: Node) -> Value | None:
         """Return what a layer makes, ``None`` if no shape is known of it."""
         layers, read = self.layers, [self.layers.values[name] for name in node.inputs]
-        if is_cut(node):
+        if is_cut(node) or self.is_unsupported(node):
             value = self._cut(node.name, read)
         elif unknown_of(node):
             value = layers.quantized(node, layers.computed(node), "pre_activation")
@@ -69,9 +69,17 @@ class Cuts:
             return layers.written(node)
         if value is None:
             return None
-        if ends_with_activation(node.class_name):
-            value = layers.quantized(node, value, "post_activation")
-        return layers.quantized(node, value, "output")
+        # A cut may make what its quantizers have rounded.
+        ends = ("post_activation", "output")
+        for which in ends if ends_with_activation(node.class_name) else ends[1:]:
+            if f"{node.name}/{which}" in self.steps:
+                value = layers.quantized(node, value, which)
+        return value
+
+    def is_unsupported(self, node: Node) -> bool:
+        """Whether a layer of a known class is a cut, for its settings."""
+        step = self.steps.get(node.name)
+        return isinstance(step, CutStep) and step.class_name == node.class_name
 
     def _cut(self, key: str, read: Sequence[Value]) -> Value | None:
         step, unique = self.steps.get(key), self.layers.builder.unique

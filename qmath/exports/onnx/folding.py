@@ -18,9 +18,9 @@ _ENDS = ("pre_activation", "post_activation", "output")
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """A batch normalization, by the name of its node: ``x * factor + shift``."""
+    """A batch normalization, by its node: ``x * factor + shift``."""
 
-    name: str
+    node: Node
     factor: NDArray[np.float64]
     shift: NDArray[np.float64]
 
@@ -31,6 +31,7 @@ def foldable(bundle: Bundle, graph: Graph) -> dict[str, Fold]:
     for node in graph.nodes:
         for name in node.inputs:
             readers.setdefault(name, []).append(node)
+    cuts = {cut.name for cut in bundle.program.cuts} if bundle.program else set()
     found = {}
     for node in graph.nodes:
         after = readers.get(node.name, [])
@@ -39,6 +40,7 @@ def foldable(bundle: Bundle, graph: Graph) -> dict[str, Fold]:
             or not supports(node.class_name, "onnx")
             or LAYERS[node.class_name].then
             or node.name in graph.outputs
+            or cuts & {node.name, *(reader.name for reader in after)}
             or [kind_of(reader.class_name) for reader in after] != ["normalization"]
             or activation_of(node) != "linear"
             or any(f"{node.layer}/{end}" in bundle.model.tensors for end in _ENDS)
@@ -64,7 +66,7 @@ def _fold(bundle: Bundle, node: Node) -> Fold:
         )
     )
     factor = np.asarray(gamma / np.sqrt(variance + node.config.get("epsilon", 1e-3)))
-    return Fold(node.name, factor, np.asarray(beta - mean * factor))
+    return Fold(node, factor, np.asarray(beta - mean * factor))
 
 
 def real(bundle: Bundle, tensor: QatTensor) -> NDArray[np.float64]:

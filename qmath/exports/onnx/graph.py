@@ -55,7 +55,7 @@ class GraphBuilder:
         self.nodes: list[Any] = []
         self.initializers: dict[str, Any] = {}
         self._taken = {"", *reserved}
-        self._transposes: dict[str, str] = {}
+        self._transposes: dict[tuple[str, Shape], str] = {}
 
     def unique(self, wanted: str) -> str:
         """Return a name that nothing has, `wanted` if it is free."""
@@ -99,11 +99,12 @@ class GraphBuilder:
 
     def _transposed(self, value: Value, axes: Shape, channels_first: bool) -> Value:
         ending = "channels_first" if channels_first else "channels_last"
-        if value.name not in self._transposes:
-            self._transposes[value.name] = self.node(
+        key = value.name, axes
+        if key not in self._transposes:
+            self._transposes[key] = self.node(
                 "Transpose", [value.name], f"{value.name}/{ending}", perm=axes
             )
-        return replace(value, name=self._transposes[value.name], channels_first=channels_first)
+        return replace(value, name=self._transposes[key], channels_first=channels_first)
 
     def model(
         self,

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from qmath.errors import OutputError
 from qmath.exports.bundle import Bundle, QuantizedRange
 from qmath.exports.onnx import windows
+from qmath.exports.onnx.axes import elsewhere
 from qmath.exports.onnx.cuts import Cuts, is_cut
 from qmath.exports.onnx.folding import Fold, foldable, real
 from qmath.exports.onnx.graph import GraphBuilder, Value, arranged
 from qmath.integer.budget import Budget
-from qmath.integer.lowering import activations, geometry, rescaling
+from qmath.integer.lowering import activations, geometry, layouts, rescaling
 from qmath.integer.program import Activation, Linear, Shape
 from qmath.layers import (
     ACTIVATIONS,
@@ -195,7 +196,7 @@ class _Layers:
         self.values: dict[str, Value] = {}
         self.integers: dict[str, dict[str, Any]] = {}
         self.folds = foldable(bundle, graph) if fold else {}
-        self.folded = {fold.name for fold in self.folds.values()}
+        self.folded = {fold.node.name for fold in self.folds.values()}
 
     # ---- one layer
 
@@ -213,6 +214,21 @@ class _Layers:
     def computed(self, node: Node) -> Value:
         """Return what a layer computes before its quantizers and its activation."""
         inputs = [self.values[name] for name in node.inputs]
+        axes = layouts.axes_of(node, len(inputs[0].shape))
+        self.check_fold(node, len(inputs[0].shape), axes)
+        if axes is not None and node.name not in self.folded:
+            return elsewhere(self, node, inputs[0], axes)
+        return self.of_kind(node, inputs)
+
+    def check_fold(self, node: Node, rank: int, axes: Shape | None) -> None:
+        """Fold a batch normalization only if it is of the channels of the layer before."""
+        fold = self.folds.get(node.name)
+        if fold is not None and layouts.axes_of(fold.node, rank) != axes:
+            del self.folds[node.name]
+            self.folded.discard(fold.node.name)
+
+    def of_kind(self, node: Node, inputs: list[Value]) -> Value:
+        """Return the same of a layer whose channels are the last axis."""
         kind, x = kind_of(node.class_name), inputs[0]
         if kind == "weighted":
             value = self.weighted(node, x)
@@ -338,7 +354,7 @@ class _Layers:
         tensor = self.model.tensors.get(f"{node.layer}/bias")
         if fold:
             shift = fold.shift + (0 if tensor is None else real(self.bundle, tensor) * fold.factor)
-            return self.builder.constant(f"{fold.name}/bias", shift)
+            return self.builder.constant(f"{fold.node.name}/bias", shift)
         return None if tensor is None else self.weight(tensor, None)
 
     def normalized(self, node: Node, x: Value) -> Value:

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.integer.program import Linear, QuantizedStep, QuantParams, Requantize, TableStep
+from qmath.integer.program import (
+    Linear,
+    MoveStep,
+    QuantizedStep,
+    QuantParams,
+    Requantize,
+    TableStep,
+)
 
 __all__ = ["float32_noise", "noise_of"]
 
@@ -56,7 +63,7 @@ def float32_noise(step: Requantize, values: Mapping[str, Array]) -> Array:
 def noise_of(
     step: QuantizedStep, rows: Requantize | None, values: Mapping[str, Array]
 ) -> Array | None:
-    """Return the bound for a step that rounds sums, or what a table or the extreme of `rows` holds.
+    """Return the bound for a step that rounds sums, or what a table, or a move of `rows`, holds.
 
     Of anything else it is ``None``: nothing is rounded, or by TensorFlow's own arithmetic.
     """
@@ -66,8 +73,10 @@ def noise_of(
         y = step.results.astype(np.float64)[values[step.source]] / step.params.scale
         return _noise(_FUNCTION, np.abs(y), step.params)
     if rows is not None:
-        noise = float32_noise(rows, values).max(axis=1)
-        return np.asarray(noise.reshape(len(noise), *step.shape))
+        noise = np.asarray(float32_noise(rows, values))
+        if isinstance(step, MoveStep) and "of_sum" in step.attributes:
+            return step.apply(noise)
+        return np.asarray(noise.max(axis=1).reshape(len(noise), *step.shape))
     return None
 
 

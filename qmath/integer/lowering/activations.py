@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import QmathError
+from qmath.integer.lowering.cuts import UnsupportedError
 from qmath.integer.program import Activation, QuantParams
 from qmath.kernels._environment import check_kept, in_default_environment, least_magnitude
 from qmath.layers import ACTIVATIONS
@@ -156,10 +157,15 @@ def softmax_axis(node: Node, rank: int) -> int:
     given = node.config.get("axis", -1) if node.class_name == "Softmax" else -1
     axes = given if isinstance(given, (list, tuple)) else [given]
     axis = axes[0] if axes[0] < 0 else axes[0] - rank - 1
-    if len(axes) != 1 or not -rank <= axis < 0:
+    if not axes or any(not -rank - 1 <= a <= rank for a in axes):
         raise QmathError(
-            f"{node.name}: a softmax over the axis {given} is not supported; it takes one, and not "
-            "the batch"
+            f"{node.name}: this softmax runs over the axis {given}, and its input has {rank + 1}; "
+            "the file is damaged, save the model again"
+        )
+    if len(axes) != 1 or axis == -rank - 1:
+        what = "several axes" if len(axes) > 1 else "the examples"
+        raise UnsupportedError(
+            node.name, f"it runs over {what} (axis={given})", "give it one other axis"
         )
     return int(axis)
 

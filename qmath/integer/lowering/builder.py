@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from qmath.errors import QmathError
 from qmath.integer.budget import Budget
 from qmath.integer.lowering import activations, portability, rescaling
+from qmath.integer.lowering.cuts import UnsupportedError
 from qmath.integer.lowering.operations import Operations
 from qmath.integer.lowering.params import quant_params
 from qmath.integer.lowering.rescaling import Operation
@@ -44,15 +45,16 @@ from qmath.kernels._environment import check_kept, least_magnitude
 from qmath.layers import activation_of
 from qmath.model import Node, QatModel, QatTensor, own_quantized
 
-__all__ = ["CUT", "SEVERAL", "SHAPELESS", "Builder"]
+__all__ = ["SEVERAL", "SHAPELESS", "Builder", "remedy_of"]
 
 Array = NDArray[Any]
 
 
+_OTHER = "use a layer that qmath knows"
 # What to do about a cut point, and about one whose result has no shape that is known.
-CUT = (
-    "qmath cannot compute this {0}: give run its function (layers=) or its outputs (--cut, "
-    "cuts=), compute it beside what is exported, or use a layer that qmath knows"
+_CUT = (
+    "qmath cannot compute this {0}{1}: give run its function (layers=) or its outputs (--cut, "
+    "cuts=), compute it beside what is exported, or {2}"
 )
 SHAPELESS = (
     "nothing in the model tells the shape of what this {0} makes, so that what follows it is "
@@ -99,6 +101,16 @@ class Builder:
         self.float_layers: list[FloatLayer] = []
         self.unseen = frozenset(own_quantized(model))
         self.notes = [portability.of_unseen(name) for name in sorted(self.unseen)]
+
+    def mark(self) -> tuple[int, ...]:
+        """Return how much there is, for `go_back`."""
+        return len(self.steps), len(self.float_layers), len(self.notes)
+
+    def go_back(self, mark: tuple[int, ...]) -> None:
+        """Take back all that was added since a mark."""
+        for part, length in zip((self.steps, self.float_layers, self.notes), mark, strict=True):
+            del part[length:]  # type: ignore[attr-defined]
+        self._taken, self._seen = set(), 0
 
     # ---- values
 
@@ -197,7 +209,7 @@ class Builder:
             table = params.quantize(results, "a table")
             step = TableStep(name, value.source.name, table, params, value.shape, results)
         elif isinstance(value, Extreme):
-            rows = f"{name}/rows"
+            rows = f"{name}/rows" if "rows" in value.attributes else f"{name}/channels_last"
             self.budget.spend_again(name, value.source)
             self.steps.append(Requantize(rows, value.source, params))
             step = MoveStep(name, rows, value.function, params, value.shape, value.attributes)
@@ -266,21 +278,23 @@ class Builder:
         class_name: str,
         shape_of: Callable[[str], Shape | None],
         lack: str = SHAPELESS,
+        why: UnsupportedError | None = None,
     ) -> Floats | None:
         """Add a layer that qmath cannot compute; return what it makes, if its shape is known.
 
         `shape_of` returns the shape of what a step makes, ``None`` if nothing tells it; `lack` says
-        what is lacking then.
+        what is lacking then. `why` is the setting that is to blame, if the class is known.
         """
         sources, name = self._float_sources(node, values), self._float_name(node)
         shape = shape_of(name)
         if shape is None:
             self.notes.append(f"{name}: {lack.format(class_name, name)}")
-        self.float_layers.append(FloatLayer(node.name, name, CUT.format(class_name)))
+        self.float_layers.append(FloatLayer(node.name, name, remedy_of(class_name, why)))
         self.steps.append(
             CutStep(
                 name, sources, partial(_unknown, name), shape or (), layer=node.layer,
                 class_name=class_name, is_shaped=shape is not None,
+                reason=why.reason if why else "",
             )
         )  # fmt: skip
         return None if shape is None else Floats(name, shape)
@@ -361,6 +375,12 @@ class Builder:
                 "channels; the file is damaged, save the model again"
             )
         return values
+
+
+def remedy_of(class_name: str, why: UnsupportedError | None = None) -> str:
+    """Say what to do about a cut point: an unknown class, or a setting of a known one."""
+    reason, remedy = (f" because {why.reason}", why.remedy) if why else ("", _OTHER)
+    return _CUT.format(class_name, reason, remedy)
 
 
 def _unknown(name: str, *_: Array) -> Array:

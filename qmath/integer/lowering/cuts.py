@@ -1,15 +1,16 @@
-"""Layers that qmath cannot compute: cut points, and where the shape of what they make is known."""
+"""Layers that qmath cannot compute: cut points, why, and what tells the shape of their outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from qmath.errors import QmathError
 from qmath.integer.cuts import Layers, function_of, probed
 from qmath.integer.lowering.values import Value
 from qmath.integer.program import Shape
 from qmath.model import Graph, Node
 
-__all__ = ["Shapes"]
+__all__ = ["Shapes", "UnsupportedError"]
 
 _QUANTIZERS = ("pre_activation", "post_activation", "output")
 # Classes of Keras that keep the shape of their input, whatever else they do.
@@ -18,6 +19,26 @@ _KEEP_SHAPE = frozenset({
     "GroupNormalization", "LayerNormalization", "Masking", "PReLU", "Rescaling", "Softmax",
     "SpatialDropout3D", "SyncBatchNormalization", "ThresholdedReLU", "UnitNormalization",
 })  # fmt: skip
+
+
+class UnsupportedError(QmathError):
+    """A layer of a known class has a setting that qmath does not compute: the layer is a cut point.
+
+    Parameters
+    ----------
+    name : str
+        Of the layer.
+    reason : str
+        What follows "because".
+    remedy : str
+        What else to do than to compute the layer oneself, as an imperative.
+    is_rounded : bool
+        Whether what the layer makes is meant after its quantizers, one of which is the reason.
+    """
+
+    def __init__(self, name: str, reason: str, remedy: str, is_rounded: bool = False) -> None:
+        super().__init__(f"{name}: qmath does not compute this layer because {reason}; {remedy}")
+        self.reason, self.remedy, self.is_rounded = reason, remedy, is_rounded
 
 
 class Shapes:

@@ -16,6 +16,7 @@ from qmath.errors import QmathError
 from qmath.integer import ops
 from qmath.integer.budget import Budget, check_size
 from qmath.integer.lowering import activations
+from qmath.integer.lowering.cuts import UnsupportedError
 from qmath.integer.program import Factor, Linear, Shape
 from qmath.layers import LAYERS
 from qmath.model import Node
@@ -48,7 +49,6 @@ def weighted(node: Node, shape: Shape, kernel: Array, name: str = "") -> Linear:
 
     `name` is the kernel's, where the layer has two.
     """
-    _check_channels_last(node)
     weight = name.rpartition("/")[2] or LAYERS[node.class_name].kernel
     axes = LAYERS[node.class_name].kernels[weight]
     _check_kernel(node, shape, kernel.shape, axes, weight)
@@ -104,9 +104,10 @@ def _of_signals(function: Callable[[Array, Array], Array], x: Array, kernel: Arr
 def _conv2d_transpose(node: Node, shape: Shape, kernel: Array) -> Linear:
     strides, dilation = _pair(node, "strides"), _pair(node, "dilation_rate")
     if dilation != (1, 1) and strides != (1, 1):
-        raise QmathError(
-            f"{node.name}: TensorFlow leaves out the strides {strides} of this Conv2DTranspose, "
-            f"because its dilation is {dilation}; only one of them can be other than 1"
+        raise UnsupportedError(
+            node.name,
+            f"TensorFlow leaves out its strides {strides} where its dilation is {dilation}",
+            "let one of them be 1",
         )
     size = [(k - 1) * d + 1 for k, d in zip(kernel.shape[:2], dilation, strict=True)]
     out = _transposed_size(node, shape, size, strides)
@@ -146,7 +147,6 @@ def _transposed_size(
 
 def average_pool(node: Node, shape: Shape, budget: Budget) -> tuple[Linear, Array]:
     """Return the summing operation of an average pool, and what its sums are divided by."""
-    _check_channels_last(node)
     if LAYERS[node.class_name].kind == "global_average":
         axes = tuple(range(1, len(shape)))
         keep = bool(node.config.get("keepdims", False))
@@ -167,7 +167,6 @@ def average_pool(node: Node, shape: Shape, budget: Budget) -> tuple[Linear, Arra
 
 def max_pool(node: Node, shape: Shape) -> tuple[Any, Shape, dict[str, Any]]:
     """Return ``apply(x, fill)`` of a maximum pool, its output's shape, and its attributes."""
-    _check_channels_last(node)
     if LAYERS[node.class_name].kind == "global_max":
         keep = bool(node.config.get("keepdims", False))
         out = (*(1,) * (len(shape) - 1), shape[-1]) if keep else shape[-1:]
@@ -245,7 +244,6 @@ def _of_rows(x: Array, reduce: Any, shape: Shape) -> Array:
 
 def move(node: Node, shape: Shape) -> Linear:
     """Return the operation of a layer that moves values, or adds zeros."""
-    _check_channels_last(node)
     return _MOVES[LAYERS[node.class_name].kind](node, shape)
 
 
@@ -306,9 +304,8 @@ def _upsample(node: Node, shape: Shape) -> Linear:
         return broadcast(shape, (config["n"], *shape))
     interpolation = config.get("interpolation", "nearest")
     if interpolation not in ("nearest", "bilinear"):
-        raise QmathError(
-            f"{node.name}: UpSampling2D with {interpolation!r} interpolation is not supported; use "
-            "'nearest' or 'bilinear'"
+        raise UnsupportedError(
+            node.name, f"it interpolates ({interpolation!r})", "use 'nearest' or 'bilinear'"
         )
     factors = _listed(config["size"])
     factors *= (len(shape) - 1) // len(factors)
@@ -403,7 +400,7 @@ def _windows(shape: Shape, size: Sequence[int], strides: Sequence[int], pads: op
 def _pads(node: Node, shape: Shape, size: Sequence[int], strides: Sequence[int]) -> ops.Pads:
     padding = node.config.get("padding", "valid")
     if padding not in ("same", "causal", "valid"):
-        raise QmathError(f"{node.name}: the padding {padding!r} is not supported")
+        raise UnsupportedError(node.name, f"its padding is {padding!r}", "use 'same' or 'valid'")
     if padding == "same":
         return ops.same_pads(shape[: len(size)], size, strides)
     if padding == "causal":
@@ -422,8 +419,3 @@ def _pair(node: Node, key: str) -> Shape:
 
 def _listed(value: Any) -> Shape:
     return tuple(value) if isinstance(value, (list, tuple)) else (value,)
-
-
-def _check_channels_last(node: Node) -> None:
-    if node.config.get("data_format", "channels_last") not in ("channels_last", None):
-        raise QmathError(f"{node.name}: data_format 'channels_first' is not supported")

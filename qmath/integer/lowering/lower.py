@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.integer.budget import check_size
 from qmath.integer.cuts import Layers
-from qmath.integer.lowering import activations, geometry, rescaling
+from qmath.integer.lowering import activations, geometry, layouts, rescaling
 from qmath.integer.lowering.builder import SEVERAL, Builder
-from qmath.integer.lowering.cuts import Shapes
+from qmath.integer.lowering.cuts import Shapes, UnsupportedError
 from qmath.integer.lowering.float_layers.rule import float_layer
-from qmath.integer.lowering.masks import Masks
+from qmath.integer.lowering.masks import MASKED, Masks
 from qmath.integer.lowering.operations import Operations, Quantize
 from qmath.integer.lowering.rules import RULES
 from qmath.integer.lowering.values import Function, Integers, Value
@@ -66,8 +67,8 @@ def lower(
     MissingSettingsError
         A range has no width.
     QmathError
-        The model has no graph, or a layer with settings that are not supported, or one whose name
-        is that of a quantized tensor; the message names it.
+        The model has no graph, or layers that do not fit each other, or one whose name is that of
+        a quantized tensor; the message names it.
     """
     if model.graph is None:
         raise QmathError(
@@ -97,8 +98,12 @@ def _program(build: Builder, graph: Graph, shapes: Shapes) -> Program:
         if not all(name in values for name in node.inputs):
             continue  # behind a cut point whose shape is not known
         try:
-            lowered = _cut if is_masked else _layer
-            value = lowered(build, shapes, node, [values[name] for name in node.inputs])
+            inputs = [values[name] for name in node.inputs]
+            if is_masked:
+                masked = UnsupportedError(node.name, MASKED, "mask nothing there")
+                value = _cut(build, shapes, node, inputs, masked)
+            else:
+                value = _layer(build, shapes, node, inputs)
             if value is not None:
                 values[node.name] = value
         except QmathError:
@@ -133,21 +138,25 @@ def _program(build: Builder, graph: Graph, shapes: Shapes) -> Program:
 
 
 def _layer(build: Builder, shapes: Shapes, node: Node, inputs: Sequence[Value]) -> Value | None:
-    """Lower one layer, with the quantizers and the activation that it ends with.
-
-    ``None`` says that nothing is known of what it makes.
-    """
+    """Lower one layer; ``None`` says that nothing is known of what it makes."""
     if node.outputs > 1 or not supports(node.class_name, "run"):
         return _cut(build, shapes, node, inputs)
+    mark = build.mark()
+    try:
+        return _known(build, node, inputs)
+    except UnsupportedError as why:
+        build.go_back(mark)
+        return _cut(build, shapes, node, inputs, why)
+
+
+def _known(build: Builder, node: Node, inputs: Sequence[Value]) -> Value:
+    """Lower a layer of a known class, with the quantizers and the activation that it ends with."""
     kind = LAYERS[node.class_name].kind
-    if kind == "float":
-        made = float_layer(build, node, inputs) if inputs else None
-        if made is None:
-            return _cut(build, shapes, node, inputs)
-        value: Value = made
+    if kind == "float" and inputs:
+        value: Value = float_layer(build, node, inputs)
     else:
         _check_inputs(node, kind, inputs)
-        value = RULES[kind](build, node, inputs)
+        value = layouts.lowered(build, node, inputs, RULES[kind])
     if kind == "input":
         return value
     check_size(node.name, value.shape)
@@ -157,18 +166,28 @@ def _layer(build: Builder, shapes: Shapes, node: Node, inputs: Sequence[Value]) 
     return build.quantized(node, value, "output")
 
 
-def _cut(build: Builder, shapes: Shapes, node: Node, inputs: Sequence[Value]) -> Value | None:
+def _cut(
+    build: Builder,
+    shapes: Shapes,
+    node: Node,
+    inputs: Sequence[Value],
+    why: UnsupportedError | None = None,
+) -> Value | None:
     """Add a cut point for a layer, with the quantizers that are sure to act on what it makes."""
     if not inputs:
         raise QmathError(f"{node.name}: this {node.class_name} has no inputs, so that it is none")
     if node.outputs > 1:
         build.cut(node, inputs, node.class_name, lambda _: None, SEVERAL)
         return None
-    made = build.cut(node, inputs, node.class_name, lambda step: shapes.of(node, step, inputs))
+    made = build.cut(
+        node, inputs, node.class_name, lambda step: shapes.of(node, step, inputs), why=why
+    )
     if made is None:
         return None
     check_size(node.name, made.shape)
     value: Value = made
+    if why is not None and why.is_rounded:
+        return value
     if ends_with_activation(node.class_name):
         value = build.quantized(node, value, "post_activation")
     return build.quantized(node, value, "output")
@@ -194,9 +213,10 @@ def _activated(build: Builder, node: Node, value: Value) -> Value:
         made = build.cut(node, [value], name, lambda _: value.shape)
         assert made is not None
         return made
+    if name == "linear":
+        return value
     if name in activations.PIECEWISE:
-        value = build.rescaled(node, value, rescaling.of_activation(name))
-        return build.activate(node, value, activations.PIECEWISE[name])
+        return layouts.activated(build, node, value, partial(_piecewise, build, node, name))
     function = activations.smooth(node, name, len(value.shape))
     if isinstance(value, Integers) and ACTIVATIONS[name].kind == "elementwise":
         return Function(value, function)
@@ -211,6 +231,11 @@ def _activated(build: Builder, node: Node, value: Value) -> Value:
             )
         )
     return build.float_step(node, [value], function, value.shape, lack=lack, is_function=True)
+
+
+def _piecewise(build: Builder, node: Node, name: str, value: Value) -> Value:
+    value = build.rescaled(node, value, rescaling.of_activation(name))
+    return build.activate(node, value, activations.PIECEWISE[name])
 
 
 def _finished(build: Builder, value: Value, name: str) -> str:

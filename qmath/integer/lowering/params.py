@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import QmathError
+from qmath.integer.lowering.cuts import UnsupportedError
 from qmath.integer.program import QuantParams
 from qmath.kernels.affine import scale_and_zero_point
 from qmath.model import QatTensor, QuantSpec
@@ -20,7 +21,11 @@ def quant_params(tensor: QatTensor) -> QuantParams:
     spec = tensor.spec
     low, high = _ends(tensor)
     if low.ndim:
-        raise QmathError(f"{tensor.name}: an activation with a range per channel is not supported")
+        layer, _, place = tensor.name.rpartition("/")
+        raise UnsupportedError(
+            layer, f"{place} has a range for each channel", "quantize it with per_axis=False",
+            is_rounded=True,
+        )  # fmt: skip
     scale, zero_point = scale_and_zero_point(
         low,
         high,

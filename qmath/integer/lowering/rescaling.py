@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import QmathError
+from qmath.integer.lowering.cuts import UnsupportedError
 from qmath.integer.program import Shape
 from qmath.layers import ACTIVATIONS
 from qmath.model import Node
@@ -69,11 +70,16 @@ def _kept_axes(node: Node, shape: Shape) -> list[int]:
     given = node.config.get("axis", -1)
     listed = given if isinstance(given, (list, tuple)) else [] if given is None else [given]
     axes = sorted(axis - 1 if axis > 0 else axis + len(shape) for axis in listed)
-    if any(axis == 0 or not -len(shape) <= axis <= len(shape) for axis in listed):
+    if any(not -len(shape) - 1 <= axis <= len(shape) for axis in listed):
         raise QmathError(
-            f"{node.name}: a normalization with statistics for axis {given} is not supported; for "
-            "those of one example it is"
+            f"{node.name}: this Normalization has statistics for axis {given}, and its input has "
+            f"{len(shape) + 1}; the file is damaged, save the model again"
         )
+    if any(axis in (0, -len(shape) - 1) for axis in listed):
+        raise UnsupportedError(
+            node.name, f"its statistics are those of single examples (axis={given})",
+            "name axes of one example",
+        )  # fmt: skip
     return axes
 
 

@@ -19,6 +19,7 @@ from qmath.errors import QmathError
 from qmath.integer.budget import check_size
 from qmath.integer.lowering import activations, geometry, portability, rescaling
 from qmath.integer.lowering.builder import Builder
+from qmath.integer.lowering.cuts import UnsupportedError
 from qmath.integer.lowering.params import width_and_steps
 from qmath.integer.lowering.sums import ZERO, can_pool, joined_activation, moved, normalized
 from qmath.integer.lowering.values import Extreme, Floats, Function, Integers, Value
@@ -174,11 +175,6 @@ def _of_channels(value: Integers, linear: Linear, scale: Array) -> tuple[Term, .
 
 def _normalization(build: Builder, node: Node, values: Sequence[Value]) -> Value:
     value = values[0]
-    if node.config.get("axis") not in (None, -1, [len(value.shape)], len(value.shape), [-1]):
-        raise QmathError(
-            f"{node.name}: batch normalization of axis {node.config['axis']} is "
-            "not supported; only the last one is"
-        )
     given = {key: build.model.tensors.get(f"{node.layer}/{key}") for key in NORMALIZATION}
     gamma, beta, mean, variance = (
         np.float64(NORMALIZATION[key]) if tensor is None else build.real(tensor).astype(np.float64)
@@ -317,8 +313,12 @@ def _extreme(build: Builder, node: Node, values: Sequence[Value]) -> Value:
 def _concatenation(build: Builder, node: Node, values: Sequence[Value]) -> Value:
     rank = len(values[0].shape)
     axis = node.config.get("axis", -1)
-    if axis == 0 or not -rank <= axis <= rank:
-        raise QmathError(f"{node.name}: concatenation along axis {axis} is not supported")
+    if not -rank - 1 <= axis <= rank:
+        raise geometry.misfit(node, values[0].shape, f"inputs with an axis {axis}")
+    if axis in (0, -rank - 1):
+        raise UnsupportedError(
+            node.name, f"it joins examples (axis={axis})", "join along an axis of one example"
+        )
     axis = axis - 1 if axis > 0 else axis % rank
     others = {value.shape[:axis] + value.shape[axis + 1 :] for value in values}
     if len(others) > 1 or {len(value.shape) for value in values} != {rank}:

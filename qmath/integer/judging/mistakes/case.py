@@ -70,8 +70,8 @@ class Case:
 
     @cached_property
     def rows(self) -> Requantize | None:
-        """Of an extreme: the step that rounds all that it is the least or greatest of."""
-        if not isinstance(self.step, MoveStep) or "rows" not in self.step.attributes:
+        """The step that rounds what this one only moves, or is the least or greatest of."""
+        if not isinstance(self.step, MoveStep) or not {"rows", "of_sum"} & {*self.step.attributes}:
             return None
         rows = self.executor.program.step(self.step.source)
         return rows if isinstance(rows, Requantize) else None

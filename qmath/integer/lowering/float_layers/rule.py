@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.integer.lowering.builder import Builder
+from qmath.integer.lowering.cuts import UnsupportedError
 from qmath.integer.lowering.float_layers.attention import attention, multi_head_attention
 from qmath.integer.lowering.float_layers.layer import Call, Computation
 from qmath.integer.lowering.float_layers.normalization import (
@@ -43,20 +44,35 @@ REMEDY = (
 )
 
 
-def float_layer(build: Builder, node: Node, values: Sequence[Value]) -> Floats | None:
-    """Add a step in float32 for a layer; ``None`` says that it has settings that are not known."""
+def float_layer(build: Builder, node: Node, values: Sequence[Value]) -> Floats:
+    """Add a step in float32 for a layer.
+
+    Raises
+    ------
+    UnsupportedError
+        It has settings that are not known.
+    """
     # Where a quantizer acts inside a layer, its floats are others.
     prefix = f"{node.layer}/"
     tensors = {t.name.removeprefix(prefix): t for t in build.within(node.layer)}
     inner = [name for name in tensors if name.endswith(("pre_activation", "post_activation"))]
     named = {*node.arguments} - ({"key", "value"} if "Attention" in node.class_name else set())
-    if named or (inner and not ends_with_activation(node.class_name)):
-        return None
+    if named:
+        given = ", ".join(sorted(named))
+        raise UnsupportedError(node.name, f"it is called with {given}", f"call it without {given}")
+    if inner and not ends_with_activation(node.class_name):
+        raise UnsupportedError(
+            node.name, f"quantizers act inside it ({', '.join(sorted(inner))})",
+            "quantize its weights and its output only",
+        )  # fmt: skip
     weights = {name: build.real(t) for name, t in tensors.items() if t.values is not None}
     call = Call(node, tuple(value.shape for value in values), weights)
     found = FLOAT_LAYERS[node.class_name](call)
     if found is None:
-        return None
+        raise UnsupportedError(
+            node.name, "it has settings, inputs or weights that its float form does not have",
+            f"use a plain {node.class_name}, as docs/integer-model.md lists",
+        )  # fmt: skip
     return build.float_step(
         node, values, partial(_rounded, found), found.shape, REMEDY.format(node.class_name),
         constants=[array for array in weights.values() if array.size],

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qmath.containers.array_file import read_arrays
 from qmath.errors import FileFormatError
-from qmath.integer.api import program_of
+from qmath.integer.api import program_against, program_of
 from qmath.integer.program import Program
 from qmath.model import QatModel
 
@@ -45,11 +45,17 @@ def read_program_and_inputs(
     *,
     require_integer: bool = False,
     cuts: Mapping[str, NDArray[Any]] | None = None,
+    against: str | Path | None = None,
 ) -> tuple[Program, dict[str, NDArray[Any]]]:
-    """Return the program of a model and its data, whose shapes the model may leave open."""
+    """Return the program of a model and its data, whose shapes the model may leave open.
+
+    What the model is compared with, `against`, may tell the shapes of cut points, too.
+    """
     arrays = read_arrays(data)
     shapes = {name: x.shape[1:] for name, x in (arrays | dict(cuts or {})).items()}
-    program = program_of(model, require_integer=require_integer, input_shapes=shapes)
+    program = program_against(model, against, shapes)
+    if require_integer:
+        program_of(program, require_integer=True)
     return program, _chosen_inputs(data, arrays, program)
 
 

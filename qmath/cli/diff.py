@@ -116,12 +116,14 @@ def diff(
         raise click.UsageError("--against is empty: give a profile, a file or a folder")
     other = against if against is not None else profiles[1] if len(profiles) == 2 else None
     recorded = read_cuts(cuts)
-    program, inputs = read_program_and_inputs(model.load(), data, cuts=recorded)
     options: dict[str, Any] = given(multiplier_bits=multiplier_bits, rounding=rounding)
     options |= {"profile": profiles[0], "axes": _axes(orders), "cuts": recorded}
     reference: str | Path | None = other
     if other is not None and other not in PROFILES:
         reference = model.within(Path(other), ".npz")  # no path is a profile's name
+    program, inputs = read_program_and_inputs(
+        model.load(), data, cuts=recorded, against=None if orders else reference
+    )
     document: dict[str, Any] = {
         "source": str(model.path), "data": str(data), "profile": profiles[0],
         "against": other or "exact", "layers": [], "element": None, "agreeing_profile": None,

@@ -19,7 +19,7 @@ from qmath.integer.cuts import Layers, bind, missing, with_cuts
 from qmath.integer.executor import Executor, batches
 from qmath.integer.judging.axes import Axes
 from qmath.integer.judging.element import Element, explained
-from qmath.integer.judging.files import arrays_of
+from qmath.integer.judging.files import arrays_of, shapes_of
 from qmath.integer.judging.integers import RawArray, Yours, integers_of
 from qmath.integer.lowering.lower import lower
 from qmath.integer.profiles.exact import Exact, Profile
@@ -31,7 +31,16 @@ from qmath.kernels._arrays import as_array
 from qmath.model import QatModel
 from qmath.readers.source import as_model
 
-__all__ = ["PROFILES", "Run", "diff", "element", "profile_named", "program_of", "run"]
+__all__ = [
+    "PROFILES",
+    "Run",
+    "diff",
+    "element",
+    "profile_named",
+    "program_against",
+    "program_of",
+    "run",
+]
 
 Array = NDArray[Any]
 Source = str | os.PathLike[str] | QatModel | Program
@@ -240,13 +249,8 @@ def diff(
     >>> sum(layer.teacher_forced for layer in comparison.layers)
     0
     """
-    program = program_of(
-        model,
-        input_shapes=(_shapes(against) if isinstance(against, Mapping) else {})
-        | _shapes(inputs)
-        | _shapes(cuts or {}),
-        layers=layers,
-    )
+    shapes = _shapes(inputs) | _shapes(cuts or {})
+    program = program_against(model, None if axes else against, shapes, layers)
     judged = profile_named(profile, **options)
     arrays = with_cuts(program, _named(program, inputs), cuts)
     reference = _reference(program, arrays, judged, against, axes)
@@ -293,13 +297,43 @@ def element(
     >>> found.tensor, found.index, found.integers["exact"], f"{float(found.step):.4f}"
     ('conv1/post_activation', (0, 3, 3, 5), 86, '-33.7898')
     """
-    program = program_of(model, input_shapes=_shapes(inputs) | _shapes(cuts or {}), layers=layers)
+    shapes = _shapes(inputs) | _shapes(cuts or {})
+    program = program_against(model, None if axes else against, shapes, layers)
     judged = profile_named(profile, **options)
     executor = Executor(program, judged)
     arrays = executor.checked(with_cuts(program, _named(program, inputs), cuts))
     reference = None if against is None else _reference(program, arrays, judged, against, axes)
     profiles = {name: profile_named(name) for name in PROFILES} | {profile: judged}
     return explained(executor, arrays, at, profiles, reference)
+
+
+def program_against(
+    model: Source,
+    against: Against | None,
+    input_shapes: Mapping[str, tuple[int, ...]],
+    layers: Layers | None = None,
+) -> Program:
+    """Return a program, to be compared with data that may tell the shapes of cut points.
+
+    Parameters
+    ----------
+    model, input_shapes, layers
+        As for `program_of`.
+    against : path, mapping or None
+        As for `diff`; a file is read for its shapes only if one is lacking.
+
+    Raises
+    ------
+    QmathError
+        As for `program_of`; there is no such file.
+    """
+    if isinstance(against, Mapping):
+        input_shapes = {**_shapes(against), **input_shapes}
+    program = program_of(model, input_shapes=input_shapes, layers=layers)
+    is_known = all(cut.is_shaped for cut in program.cuts)
+    if is_known or against is None or isinstance(against, Mapping) or against in PROFILES:
+        return program
+    return program_of(model, input_shapes={**shapes_of(against), **input_shapes}, layers=layers)
 
 
 def _reference(

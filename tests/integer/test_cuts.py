@@ -324,6 +324,38 @@ def test_the_command_takes_recorded_outputs(
     assert "not compared, for want of my: my/output, after/post_activation" in said
 
 
+def test_what_a_model_is_compared_with_tells_the_shape_of_a_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapeless = cut_model(built=None)
+    monkeypatch.setattr(loading, "load", lambda *_, **__: shapeless)
+    whole = qmath.run(cut_model(), X, layers={"my": doubled}, profile="exact")
+    params = Executor(whole.program).quant_params
+    dump = {name: params[name].dequantize(q) for name, q in whole.integers.items()}
+    np.save(tmp_path / "x.npy", X)
+    np.savez(tmp_path / "dump.npz", **dump)
+    for name, array in dump.items():
+        path = tmp_path / "folder" / f"{name}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, array)
+    names = [
+        "a_q/output", "before/post_activation", "after/post_activation", "beside/post_activation",
+    ]  # fmt: skip
+    words = ["diff", "m.h5", str(tmp_path / "x.npy"), "--against"]
+    for reference in ("dump.npz", "folder"):
+        path = tmp_path / reference
+        found = json.loads(run(*words, str(path), "--json").stdout)
+        assert [layer["name"] for layer in found["layers"]] == names
+        assert [layer.name for layer in qmath.diff(shapeless, X, against=path).layers] == names
+    one = f"my/output={tmp_path / 'folder' / 'my' / 'output.npy'}"
+    at = ["--at", "after/post_activation[0,0,0,0]", "--cut", f"my={tmp_path / 'x.npy'}"]
+    element_found = json.loads(run(*words, one, *at, "--json").stdout)["element"]
+    assert element_found["tensor"] == "after/post_activation"
+    # With other orders of axes it is not known which shape is meant.
+    found = json.loads(run(*words, str(tmp_path / "dump.npz"), "--axes", "NHWC", "--json").stdout)
+    assert "after/post_activation" not in [layer["name"] for layer in found["layers"]]
+
+
 def test_lowering_is_linear_in_the_number_of_layers() -> None:
     def chain(count: int) -> QatModel:
         layers = [*image("a")]

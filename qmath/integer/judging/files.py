@@ -15,9 +15,9 @@ from qmath.containers.array_file import is_array_file, read_arrays, read_bytes
 from qmath.errors import FileFormatError, QmathError
 from qmath.integer.judging.integers import RawArray
 from qmath.integer.judging.names import named, tensor_named
-from qmath.integer.program import Program
+from qmath.integer.program import Program, Shape
 
-__all__ = ["arrays_of"]
+__all__ = ["arrays_of", "shapes_of"]
 
 Arrays = Mapping[str, NDArray[Any] | RawArray]
 _ITEM_SIZES = (1, 2, 4, 8)
@@ -56,6 +56,33 @@ def arrays_of(path: str | os.PathLike[str], program: Program, examples: int) -> 
     found = Path(text)
     kind = next(kind for kind in _KINDS if kind.is_this(found))
     return kind.read(found, name, program, examples)
+
+
+def shapes_of(path: str | os.PathLike[str]) -> dict[str, Shape]:
+    """Return the shapes of a file's or a folder's arrays without the batch, as far as it says them.
+
+    Raises
+    ------
+    FileFormatError
+        There is no such file.
+    """
+    text, name = os.fspath(path), ""
+    if "=" in text and not os.path.lexists(text):
+        name, _, text = text.partition("=")
+    found = Path(text)
+    if found.is_dir():
+        named_files = {
+            file.relative_to(found).with_suffix("").as_posix(): file
+            for file in sorted(found.rglob("*.npy"))
+        }
+    else:
+        named_files = {name: found}
+    shapes = {}
+    for key, file in named_files.items():
+        if is_array_file(file):
+            for own, array in read_arrays(file).items():
+                shapes[key or own] = array.shape[1:]
+    return shapes
 
 
 def _read_folder(path: Path, name: str, program: Program, examples: int) -> Arrays:

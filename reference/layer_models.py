@@ -165,10 +165,32 @@ LAYERS: dict[str, _Case] = {
     "PReLU by channel": _case(lambda: layers.PReLU(shared_axes=[1, 2]), IMAGE),
     "PReLU, quantized": _case(lambda: layers.PReLU(shared_axes=[1]), SIGNAL, weights="alpha"),
     "ELU": _case(lambda: layers.ELU(0.7), IMAGE),
+    "Softmax": _case(layers.Softmax, IMAGE),
+    "Softmax of rows": _case(lambda: layers.Softmax(axis=1), IMAGE),
+    "BatchNormalization of rows": _case(lambda: layers.BatchNormalization(axis=1), IMAGE),
+    "BatchNormalization of columns": _case(lambda: layers.BatchNormalization(axis=-2), IMAGE),
+    "ZeroPadding2D, channels first": _case(
+        lambda: layers.ZeroPadding2D(((1, 0), (2, 1)), data_format="channels_first"), IMAGE
+    ),
+    "Cropping2D, channels first": _case(
+        lambda: layers.Cropping2D(((1, 0), (2, 0)), data_format="channels_first"), IMAGE
+    ),
+    "UpSampling2D, channels first": _case(
+        lambda: layers.UpSampling2D((2, 3), data_format="channels_first"), IMAGE
+    ),
+    "Flatten, channels first": _case(
+        lambda: layers.Flatten(data_format="channels_first"), IMAGE
+    ),
+    "GlobalAveragePooling2D, channels first": _case(
+        lambda: layers.GlobalAveragePooling2D(data_format="channels_first"), IMAGE
+    ),
+    "GlobalMaxPooling2D, channels first": _case(
+        lambda: layers.GlobalMaxPooling2D("channels_first", keepdims=True), IMAGE
+    ),
     **{
         f"Activation {name}": _case(functools.partial(layers.Activation, name), IMAGE)
         for name in ("elu", "exponential", "gelu", "hard_sigmoid", "mish", "selu", "sigmoid",
-                     "silu", "softplus", "softsign", "swish", "tanh")
+                     "silu", "softmax", "softplus", "softsign", "swish", "tanh")
     },
 }  # fmt: skip
 
@@ -179,7 +201,7 @@ NEED_INTEGERS = frozenset(
     for name in LAYERS
     if name.startswith((
         "Multiply", "Activation", "ELU", "ReLU with threshold", "ReLU with all", "Thresholded",
-        "DepthwiseConv1D", "Conv2DTranspose", "Conv3D", "Separable",
+        "DepthwiseConv1D", "Conv2DTranspose", "Conv3D", "Separable", "Softmax",
     )) and name != "Activation hard_sigmoid"
 )
 # fmt: on

@@ -200,7 +200,7 @@ def _compute(
         message = _in_the_middle(node.class_name)
         found.append(Advice("float-function", node.layer, message, _annotate(node.layer)))
         state = "float"
-    is_table = function == "elementwise" and state == "integers" and is_rounded
+    is_table = function in ("elementwise", "vector") and state == "integers" and is_rounded
     if kind is None or not (function in ("linear", "relu") or is_table):
         # The last activation may stay float: nothing before it needs float.
         if not is_last:
@@ -293,7 +293,7 @@ def _float_function(node: Node, state: State) -> Advice:
     """Advise on a function that no table of integers computes, with what comes before it."""
     function, kind = activation_of(node), kind_of(node.class_name)
     known = ACTIVATIONS.get(function)
-    if kind is None or known is None or known.kind != "elementwise":
+    if kind is None or known is None:
         what = function if kind is not None and "activation" in node.config else node.class_name
         others = "layer" if kind is None else "activation"
         remedy = (

@@ -301,7 +301,7 @@ def _measured(layer: LayerDifference, case: Case, start: int) -> LayerDifference
     ties: list[float | None] = [None] * layer.teacher_forced
     noises = ties
     near = 0
-    noise = noise_of(step, case.rows, case.values)
+    noise = noise_of(step, case.rows, case.values, case.source_scale)
     if noise is not None:
         assert case.y is not None
         y, bound = case.y[wrong], noise[wrong]

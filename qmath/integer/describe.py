@@ -19,6 +19,7 @@ from qmath.integer.program import (
     QuantizeStep,
     QuantParams,
     Requantize,
+    SoftmaxStep,
     Step,
     TableStep,
     sources,
@@ -32,6 +33,7 @@ _KINDS: dict[type[Any], str] = {
     Requantize: "requantize",
     MoveStep: "move",
     TableStep: "table",
+    SoftmaxStep: "softmax",
     FloatStep: "float",
     CutStep: "cut",
 }
@@ -77,7 +79,8 @@ def arrays(program: Program, constants: Constants) -> dict[str, NDArray[Any]]:
     ReLU, ``NAME.negative`` holds the constants that count where ``y`` is below that half,
     ``1 << (NAME.shift - 1)``. ``NAME.accumulator_bits`` is the two's complement width that the
     accumulators need, proved from the weights. ``NAME.table`` holds the integer, relative to the
-    zero point, for each unsigned integer of the source.
+    zero point, for each unsigned integer of the source; ``NAME.exponentials`` those of a softmax,
+    see `qmath.integer.softmax`.
 
     Returns
     -------
@@ -89,6 +92,8 @@ def arrays(program: Program, constants: Constants) -> dict[str, NDArray[Any]]:
     for step in program.steps:
         if isinstance(step, TableStep):
             found[f"{step.name}.table"] = step.table.astype(np.int32)
+        if isinstance(step, SoftmaxStep):
+            found[f"{step.name}.exponentials"] = step.exponentials
         if not isinstance(step, Requantize):
             continue
         for side, fixed in zip(("", ".negative"), constants[step.name], strict=False):
@@ -122,6 +127,12 @@ def _step(step: Step, constants: Constants) -> dict[str, Any]:
         entry["grid"] = _quant_params(step.params)
     if isinstance(step, MoveStep):
         entry["op"] = _json(step.attributes)
+    if isinstance(step, SoftmaxStep):
+        entry["op"] = {
+            "kind": "softmax", "axis": step.axis, "multiplier": step.multiplier,
+            "shift": step.shift,
+        }  # fmt: skip
+        entry["error"] = step.error
     if isinstance(step, Requantize):
         first = constants[step.name][0]
         entry["terms"] = [

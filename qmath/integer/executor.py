@@ -10,9 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import QmathError
+from qmath.integer import softmax
 from qmath.integer.bounds import exact_dtype, interval
 from qmath.integer.lowering import activations
 from qmath.integer.profiles.exact import Exact, Profile
+from qmath.integer.profiles.fixed import Integer
 from qmath.integer.program import (
     CutStep,
     FloatStep,
@@ -22,6 +24,7 @@ from qmath.integer.program import (
     QuantizeStep,
     QuantParams,
     Requantize,
+    SoftmaxStep,
     Step,
     Term,
     UnroundedSum,
@@ -255,6 +258,11 @@ class Executor:
             return values[step.name]
         if isinstance(step, FloatStep):
             return self._compute_floats(step, values)
+        if isinstance(step, SoftmaxStep):
+            x = np.asarray(values[step.source], np.float32)
+            if isinstance(self.profile, Integer):
+                return softmax.in_integers(step, x)
+            return softmax.in_floats(step, x, self.quant_params[step.source].scale)
         index = values[step.source].astype(np.int32) + self.quant_params[step.source].zero_point
         return step.table[index].astype(np.float32)
 

@@ -32,6 +32,7 @@ __all__ = [
     "QuantizeStep",
     "QuantizedStep",
     "Requantize",
+    "SoftmaxStep",
     "Step",
     "TableStep",
     "Term",
@@ -291,6 +292,36 @@ class TableStep:
 
 
 @dataclass(frozen=True, eq=False)
+class SoftmaxStep:
+    """Integers → integers by a softmax along an axis, see `qmath.integer.softmax`.
+
+    Attributes
+    ----------
+    function : callable
+        The softmax in float32.
+    axis : int
+        Counted from the last one, -1.
+    exponentials : ndarray of int32
+        By the distance to the greatest integer along the axis, times ``2**30``.
+    multiplier, shift : int
+        From a probability times ``2**31`` to integer steps.
+    error : float
+        Bound of the error in integers before rounding, in integer steps.
+    """
+
+    name: str
+    source: str
+    function: Callable[[Array], Array]
+    axis: int
+    exponentials: NDArray[np.int32]
+    multiplier: int
+    shift: int
+    error: float
+    params: QuantParams
+    shape: Shape
+
+
+@dataclass(frozen=True, eq=False)
 class FloatStep:
     """Floats → floats, in float32: a layer, or a part of one, that training left float.
 
@@ -329,7 +360,7 @@ class CutStep(FloatStep):
     reason: str = ""
 
 
-QuantizedStep = QuantizeStep | Requantize | MoveStep | TableStep
+QuantizedStep = QuantizeStep | Requantize | MoveStep | TableStep | SoftmaxStep
 Step = QuantizedStep | FloatStep
 
 

@@ -272,7 +272,7 @@ def test_float_layers_and_inputs_name_the_layer_to_annotate():
 @pytest.mark.parametrize(
     ("kind", "config", "integer"),
     [("Activation", {"activation": "tanh"}, True), ("Activation", {"activation": "relu"}, True),
-     ("LSTM", {}, False), ("MaxPooling2D", {}, True), ("Softmax", {}, False)],
+     ("LSTM", {}, False), ("MaxPooling2D", {}, True), ("Softmax", {}, True)],
 )  # fmt: skip
 def test_functions_in_the_middle(kind, config, integer):
     tensors = {

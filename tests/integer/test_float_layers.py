@@ -81,7 +81,7 @@ SWISH = (
     "quantize it before its activation, swish: give this Conv2D a linear activation and a "
     "quantized output, and swish to an Activation layer after it"
 )
-SOFTMAX = "leave softmax to the end of the model: qmath computes it in float32 only"
+SOFTMAX = "quantize its output, or leave softmax to the end of the model"
 LEAKY = {"alpha": 0.25}
 
 CASES: dict[str, tuple[list[Layer], dict[str, str]]] = {
@@ -130,12 +130,21 @@ CASES: dict[str, tuple[list[Layer], dict[str, str]]] = {
         {"tail": "quantize its input, the output of mid"},
     ),
     "softmax of integers": (
-        [*image("a"), layer("Activation", "mid", "a_q", marks="o", activation="softmax"), LAST],
-        {"mid": SOFTMAX},
+        [*image("a"), layer("Activation", "mid", "a_q", activation="softmax"), LAST],
+        {"mid": SOFTMAX, "tail": "quantize its input, the output of mid"},
+    ),
+    "softmax of sums": (
+        [*image("a"), conv("src", "a_q", "k"),
+         layer("Activation", "mid", "src", marks="o", activation="softmax"), LAST],
+        {"mid": "quantize its input, the output of src"},
     ),
     "softmax in a convolution": (
-        [*image("a"), conv("mid", "a_q", "kbp", "softmax"), LAST],
-        {"mid": SOFTMAX},
+        [*image("a"), conv("mid", "a_q", "kb", "softmax"), LAST],
+        {"mid": SOFTMAX, "tail": "quantize its input, the output of mid"},
+    ),
+    "softmax of a convolution's sums": (
+        [*image("a"), conv("mid", "a_q", "kp", "softmax"), LAST],
+        {"mid": SWISH.replace("swish", "softmax")},
     ),
     "relu of a leaky relu": (
         [*image("a"), layer("LeakyReLU", "src", "a_q", **LEAKY),

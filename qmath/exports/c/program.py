@@ -30,6 +30,7 @@ from qmath.integer.program import (
     QuantizeStep,
     Requantize,
     Shape,
+    SoftmaxStep,
     TableStep,
     sources,
 )
@@ -193,7 +194,25 @@ class _Writer:
             self.code.values(table, f"{step.name}.table", step.table.astype(np.int32))
             zero = self.quant_params[step.source].zero_point
             return [title, f"    qm_lookup({target}, {origin}, {size}, {table}, {zero});"]
+        if isinstance(step, SoftmaxStep):
+            return [title, self._softmax(step, target, origin)]
         return [title, self._move(step, target, origin)]
+
+    def _softmax(self, step: SoftmaxStep, target: str, origin: str) -> str:
+        table = self.names[f"{step.name}.exponentials"]
+        self.code.values(table, f"{step.name}.exponentials", step.exponentials)
+        axis = len(step.shape) + step.axis
+        fields = {
+            "rows": math.prod(step.shape[:axis]),
+            "length": step.shape[axis],
+            "distance": math.prod(step.shape[axis + 1 :]),
+            "exponentials": table,
+            "multiplier": step.multiplier,
+            "shift": step.shift,
+            "low": step.params.limits[0],
+            "high": step.params.limits[1],
+        }
+        return f"    qm_softmax({target}, {origin}, {_struct('qm_softmax_of', fields)});"
 
     def _move(self, step: MoveStep, target: str, origin: str) -> str:
         before = self.shapes[step.source]

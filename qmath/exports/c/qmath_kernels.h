@@ -406,6 +406,43 @@ static inline void qm_lookup(qm_int *out, const qm_int *in, size_t size, const i
         out[i] = table[in[i] + zero_point];
 }
 
+/* A softmax along one axis: `distance` apart lie its `length` values. */
+typedef struct {
+    size_t rows, length, distance;
+    const int32_t *exponentials; /* by the distance to the greatest integer, times 2^30 */
+    int64_t multiplier;          /* of a share times 2^31 */
+    int shift;
+    int32_t low, high;
+} qm_softmax_of;
+
+static inline void qm_softmax(qm_int *out, const qm_int *in, const qm_softmax_of *s)
+{
+    size_t i, j, k;
+
+    for (i = 0; i < s->rows; ++i) {
+        for (j = 0; j < s->distance; ++j) {
+            const size_t start = i * s->length * s->distance + j;
+            qm_int most = in[start];
+            int64_t total = 0;
+
+            for (k = 1; k < s->length; ++k)
+                if (in[start + k * s->distance] > most)
+                    most = in[start + k * s->distance];
+            for (k = 0; k < s->length; ++k)
+                total += s->exponentials[most - in[start + k * s->distance]];
+            for (k = 0; k < s->length; ++k) {
+                const size_t at = start + k * s->distance;
+                const int64_t e = s->exponentials[most - in[at]];
+                const int64_t share = (e * ((int64_t)1 << 31) + total / 2) / total;
+                const int64_t half = (int64_t)1 << (s->shift - 1);
+                const int64_t y = (share * s->multiplier + half) >> s->shift;
+
+                out[at] = (qm_int)(y < s->low ? s->low : y > s->high ? s->high : y);
+            }
+        }
+    }
+}
+
 /* Floats to integers as TensorFlow's fake quantization computes, float operation by operation:
  * volatile keeps a compiler from fusing or widening them. NaN becomes the lowest integer. */
 static inline void qm_quantize(qm_int *out, const float *in, size_t size, const qm_range *r)

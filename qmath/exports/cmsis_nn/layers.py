@@ -22,6 +22,7 @@ from qmath.integer.program import (
     QuantizeStep,
     Requantize,
     Shape,
+    SoftmaxStep,
     Step,
 )
 
@@ -123,6 +124,8 @@ def _reason(step: Step) -> str:
     if isinstance(step, CutStep):
         reason = f" because {step.reason}" if step.reason else ""
         return f"a cut point: qmath cannot compute this {step.class_name}{reason}"
+    if isinstance(step, SoftmaxStep):
+        return "a softmax by qmath's own arithmetic"
     return "in float32" if isinstance(step, FloatStep) else "moves integers, or looks them up"
 
 

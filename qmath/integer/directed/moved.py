@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qmath.integer.directed.cases import Cases, Tags
 from qmath.integer.executor import Executor
-from qmath.integer.program import MoveStep, QuantizeStep, QuantParams, Shape, TableStep
+from qmath.integer.program import MoveStep, QuantizeStep, QuantParams, Shape, SoftmaxStep, TableStep
 from qmath.kernels.affine import smallest_dtype
 
 __all__ = ["cases_of_move", "cases_of_quantizer", "cases_of_table"]
@@ -22,9 +22,9 @@ _MOST_TAGS = 256
 
 
 def cases_of_table(
-    executor: Executor, step: TableStep, shapes: Mapping[str, Shape], room: int
+    executor: Executor, step: TableStep | SoftmaxStep, shapes: Mapping[str, Shape], room: int
 ) -> Cases:
-    """Return every integer of a table's source."""
+    """Return every integer of a table's source, or of a softmax's."""
     params = executor.quant_params[step.source]
     size = max(math.prod(shapes[step.source]), 1)
     values = np.arange(params.low, params.high + 1)
@@ -139,8 +139,8 @@ def _unsigned(values: Array, params: QuantParams) -> Array:
 
 
 def _finished(
-    executor: Executor, step: QuantizeStep | MoveStep | TableStep, inputs: Array, tags: Tags,
-    missed: Mapping[str, str],
+    executor: Executor, step: QuantizeStep | MoveStep | TableStep | SoftmaxStep, inputs: Array,
+    tags: Tags, missed: Mapping[str, str],
 ) -> Cases:  # fmt: skip
     given = {step.source: inputs}
     return Cases(step.name, given, executor.apply(step, given), tags.array(), {}, missed)

@@ -24,6 +24,7 @@ from qmath.integer.program import (
     QuantizeStep,
     QuantParams,
     Requantize,
+    SoftmaxStep,
     TableStep,
 )
 
@@ -179,22 +180,27 @@ def _rounded(
 
 def _unweighted(
     executor: Executor,
-    step: QuantizeStep | MoveStep | TableStep,
+    step: QuantizeStep | MoveStep | TableStep | SoftmaxStep,
     index: tuple[int, ...],
     batch: Mapping[str, Array],
     forcing: Mapping[str, Array],
     profiles: Mapping[str, Profile],
 ) -> Element:
-    """Return an element that every profile computes alike."""
+    """Return an element that is no sum: all but a softmax is every profile's alike."""
     params, inside = step.params, (0, *index[1:])
     found = executor.run(batch, forced=forcing)
     source = {**batch, **found, **forcing}[step.source]
     y, sources = None, {}
+    integers: dict[str, int | str] = dict.fromkeys(profiles, int(found[step.name][inside]))
     if isinstance(step, QuantizeStep):
         x = float(source[inside])
         y, sources = Fraction(x) / Fraction(params.scale), {step.source: x}
     elif source.shape[1:] == step.shape:
         sources = {step.source: int(source[inside])}
+    if isinstance(step, SoftmaxStep):
+        for key, profile in profiles.items():
+            made = Executor(executor.program, profile).apply(step, {step.source: source})
+            integers[key] = int(made[inside])
     return Element(
         step.name,
         index,
@@ -203,7 +209,7 @@ def _unweighted(
         y,
         params.low,
         params.high,
-        dict.fromkeys(profiles, int(found[step.name][inside])),
+        integers,
         to_tie=None if y is None else _to_tie(y),
     )
 

@@ -15,8 +15,10 @@ from qmath.integer.program import (
     QuantizedStep,
     QuantParams,
     Requantize,
+    SoftmaxStep,
     TableStep,
 )
+from qmath.integer.softmax import of_reals
 
 __all__ = ["float32_noise", "noise_of"]
 
@@ -61,10 +63,14 @@ def float32_noise(step: Requantize, values: Mapping[str, Array]) -> Array:
 
 
 def noise_of(
-    step: QuantizedStep, rows: Requantize | None, values: Mapping[str, Array]
+    step: QuantizedStep,
+    rows: Requantize | None,
+    values: Mapping[str, Array],
+    source_scale: float = 1.0,
 ) -> Array | None:
     """Return the bound for a step that rounds sums, or what a table, or a move of `rows`, holds.
 
+    `source_scale` is that of the integers that a softmax reads.
     Of anything else it is ``None``: nothing is rounded, or by TensorFlow's own arithmetic.
     """
     if isinstance(step, Requantize):
@@ -72,6 +78,12 @@ def noise_of(
     if isinstance(step, TableStep):
         y = step.results.astype(np.float64)[values[step.source]] / step.params.scale
         return _noise(_FUNCTION, np.abs(y), step.params)
+    if isinstance(step, SoftmaxStep):
+        x = values[step.source].astype(np.float64) * source_scale
+        # What is subtracted from the greatest value before the exponential is rounded, too.
+        spread = x.max(step.axis, keepdims=True) - x.min(step.axis, keepdims=True)
+        y = of_reals(x, step.axis) / step.params.scale
+        return _noise(_FUNCTION + step.shape[step.axis] + spread, y, step.params)
     if rows is not None:
         noise = np.asarray(float32_noise(rows, values))
         if isinstance(step, MoveStep) and "of_sum" in step.attributes:
@@ -80,7 +92,7 @@ def noise_of(
     return None
 
 
-def _noise(roundings: int, magnitude: Array, params: QuantParams) -> Array:
+def _noise(roundings: int | Array, magnitude: Array, params: QuantParams) -> Array:
     return np.asarray((roundings * magnitude + 4 * 2.0**params.num_bits) * 2.0**-24)
 
 

@@ -41,6 +41,7 @@ from qmath.integer.program import (
     Term,
     UnroundedSum,
 )
+from qmath.integer.softmax import softmax_step
 from qmath.kernels._environment import check_kept, least_magnitude
 from qmath.layers import activation_of
 from qmath.model import Node, QatModel, QatTensor, own_quantized
@@ -178,6 +179,14 @@ class Builder:
         self.notes += portability.of_range(name, params)
         return self._rounded(name, value, params)
 
+    def params_after(self, node: Node) -> QuantParams | None:
+        """Return what rounds the result of a layer's activation, ``None`` if nothing does."""
+        for place in ("post_activation", "output"):
+            tensor = self.model.tensors.get(f"{node.layer}/{place}")
+            if tensor is not None:
+                return quant_params(tensor)
+        return None
+
     def quantized_before(self, node: Node, values: Sequence[Value]) -> list[Value] | None:
         """Round the inputs of a layer by its own quantizer: with what only moves them it commutes.
 
@@ -204,6 +213,11 @@ class Builder:
         step: Step
         if isinstance(value, Floats):
             step = QuantizeStep(name, value.name, params, value.shape)
+        elif isinstance(value, Function) and value.axis is not None:
+            of = value.source
+            step = softmax_step(
+                name, of.name, of.params, value.function, value.axis, params, value.shape
+            )
         elif isinstance(value, Function):
             results = activations.results(value.function, value.source.params)
             table = params.quantize(results, "a table")

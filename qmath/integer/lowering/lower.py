@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from qmath.errors import MissingSettingsError, QmathError
+from qmath.integer import softmax
 from qmath.integer.budget import check_size
 from qmath.integer.cuts import Layers
 from qmath.integer.lowering import activations, geometry, layouts, rescaling
@@ -218,17 +219,21 @@ def _activated(build: Builder, node: Node, value: Value) -> Value:
     if name in activations.PIECEWISE:
         return layouts.activated(build, node, value, partial(_piecewise, build, node, name))
     function = activations.smooth(node, name, len(value.shape))
-    if isinstance(value, Integers) and ACTIVATIONS[name].kind == "elementwise":
-        return Function(value, function)
-    lack = f"leave {name} to the end of the model: qmath computes it in float32 only"
-    if ACTIVATIONS[name].kind == "elementwise":
+    lack = ""
+    if isinstance(value, Integers):
+        if ACTIVATIONS[name].kind == "elementwise":
+            return Function(value, function)
+        axis, params = activations.softmax_axis(node, len(value.shape)), build.params_after(node)
+        error = softmax.error_of(params, value.shape[axis]) if params else 0.0
+        if params and error <= softmax.MOST_ERROR:
+            return Function(value, function, axis)
+        lack = f"quantize its output, or leave {name} to the end of the model"
+        if params:
+            lack = f"give its quantizer a wider range than [{params.min:g}, {params.max:g}]"
+    elif LAYERS[node.class_name].kind != "activation":
         lack = (
-            ""
-            if LAYERS[node.class_name].kind == "activation"
-            else (
-                f"quantize it before its activation, {name}: give this {node.class_name} a linear "
-                f"activation and a quantized output, and {name} to an Activation layer after it"
-            )
+            f"quantize it before its activation, {name}: give this {node.class_name} a linear "
+            f"activation and a quantized output, and {name} to an Activation layer after it"
         )
     return build.float_step(node, [value], function, value.shape, lack=lack, is_function=True)
 

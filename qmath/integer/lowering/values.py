@@ -32,10 +32,14 @@ class Floats:
 
 @dataclass(frozen=True, eq=False)
 class Function:
-    """An elementwise function of integers: a table, if a quantizer follows."""
+    """An elementwise function of integers, or a softmax: a table, if a quantizer follows.
+
+    `axis` is that of a softmax, counted from the last one.
+    """
 
     source: Integers
     function: Callable[[Array], Array]
+    axis: int | None = None
 
     @property
     def shape(self) -> Shape:

@@ -17,9 +17,11 @@ from qmath.integer.program import (
     QuantizedStep,
     QuantizeStep,
     Requantize,
+    SoftmaxStep,
     TableStep,
     Term,
 )
+from qmath.integer.softmax import of_reals
 
 __all__ = ["Case", "Mistake", "summed", "term_of", "with_sums"]
 
@@ -62,11 +64,21 @@ class Case:
         if isinstance(self.step, TableStep):
             results = self.step.results.astype(np.float64)[self.values[self.step.source]]
             return np.asarray(results / self.step.params.scale)
+        if isinstance(self.step, SoftmaxStep):
+            x = self.values[self.step.source].astype(np.float64) * self.source_scale
+            return of_reals(x, self.step.axis) / self.step.params.scale
         if self.rows is not None:
             assert isinstance(self.step, MoveStep)
             sums = self.executor.accumulators(self.rows, self.values)
             return self.step.apply(unrounded(self.rows, sums))
         return None
+
+    @property
+    def source_scale(self) -> float:
+        """Of the integers that a softmax reads."""
+        if not isinstance(self.step, SoftmaxStep):
+            return 1.0
+        return self.executor.quant_params[self.step.source].scale
 
     @cached_property
     def rows(self) -> Requantize | None:

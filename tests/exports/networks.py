@@ -322,3 +322,33 @@ def layers(channels: int, *, weight_bits: int, bits: int = 8, seed: int = 0) -> 
         net.add("Dense", flat, kernel=(7 * 6 * 11, 5), per_axis=False, ends=(-91.0, 95.0))
     )
     return net.model(*outputs)
+
+
+def pools_and_sums(channels: int, **widths: int) -> QatModel:
+    """Return pools, sums of two tensors and transposed convolutions of many geometries."""
+    net = Network(7, 6, channels, is_symmetric=True, **widths)
+    start, ends = net.nodes[-1].name, (-4.3, 5.1)
+    average, most, transposed = "AveragePooling2D", "MaxPooling2D", "Conv2DTranspose"
+    one = net.add("Conv2D", start, kernel=(1, 1, channels, channels), ends=ends)
+    other = net.add("Conv2D", start, kernel=(3, 3, channels, channels), padding="same", ends=ends)
+    more: dict[str, Any] = {"per_axis": False, "ends": (-5.13, 6.07)}
+    outputs = [
+        net.add(average, one, pool_size=(3, 2), strides=(2, 1), padding="same", ends=(-2.7, 3.1)),
+        net.add(average, one, pool_size=(2, 3), ends=(-1.9, 2.3)),
+        net.add(most, one, pool_size=(3, 3), strides=(2, 2), padding="same"),
+        net.add(most, one, pool_size=(2, 1), strides=(1, 3)),
+        net.add("GlobalMaxPooling2D", one),
+        net.add("Add", one, other, ends=(-6.9, 7.7)),
+        net.add("Add", one, start, ends=(-4.1, 5.3)),
+        net.add("ReLU", net.add("Add", one, one), max_value=6.0, ends=(0.0, 6.0)),
+    ]
+    geometries: list[tuple[int, int, int, int, str]] = [  # height, width, strides, padding
+        (3, 3, 2, 2, "same"), (4, 4, 2, 2, "same"), (2, 3, 1, 2, "valid"), (3, 2, 3, 1, "same"),
+        (5, 4, 3, 3, "same"), (3, 5, 1, 1, "same"), (4, 2, 2, 1, "valid"),
+    ]  # fmt: skip
+    outputs += [
+        net.add(transposed, start, kernel=(height, width, 5, channels), strides=(down, right),
+                padding=padding, **more)
+        for height, width, down, right, padding in geometries
+    ]  # fmt: skip
+    return net.model(*outputs)

@@ -20,10 +20,14 @@ WITH_STAND_IN = ("-DQM_WITH_CMSIS_NN", f"-I{Path(__file__).parent / 'cmsis_nn'}"
 SAMPLES = "reference/samples"
 
 
+LIKE_MVE = (*WITH_STAND_IN, "-DNN_LIKE_MVE")  # where the caller sums up a dense layer's weights
+
+
 def checked(place) -> str:
     """Compile an export's check with the layers, and run it; return its output."""
     status, output = run(compiled(place, options=WITH_STAND_IN))
     assert status == 0, output
+    assert run(compiled(place, options=LIKE_MVE)) == (0, output)
     return output
 
 
@@ -59,13 +63,62 @@ def test_geometries(tmp_path, channels, weight_bits, bits):
     assert f"{len(found)} layers, 2 vectors" in checked(place)
 
 
+@needs_compiler
+@pytest.mark.parametrize("bits", [8, 5])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_pools_and_sums(tmp_path, channels, bits):
+    of = networks.pools_and_sums(channels, bits=bits)
+    place = tmp_path / "out"
+    bundle = export(of, place, format="cmsis-nn", vectors=2)
+    found, others = layers(bundle.program)
+    assert not others
+    kinds = [layer.kind for layer in found]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "conv": 2, "avgpool": 2, "max_pool": 3, "add": 3, "transpose_conv": 7
+    }  # fmt: skip
+    results = expected(bundle, found, "double")[1].values()
+    assert all(np.unique(result).size > 3 for result in results)  # not saturated
+    assert f"{len(found)} layers, 2 vectors" in checked(place)
+
+
+def test_which_transposed_convolutions_it_computes():
+    """CMSIS-NN leaves rows out that no kernel reaches, and has no dilation."""
+    net = networks.Network(5, 4, 3, is_symmetric=True)
+    start, more = net.nodes[-1].name, {"per_axis": False, "ends": (-5.13, 6.07)}
+    options = (
+        ({"padding": "same"}, True),
+        ({"output_padding": 1, "padding": "same"}, True),
+        ({"output_padding": 1}, False),
+        ({"strides": (1, 1), "dilation_rate": 2}, False),
+        ({"strides": (1, 4)}, False),  # its buffer is too small
+    )
+    for config, _ in options:
+        kernel = (3, 3, 4, 3)
+        net.add("Conv2DTranspose", start, kernel=kernel, **{"strides": (2, 2), **config}, **more)
+    names = [node.name for node in net.nodes[2:]]
+    found, others = layers(quantize_model(net.model(*names)).program)
+    taken = [f"{name}/output" for name, (_, has) in zip(names, options, strict=True) if has]
+    assert [layer.name for layer in found] == taken
+    assert set(others.values()) == {"CMSIS-NN computes no transposed convolution of this geometry"}
+
+
+def test_what_is_moved_before_it_is_added():
+    net = networks.Network(4, 4, 2)
+    start = net.nodes[-1].name
+    rows = net.add("AveragePooling2D", start, pool_size=(1, 4), ends=(-0.8, 0.9))
+    net.add("Add", start, rows, ends=(-1.9, 2.3))
+    found, others = layers(quantize_model(net.model()).program)
+    assert [layer.kind for layer in found] == ["avgpool"]
+    assert others == {"add3/output": f"{rows}/output is moved (broadcast) before it is added"}
+
+
 def test_where_packed_weights_would_be_misread():
     """CMSIS-NN's general depthwise kernel for 4 bits wants an even number of channels."""
     for channels in (3, 4):
         found, _ = layers(quantize_model(networks.layers(channels, weight_bits=4)).program)
         for layer in found:
             if layer.kind == "dw_conv":
-                is_general = layer.dilation != (1, 1) or layer.out_shape[2] > channels
+                is_general = layer.window.dilation != (1, 1) or layer.out_shape[2] > channels
                 assert layer.is_s4 == (channels == 4 or not is_general)
 
 
@@ -101,17 +154,29 @@ def test_a_negative_gamma_turns_the_weights(tmp_path):
     checked(tmp_path / "out")
 
 
+CHANGES = {
+    "padding": (".padding = {.w = 1", ".padding = {.w = 0", "conv2d2/output"),
+    "sums of weights": ("_size_dense15_output() > 0)", "_size_dense15_output() < 0)", "dense15"),
+    "a buffer that is too small": (
+        "{\n    return arm_conv",
+        "{\n    return -8 + arm_conv",
+        "status",
+    ),
+}
+
+
 @needs_compiler
-def test_a_change_is_found(tmp_path):
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_is_found(tmp_path, change):
     place = tmp_path / "out"
     export(networks.layers(2, weight_bits=8), place, format="cmsis-nn")
     text = (place / "model_layers.h").read_text()
-    (place / "model_layers.h").write_text(
-        text.replace(".padding = {.w = 1", ".padding = {.w = 0", 1)
-    )
-    status, output = run(compiled(place, options=WITH_STAND_IN))
+    before, after, named = CHANGES[change]
+    assert before in text
+    (place / "model_layers.h").write_text(text.replace(before, after, 1))
+    status, output = run(compiled(place, options=LIKE_MVE))
     assert status == 1
-    assert "conv2d2/output: the checksum of the values is" in output
+    assert named in output.splitlines()[0]
 
 
 @needs_compiler
@@ -119,16 +184,18 @@ def test_parts_of_a_concatenation(tmp_path):
     net = networks.Network(5, 5, 2, is_symmetric=True)
     start = net.nodes[-1].name
     parts = [net.add("Conv2D", start, kernel=(3, 3, 2, n)) for n in (2, 3)]
-    net.add("Concatenate", *parts, axis=-1, ends=(-6.1, 5.2))
+    pool = {"pool_size": (3, 3), "strides": (1, 1)}
+    parts += [net.add("AveragePooling2D", start, **pool), net.add("Add", parts[0], parts[0])]
+    net.add("Concatenate", *parts[:3], axis=-1, ends=(-6.1, 5.2))
     export(net.model(), tmp_path / "out", format="cmsis-nn")
-    assert "2 layers" in checked(tmp_path / "out")
+    assert "3 layers" in checked(tmp_path / "out")
 
 
 def test_what_is_not_in_it_is_named():
     bundle = quantize_model(networks.images(bits=6, weight_bits=4))
     header = dict(CmsisNn().files(bundle))["model.h"].decode()
-    assert "Not in here: conv2dtranspose7/output: TFLite's TRANSPOSE_CONV" in header
-    assert "Not in here: maxpooling2d4: moves integers" in header
+    assert "Not in here: leakyrelu6/output: TFLite has no operation for a leaky ReLU of" in header
+    assert "Not in here: permute9: moves integers" in header
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The arrays and parameters of a layer in C, and the call of CMSIS-NN that takes them."""
+"""The arrays and parameters of a layer in C, and the functions that take them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import numpy as np
 
 from qmath.exports.c import source
 from qmath.exports.c.tensors import CArray, Code, Names, add_integers
-from qmath.exports.cmsis_nn.layers import Layer
+from qmath.exports.cmsis_nn.functions import DIMENSIONS, call
+from qmath.exports.cmsis_nn.records import Layer, Pool, Sum, Weighted
 
 __all__ = ["Writer"]
 
-_ORDERS = {"conv": "OHWI", "dw_conv": "1HWC", "fc": "OI"}
-_DIMS = ("input", "filter", "bias", "output")
-_FUNCTIONS = {"conv": "arm_convolve_wrapper", "dw_conv": "arm_depthwise_conv_wrapper"}
+_ORDERS = {"conv": "OHWI", "dw_conv": "1HWC", "transpose_conv": "OHWI", "fc": "OI"}
 
 
 class Writer:
@@ -35,36 +34,29 @@ class Writer:
 
     def add(self, layer: Layer) -> None:
         """Add a layer."""
-        kernel, (source_params,) = layer.kernel, layer.kernel.inputs
-        width = 4 if layer.is_s4 else 8
-        shape = "x".join(map(str, layer.weights.shape))
-        self.code.header.append(
-            "\n"
-            + source.comment(
-                f"{layer.name}: {layer.kind} of {layer.source}; {kernel.weights} {shape}, "
-                f"{_ORDERS[layer.kind]}, s{width}."
-            )
-        )
-        macros = {
-            "INPUT_OFFSET": -source_params.zero_point,
-            "OUTPUT_OFFSET": kernel.output.zero_point,
-            "ACTIVATION_MIN": kernel.output.low,
-            "ACTIVATION_MAX": kernel.output.high,
-            "INPUT_SCALE": source.literals(np.asarray(source_params.scale))[0],
-            "OUTPUT_SCALE": source.literals(np.asarray(kernel.output.scale))[0],
-        }
+        what = f"{layer.name}: {layer.kind} of {' and '.join(layer.sources)}"
+        if isinstance(layer, Weighted):
+            shape = "x".join(map(str, layer.weights.shape))
+            what += f"; {layer.key} {shape}, {_ORDERS[layer.kind]}, s{4 if layer.is_s4 else 8}"
+        self.code.header.append(f"\n{source.comment(f'{what}.')}")
+        macros = _macros(layer)
         names = {what: self.names.macro(layer.name, what) for what in macros}
-        for what, value in macros.items():
-            self.code.header.append(f"#define {names[what]} {value}")
-        weights = CArray(layer.weights, width, signed=True, as_int8=True)
+        self.code.header += [f"#define {names[what]} {value}" for what, value in macros.items()]
+        if isinstance(layer, Weighted):
+            names |= self._arrays(layer)
+        self._functions(layer, names)
+
+    def _arrays(self, layer: Weighted) -> dict[str, str]:
+        """Define the arrays of a layer; return their names."""
+        names = {"weights": self._own(layer.key)}
+        weights = CArray(layer.weights, 4 if layer.is_s4 else 8, signed=True, as_int8=True)
         packing = "nibbles" if layer.is_s4 else "bytes"
-        names["weights"] = self._own(kernel.weights)
-        add_integers(self.code, self.names, kernel.weights, names["weights"], weights, packing)
+        add_integers(self.code, self.names, layer.key, names["weights"], weights, packing)
         for what in ("bias", "multiplier", "shift"):
             key = f"{layer.name}.{what}"
             names[what] = self._own(key)
             self.code.values(names[what], key, getattr(layer, what))
-        self._call(layer, names, width)
+        return names
 
     def _own(self, key: str) -> str:
         """Return the name of an array; of a further one under the same key, another."""
@@ -73,88 +65,52 @@ class Writer:
         self._used.add(key)
         return self.names[key]
 
-    def _call(self, layer: Layer, names: dict[str, str], width: int) -> None:
+    def _functions(self, layer: Layer, names: dict[str, str]) -> None:
         """Write the functions that call CMSIS-NN, and that ask it for the size of a buffer."""
         run = self.runs[layer.name] = self.names.new(f"run/{layer.name}")
         size = self.sizes[layer.name] = self.names.new(f"buffer_size/{layer.name}")
-        own = {part: self.names.of(layer.name, part) for part in ("params", *_DIMS)}
-        multiplier, shift = names["multiplier"], names["shift"]
-        pointers = f"(int32_t *){multiplier}, (int32_t *){shift}"  # which it does not write to
-        if layer.kind != "fc":
-            function = f"{_FUNCTIONS[layer.kind]}_s{width}"
-            quant = f"cmsis_nn_per_channel_quant_params quant = {{\n        {pointers}}};"
-            arguments = ", ".join(
-                f"&{own[part]}" for part in ("params", "input", "filter", "output")
-            )
-            sized = f"{function}_get_buffer_size(\n        {arguments})"
-        else:
-            function = "arm_fully_connected_s4" if layer.is_s4 else "arm_fully_connected_wrapper_s8"
-            quant = (
-                f"cmsis_nn_quant_params quant = {{\n        {pointers}, {layer.multiplier.ndim}}};"
-            )
-            if layer.is_s4:
-                values = f"*{multiplier}, *{shift}"
-                quant = f"cmsis_nn_per_tensor_quant_params quant = {{\n        {values}}};"
-            sized = f"arm_fully_connected_s8_get_buffer_size(&{own['filter']})"
+        names["size"] = size
+        parts = [part for part in DIMENSIONS if part != "bias" or isinstance(layer, Weighted)]
+        if not isinstance(layer, Sum):
+            names["params"] = self.names.of(layer.name, "params")
+            names |= {f"dims_{part}": self.names.of(layer.name, part) for part in parts}
+        found = call(layer, names)
+        given = ["input_1", "input_2"] if isinstance(layer, Sum) else ["input"]
+        arguments = ", ".join(f"const int8_t *{name}" for name in given)
         self.functions += [
             "",
             source.comment(layer.name),
-            f"static const cmsis_nn_{layer.kind}_params {own['params']} = {{",
-            *(f"    .{field} = {value}," for field, value in _parameters(layer, names).items()),
-            "};",
-            *(
-                f"static const cmsis_nn_dims {own[part]} = {source.braces(values)};"
-                for part, values in _dimensions(layer).items()
-            ),
-            "",
-            f"static inline arm_cmsis_nn_status {run}(",
-            "    const cmsis_nn_context *ctx, const int8_t *input, int8_t *output)",
-            "{",
-            f"    const {quant}",
-            "",
-            f"    return {function}(",
-            f"        ctx, &{own['params']}, &quant, &{own['input']}, input,",
-            f"        &{own['filter']}, {names['weights']},",
-            f"        &{own['bias']}, {names['bias']}, &{own['output']}, output);",
-            "}",
+            *found.constants,
             "",
             f"static inline int32_t {size}(void)",
             "{",
-            f"    return {sized};",
+            *(f"    {line}" if line else "" for line in found.size),
+            "}",
+            "",
+            f"static inline arm_cmsis_nn_status {run}(",
+            f"    const cmsis_nn_context *ctx, {arguments}, int8_t *output)",
+            "{",
+            *(f"    {line}" if line else "" for line in found.run),
             "}",
         ]
 
 
-def _parameters(layer: Layer, names: dict[str, str]) -> dict[str, str]:
-    """Return the fields of the parameters."""
-
-    def tile(values: tuple[int, ...]) -> str:
-        return f"{{.w = {values[1]}, .h = {values[0]}}}"
-
-    fields = {"input_offset": names["INPUT_OFFSET"]}
-    if layer.kind == "fc":
-        fields["filter_offset"] = "0"
-    fields["output_offset"] = names["OUTPUT_OFFSET"]
-    if layer.kind == "dw_conv":
-        fields["ch_mult"] = str(layer.out_shape[2] // layer.in_shape[2])
-    if layer.kind != "fc":
-        fields["stride"] = tile(layer.stride)
-        fields["padding"] = tile(layer.pad)
-        fields["dilation"] = tile(layer.dilation)
-    fields["activation"] = f"{{\n        {names['ACTIVATION_MIN']}, {names['ACTIVATION_MAX']}}}"
-    return fields
-
-
-def _dimensions(layer: Layer) -> dict[str, tuple[int, ...]]:
-    """Return batch or outputs, height, width and channels of what the functions take."""
-    inputs, outputs = layer.in_shape[2], layer.out_shape[2]
-    bias = (1, 1, 1, outputs)
-    if layer.kind == "fc":
-        rows = layer.in_shape[0]
-        dims = (rows, 1, 1, inputs), (inputs, 1, 1, outputs), bias, (rows, 1, 1, outputs)
-        return dict(zip(_DIMS, dims, strict=True))
-    of_filter = (1, *layer.size, outputs)
-    if layer.kind == "conv":
-        of_filter = (outputs, *layer.size, layer.weights.shape[-1])
-    shapes = (1, *layer.in_shape), of_filter, bias, (1, *layer.out_shape)
-    return dict(zip(_DIMS, shapes, strict=True))
+def _macros(layer: Layer) -> dict[str, object]:
+    """Return the numbers that a layer has one of."""
+    sources = [f"INPUT_{i}" for i in (1, 2)] if isinstance(layer, Sum) else ["INPUT"]
+    ends = dict(zip(sources, layer.inputs, strict=True)) | {"OUTPUT": layer.output}
+    macros: dict[str, object] = {
+        f"{end}_OFFSET": params.zero_point if end == "OUTPUT" else -params.zero_point
+        for end, params in ends.items()
+    }
+    macros |= {"ACTIVATION_MIN": layer.output.low, "ACTIVATION_MAX": layer.output.high}
+    for end, params in ends.items():
+        macros[f"{end}_SCALE"] = source.literals(np.asarray(params.scale))[0]
+    if isinstance(layer, Pool | Sum) and layer.kernel is not None:
+        scaled = [*sources, "OUTPUT"] if isinstance(layer, Sum) else ["OUTPUT"]
+        kernel = layer.kernel
+        for end, multiplier, shift in zip(scaled, kernel.multipliers, kernel.shifts, strict=True):
+            macros |= {f"{end}_MULTIPLIER": int(multiplier), f"{end}_SHIFT": int(shift)}
+    if isinstance(layer, Sum):
+        macros["LEFT_SHIFT"] = layer.kernel.left_shift
+    return macros

@@ -1,4 +1,4 @@
-"""The ``cmsis-nn`` format: what CMSIS-NN's convolutions and dense layers take, and calls of them.
+"""The ``cmsis-nn`` format: what CMSIS-NN's functions take, and calls of them.
 
 ``docs/code.md`` says what the files are for.
 """
@@ -74,7 +74,11 @@ class CmsisNn(Exporter):
         yield f"{prefix}.h", source.header(f"{prefix}.h", head, code.header)
         own = f'#include "{prefix}.h"'
         yield f"{prefix}_data.c", source.text([f"/* The integers of {title}", own, "", *code.data])
-        calls = [f"/* Calls of CMSIS-NN for {title}", '#include "arm_nnfunctions.h"', "", own]
+        includes = ["arm_nnfunctions.h"]
+        if any(layer.kind == "avgpool" for layer in found):
+            includes.append("arm_nnsupportfunctions.h")  # for arm_nn_requantize
+        calls = [f"/* Calls of CMSIS-NN for {title}"]
+        calls += [*(f'#include "{name}"' for name in includes), "", own]
         yield f"{prefix}_layers.h", source.header(f"{prefix}_layers.h", calls, writer.functions)
         test = check_source(bundle, code, found, writer, prefix, self.rounding)
         yield f"{prefix}_test.c", source.text([f"/* A check of {title}", own, *test])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,14 +14,26 @@ from qmath.exports.c import source
 from qmath.exports.c.check import tag_table, whole_vectors
 from qmath.exports.c.tensors import Code
 from qmath.exports.cmsis_nn.calls import Writer
-from qmath.exports.cmsis_nn.layers import CmsisNnArithmetic, Layer
+from qmath.exports.cmsis_nn.layers import CmsisNnArithmetic
+from qmath.exports.cmsis_nn.records import Layer
 from qmath.integer.executor import Executor
 from qmath.integer.profiles.fixed import Integer
-from qmath.integer.program import Requantize
+from qmath.integer.program import MoveStep, Requantize
 
 __all__ = ["check_source", "directed", "expected"]
 
 Int8Array = NDArray[np.int8]
+
+# Filled, so that no layer finds in it what it has to put there itself.
+_CONTEXT = """/* A buffer of the size that this build of CMSIS-NN asks for. */
+static cmsis_nn_context new_context(int32_t size)
+{
+    cmsis_nn_context ctx = {malloc(size > 0 ? (size_t)size : 1), size};
+
+    if (ctx.buf && size > 0)
+        memset(ctx.buf, 0x5a, (size_t)size);
+    return ctx;
+}"""
 
 
 def expected(
@@ -44,25 +56,26 @@ def expected(
 
     inputs = {name: bundle.vectors[f"vectors/{name}"] for name in program.feeds}
     bits = bundle.manifest["options"]["multiplier_bits"]
-    Executor(program, Integer(bits)).run(inputs, watch=watch, keep=())
+    moved = {layer.step for layer in layers if layer.kind == "max_pool"}
+    kept = Executor(program, Integer(bits)).run(inputs, watch=watch, keep=moved)
+    params = program.quant_params
+    for name, integers in kept.items():
+        results[name] = integers.astype(np.int32) - params[name].zero_point
     made = {}
     for layer in layers:
         region = (slice(None), *layer.region)
-        made[layer.name] = (results[layer.step][region] + layer.kernel.output.zero_point).astype(
-            np.int8
-        )
-    found = program.quant_params
-    halves = {name: 2 ** (params.num_bits - 1) for name, params in found.items()}
+        made[layer.name] = (results[layer.step][region] + layer.output.zero_point).astype(np.int8)
+    halves = {name: 2 ** (found.num_bits - 1) for name, found in params.items()}
     read = {
         name: (bundle.vectors[f"vectors/{name}"].astype(np.int32) - halves[name]).astype(np.int8)
-        for name in dict.fromkeys(layer.source for layer in layers)
+        for name in dict.fromkeys(name for layer in layers for name in layer.sources)
     }
     return read, made
 
 
 def directed(
     bundle: Bundle, layers: Sequence[Layer], rounding: str
-) -> Iterator[tuple[Int8Array, Int8Array, NDArray[np.uint32]]]:
+) -> Iterator[tuple[dict[str, Int8Array], Int8Array, NDArray[np.uint32]]]:
     """Yield of each layer its directed inputs, what it makes of them, and the elements' tags.
 
     The tags are those of the profile ``integer``, whose ties are not CMSIS-NN's: near them it is
@@ -74,9 +87,13 @@ def directed(
     params = program.quant_params
     for layer in layers:
         step, cases = program.step(layer.step), bundle.directed[layer.step]
-        assert isinstance(step, Requantize)
-        given = cases.inputs[layer.source]
-        half = 2 ** (params[layer.source].num_bits - 1)
+        assert isinstance(step, Requantize | MoveStep)
+        given = {
+            name: (cases.inputs[name].astype(np.int32) - 2 ** (params[name].num_bits - 1)).astype(
+                np.int8
+            )
+            for name in dict.fromkeys(layer.sources)
+        }
         made = executor.apply(step, cases.inputs).astype(np.int32) - step.params.zero_point
         inside = np.zeros(made.shape, bool)
         region = (slice(None), *layer.region)
@@ -84,8 +101,7 @@ def directed(
         places = np.cumsum(inside.reshape(-1)) - 1
         tags = cases.tags[inside.reshape(-1)[cases.tags[:, 0]]]
         tags = np.stack([places[tags[:, 0]], tags[:, 1]], axis=1).astype(np.uint32)
-        part = made[region] + layer.kernel.output.zero_point
-        yield (given.astype(np.int32) - half).astype(np.int8), part.astype(np.int8), tags
+        yield given, (made[region] + layer.output.zero_point).astype(np.int8), tags
 
 
 def check_source(
@@ -102,7 +118,7 @@ def check_source(
     yield from code.tables
     if vectors:
         yield "\n/* With QM_WITH_CMSIS_NN defined, the layers are checked, too. */"
-        yield "#ifdef QM_WITH_CMSIS_NN"
+        yield "#ifdef QM_WITH_CMSIS_NN\n#include <stdlib.h>\n"
         yield f'#include "{prefix}_layers.h"\n'
         yield from _layer_check(bundle, layers, writer, vectors, rounding)
         yield "#endif"
@@ -117,62 +133,77 @@ def check_source(
 def _layer_check(
     bundle: Bundle, layers: Sequence[Layer], writer: Writer, vectors: int, rounding: str
 ) -> Iterator[str]:
-    """Yield inputs, expected outputs, and the function that runs the layers."""
+    """Yield inputs, expected outputs, and the functions that run the layers."""
     read, made = expected(bundle, layers, rounding)
     inputs = {name: f"input_{number}" for number, name in enumerate(read)}
     for name, array in read.items():
         yield source.comment(name)
         yield source.array(inputs[name], array, "static ")
+    largest = max(math.prod(layer.out_shape) for layer in layers)
+    yield f"static int8_t output[{largest}];\nstatic qm_found found[{largest}];\n"
+    yield _CONTEXT
+    aimed = directed(bundle, layers, rounding) if bundle.directed else None
     for number, layer in enumerate(layers):
+        yield f"\n{source.comment(layer.name)}"
         sums = [source.checksum(vector) for vector in made[layer.name]]
         yield f"static const uint32_t output_{number}[] = {source.braces(sums)};"
-    for number, (given, results, tags) in enumerate(
-        directed(bundle, layers, rounding) if bundle.directed else ()
-    ):
-        yield source.array(f"given_{number}", given, "static ")
-        sums = [source.checksum(output) for output in results.astype(np.int32)]
-        yield f"static const uint32_t sums_of_{number}[] = {source.braces(sums)};"
-        yield tag_table(f"tags_{number}", tags, results.astype(np.int32).reshape(-1))
-    largest = max(math.prod(layer.out_shape) for layer in layers)
-    # A few columns of the input in 16 bits, and a sum for each output.
-    needs = [8 * (layer.weights[0].size + 64) + 4 * layer.out_shape[2] for layer in layers]
-    yield (
-        f"static int32_t buffer[{max(needs) // 4}];\n"
-        f"static int8_t output[{largest}];\nstatic qm_found found[{largest}];\n\n"
-        "static int check_layers(void)\n{\n"
-        "    const cmsis_nn_context ctx = {buffer, (int32_t)sizeof buffer};\n"
-        f"    int failures = 0, v;\n\n    for (v = 0; v < {vectors}; ++v) {{"
-    )
-    for number, layer in enumerate(layers):
-        name = source.string(layer.name)
-        run, made_size = writer.runs[layer.name], math.prod(layer.out_shape)
-        call = f"{run}(&ctx, {inputs[layer.source]} + v * {math.prod(layer.in_shape)}, output)"
-        check = f"qm_check_values({name}, output, 1, {made_size}, output_{number}[v])"
-        yield f"        if ({writer.sizes[layer.name]}() > ctx.size)"
-        yield f'            failures += qm_report({name}, "the buffer\'s size", 0, 1);'
-        yield f"        else if ({call})"
-        yield f'            failures += qm_report({name}, "the status", 1, 0);'
-        yield f"        else\n            failures += {check};"
-    yield "    }"
-    for number, layer in enumerate(layers if bundle.directed else ()):
-        yield from _directed_check(number, layer, len(bundle.directed[layer.step].expected), writer)
+        body = _whole_check(number, layer, vectors, writer, inputs)
+        if aimed:
+            given, results, tags = next(aimed)
+            names = {name: f"given_{number}_{i}" for i, name in enumerate(given)}
+            yield from (source.array(names[name], given[name], "static ") for name in given)
+            sums = [source.checksum(vector) for vector in results.astype(np.int32)]
+            yield f"static const uint32_t sums_of_{number}[] = {source.braces(sums)};"
+            yield tag_table(f"tags_{number}", tags, results.astype(np.int32).reshape(-1))
+            body += _directed_check(number, layer, len(results), writer, names)
+        yield f"\nstatic int check_{number}(void)\n{{"
+        yield f"    const cmsis_nn_context ctx = new_context({writer.sizes[layer.name]}());"
+        yield "    int failures = 0, v;\n"
+        yield f"    if (!ctx.buf)\n        return qm_report({source.string(layer.name)},"
+        yield '                         "the memory for its buffer", 0, 1);'
+        yield from body
+        yield "    free(ctx.buf);\n    return failures;\n}"
+    yield "\nstatic int check_layers(void)\n{\n    int failures = 0;\n"
+    yield from (f"    failures += check_{number}();" for number in range(len(layers)))
     yield f'    printf("{len(layers)} layers, {vectors} vectors, {rounding} rounding\\n");'
     yield "    return failures;\n}"
 
 
-def _directed_check(number: int, layer: Layer, count: int, writer: Writer) -> Iterator[str]:
-    """Yield the statements that run a layer on its directed vectors."""
+def _whole_check(
+    number: int, layer: Layer, count: int, writer: Writer, inputs: Mapping[str, str]
+) -> list[str]:
+    """Return the statements that run a layer on its inputs within the whole model."""
     name, size = source.string(layer.name), math.prod(layer.out_shape)
-    each, tags = math.prod(layer.in_shape), f"tags_{number}"
-    yield f"    if ({writer.sizes[layer.name]}() <= ctx.size) {{"
-    yield "        static qm_tally tally;\n        int i;\n"
-    yield f"        for (v = 0; v < {count}; ++v) {{"
-    yield f"            failures += {writer.runs[layer.name]}(&ctx, given_{number} + v * {each}, "
-    yield "                output) != ARM_CMSIS_NN_SUCCESS;"
-    yield f"            for (i = 0; i < {size}; ++i)\n                found[i] = output[i];"
-    yield (
+    return [
+        f"    for (v = 0; v < {count}; ++v) {{",
+        f"        if ({_run(layer, writer, inputs)})",
+        f'            failures += qm_report({name}, "the status", 1, 0);',
+        "        else",
+        f"            failures += qm_check_values({name}, output, 1, {size}, output_{number}[v]);",
+        "    }",
+    ]
+
+
+def _directed_check(
+    number: int, layer: Layer, count: int, writer: Writer, given: Mapping[str, str]
+) -> list[str]:
+    """Return the statements that run a layer on its directed vectors."""
+    name, size = source.string(layer.name), math.prod(layer.out_shape)
+    tags = f"tags_{number}"
+    return [
+        "    {\n        static qm_tally tally;\n        int i;\n",
+        f"        for (v = 0; v < {count}; ++v) {{",
+        f"            failures += {_run(layer, writer, given)} != ARM_CMSIS_NN_SUCCESS;",
+        f"            for (i = 0; i < {size}; ++i)\n                found[i] = output[i];",
         f"            qm_count(&tally, found, {size}, 0, sums_of_{number}[v], {tags}, "
-        f"sizeof {tags} / sizeof *{tags});"
-    )
-    yield f"        }}\n        failures += qm_report_tally({name}, &tally, {layer.out_shape[-1]});"
-    yield "    }"
+        f"sizeof {tags} / sizeof *{tags});",
+        f"        }}\n        failures += qm_report_tally({name}, &tally, {layer.out_shape[-1]});",
+        "    }",
+    ]
+
+
+def _run(layer: Layer, writer: Writer, inputs: Mapping[str, str]) -> str:
+    """Return the call that runs a layer on one vector of its inputs."""
+    each = math.prod(layer.in_shape)
+    given = ", ".join(f"{inputs[name]} + v * {each}" for name in layer.sources)
+    return f"{writer.runs[layer.name]}(&ctx, {given}, output)"

@@ -134,17 +134,9 @@ def _sum(name: str, step: Requantize, part: Part) -> Sum | str:
     kernel, sources = part.kernels[0], tuple(term.source for term in part.terms)
     shape = 1, 1, math.prod(span.stop - span.start for span in part.region)
     return Sum(
-        name,
-        "add",
-        sources,
-        step.name,
-        part.region,
-        kernel.inputs,
-        kernel.output,
-        shape,
-        shape,
+        name, "add", sources, step.name, part.region, kernel.inputs, kernel.output, shape, shape,
         kernel,
-    )
+    )  # fmt: skip
 
 
 def _average_pool(name: str, step: Requantize, part: Part, shapes: Shapes) -> Pool:

@@ -180,6 +180,17 @@ def test_a_change_is_found(tmp_path, change):
 
 
 @needs_compiler
+def test_columns_that_no_window_reaches(tmp_path):
+    """CMSIS-NN's kernel for one row and MVE takes the last column for padding, if it is told."""
+    net = networks.Network(8, 4, is_symmetric=True)
+    net.add("Conv1D", kernel=(3, 4, 2), strides=(2,), ends=(-4.3, 5.1))
+    export(net.model(), tmp_path / "out", format="cmsis-nn")
+    checked(tmp_path / "out")
+    text = (tmp_path / "out" / "model_layers.h").read_text()
+    assert "_output_input = {1, 1, 7, 4};" in text
+
+
+@needs_compiler
 def test_parts_of_a_concatenation(tmp_path):
     net = networks.Network(5, 5, 2, is_symmetric=True)
     start = net.nodes[-1].name

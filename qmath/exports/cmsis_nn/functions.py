@@ -59,7 +59,10 @@ def _convolution(layer: Weighted, names: Named) -> Call:
     if layer.kind != "dw_conv":
         of_filter = (outputs, *layer.window.size, layer.weights.shape[-1])
     assert layer.kind != "transpose_conv" or of_filter[-1] == inputs
-    shapes = (1, *layer.in_shape), of_filter, (1, 1, 1, outputs), (1, *layer.out_shape)
+    height, width, _ = layer.in_shape
+    if layer.kind == "conv" and height == 1:
+        width = min(width, _columns_read(layer))
+    shapes = (1, height, width, inputs), of_filter, (1, 1, 1, outputs), (1, *layer.out_shape)
     run = [f"const cmsis_nn_per_channel_quant_params quant = {{\n        {_pointers(names)}}};"]
     of_size = [
         f"return {function}_get_buffer_size(",
@@ -73,6 +76,12 @@ def _convolution(layer: Weighted, names: Named) -> Call:
         contexts = "&own, &reversed"
     run += ["", f"return {function}(", *_arguments(contexts, names)]
     return Call(_constants(layer, names, fields, shapes), run, of_size)
+
+
+def _columns_read(layer: Weighted) -> int:
+    """Return how many columns a convolution needs; MVE's of one row takes others for padding."""
+    (_, size), (_, stride), (_, pad), (_, dilation) = layer.window
+    return (layer.out_shape[1] - 1) * stride + (size - 1) * dilation + 1 - pad
 
 
 def _two_buffers(names: Named) -> tuple[list[str], list[str]]:

@@ -1,0 +1,1 @@
+"""TFLite files: their FlatBuffers schema, and a bounded reader of them."""

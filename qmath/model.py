@@ -27,6 +27,7 @@ __all__ = [
     "QuantSpec",
     "QuantizedTensor",
     "Role",
+    "StatedParams",
     "StoredIntegers",
     "ask_for_settings",
     "assumed_tensors",
@@ -57,9 +58,10 @@ class QuantSpec:
         Whether training kept the range symmetric. Inference does not depend on it.
     narrow_range : bool or None
         Whether the lowest integer is left unused.
-    op : {"vars", "args"}
+    op : {"vars", "args", "tflite"}
         The TensorFlow op that computes: ``FakeQuantWithMinMaxVars`` (or, per axis,
-        ``…VarsPerChannel``), or ``FakeQuantWithMinMaxArgs`` for a fixed range.
+        ``…VarsPerChannel``), or ``FakeQuantWithMinMaxArgs`` for a fixed range; or TFLite's
+        ``QUANTIZE``.
     """
 
     quantizer: str | None = None
@@ -67,7 +69,7 @@ class QuantSpec:
     per_axis: bool | None = None
     symmetric: bool | None = None
     narrow_range: bool | None = None
-    op: Literal["vars", "args"] = "vars"
+    op: Literal["vars", "args", "tflite"] = "vars"
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -100,15 +102,16 @@ class Hint(NamedTuple):
 
 @dataclass(frozen=True)
 class StoredIntegers:
-    """What a tensor's values mean if they are integers that Keras 3 itself quantized.
+    """What a tensor's values mean if they are integers that are passed on as they are.
+
+    Keras 3 itself quantized them, or they are the bias of a TFLite file.
 
     Attributes
     ----------
     num_bits : int
         Width of the integers, which are signed.
     scale : str
-        Name of the tensor that divides them: unlike everywhere else, the real values are
-        `reconstruction`.
+        Name of the tensor that divides or multiplies them: the real values are `reconstruction`.
     reconstruction : str
         In NumPy, where ``values`` are the integers and ``scale`` that tensor.
     """
@@ -116,6 +119,27 @@ class StoredIntegers:
     num_bits: int
     scale: str
     reconstruction: str = "values.astype(np.float32) / scale"
+
+    @property
+    def is_bias(self) -> bool:
+        """Whether they are a bias, which the integer model adds, and not Keras 3's weights."""
+        return self.num_bits > 16
+
+
+@dataclass(frozen=True, eq=False)
+class StatedParams:
+    """Scale and zero point of an activation that the file itself states.
+
+    Attributes
+    ----------
+    scale : ndarray of float32
+        Of shape ``()``.
+    zero_point : ndarray of int32
+        Counted from 0, as TensorFlow counts.
+    """
+
+    scale: Float32Array
+    zero_point: NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,11 +165,16 @@ class QatTensor:
     hint : Hint or None
         What to tell a user who has to supply the settings.
     stored : StoredIntegers or None
-        Set where `values` are integers of Keras 3's own quantization, which TFMOT had no part in;
-        the role is ``"float"``, as of all that is exported unchanged.
+        Set where `values` are integers of Keras 3's own quantization, which TFMOT had no part in,
+        or a TFLite file's bias; the role is ``"float"``, as of all that is exported unchanged.
     recovered : QuantizedTensor or None
         The signed integers of `values`, which the forward pass uses, where a quantizer of the
-        user's own left no range; `min` and `max` are then what the width could reach.
+        user's own left no range, or the file holds them; `min` and `max` are then what the width
+        could reach. Along an axis that is not the last, the scales have a shape that broadcasts
+        against the integers.
+    stated : StatedParams or None
+        What the file says of an activation's integers, where it holds no range: `min` and `max` are
+        what the integers reach.
     """
 
     name: str
@@ -158,6 +187,7 @@ class QatTensor:
     hint: Hint | None = None
     stored: StoredIntegers | None = None
     recovered: QuantizedTensor | None = None
+    stated: StatedParams | None = None
 
     def quantize(self, *, signed: bool | None = None) -> QuantizedTensor:
         """Return the integers that training saw: stored range, stored values.
@@ -192,6 +222,8 @@ class QatTensor:
         if spec.num_bits is None or spec.narrow_range is None or spec.per_axis is None:
             hint = f". {self.hint}" if self.hint else ""
             raise MissingSettingsError(f"{self.name}: in no file: {', '.join(spec.missing)}{hint}")
+        if spec.op == "tflite":
+            raise QmathError(f"{self.name}: a TFLite file holds its integers, not what they were")
         return affine.quantize(
             self.values,
             self.min,

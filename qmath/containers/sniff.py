@@ -7,15 +7,16 @@ from typing import Literal
 
 from qmath.containers.sorted_table import MAGIC as TABLE  # which ends such a file
 from qmath.containers.source_files import open_source
+from qmath.containers.tflite.schema import IDENTIFIER
 from qmath.errors import FileFormatError
 
 __all__ = ["HDF5", "ZIP", "Kind", "sniff"]
 
-Kind = Literal["hdf5", "keras_zip", "saved_model", "tf_checkpoint"]
+Kind = Literal["hdf5", "keras_zip", "saved_model", "tf_checkpoint", "tflite"]
 
 _SUPPORTED = (
-    "qmath reads what Keras and TensorFlow save: .h5, .keras and .weights.h5 files, SavedModels "
-    "and TensorFlow checkpoints"
+    "qmath reads what Keras and TensorFlow save: .h5, .keras and .weights.h5 files, SavedModels, "
+    "TensorFlow checkpoints, and TFLite files"
 )
 HDF5 = b"\x89HDF\r\n\x1a\n"
 ZIP = b"PK\x03\x04"
@@ -29,6 +30,7 @@ def sniff(path: str) -> Kind:
     ================= ==========================================================================
     ``hdf5``          a file: whole model, weights by name, or ``.weights.h5``
     ``keras_zip``     a file: ``.keras``
+    ``tflite``        a file: ``.tflite``
     ``saved_model``   the directory, or its ``saved_model.pb``
     ``tf_checkpoint`` the prefix (``ckpt``, no file of that name), its ``.index`` file, or the
                       directory that holds checkpoints
@@ -68,6 +70,8 @@ def sniff(path: str) -> Kind:
         return "keras_zip"
     if head.startswith(SAVED_MODEL) or os.path.basename(path) == "saved_model.pb":
         return "saved_model"
+    if head[4:8] == IDENTIFIER:
+        return "tflite"
     if tail == TABLE:
         return "tf_checkpoint"
     raise FileFormatError(f"{path}: this is {_name_other(path, head)}; {_SUPPORTED}")
@@ -91,8 +95,6 @@ def _name_other(path: str, head: bytes) -> str:
         return f"one shard of a TensorFlow checkpoint, to be read by its prefix {stem}"
     if not head:
         return "an empty file"
-    if head[4:8] == b"TFL3":
-        return "a TFLite model"
     if head.lstrip().startswith(b"{"):
         return (
             "JSON, such as an architecture, which belongs to weights in another file (give it "

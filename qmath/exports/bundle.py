@@ -394,6 +394,9 @@ def quantized_range(tensor: QatTensor) -> QuantizedRange:
     """Return scale and zero point of a tensor whose settings are complete."""
     low, high = manifest.stored_range(tensor)
     bits, narrow = tensor.spec.num_bits or 0, bool(tensor.spec.narrow_range)
+    if tensor.stated is not None:
+        stated = tensor.stated
+        return QuantizedRange(stated.scale, stated.zero_point, bits, narrow, signed=False)
     scale, zero_point = affine.scale_and_zero_point(
         low, high, bits, narrow_range=narrow, signed=False, name=tensor.name
     )

@@ -138,7 +138,11 @@ def check_outputs(
 
 
 def _refuse_stored_integers(model: QatModel, exporter: Exporter) -> None:
-    names = [tensor.name for tensor in model.tensors.values() if tensor.stored]
+    names = [
+        tensor.name
+        for tensor in model.tensors.values()
+        if tensor.stored and not tensor.stored.is_bias
+    ]
     if names and not exporter.takes_stored_integers:
         raise OutputError(
             f"Keras itself quantized {', '.join(names)}, in a convention that the format "

@@ -128,6 +128,8 @@ class Advisor:
         low, high, spec = tensor.min, tensor.max, tensor.spec
         if low is None or high is None or not (np.isfinite(low).all() and np.isfinite(high).all()):
             return
+        if spec.op == "tflite":  # the file holds no range that training could have left
+            return
         if spec.quantizer == "FixedQuantizer":
             if tensor.name in self._with_other_widths:
                 yield _fixed_bits(tensor)
@@ -152,6 +154,8 @@ class Advisor:
         self, tensor: QatTensor, floats: Float32Array, quantized: QuantizedTensor
     ) -> Iterator[Advice]:
         """Yield what a quantized weight's values show."""
+        if tensor.spec.op == "tflite":
+            return
         low, high = np.asarray(tensor.min), np.asarray(tensor.max)
         node = self._node(tensor)
         row = LAYERS.get(node.class_name) if node else None

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.kernels.affine import quantize
+from qmath.kernels.affine import quantize, quantize_as_tflite
 
 __all__ = [
     "Activation",
@@ -61,8 +61,8 @@ class QuantParams:
         Width, 2 to 16.
     min, max : float
         The stored range that the rest is derived from.
-    op : {"vars", "args"}
-        The TensorFlow op that quantizes floats with these parameters.
+    op : {"vars", "args", "tflite"}
+        The TensorFlow op that quantizes floats with these parameters, or TFLite's ``QUANTIZE``.
     """
 
     scale: float
@@ -72,10 +72,12 @@ class QuantParams:
     num_bits: int
     min: float
     max: float
-    op: Literal["vars", "args"] = "vars"
+    op: Literal["vars", "args", "tflite"] = "vars"
 
     def quantize(self, x: Array, name: str) -> NDArray[np.int32]:
-        """Return the integers of floats, relative to the zero point, by TensorFlow's arithmetic."""
+        """Return the integers of floats, relative to the zero point, by the arithmetic of `op`."""
+        if self.op == "tflite":
+            return quantize_as_tflite(x, self.scale, self.limits, name)
         q = quantize(
             x, self.min, self.max, self.num_bits,
             narrow_range=self.low == 1, op=self.op, signed=False, name=name,
@@ -183,6 +185,7 @@ class Origin:
     weight_steps : int
         The width over the scale, such as 254.
     bias : ndarray of float32
+        Or of float64, where the file holds integers, so that they follow from it.
     normalizations : tuple of Normalization
         Those that follow the operation directly, in order.
     """

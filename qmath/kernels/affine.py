@@ -175,6 +175,46 @@ def quantize(
     return QuantizedTensor(values, scale, zero_point, bits, narrow, signed, axis)
 
 
+def quantize_as_tflite(
+    inputs: ArrayLike, scale: float, limits: tuple[int, int], name: str
+) -> NDArray[np.int32]:
+    """Return the integers of TFLite's ``QUANTIZE``, relative to the zero point.
+
+    Parameters
+    ----------
+    inputs : array-like of float
+    scale : float
+        A float32's value.
+    limits : tuple of int
+        Lowest and highest result.
+    name : str
+        Put in front of error messages.
+
+    Raises
+    ------
+    QmathError
+        `inputs` hold NaN.
+
+    Notes
+    -----
+    Mirrors ``AffineQuantize`` of ``tensorflow/lite/kernels/internal/reference/quantize.h``: a
+    division in float32, rounded half away from zero.
+
+    Examples
+    --------
+    >>> quantize_as_tflite([-1.0, -0.3, 0.0, 0.4375, 9.0], 0.125, (-8, 7), "x").tolist()
+    [-8, -2, 0, 4, 7]
+    """
+    x = as_float32(inputs, f"{name}: inputs")
+    if np.isnan(x).any():
+        raise QmathError(f"{name}: the data hold NaN, which no integer stands for")
+    with np.errstate(over="ignore"):
+        steps = np.abs(x / np.float32(scale))
+    whole = np.floor(np.minimum(steps, np.float32(1 << 20)))
+    rounded = whole + (steps - whole >= np.float32(0.5))
+    return np.asarray(np.clip(np.copysign(rounded, x), *limits).astype(np.int32))
+
+
 def _flags(prefix: str, **flags: object) -> list[bool]:
     return [check_flag(value, f"{prefix}{name}") for name, value in flags.items()]
 

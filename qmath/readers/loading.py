@@ -6,11 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from qmath.containers.sniff import sniff
 from qmath.errors import QmathError
 from qmath.model import QatModel, with_shapes
 from qmath.readers.dispatch import read_model
 from qmath.readers.records import ModelFile
 from qmath.readers.settings.resolve import resolve
+from qmath.readers.tflite import reader as tflite
 
 if TYPE_CHECKING:
     from qmath.quantizers import Quantizer
@@ -90,7 +92,11 @@ def load(
     """
     source = _text(path)
     beside = None if architecture is None else _text(architecture)
-    reading = read_model(ModelFile(source, beside, isolate, quantizers or {}))
+    file = ModelFile(source, beside, isolate, quantizers or {})
+    if sniff(source) == "tflite":
+        model = tflite.read(file)
+        return with_shapes(model, {**model.shapes, **(shapes or {})})
+    reading = read_model(file)
     known = reading.architecture
     try:
         tensors, notes = resolve(reading.tensors, quantizers, force=force, layers=known.layers)

@@ -256,7 +256,10 @@ class Check:
         fits &= self.expect(f"shape of {name} in the manifest", entry.get("shape"), exported)
         self.expect(f"dtype of {name} in the manifest", entry.get("dtype"), str(found.dtype))
         if tensor.role == "weight":
-            axis = axes.index(len(shape) - 1) if tensor.spec.per_axis else None
+            last = len(shape) - 1
+            if tensor.recovered is not None and tensor.recovered.axis is not None:
+                last = tensor.recovered.axis
+            axis = axes.index(last) if tensor.spec.per_axis else None
             self.expect(f"axis of {name}", entry.get("axis"), axis)
         return found.transpose(np.argsort(axes)) if fits else None
 
@@ -292,6 +295,9 @@ class Check:
         scale, counted = _scale_and_zero_point(tensor)
         zero_point = counted - self.offset(tensor)
         if tensor.recovered is not None:
+            scale, zero_point = (
+                np.reshape(a, tensor.recovered.scale.shape) for a in (scale, zero_point)
+            )
             self.note(tensor.name, _real(held, zero_point, scale) != x, held, _of(x, scale), x)
             return {"clipped": 0, "near_ties": 0}
         integers, near = exact.relative_integers(
@@ -406,7 +412,10 @@ def _scale_and_zero_point(tensor: QatTensor) -> tuple[Float32Array, NDArray[np.i
     low, high, bits, narrow = _known(tensor)
     if tensor.recovered is not None:  # no range gives this scale; the integers are checked by it
         zero_point = tensor.recovered.zero_point + np.int32(1 << (bits - 1))
-        return tensor.recovered.scale, zero_point
+        scale = tensor.recovered.scale
+        return (scale.ravel(), zero_point.ravel()) if scale.ndim else (scale, zero_point)
+    if tensor.stated is not None:  # by the file itself
+        return tensor.stated.scale, tensor.stated.zero_point
     first, last = exact.limits(bits, narrow)
     tiny = np.finfo(np.float32).tiny
     low, high = (np.where(np.abs(end) < tiny, np.float32(0), end) for end in (low, high))

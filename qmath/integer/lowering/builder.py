@@ -377,18 +377,30 @@ class Builder:
         check_kept(tensor.name, least_magnitude(values))
         return values
 
-    def bias(self, node: Node, channels: int) -> Array:
-        """Return the float64 values of a layer's bias, zero where it has none."""
+    def bias(self, node: Node, channels: int, step: Array | None = None) -> Array:
+        """Return the float64 values of a layer's bias, zero where it has none.
+
+        Of integers, `step` is what they count; without it, what the file says.
+        """
         tensor = self.model.tensors.get(f"{node.layer}/bias")
         if tensor is None:
             return ZERO
-        values = self.real(tensor).astype(np.float64)
+        if tensor.stored is None:
+            values = self.real(tensor).astype(np.float64)
+        else:
+            scale = self.real(self.model.tensors[tensor.stored.scale]) if step is None else step
+            values = np.asarray(tensor.values).astype(np.float64) * scale
         if values.shape != (channels,):
             raise QmathError(
                 f"{tensor.name}: it has the shape {values.shape}, and its layer {channels} "
                 "channels; the file is damaged, save the model again"
             )
         return values
+
+    def origin_bias(self, node: Node, bias: Array) -> Array:
+        """Return a bias for `Origin`: float32, as training had it, but for what counts integers."""
+        tensor = self.model.tensors.get(f"{node.layer}/bias")
+        return bias if tensor and tensor.stored else bias.astype(np.float32)
 
 
 def remedy_of(class_name: str, why: UnsupportedError | None = None) -> str:

@@ -76,7 +76,7 @@ def lower(
             f"{model.source}: {why_no_graph(model)}, so there is nothing to run; "
             "name a file that has them with --architecture (architecture= in Python)"
         )
-    stored = [t.name for t in model.tensors.values() if t.stored]
+    stored = [t.name for t in model.tensors.values() if t.stored and not t.stored.is_bias]
     if stored:
         raise QmathError(
             f"{model.source}: Keras itself quantized {', '.join(stored)}, which qmath passes on "

@@ -11,7 +11,7 @@ from qmath.errors import QmathError
 from qmath.integer.lowering.cuts import UnsupportedError
 from qmath.integer.program import QuantParams
 from qmath.kernels.affine import scale_and_zero_point
-from qmath.model import QatTensor, QuantSpec
+from qmath.model import QatTensor, QuantSpec, StatedParams
 
 Array = NDArray[Any]
 
@@ -19,6 +19,8 @@ Array = NDArray[Any]
 def quant_params(tensor: QatTensor) -> QuantParams:
     """Return the parameters of a quantized activation."""
     spec = tensor.spec
+    if tensor.stated is not None:
+        return _stated(tensor, tensor.stated)
     low, high = _ends(tensor)
     if low.ndim:
         layer, _, place = tensor.name.rpartition("/")
@@ -48,6 +50,21 @@ def quant_params(tensor: QatTensor) -> QuantParams:
         float(low),
         float(high),
         spec.op,
+    )
+
+
+def _stated(tensor: QatTensor, stated: StatedParams) -> QuantParams:
+    """Return the parameters that a file states, with the range that they reach in float64.
+
+    Scale and zero point follow from that range without rounding, as the products are exact.
+    """
+    scale, zero_point = float(stated.scale), int(stated.zero_point)
+    if not scale:
+        raise QmathError(f"{tensor.name}: its scale is 0, for which there are no integers")
+    low, high = int(bool(tensor.spec.narrow_range)), highest(tensor.spec)
+    least, greatest = ((end - zero_point) * scale for end in (low, high))
+    return QuantParams(
+        scale, zero_point, low, high, tensor.spec.num_bits or 0, least, greatest, tensor.spec.op
     )
 
 

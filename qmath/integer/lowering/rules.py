@@ -112,15 +112,16 @@ def _products(
     """Return the term of a layer with one kernel; several, if its inputs have a scale each."""
     (tensor,) = tensors
     linear, scale = build.operations.of(node, tensor, value.shape)
-    axes, bias = LAYERS[node.class_name].axes, build.bias(node, linear.shape[-1])
-    if axes[-1] == "I" and scale.ndim:
+    axes = LAYERS[node.class_name].axes
+    if axes[-1] == "I" and scale.ndim == 1:
+        bias = build.bias(node, linear.shape[-1])
         return UnroundedSum(_of_channels(value, linear, scale), bias, linear.shape)
     width, steps = width_and_steps(tensor)
-    if "M" in axes and scale.ndim:
-        repeats = np.asarray(linear.weights).shape[2]
-        scale, width = (np.tile(a, repeats) for a in (scale, width))
+    kernel = np.asarray(linear.weights).shape
+    scale, width = (_of_outputs(a, axes, kernel) for a in (scale, width))
+    bias = build.bias(node, linear.shape[-1], value.params.scale * scale)
     build.notes += portability.of_weights(tensor.name, scale)
-    origin = Origin(width, steps, bias.astype(np.float32))
+    origin = Origin(width, steps, build.origin_bias(node, bias))
     term = Term(value.name, (linear,), value.params.scale * scale, value.params, origin)
     return UnroundedSum((term,), bias, linear.shape)
 
@@ -171,6 +172,13 @@ def _of_channels(value: Integers, linear: Linear, scale: Array) -> tuple[Term, .
         own = np.asarray(value.params.scale * scale[i])
         parts.append(Term(value.name, (crop, part), own, value.params))
     return tuple(parts)
+
+
+def _of_outputs(array: Array, axes: str, kernel: Shape) -> Array:
+    """Return what a kernel has one of, or some of, for each output channel."""
+    if array.ndim and "M" in axes:
+        return np.broadcast_to(array, kernel[2:]).reshape(-1)
+    return array.reshape(-1) if array.ndim else array
 
 
 def _normalization(build: Builder, node: Node, values: Sequence[Value]) -> Value:

@@ -1,0 +1,141 @@
+"""The graph of a TFLite file as layers: nodes, their tensors, and which node makes what."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from qmath.containers.tflite.file import Operation, Tensor, TfliteFile
+from qmath.containers.tflite.schema import ACTIVATIONS
+from qmath.model import Node, QatTensor, Role
+from qmath.readers.tflite import tensors
+
+__all__ = ["Network"]
+
+_ACTIVATIONS = {number: name.lower() for name, number in ACTIVATIONS.items()}
+_ACTIVATIONS[ACTIVATIONS["NONE"]] = "linear"
+
+
+class Network:
+    """Layers under construction.
+
+    Attributes
+    ----------
+    file : TfliteFile
+    nodes : list of Node
+    tensors : dict of str to QatTensor
+    made_by : dict of int to str
+        The node that makes a tensor.
+    shapes : dict of str to tuple
+        Of what cut points make, without the batch.
+    widths : dict of int to int
+        Of tensors that operations clamp to fewer bits than their type holds.
+    """
+
+    def __init__(self, file: TfliteFile) -> None:
+        self.file = file
+        self.nodes: list[Node] = []
+        self.tensors: dict[str, QatTensor] = {}
+        self.made_by: dict[int, str] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.widths: dict[int, int] = {}
+        self._constants: dict[int, Tensor] = {}
+        self.readers = Counter(i for op in file.operations for i in op.inputs)
+        self.readers.update(file.outputs)
+
+    # ---- what the file holds
+
+    def tensor(self, index: int) -> Tensor:
+        """Return a tensor, with its elements where an operation made it from constants."""
+        return self._constants.get(index) or self.file.tensors[index]
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Return a tensor's shape without the batch."""
+        return self.file.tensors[index].shape[1:]
+
+    def computed(self, operation: Operation) -> list[int]:
+        """Return the inputs of an operation that are computed."""
+        return [i for i in operation.inputs if i in self.made_by]
+
+    def constant(self, operation: Operation, at: int) -> Tensor | None:
+        """Return an input that is a constant, ``None`` of any other."""
+        if at >= len(operation.inputs) or operation.inputs[at] < 0:
+            return None
+        tensor = self.tensor(operation.inputs[at])
+        return tensor if tensor.data is not None else None
+
+    def numbers(self, operation: Operation, at: int) -> list[int] | None:
+        """Return an input that is a constant vector of integers."""
+        tensor = self.constant(operation, at)
+        if tensor is None or tensor.data is None or tensor.data.dtype.kind != "i":
+            return None
+        return [int(n) for n in tensor.data.reshape(-1)]
+
+    def set_constant(self, index: int, values: NDArray[Any]) -> None:
+        """Keep what an operation makes of constants."""
+        self._constants[index] = replace(
+            self.file.tensors[index], type="FLOAT32", data=values, is_constant=True
+        )
+
+    def same_integers(self, indexes: Iterable[int]) -> bool:
+        """Whether the integers of tensors all mean the same, or all are floats."""
+        found = set()
+        for index in indexes:
+            tensor = self.file.tensors[index]
+            q = tensor.quantization
+            meaning = (q.scale.tobytes(), q.zero_point.tobytes()) if q else None
+            found.add((tensor.type, meaning))
+        return len(found) == 1
+
+    def fused(self, operation: Operation) -> str:
+        """Return the activation that an operation ends with, in Keras's words."""
+        number = operation.options.get("fused_activation_function", 0)
+        return _ACTIVATIONS.get(number, f"activation_{number}")
+
+    # ---- what is made of it
+
+    def add(
+        self,
+        name: str,
+        class_name: str,
+        inputs: Sequence[int] | Sequence[str],
+        config: Mapping[str, Any] | None = None,
+        outputs: int = 1,
+    ) -> str:
+        """Add a layer; return its name."""
+        sources = tuple(i if isinstance(i, str) else self.made_by[i] for i in inputs)
+        self.nodes.append(
+            Node(name, name, class_name, sources, {"name": name, **(config or {})}, outputs=outputs)
+        )
+        return name
+
+    def hold(self, *found: QatTensor) -> None:
+        """Add tensors."""
+        self.tensors.update((tensor.name, tensor) for tensor in found)
+
+    def end(self, operation: Operation, name: str, which: str, role: Role = "output") -> None:
+        """Say that a node makes an operation's output, which it rounds as the file says."""
+        (index,) = operation.outputs
+        self.made_by[index] = name
+        bits = self.widths.get(index)
+        found = tensors.activation(f"{name}/{which}", self.file.tensors[index], role, bits)
+        if found is not None:
+            self.hold(found)
+
+    def cut(self, operation: Operation, name: str, computed: Sequence[int]) -> None:
+        """Add a layer for an operation that no layer class of qmath computes."""
+        used = [i for i in operation.outputs if self.readers[i]] or list(operation.outputs[:1])
+        class_name = operation.name if operation.name.isprintable() else "CUSTOM"
+        self.add(name, class_name, computed, dict(operation.options), max(len(used), 1))
+        for index in operation.outputs:
+            self.made_by[index] = name
+        if len(used) == 1:
+            shape = self.shape(used[0])
+            if shape and all(shape):
+                self.shapes[name] = shape
+            if len(operation.outputs) == 1:
+                self.end(operation, name, "output")

@@ -1,0 +1,165 @@
+"""A TFLite file → a `QatModel`: its integers, scales and zero points as they are.
+
+An operation that no layer of qmath computes is a cut point. A pair of MAXIMUM and MINIMUM that
+clamps integers to fewer bits than int8 has is no layer: it is the width of what it clamps.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from qmath.containers.source_files import SourceFiles
+from qmath.containers.tflite.file import Operation, Tensor, TfliteFile, read_tflite
+from qmath.errors import QmathError
+from qmath.model import Graph, QatModel
+from qmath.readers.records import ModelFile
+from qmath.readers.tflite.layers import LAYERS
+from qmath.readers.tflite.names import input_name, layer_names
+from qmath.readers.tflite.network import Network
+
+__all__ = ["read"]
+
+
+def read(file: ModelFile) -> QatModel:
+    """Read a TFLite file.
+
+    Raises
+    ------
+    FileFormatError
+        It is damaged or hostile, or keeps its weights in a form that qmath does not read.
+    QmathError
+        Settings or an architecture were given, which the file holds itself.
+    """
+    file.refuse_architecture()
+    if file.quantizers:
+        raise QmathError(
+            f"{file.path} holds its own integers, which no quantizer changes; leave quantizers out"
+        )
+    files = file.files([file.path])
+    content = read_tflite(file.path)
+    net = Network(content)
+    net.widths, clamps = _clamped(content)
+    for index in content.inputs:
+        _add_input(net, index)
+    left_out: list[str] = []
+    for number, (operation, name) in enumerate(
+        zip(content.operations, layer_names(content), strict=True)
+    ):
+        if number in clamps:
+            net.made_by[operation.outputs[0]] = net.made_by[clamps[number]]
+            continue
+        _add(net, operation, name, left_out)
+    return _model(file.path, files, net, left_out)
+
+
+def _add(net: Network, operation: Operation, name: str, left_out: list[str]) -> None:
+    """Add an operation as a layer, or as a cut point; without inputs that are known, not at all."""
+    rule = LAYERS.get(operation.name)
+    if (
+        rule is not None
+        and not operation.is_custom
+        and operation.inputs
+        and len(operation.outputs) == 1
+        and rule(net, operation, name)
+    ):
+        return
+    computed = net.computed(operation)
+    if not computed:
+        left_out.append(f"{name} ({operation.name})")
+        return
+    for key in [key for key in net.tensors if key.rpartition("/")[0] == name]:
+        del net.tensors[key]  # what a rule added before it gave up
+    net.nodes = [node for node in net.nodes if node.layer.partition(name)[1:] != (name, "")]
+    net.cut(operation, name, computed)
+
+
+def _add_input(net: Network, index: int) -> None:
+    """Add an input; one of integers is quantized, as data are floats."""
+    tensor = net.file.tensors[index]
+    open_ends = [
+        n if stated >= 0 or axis == 0 else None
+        for axis, (n, stated) in enumerate(zip(tensor.shape, tensor.signature, strict=False))
+    ]
+    name = input_name(net.file, index)
+    net.add(name, "InputLayer", (), {"batch_input_shape": [None, *open_ends[1:]]})
+    net.made_by[index] = name
+    if tensor.quantization is not None:
+        layer = net.add(f"{name}/quantize", "QuantizeLayer", [index])
+        net.end(Operation("QUANTIZE", (index,), (index,)), layer, "output", "input")
+
+
+def _clamped(file: TfliteFile) -> tuple[dict[int, int], dict[int, int]]:
+    """Return the widths of tensors that operations clamp, and what these operations clamp.
+
+    The second is by the number of the operation: the tensor that its output then stands for.
+    """
+    readers = Counter(i for op in file.operations for i in op.inputs)
+    readers.update(file.outputs)
+    makers = {i: n for n, op in enumerate(file.operations) for i in op.outputs}
+    widths: dict[int, int] = {}
+    clamps: dict[int, int] = {}
+    for number, last in enumerate(file.operations):
+        if last.name != "MINIMUM" or len(last.inputs) != 2 or last.inputs[0] not in makers:
+            continue
+        before = makers[last.inputs[0]]
+        first = file.operations[before]
+        if first.name != "MAXIMUM" or len(first.inputs) != 2 or first.inputs[0] not in makers:
+            continue
+        origin = first.inputs[0]
+        low, high = (_end(file, op, origin) for op in (first, last))
+        is_alone = readers[origin] == 1 and readers[last.inputs[0]] == 1
+        if low is None or high is None or not is_alone or len(last.outputs) != 1:
+            continue
+        bits = (high + 1).bit_length()
+        if 2 <= bits <= 8 and (low, high) == (-(1 << (bits - 1)), (1 << (bits - 1)) - 1):
+            widths[origin] = bits
+            clamps |= {before: origin, number: origin}
+    return widths, clamps
+
+
+def _end(file: TfliteFile, operation: Operation, origin: int) -> int | None:
+    """Return the integer that an operation clamps to, if its parameters are those of `origin`."""
+    bound, out = file.tensors[operation.inputs[1]], file.tensors[operation.outputs[0]]
+    meaning = _meaning(file.tensors[origin])
+    if bound.data is None or bound.data.size != 1 or bound.type != "INT8":
+        return None
+    if _meaning(bound) != meaning or _meaning(out) != meaning:
+        return None
+    return int(bound.data.reshape(()))
+
+
+def _meaning(tensor: Tensor) -> Any:
+    q = tensor.quantization
+    return q and (tensor.type, q.scale.tobytes(), q.zero_point.tobytes())
+
+
+def _model(path: str, files: SourceFiles, net: Network, left_out: list[str]) -> QatModel:
+    content, notes = net.file, []
+    names = {node.name for node in net.nodes}
+    outputs = tuple(
+        dict.fromkeys(net.made_by[i] for i in content.outputs if net.made_by.get(i) in names)
+    )
+    inputs = tuple(net.made_by[i] for i in content.inputs)
+    graph = Graph(tuple(net.nodes), tuple(_first(net, name) for name in inputs), outputs)
+    if content.graphs > 1:
+        notes.append(
+            f"The file holds {content.graphs} graphs; the first, which runs, is the one read."
+        )
+    if left_out:
+        notes.append(
+            f"These operations have no inputs that depend on the data and are left out: "
+            f"{', '.join(left_out)}."
+        )
+    if any(t.type == "INT16" for t in content.tensors if not t.is_constant):
+        notes.append(
+            "Activations of 16 bits: TFLite rounds their multipliers to 16 bits, which the "
+            "profiles tflite and xnnpack do not."
+        )
+    return QatModel(net.tensors, graph, tuple(notes), path, files, net.shapes)
+
+
+def _first(net: Network, name: str) -> str:
+    """Return the input that a node quantizes, or the node."""
+    node = next(node for node in net.nodes if node.name == name)
+    return node.inputs[0] if node.inputs else name

@@ -47,6 +47,7 @@ def _has_op(args: Sequence[str]) -> bool:
     short_help="Compare the integers of two runs, layer by layer.",
     epilog="\b\nExamples:\n  qmath diff model.h5 images.npz --profile tflite --against integer\n"
     "  qmath diff model.h5 images.npz --against mine.npz\n"
+    "  qmath diff model.h5 images.npz --profile tflite --against deployed.tflite\n"
     "  qmath diff model.h5 images.npz --against mine.npz --at 'conv1/output[0,2,3,1]'",
 )
 @model_argument
@@ -65,9 +66,10 @@ def _has_op(args: Sequence[str]) -> bool:
 @click.option(
     "--against",
     metavar="PROFILE|[TENSOR=]FILE|FOLDER",
-    help="Another profile, or your own integers, or what `python -m reference.dump` wrote from the "
-    "live model: an .npz, .npy or raw file, or a folder with a file of each tensor. Default: "
-    "exact. Of several models: a folder, with NAME.npz of each.",
+    help="Another profile; a deployed .tflite, whose kernels are compared, too; or your own "
+    "integers, or what `python -m reference.dump` wrote from the live model: an .npz, .npy or raw "
+    "file, or a folder with a file of each tensor. Default: exact. Of several models: a folder, "
+    "with NAME.npz of each.",
 )
 @click.option(
     "--op",
@@ -127,6 +129,7 @@ def diff(
     document: dict[str, Any] = {
         "source": str(model.path), "data": str(data), "profile": profiles[0],
         "against": other or "exact", "layers": [], "element": None, "agreeing_profile": None,
+        "kernels": [],
     }  # fmt: skip
     if at is not None:
         found = element(program, inputs, at, against=reference, **options)
@@ -149,6 +152,10 @@ def diff(
         "equal": comparison.first is None, "explained": explained, "notes": notes,
         "layers": [_layer(layer) for layer in comparison.layers],
         "agreeing_profile": comparison.profile,
+        "kernels": [
+            dataclasses.asdict(kernel) | {"sentence": kernel.sentence}
+            for kernel in comparison.kernels
+        ],
     }  # fmt: skip
     words = "equal" if comparison.first is None else f"differs from {comparison.first.name} on"
     summary = words + (", as float32 noise explains" if explained and comparison.first else "")
@@ -190,6 +197,8 @@ def _render(comparison: Comparison, own: str, reference: str) -> None:
         )  # fmt: skip
     out = console()
     out.print(table)
+    if comparison.kernels:
+        _render_kernels(comparison)
     first = comparison.first
     if first is None:
         out.print("equal: no layer's own arithmetic differs")
@@ -209,6 +218,34 @@ def _render(comparison: Comparison, own: str, reference: str) -> None:
         told = comparison.profile is not None and not _is_complete(layer)
         if reference == "yours" and not layer.explained and not told:
             out.print(f"{printable(layer.name)}: {printable(_explanation(layer))}")
+
+
+def _render_kernels(comparison: Comparison) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("kernel", overflow="fold")
+    for title in ("integers", "differ", "by steps", "bits", "scales"):
+        table.add_column(title, justify="right")
+    table.add_column("the converter's", overflow="fold")
+    for kernel in comparison.kernels:
+        is_held = bool(kernel.deployed) and not kernel.is_float
+        table.add_row(
+            printable(kernel.name), f"{kernel.elements:,}",
+            f"{kernel.differing:,}" if is_held else "", f"{kernel.largest:.2g}" if is_held else "",
+            _pair(kernel.num_bits) if is_held else "", _pair(kernel.scales) if is_held else "",
+            kernel.sentence,
+        )  # fmt: skip
+    out = console()
+    out.print()
+    out.print(table)
+    changed = sum(kernel.is_changed for kernel in comparison.kernels)
+    out.print(f"the converter changed {changed} of {count(len(comparison.kernels), 'kernel')}\n")
+
+
+def _pair(pair: tuple[int, int]) -> str:
+    before, after = pair
+    return str(after) if before in (0, after) else f"{before} → {after}"
 
 
 def _is_complete(layer: LayerDifference) -> bool:

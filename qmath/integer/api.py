@@ -6,7 +6,7 @@ import functools
 import inspect
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from qmath.integer.comparison import Comparison, compare
 from qmath.integer.cuts import Layers, bind, missing, with_cuts
 from qmath.integer.executor import Executor, batches
 from qmath.integer.judging.axes import Axes
+from qmath.integer.judging.deployed import changes, is_tflite, run_deployed
 from qmath.integer.judging.element import Element, explained
 from qmath.integer.judging.files import arrays_of, shapes_of
 from qmath.integer.judging.integers import RawArray, Yours, integers_of
@@ -223,9 +224,11 @@ def diff(
         As for `run`. What needs a layer that qmath cannot compute starts from the reference's
         integers where it has them, and is left out elsewhere.
     against : str, path, or mapping of str to array-like
-        A second profile; or arrays by the names of quantized tensors, or a file or folder of
-        them: integers, signed or unsigned, or dequantized float32, such as what
-        ``python -m reference.dump`` writes from the live Keras model. Some tensors are enough.
+        A second profile; a TFLite file, whose own integers are those that the profile ``tflite``
+        (or ``xnnpack``, if that is `profile`) makes of it; or arrays by the names of quantized
+        tensors, or a file or folder of them: integers, signed or unsigned, or dequantized float32,
+        such as what ``python -m reference.dump`` writes from the live Keras model. Some tensors are
+        enough.
     axes : str or mapping of str to str, optional
         The order of the axes in `against`, such as ``"NCHW"``; of some tensors, by their names.
 
@@ -254,7 +257,10 @@ def diff(
     judged = profile_named(profile, **options)
     arrays = with_cuts(program, _named(program, inputs), cuts)
     reference = _reference(program, arrays, judged, against, axes)
-    return compare(program, arrays, judged, reference, progress)
+    comparison = compare(program, arrays, judged, reference, progress)
+    if not isinstance(against, Mapping) and is_tflite(against):
+        comparison = replace(comparison, kernels=changes(program, as_model(against)))
+    return comparison
 
 
 def element(
@@ -351,6 +357,12 @@ def _reference(
     executor = Executor(program, profile)
     data = executor.checked(inputs)
     examples = len(next(iter(data.values())))
+    if not isinstance(against, Mapping) and is_tflite(against):
+        if axes is not None:
+            raise QmathError("a TFLite file has axes of its own: leave them out")
+        own = profile if isinstance(profile, Xnnpack) else Tflite()
+        made = run_deployed(program, program_of(against), inputs, own)
+        return integers_of(program, made, examples, dict)
     if isinstance(against, Mapping):
         arrays: Mapping[str, Array | RawArray] = {
             name: as_array(x, f"{name}: yours") for name, x in against.items()

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from qmath._progress import Progress
 from qmath.errors import QmathError
 from qmath.integer.executor import Executor, batches
+from qmath.integer.judging.deployed import KernelChange
 from qmath.integer.judging.explanations import Explanation, Trial, agreeing_profile
 from qmath.integer.judging.integers import Yours, integers_of_reals
 from qmath.integer.judging.mistakes.case import Case
@@ -127,11 +128,14 @@ class Comparison:
         What was assumed of the integers given.
     profile : str or None
         The other profile that makes all of the integers given, if they differ.
+    kernels : tuple of KernelChange
+        Against a TFLite file, what its converter made of each weight.
     """
 
     layers: tuple[LayerDifference, ...]
     notes: tuple[str, ...] = ()
     profile: str | None = None
+    kernels: tuple[KernelChange, ...] = ()
 
     @property
     def first(self) -> LayerDifference | None:

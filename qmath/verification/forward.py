@@ -122,7 +122,9 @@ def _real(
     In the model's order of axes, the channels' scales run along the last one.
     """
     parts = [arrays[f"{tensor.name}{end}"] for end in (".scale", ".zero_point")]
-    shape = np.asarray(tensor.min).shape
+    shape = (
+        np.asarray(tensor.min).shape if tensor.recovered is None else tensor.recovered.scale.shape
+    )
     sizes = {math.prod(shape), *(part.size for part in parts)}
     if len(sizes) > 1 or any(array.dtype.kind not in "fiu" for array in (held, *parts)):
         return None

@@ -28,6 +28,7 @@ from qmath.integer.program import (
     Program,
     QuantizedStep,
     QuantizeStep,
+    QuantParams,
     Requantize,
     Shape,
     SoftmaxStep,
@@ -162,6 +163,8 @@ class _Writer:
 
     def _setter(self, step: QuantizeStep, setter: str, buffer: str, size: int) -> str:
         params = step.params
+        if params.op == "tflite":
+            return _setter_of_tflite(params, setter, buffer, size)
         low, high = np.float32(params.min), np.float32(params.max)
         nudged = nudge(low, high, params.num_bits, params.low == 1)
         if not is_ordinary(nudged):
@@ -433,6 +436,27 @@ def _depth(before: int, op: Linear, distance: int) -> str:
         "dilation": dilation, "pad": pads[0], "weights": distance,
     }  # fmt: skip
     return _struct("qm_depth", fields)
+
+
+def _setter_of_tflite(params: QuantParams, setter: str, buffer: str, size: int) -> str:
+    """Return the function that quantizes floats as TFLite's QUANTIZE does."""
+    low, high = params.limits
+    numbers = np.array([params.scale, low * params.scale, high * params.scale], np.float32)
+    scale, least, greatest = source.literals(numbers)
+    return (
+        f"void {setter}(const float *x)\n{{\n"
+        "    int i;\n\n"
+        f"    for (i = 0; i < {size}; ++i) {{\n"
+        f"        float clamped = x[i] > {greatest} ? {greatest} : x[i];\n"
+        "        volatile float steps;\n"
+        "        qm_int whole;\n"
+        f"        clamped = clamped >= {least} ? clamped : {least};\n"
+        f"        steps = clamped / {scale};\n"
+        "        whole = (qm_int)steps; /* then half away from zero */\n"
+        "        steps = steps - (float)whole;\n"
+        f"        {buffer}[i] = whole + (steps >= 0.5f) - (steps <= -0.5f);\n"
+        "    }\n}\n"
+    )
 
 
 def _window(

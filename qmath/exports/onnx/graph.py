@@ -168,6 +168,11 @@ def restored(values: Array, layout: str | None, shape: Shape) -> Array:
     return np.ascontiguousarray(moved.transpose(np.argsort(axes)))
 
 
-def scale_axis(layout: str | None, rank: int) -> int:
-    """Return the axis of an arranged kernel that its scales, one for each last index, run along."""
+def scale_axis(layout: str | None, rank: int, axis: int | None = None) -> int:
+    """Return the axis of an arranged kernel that its scales run along.
+
+    That is the last of the kernel's own, or `axis`, which is the one of its output channels.
+    """
+    if layout == "HWOI" and axis == layout.index("O"):
+        return 1
     return rank - 1 if layout in (None, "IO") else 0

@@ -345,6 +345,9 @@ class _Layers:
             factor = fold.factor if fold else None
             return self.quantizers.weight(self.builder, Weight(tensor, layout, factor))
         values = np.asarray(tensor.values)
+        if tensor.stored is not None:  # a bias in integers
+            step = np.asarray(self.model.tensors[tensor.stored.scale].values, np.float32)
+            return self.builder.constant(f"{tensor.name}/real", values.astype(np.float32) * step)
         if values.dtype == np.float32:
             return self.builder.parameter(tensor.name, "FLOAT", arranged(values, layout))
         # Of float16, say: what is computed with is float32.

@@ -64,8 +64,10 @@ class _Qdq:
             return self._real[name]
         q = self.weights[name]
         values = arranged(q.values, weight.layout)
-        axis = scale_axis(weight.layout, values.ndim)
+        axis = scale_axis(weight.layout, values.ndim, q.axis)
         scale, zero_point = q.scale, q.zero_point
+        if scale.ndim:
+            scale, zero_point = scale.ravel(), zero_point.ravel()
         if "M" in (weight.layout or "") and scale.ndim:  # which run along the multiplier
             count = len(values) // len(scale)
             scale, zero_point = np.tile(scale, count), np.tile(zero_point, count)

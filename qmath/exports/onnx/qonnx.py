@@ -77,7 +77,8 @@ class _Quant:
             scale: NDArray[Any] = q.scale
             zero_point: NDArray[Any] = q.zero_point
             if scale.ndim:
-                axis = scale_axis(weight.layout, values.ndim)
+                scale, zero_point = scale.ravel(), zero_point.ravel()
+                axis = scale_axis(weight.layout, values.ndim, q.axis)
                 column = (-1, *(1,) * (values.ndim - 1 - axis))
                 count = values.shape[axis] // len(scale)  # of a depthwise kernel
                 scale = np.tile(scale, count).reshape(column)

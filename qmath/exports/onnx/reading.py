@@ -110,7 +110,8 @@ def _along_axis(array: Array, entry: dict[str, Any]) -> Array:
         return array
     shape = entry["shape"]
     count = shape[axis]
-    if "M" in (entry["source_layout"] or ""):  # they are repeated for each input channel
+    layout = entry["layout"] or ""
+    if "M" in layout and layout[axis] != "I":  # they are repeated for each input channel
         if (array.reshape(-1, count) != array[:count]).any():
             raise ValueError("its scales are not those of a depthwise kernel")
         array = array[:count]

@@ -70,12 +70,19 @@ def _note_first(kind: Any, note: Callable[[Any], None]) -> None:
 
 def of_attacks() -> Iterator[Entry]:
     """Yield hostile files, and odd ones that are right, straight from what builds them."""
-    from tests.attacks import archives, hdf5_files, test_checkpoint_attacks, test_config_attacks
+    from tests.attacks import (
+        archives,
+        hdf5_files,
+        test_checkpoint_attacks,
+        test_config_attacks,
+        test_tflite_attacks,
+    )
 
     for module, name in (
         (hdf5_files, "model.h5"),
         (archives, "model.keras"),
         (test_checkpoint_attacks, "ckpt"),
+        (test_tflite_attacks, "model.tflite"),
     ):
         builds = {name: build for name, (build, _) in module.ATTACKS.items()} | module.READ
         for title, build in sorted(builds.items()):

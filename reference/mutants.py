@@ -22,6 +22,7 @@ from qmath.containers.sorted_table import read_table, varint
 from qmath.containers.tensor_bundle import TensorBundle
 from qmath.exports.registry import FORMATS
 from reference.damage import mutate
+from reference.flatbuffers import altered
 from reference.structures import alter_hdf5, alter_json, alter_message, alter_values, pick
 
 __all__ = ["CONTAINERS", "OUTPUTS", "Container", "Source", "mutants", "write_output"]
@@ -218,6 +219,13 @@ def sealed_saved_model(rng: np.random.Generator, source: Source, target: Path) -
     return Source(target)
 
 
+def altered_tflite(rng: np.random.Generator, source: Source, target: Path) -> Source:
+    """Change what a TFLite file says."""
+    target = target.with_suffix(".tflite")
+    target.write_bytes(altered(rng, source.path.read_bytes()))
+    return Source(target)
+
+
 def architecture(rng: np.random.Generator, source: Source, target: Path) -> Source:
     """Change the architecture beside weights."""
     config = target.with_suffix(".json")
@@ -317,6 +325,10 @@ _CHECKPOINTS = (
     *_zoo("checkpoint", True),
     *(Source(GOLDEN / "checkpoints" / name) for name in ("question", "stacked")),
 )
+_TFLITE = tuple(
+    Source(GOLDEN / "tflite" / f"{name}.tflite")
+    for name in ("default8", "nbit4", "every_operation")
+)
 _WHOLE = (*_zoo("whole.h5"), Source(GOLDEN / "zoo" / "tf2.21" / "lstm" / "whole.h5"))
 CONTAINERS: dict[str, Container] = {
     "whole.h5": Container(_zoo("whole.h5"), plain),
@@ -332,6 +344,8 @@ CONTAINERS: dict[str, Container] = {
     "keras_saved": Container(_saved("keras_saved"), plain),
     "tf_saved": Container(_saved("tf_saved"), plain),
     "exported": Container(_saved("exported"), plain),
+    "model.tflite": Container(_TFLITE, plain, is_sane=False),
+    "model.tflite, changed": Container(_TFLITE, altered_tflite, is_sane=False),
     "whole.h5, changed": Container(_WHOLE, altered_hdf5, is_sane=False),
     "names.h5, changed": Container(
         (*_zoo("names.h5"), *_zoo("names.h5", True)), altered_hdf5, is_sane=False

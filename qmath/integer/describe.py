@@ -107,7 +107,7 @@ def arrays(program: Program, constants: Constants) -> dict[str, NDArray[Any]]:
             found[f"{step.name}{side}.addend"] = fixed.addend
             found[f"{step.name}{side}.shift"] = fixed.shift
         for end, limit in zip(("low", "high"), clamps(step), strict=True):
-            found[f"{step.name}.{end}"] = limit.astype(np.int32)
+            found[f"{step.name}.{end}"] = np.asarray(limit, np.int32)
     return found
 
 

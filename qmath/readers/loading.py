@@ -36,8 +36,9 @@ def load(
     path : str or path-like
         What Keras saves, told apart by content: ``.keras``, a whole ``.h5``, or weights alone,
         with names (``save_weights("w.h5")``) or without (``save_weights("w.weights.h5")``, which
-        needs `architecture`); a SavedModel: its directory, or the ``saved_model.pb`` in it; or a
-        TensorFlow checkpoint: its prefix, index or directory.
+        needs `architecture`); a SavedModel: its directory, or the ``saved_model.pb`` in it; a
+        TensorFlow checkpoint: its prefix, index or directory; or a TFLite file, whose integers are
+        taken as they are.
     quantizers : mapping of str to quantizer, optional
         Settings that the file does not hold, in the words of the training script: by
         ``QuantizeConfig`` class (``"MyConfig.weights"``, ``"MyConfig.activation"``,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.containers.source_files import open_source
+from qmath.containers.source_files import open_source, stamp_of
 from qmath.containers.tflite import schema
 from qmath.containers.tflite.flatbuffer import FlatBuffer, Table
 from qmath.errors import FileFormatError
@@ -142,11 +142,12 @@ def read_tflite(path: str) -> TfliteFile:
     """
     try:
         with open_source(path) as file:
-            content = file.read(LARGEST + 1)
+            size = stamp_of(file).size
+            if size > LARGEST:
+                raise FileFormatError(f"{path}: a TFLite file of more than 2 GiB is not read")
+            content = file.read(size)
     except OSError as error:
         raise FileFormatError(f"{path}: it cannot be read ({error.strerror})") from None
-    if len(content) > LARGEST:
-        raise FileFormatError(f"{path}: a TFLite file of more than 2 GiB is not read")
     return _Reader(FlatBuffer(content, path)).read()
 
 

@@ -20,7 +20,8 @@ __all__ = ["FlatBuffer", "Table"]
 MAX_TABLES = 1 << 18
 _TABLE = 8  # bytes that a table and the offset to it take at least
 _LONGEST_TEXT = 1 << 16
-_NUMBERS = {word: struct.Struct(kind[0] + np.dtype(kind).char) for word, kind in SCALARS.items()}
+_CODES = {"i1": "b", "u1": "B", "i4": "i", "u4": "I", "i8": "q", "u8": "Q", "f4": "f"}
+_NUMBERS = {word: struct.Struct(f"<{_CODES[kind[1:]]}") for word, kind in SCALARS.items()}
 _UINT16, _INT32, _UINT32 = (struct.Struct(f"<{code}") for code in "HiI")
 
 

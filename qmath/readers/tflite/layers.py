@@ -94,7 +94,7 @@ def _conv(net: Network, operation: Operation, name: str) -> bool:
     config = _window(operation)
     if weights is None or x not in net.made_by or not _is_possible(config):
         return False
-    if not weights.shape[3] or net.shape(x)[-1] % weights.shape[3]:
+    if len(net.shape(x)) != 3 or not weights.shape[3] or net.shape(x)[-1] % weights.shape[3]:
         return False
     arranged = partial(np.transpose, axes=(1, 2, 3, 0))
     if not _hold_weighted(net, operation, name, "kernel", arranged, (0, 3)):
@@ -110,6 +110,8 @@ def _depthwise(net: Network, operation: Operation, name: str) -> bool:
     x = operation.inputs[0]
     config = _window(operation) | {"activation": net.fused(operation)}
     if weights is None or x not in net.made_by or not _is_possible(config):
+        return False
+    if len(net.shape(x)) != 3:
         return False
     channels, total = net.shape(x)[-1], weights.shape[3]
     if weights.shape[0] != 1 or not channels or total % channels:

@@ -135,13 +135,19 @@ def _meaning(tensor: Tensor) -> Any:
 
 
 def _model(path: str, files: SourceFiles, net: Network, left_out: list[str]) -> QatModel:
-    content, notes = net.file, []
+    content, notes = net.file, list[str]()
     names = {node.name for node in net.nodes}
     outputs = tuple(
         dict.fromkeys(net.made_by[i] for i in content.outputs if net.made_by.get(i) in names)
     )
     inputs = tuple(net.made_by[i] for i in content.inputs)
-    graph = Graph(tuple(net.nodes), tuple(_first(net, name) for name in inputs), outputs)
+    graph = None
+    if inputs and outputs:
+        graph = Graph(tuple(net.nodes), tuple(_first(net, name) for name in inputs), outputs)
+    else:
+        notes.append(
+            "The order of the layers is not known: no operation leads from an input to an output"
+        )
     if content.graphs > 1:
         notes.append(
             f"The file holds {content.graphs} graphs; the first, which runs, is the one read."

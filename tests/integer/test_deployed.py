@@ -1,0 +1,122 @@
+"""A model beside a TFLite file of it: what the converter made of each kernel, and its run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import qmath
+from qmath.errors import QmathError
+from reference.flatbuffers import decoded, encoded
+
+ROOT = Path(__file__).parents[2] / "reference"
+MODEL, DEPLOYED = ROOT / "samples" / "default8.h5", ROOT / "golden" / "tflite" / "default8.tflite"
+NBIT4 = ROOT / "samples" / "nbit4.h5", ROOT / "golden" / "tflite" / "nbit4.tflite"
+IMAGES = np.load(ROOT / "samples" / "digits_test.npz")["images"][:16]
+FOUR_BITS = 17  # of TensorType
+
+
+def deployed(path: Path, source: Path, change: Any) -> Path:
+    model = decoded(source.read_bytes())
+    change(model, model["subgraphs"][0]["tensors"])
+    path.write_bytes(encoded(model))
+    return path
+
+
+def weights(model: dict[str, Any], tensor: dict[str, Any]) -> np.ndarray[Any, Any]:
+    """Return the int8 weights of a tensor, to be changed in place."""
+    buffer = model["buffers"][tensor["buffer"]]
+    buffer["data"] = buffer["data"].copy()
+    found: np.ndarray[Any, Any] = buffer["data"].view(np.int8)
+    return found
+
+
+def kernels(against: Path, model: Path = MODEL) -> dict[str, Any]:
+    comparison = qmath.diff(model, IMAGES, profile="tflite", against=against)
+    return {kernel.name: kernel for kernel in comparison.kernels}
+
+
+def test_what_the_converter_keeps() -> None:
+    comparison = qmath.diff(MODEL, IMAGES, profile="tflite", against=DEPLOYED)
+    assert comparison.first is None
+    assert [layer.name for layer in comparison.layers] == [
+        "quantize_layer/output", "conv1/post_activation", "relu6/output", "flatten",
+        "dense/post_activation",
+    ]  # fmt: skip
+    assert [kernel.deployed for kernel in comparison.kernels] == [
+        "conv1/kernel", "dw1/depthwise_kernel", "dense/kernel"
+    ]  # fmt: skip
+    assert not any(kernel.is_changed or kernel.biases for kernel in comparison.kernels)
+    scaled = comparison.kernels[1]  # by batch normalization, whose reciprocal root is approximate
+    assert 0 < scaled.ulps < 4
+    assert scaled.sentence == f"as trained; scales off by up to {scaled.ulps} ulp"
+
+
+def test_integers_that_differ(tmp_path: Path) -> None:
+    def change(model: dict[str, Any], tensors: list[dict[str, Any]]) -> None:
+        held = weights(model, tensors[11])
+        held[:3] += np.int8(1)
+
+    found = kernels(deployed(tmp_path / "m.tflite", DEPLOYED, change))
+    assert (found["dense/kernel"].differing, found["dense/kernel"].largest) == (3, 1.0)
+    assert found["dense/kernel"].sentence == "requantized"
+    assert not found["conv1/kernel"].is_changed
+
+
+def test_a_kernel_requantized_per_channel(tmp_path: Path) -> None:
+    def change(model: dict[str, Any], tensors: list[dict[str, Any]]) -> None:
+        held = weights(model, tensors[11]).reshape(10, 256)
+        width = np.abs(held.astype(np.float64)).max(1, keepdims=True)
+        q, scale = tensors[11]["quantization"], tensors[11]["quantization"]["scale"]
+        held[:] = np.rint(held * (127 / width))
+        q["scale"] = (scale * width[:, 0] / 127).astype(np.float32)
+        q["zero_point"] = np.zeros(10, np.int64)
+        q["quantized_dimension"] = 0
+
+    found = kernels(deployed(tmp_path / "m.tflite", DEPLOYED, change))["dense/kernel"]
+    assert found.scales == (1, 10)
+    assert found.differing > 100
+    assert 0 < found.largest <= 0.5001
+    assert found.sentence == "requantized per channel"
+
+
+def test_4_bits_regridded_to_8(tmp_path: Path) -> None:
+    """As the converter does with widths that it has no type for."""
+
+    def change(model: dict[str, Any], tensors: list[dict[str, Any]]) -> None:
+        tensor = next(t for t in tensors if t.get("type") == FOUR_BITS and t["shape"].size == 2)
+        buffer = model["buffers"][tensor["buffer"]]
+        packed = buffer["data"]
+        whole = np.stack([packed & 15, packed >> 4], -1).reshape(-1).astype(np.int8)
+        whole = np.where(whole > 7, whole - 16, whole)
+        buffer["data"] = (whole * 18).astype(np.int8).view(np.uint8)
+        tensor["type"] = 9
+        scale = tensor["quantization"]["scale"]
+        tensor["quantization"]["scale"] = (scale / np.float32(18)).astype(np.float32)
+
+    model, source = NBIT4
+    assert not any(kernel.is_changed for kernel in kernels(source, model).values())
+    found = kernels(deployed(tmp_path / "m.tflite", source, change), model)["dense/kernel"]
+    assert found.num_bits == (4, 8)
+    assert found.sentence == "regridded from 4 to 8 bits"
+    assert found.largest < 1e-5
+
+
+def test_biases_that_are_off(tmp_path: Path) -> None:
+    def change(model: dict[str, Any], tensors: list[dict[str, Any]]) -> None:
+        buffer = model["buffers"][tensors[3]["buffer"]]
+        buffer["data"] = (buffer["data"].view(np.int32) + np.int32([0, 5] * 5)).view(np.uint8)
+
+    found = kernels(deployed(tmp_path / "m.tflite", DEPLOYED, change))["dense/kernel"]
+    assert (found.biases, found.sentence) == (5, "as trained; 5 biases off")
+
+
+def test_what_is_no_deployment_of_the_model() -> None:
+    every = DEPLOYED.with_name("every_operation.tflite")
+    with pytest.raises(QmathError, match="has the inputs"):
+        qmath.diff(MODEL, IMAGES, against=every)
+    with pytest.raises(QmathError, match="axes of its own"):
+        qmath.diff(MODEL, IMAGES, against=DEPLOYED, axes="NCHW")

@@ -112,6 +112,8 @@ class Entry(NamedTuple):
         if any(name.endswith(".index") for name in names):
             return "checkpoint"
         largest = max(self.files.values(), key=len, default=b"")
+        if largest[4:8] == b"TFL3":
+            return "tflite"
         return {b"\x89HDF": "hdf5", b"PK\3\4": "zip"}.get(largest[:4], "other")
 
 

@@ -30,10 +30,14 @@ from tensorflow.lite.python import schema_py_generated as schema
 import qmath
 from qmath.integer.executor import Executor
 from qmath.integer.lowering.lower import lower
+from qmath.integer.profiles.converter import converted
+from qmath.integer.profiles.litert import Litert
 from qmath.integer.profiles.tflite import Kernel, Tflite, TfliteStored, kernels
 from qmath.integer.profiles.tflite_kernels import quantization
+from qmath.integer.profiles.tflite_parts import split
+from qmath.integer.profiles.tflm import Tflm
 from qmath.integer.profiles.xnnpack import Xnnpack
-from qmath.integer.program import FloatStep, Linear, Program, Requantize
+from qmath.integer.program import FloatStep, Linear, Program, Requantize, Step
 from reference import samples
 
 __all__ = [
@@ -52,7 +56,7 @@ __all__ = [
     "weights",
 ]
 
-PROFILES = {"reference": Tflite, "default": Xnnpack}
+PROFILES = {"reference": Tflite, "default": Xnnpack, "optimized": Litert, "micro": Tflm}
 BATCH, GOLDEN_IMAGES = 8, 16
 GOLDEN = Path(__file__).parent / "golden" / "tflite.npz"
 
@@ -60,8 +64,9 @@ keras = tf.keras
 layers = keras.layers
 
 Array = NDArray[Any]
-Resolver = Literal["reference", "default"]
+Resolver = Literal["reference", "default", "optimized", "micro"]
 
+_ARENA = 1 << 26  # bytes that a microcontroller would have
 _SIGN = np.int8(-128)  # flipping it adds 128
 _WEIGHTED = {
     "CONV_2D": (0, 1, 2),
@@ -72,6 +77,7 @@ _WEIGHTED = {
 _RESOLVERS = {
     "reference": tf.lite.experimental.OpResolverType.BUILTIN_REF,
     "default": tf.lite.experimental.OpResolverType.AUTO,
+    "optimized": tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
 }
 
 
@@ -213,9 +219,13 @@ def run(file: File, inputs: Mapping[str, Array], resolver: Resolver) -> dict[int
     file : File
     inputs : mapping of str to ndarray
         Float data of the one input.
-    resolver : {"reference", "default"}
-        TFLite's reference kernels, or what it runs by default: XNNPACK and its optimized kernels.
+    resolver : {"reference", "default", "optimized", "micro"}
+        TFLite's reference kernels; what it runs by default, XNNPACK and its optimized kernels; the
+        latter alone; or TFLite for microcontrollers, of the package tflite-micro.
     """
+    if resolver == "micro":
+        (data,) = inputs.values()
+        return _run_micro(file, data)
     interpreter = _interpreter(file.content, resolver)
     (data,) = inputs.values()
     (detail,) = interpreter.get_input_details()
@@ -229,11 +239,25 @@ def run(file: File, inputs: Mapping[str, Array], resolver: Resolver) -> dict[int
     }
 
 
+def _run_micro(file: File, data: Array) -> dict[int, Array]:
+    from tflite_micro import runtime
+
+    interpreter = runtime.Interpreter.from_bytes(file.content, arena_size=_ARENA)
+    interpreter.set_input(data, 0)
+    interpreter.invoke()
+    (graph,) = schema.ModelT.InitFromPackedBuf(file.content, 0).subgraphs
+    return {
+        int(tensor): (interpreter.get_output(i) ^ _SIGN).view(np.uint8)
+        for i, tensor in enumerate(graph.outputs)
+    }
+
+
 def match(program: Program, file: File) -> dict[str, int]:
     """Return the tensor of each quantized step: that of its scale, zero point and shape.
 
-    Where several have these, as around a maximum pool that keeps the shape, they are in the same
-    order. A step without a tensor is left out: the converter moves rescalings around.
+    Where several have these, it is that of its weights, or they are in the same order, as around a
+    maximum pool that keeps the shape. A step without a tensor is left out. `program` may be a
+    trained one, or what `converted` makes of it.
     """
     tensors: dict[Any, list[int]] = defaultdict(list)
     for op in file.operations:
@@ -248,9 +272,28 @@ def match(program: Program, file: File) -> dict[str, int]:
         if not isinstance(step, FloatStep):
             q = quantization(step.params, step.name)
             candidates = tensors[q.scale, q.zero_point, tuple(step.shape)]
-            if candidates:
-                found[step.name] = candidates.pop(0)
+            fitting = [tensor for tensor in candidates if _has_weights_of(step, tensor, file)]
+            if fitting:
+                found[step.name] = fitting[0]
+                candidates.remove(fitting[0])
     return found
+
+
+def _has_weights_of(step: Step, tensor: int, file: File) -> bool:
+    """Whether the operation that makes a tensor has a step's weights, if either has any."""
+    operation = file.producer(tensor)
+    if operation.name == "QUANTIZE" and file.details[operation.inputs[0]]["dtype"] is np.float32:
+        return True  # whatever made the floats
+    ours = (
+        [term.ops[0] for term in step.value.terms if term.ops and term.ops[0].weights is not None]
+        if isinstance(step, Requantize) and len(split(step)) == 1
+        else []
+    )
+    if operation.name not in _WEIGHTED or not ours:
+        return operation.name not in _WEIGHTED and not ours
+    theirs = file.constants[operation.inputs[_WEIGHTED[operation.name][1]]]
+    (kernel,) = kernels(step)
+    return np.array_equal(theirs, _as_in_a_file(ours[0], kernel))
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,6 +309,7 @@ class Weights:
 
 def weights(program: Program, file: File) -> list[Weights]:
     """Return the operations with weights that compute a program's steps, in order."""
+    program = converted(program)
     tensors = match(program, file)
     found: list[Weights] = []
     for step in program.steps:
@@ -273,7 +317,11 @@ def weights(program: Program, file: File) -> list[Weights]:
             continue
         linears = {term.ops[0].name: term.ops[0] for term in step.value.terms if term.ops}
         last = file.producer(tensors[step.name])
-        joined = map(file.producer, last.inputs) if last.name == "CONCATENATION" else [last]
+        others = set(tensors.values())
+        joined = (
+            [file.producer(tensor) for tensor in last.inputs if tensor not in others]
+            if last.name == "CONCATENATION" else [last]
+        )  # fmt: skip
         theirs = [operation for operation in joined if operation.name in _WEIGHTED]
         ours = [kernel for kernel in kernels(step) if kernel.weights]
         for operation, kernel in zip(theirs, ours, strict=True):
@@ -306,6 +354,7 @@ def activations(
     dict of str to dict
         By TFLite's operation and by step: how many integers there are, and how many differ.
     """
+    program = profile.planned(program)
     tensors = match(program, file)
     computed = run(file, inputs, resolver)
     expected = {name: computed[tensor] for name, tensor in tensors.items()}
@@ -357,7 +406,7 @@ def golden() -> dict[str, Array]:
         name = each.kernel.weights
         arrays[name] = each.theirs
         arrays[f"{name}.scale"], arrays[f"{name}.bias"] = each.stored
-    for resolver in PROFILES:
+    for resolver in ("reference", "default"):
         computed = run(file, dict.fromkeys(program.inputs, images), resolver)
         for step, tensor in match(program, file).items():
             arrays[f"{resolver}/{step}"] = computed[tensor]

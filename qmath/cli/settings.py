@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 __all__ = ["CUT", "PROFILE", "PROFILES_HELP", "given", "profile_options", "read_settings"]
 
-PROFILE = click.Choice(["exact", "integer", "tflite", "xnnpack"])
+PROFILE = click.Choice(["exact", "integer", "tflite", "xnnpack", "litert", "tflm"])
 PROFILES_HELP = (
-    "exact: float64, the definition. integer: multiply, add, shift. tflite, xnnpack: as TFLite's "
-    "reference kernels, and as its delegate."
+    "exact: float64, the definition. integer: multiply, add, shift. tflite, xnnpack, litert: as "
+    "TFLite's reference kernels, its delegate, and its optimized kernels. tflm: as "
+    "microcontrollers, and CMSIS-NN."
 )
 CUT = (
     "The recorded outputs of a layer that qmath cannot compute: an .npy, or an .npz with an array "
@@ -35,7 +36,7 @@ def profile_options(function: _Function) -> _Function:
     options = (
         click.option("--multiplier-bits", type=int, metavar="8…31", help="Of the profile integer."),
         click.option(
-            "--rounding", type=click.Choice(["double", "single"]), help="Of the profile tflite."
+            "--rounding", type=click.Choice(["double", "single"]), help="Of tflite and tflm."
         ),
     )
     for option in reversed(options):

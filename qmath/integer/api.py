@@ -25,7 +25,9 @@ from qmath.integer.judging.integers import RawArray, Yours, integers_of
 from qmath.integer.lowering.lower import lower
 from qmath.integer.profiles.exact import Exact, Profile
 from qmath.integer.profiles.fixed import Integer
+from qmath.integer.profiles.litert import Litert
 from qmath.integer.profiles.tflite import Tflite
+from qmath.integer.profiles.tflm import Tflm
 from qmath.integer.profiles.xnnpack import Xnnpack
 from qmath.integer.program import FloatStep, Program
 from qmath.kernels._arrays import as_array
@@ -52,6 +54,8 @@ PROFILES: dict[str, type[Any]] = {
     "integer": Integer,
     "tflite": Tflite,
     "xnnpack": Xnnpack,
+    "litert": Litert,
+    "tflm": Tflm,
 }
 
 
@@ -143,7 +147,7 @@ def run(
     inputs : array-like, or mapping of str to array-like
         Float data, ``(N, …)``, for the one input, or for each by its name.
     profile : str
-        ``"exact"``, ``"integer"``, ``"tflite"`` or ``"xnnpack"``.
+        ``"exact"``, ``"integer"``, ``"tflite"``, ``"xnnpack"``, ``"litert"`` or ``"tflm"``.
     require_integer : bool
         As for `program_of`.
     layers : mapping of str to callable, optional
@@ -154,7 +158,8 @@ def run(
     progress : callable, optional
         Called with how many examples are done, and of how many.
     **options
-        Of the profile: ``multiplier_bits`` of ``"integer"``, ``rounding`` of ``"tflite"``.
+        Of the profile: ``multiplier_bits`` of ``"integer"``, ``rounding`` of ``"tflite"``
+        and ``"tflm"``.
 
     Returns
     -------
@@ -188,7 +193,8 @@ def run(
     for batch in batches(arrays):
         results = executor.run(batch)
         for name, value in results.items():
-            parts[name].append(value)
+            if name in parts:
+                parts[name].append(value)
         if progress:
             done += len(next(iter(batch.values())))
             progress(done, len(next(iter(arrays.values()))))

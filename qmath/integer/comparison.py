@@ -178,7 +178,8 @@ def compare(
     total = len(next(iter(arrays.values())))
     if not total:
         raise QmathError("the data hold no examples: nothing can be compared")
-    steps = list(program.quantized)
+    made = program.quant_params
+    steps = [step for step in executor.program.quantized if step.name in made]
     if isinstance(reference, Mapping):
         steps = _in_reference(steps, reference, total)
     names = {step.name for step in steps}

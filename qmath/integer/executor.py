@@ -13,7 +13,7 @@ from qmath.errors import QmathError
 from qmath.integer import softmax
 from qmath.integer.bounds import exact_dtype, interval
 from qmath.integer.lowering import activations
-from qmath.integer.profiles.exact import Exact, Profile
+from qmath.integer.profiles.exact import Exact, Planner, Profile
 from qmath.integer.profiles.fixed import Integer
 from qmath.integer.program import (
     CutStep,
@@ -62,12 +62,23 @@ class Executor:
     program : Program
     profile : Profile, optional
         Default: `Exact`.
+
+    Attributes
+    ----------
+    given : Program
+        As it was passed.
+    program : Program
+        As the profile's runtime has it, which may lack steps, and have some more in between.
     """
 
     def __init__(self, program: Program, profile: Profile | None = None) -> None:
-        self.program = program
+        self.given = program
         self.profile = profile or Exact()
+        if isinstance(self.profile, Planner):
+            program = self.profile.planned(program)
+        self.program = program
         self.quant_params = program.quant_params
+        self._others: dict[Profile, Executor] = {}
         self._idle_after = _idle_after(program)
         self._float_inputs = {  # what is read otherwise than by a quantizer
             name
@@ -102,6 +113,44 @@ class Executor:
             for name in sources(step)
         }
         return [self._accumulate(term, values) for term in step.value.terms]
+
+    @in_default_environment
+    def under(self, profile: Profile, step: Requantize, integers: Mapping[str, Array]) -> Array:
+        """Return what another profile makes of one of the steps.
+
+        Parameters
+        ----------
+        profile : Profile
+        step : Requantize
+            Of the program.
+        integers : mapping of str to ndarray
+            The unsigned integers of everything before it.
+
+        Returns
+        -------
+        ndarray
+            The integers relative to the output's zero point, as float32.
+        """
+        program = profile.planned(self.given) if isinstance(profile, Planner) else self.given
+        theirs = {each.name: each for each in program.quantized}.get(step.name, step)
+        if theirs is step:
+            sums = self.accumulators(step, integers)
+            return profile.requantize(step, sums, self.intervals(step))
+        if profile not in self._others:
+            self._others[profile] = Executor(self.given, profile)
+        other, values = self._others[profile], dict(integers)
+        for before in other.missing(theirs, values):
+            values[before.name] = other.apply(before, {n: values[n] for n in sources(before)})
+        result = other.apply(theirs, {n: values[n] for n in sources(theirs)})
+        return (result.astype(np.int32) - theirs.params.zero_point).astype(np.float32)
+
+    def missing(self, step: Step, integers: Mapping[str, Array]) -> list[QuantizedStep]:
+        """Return the steps that have to be computed before one, in order."""
+        needed = {name for name in sources(step) if name not in integers}
+        for before in reversed(self.program.steps):
+            if before.name in needed:
+                needed.update(name for name in sources(before) if name not in integers)
+        return [before for before in self.program.quantized if before.name in needed]
 
     @in_default_environment
     def run(

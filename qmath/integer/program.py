@@ -283,7 +283,8 @@ class MoveStep:
 class TableStep:
     """Integers → integers by a table with an entry for each integer of the source.
 
-    `results` are the function's results, in float32, that the table's integers stand for.
+    `results` are the function's results, in float32, that the table's integers stand for;
+    `function` is its name, ``""`` where it has settings of its own.
     """
 
     name: str
@@ -292,6 +293,7 @@ class TableStep:
     params: QuantParams
     shape: Shape
     results: NDArray[np.float32]
+    function: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -307,7 +307,7 @@ def test_gammas_of_both_signs_and_zero():
     assert kernel.bias.tolist() == [-128, 0]
     assert kernel.weight_bits == 9  # -128 became 128
     x = np.array([[1.0, 2.0]])
-    got = Tflite().requantize(step([dense([-2.0, 0.0])]), [x @ WEIGHTS], [])
+    got = Tflite(converts=False).requantize(step([dense([-2.0, 0.0])]), [x @ WEIGHTS], [])
     exact = -2 * ((x @ WEIGHTS)[0, 0] / 256 + 0.5) * 16
     assert got.tolist() == [[np.floor(exact + 0.5), 0]]
 
@@ -418,7 +418,7 @@ FINE = QuantParams(2.0**-40, 128, 0, 255, 8, -128 * 2.0**-40, 127 * 2.0**-40)
         (step([identity()], Activation(slope=-0.1)), "a leaky ReLU with the slope -0.1"),
         (step([identity()], offset=[0.5, 0.0]), "batch normalization without a convolution"),
         (step([identity(scale=[1.0, 2.0])]), "batch normalization without a convolution"),
-        (step([identity(), identity(scale=-UNIT.scale)]), "or a difference"),
+        (step([identity(scale=-UNIT.scale), identity()]), "or an average"),
         (step([identity()] * 3), "a sum of 3 tensors"),
         (step([identity()] * 2, Activation(slope=0.1)), "a sum of 2 tensors and a leaky ReLU"),
         (step([pool()], Activation()), "an average together with what follows it"),

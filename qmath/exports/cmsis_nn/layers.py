@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from qmath.errors import QmathError
 from qmath.exports.cmsis_nn.records import Layer, Pool, Sum, Weighted, Window
-from qmath.integer.profiles.tflite import Tflite
 from qmath.integer.profiles.tflite_kernels import Kernel, quantization
 from qmath.integer.profiles.tflite_parts import Part, parts
 from qmath.integer.program import (
@@ -28,7 +27,7 @@ from qmath.integer.program import (
     Step,
 )
 
-__all__ = ["CmsisNnArithmetic", "layers"]
+__all__ = ["layers"]
 
 Array = NDArray[Any]
 Shapes = Mapping[str, Shape]
@@ -38,19 +37,6 @@ _KINDS = {
     "FULLY_CONNECTED": "fc",
     "TRANSPOSE_CONV": "transpose_conv",
 }
-
-
-class CmsisNnArithmetic(Tflite):
-    """What CMSIS-NN computes: as TFLite's reference kernels, but for dense layers.
-
-    These are rounded from 31-bit multipliers like all others, where TFLite rounds once, from
-    float64.
-    """
-
-    name = "cmsis-nn"
-
-    def _weighted(self, kernel: Kernel, x: NDArray[np.int64]) -> Array:
-        return self._scaled(kernel, x)
 
 
 def layers(program: Program) -> tuple[list[Layer], dict[str, str]]:

@@ -14,10 +14,10 @@ from qmath.exports.c import source
 from qmath.exports.c.check import tag_table, whole_vectors
 from qmath.exports.c.tensors import Code
 from qmath.exports.cmsis_nn.calls import Writer
-from qmath.exports.cmsis_nn.layers import CmsisNnArithmetic
 from qmath.exports.cmsis_nn.records import Layer
 from qmath.integer.executor import Executor
 from qmath.integer.profiles.fixed import Integer
+from qmath.integer.profiles.tflm import Tflm
 from qmath.integer.program import MoveStep, Requantize
 
 __all__ = ["check_source", "directed", "expected"]
@@ -46,7 +46,7 @@ def expected(
     """
     program = bundle.program
     assert program is not None
-    profile, results = CmsisNnArithmetic(rounding), {}  # type: ignore[arg-type]
+    profile, results = Tflm(rounding, converts=False), {}  # type: ignore[arg-type]
     computed = {layer.step for layer in layers}
 
     def watch(step: Requantize, sums: list[NDArray[Any]]) -> None:
@@ -83,7 +83,7 @@ def directed(
     """
     program = bundle.program
     assert program is not None
-    executor = Executor(program, CmsisNnArithmetic(rounding))  # type: ignore[arg-type]
+    executor = Executor(program, Tflm(rounding, converts=False))  # type: ignore[arg-type]
     params = program.quant_params
     for layer in layers:
         step, cases = program.step(layer.step), bundle.directed[layer.step]

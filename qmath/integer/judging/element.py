@@ -110,7 +110,7 @@ def explained(
     if isinstance(reference, Yours):
         expected = {k: x[index[0] : index[0] + 1] for k, x in reference.integers.items()}
     elif reference is not None:
-        expected = Executor(executor.program, reference).run(batch, keep=executor.quant_params)
+        expected = Executor(executor.given, reference).run(batch, keep=executor.quant_params)
     forcing = {
         key: np.clip(x, executor.quant_params[key].low, executor.quant_params[key].high)
         for key, x in expected.items()
@@ -172,7 +172,7 @@ def _rounded(
         y,
         low + zero_point,
         high + zero_point,
-        _by_profile(executor, step, sums, inside, profiles),
+        _by_profile(executor, step, values, inside, profiles),
         to_tie=_to_tie(y),
         noise=float(noise[inside]),
     )
@@ -236,14 +236,14 @@ def _exactly(step: Requantize, sums: list[Any], inside: tuple[int, ...]) -> Frac
 def _by_profile(
     executor: Executor,
     step: Requantize,
-    sums: list[Array],
+    values: Mapping[str, Array],
     inside: tuple[int, ...],
     profiles: Mapping[str, Profile],
 ) -> dict[str, int | str]:
     found: dict[str, int | str] = {}
     for name, profile in profiles.items():
         try:
-            result = profile.requantize(step, sums, executor.intervals(step))
+            result = executor.under(profile, step, values)
         except QmathError as error:
             found[name] = str(error)
         else:

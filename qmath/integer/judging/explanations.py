@@ -153,9 +153,8 @@ def agreeing_profile(
 
     Where layers between them are not given, no mistake of a single layer shows it.
     """
-    program = judged.program
     for name, profile in named_profiles().items():
-        executor = Executor(program, profile)
+        executor = Executor(judged.given, profile)
         try:
             if name != judged.profile.name and _agrees(executor, inputs, integers):
                 return name

@@ -221,7 +221,9 @@ class Builder:
         elif isinstance(value, Function):
             results = activations.results(value.function, value.source.params)
             table = params.quantize(results, "a table")
-            step = TableStep(name, value.source.name, table, params, value.shape, results)
+            step = TableStep(
+                name, value.source.name, table, params, value.shape, results, value.name
+            )
         elif isinstance(value, Extreme):
             rows = f"{name}/rows" if "rows" in value.attributes else f"{name}/channels_last"
             self.budget.spend_again(name, value.source)

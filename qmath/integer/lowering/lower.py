@@ -222,11 +222,11 @@ def _activated(build: Builder, node: Node, value: Value) -> Value:
     lack = ""
     if isinstance(value, Integers):
         if ACTIVATIONS[name].kind == "elementwise":
-            return Function(value, function)
+            return Function(value, function, name=name)
         axis, params = activations.softmax_axis(node, len(value.shape)), build.params_after(node)
         error = softmax.error_of(params, value.shape[axis]) if params else 0.0
         if params and error <= softmax.MOST_ERROR:
-            return Function(value, function, axis)
+            return Function(value, function, axis, name)
         lack = f"quantize its output, or leave {name} to the end of the model"
         if params:
             lack = f"give its quantizer a wider range than [{params.min:g}, {params.max:g}]"

@@ -40,6 +40,7 @@ class Function:
     source: Integers
     function: Callable[[Array], Array]
     axis: int | None = None
+    name: str = ""
 
     @property
     def shape(self) -> Shape:

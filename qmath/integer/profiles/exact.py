@@ -6,14 +6,14 @@ Also what every profile needs: its interface, the real result before it is round
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.integer.program import Requantize
+from qmath.integer.program import Program, Requantize
 
-__all__ = ["Exact", "Profile", "clamped", "clamps", "unrounded"]
+__all__ = ["Exact", "Planner", "Profile", "clamped", "clamps", "unrounded"]
 
 Array = NDArray[Any]
 Float64Array = NDArray[np.float64]
@@ -28,6 +28,14 @@ class Profile(Protocol):
         self, step: Requantize, sums: Sequence[Array], intervals: Sequence[tuple[int, int]]
     ) -> Array:
         """Return the integers relative to the output's zero point, as float32."""
+
+
+@runtime_checkable
+class Planner(Protocol):
+    """A profile whose runtime has other steps than training."""
+
+    def planned(self, program: Program) -> Program:
+        """Return a program as the runtime has it; the names and parameters are those of before."""
 
 
 class Exact:

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from qmath.errors import QmathError
 from qmath.integer.profiles import tflite_arithmetic as arithmetic
+from qmath.integer.profiles.converter import check_converted, converted
 from qmath.integer.profiles.tflite_kernels import Kernel, TfliteStored
 from qmath.integer.profiles.tflite_parts import Part, kernels, parts
-from qmath.integer.program import Linear, Requantize
+from qmath.integer.program import Linear, Program, Requantize
 
 __all__ = ["Kernel", "Tflite", "TfliteStored", "kernels"]
 
@@ -36,12 +37,16 @@ class Tflite:
         microcontroller builds are. Dense layers round once, from float64, in either.
     stored : mapping of str to mapping, optional
         By step and weight tensor, the scales and biases of a deployed file; see `kernels`.
+    converts : bool
+        Whether the program is a trained one, of which TensorFlow's converter makes a file; else
+        its steps are the operations of a file, one for one.
 
     Notes
     -----
     Identical to TensorFlow 2.21's ``BUILTIN_REF`` resolver, operation by operation, where a file
-    holds the same scales. Not mirrored: what TFLite does between the model's quantized tensors
-    (sigmoid, tanh and softmax with its own fixed scales) and its rounding of a float model input.
+    holds the same scales. What the converter computes in float32 is refused, such as a dense layer
+    with batch normalization. Not mirrored: its rounding of a float model input, and functions that
+    the model ends with.
     """
 
     name = "tflite"
@@ -50,18 +55,31 @@ class Tflite:
         self,
         rounding: arithmetic.Rounding = "double",
         stored: Mapping[str, Mapping[str, TfliteStored]] | None = None,
+        converts: bool = True,
     ) -> None:
         if rounding not in ("double", "single"):
             raise QmathError(f"rounding must be 'double' or 'single', got {rounding!r}")
         self.rounding = rounding
+        self.converts = converts
         self._stored = stored or {}
+        self._plans: WeakKeyDictionary[Program, Program] = WeakKeyDictionary()
         self._parts: WeakKeyDictionary[Requantize, tuple[Part, ...]] = WeakKeyDictionary()
+
+    def planned(self, program: Program) -> Program:
+        """Return a program as the converter writes it, with the same names and parameters."""
+        if not self.converts:
+            return program
+        if program not in self._plans:
+            self._plans[program] = converted(program)
+        return self._plans[program]
 
     def requantize(
         self, step: Requantize, sums: Sequence[Array], _intervals: Sequence[tuple[int, int]]
     ) -> Array:
         """Return the integers relative to the output's zero point, as float32."""
         if step not in self._parts:
+            if self.converts:
+                check_converted(step)
             found = parts(step, self._stored.get(step.name))
             self._parts[step] = tuple(_spread(part) for part in found)
         results = self._parts[step]
@@ -77,16 +95,22 @@ class Tflite:
         values = [np.asarray(total, np.int64) for total in sums]
         for kernel in part.kernels:
             result = self._compute(kernel, values)
-            low, high = kernel.limits
+            low, high = self._limits(kernel)
             values = [np.clip(result, low, high)]
         return values[0].astype(np.float32)
+
+    def _limits(self, kernel: Kernel) -> tuple[int, int]:
+        """Return a kernel's clamps, relative to the output's zero point."""
+        return kernel.limits
 
     def _compute(self, kernel: Kernel, values: Sequence[Array]) -> Array:
         """Return a kernel's result before its clamps, relative to the output's zero point."""
         if kernel.bias is not None:
             return self._weighted(kernel, values[0] * kernel.weight_sign + kernel.bias)
-        if kernel.op == "ADD":
+        if kernel.op in ("ADD", "SUB"):
             return self._add(kernel, *values)
+        if kernel.op == "MUL":
+            return self._product(kernel, values[0])
         if kernel.op == "AVERAGE_POOL_2D":
             assert kernel.count is not None
             zero_point = kernel.output.zero_point
@@ -98,10 +122,12 @@ class Tflite:
             return self._quantize(kernel, values[0])
         if kernel.op == "MEAN":
             return self._mean(kernel, values[0])
-        return self._scaled(kernel, values[0])
+        return self._activated(kernel, values[0])
 
     def _scaled(self, kernel: Kernel, x: Int64Array, i: int = 0) -> Array:
-        multiplier, shift = kernel.multipliers[i], kernel.shifts[i]
+        return self._multiplied(x, kernel.multipliers[i], kernel.shifts[i])
+
+    def _multiplied(self, x: Int64Array, multiplier: Int64Array, shift: Int64Array) -> Array:
         return arithmetic.multiply_by_quantized_multiplier(x, multiplier, shift, self.rounding)
 
     def _weighted(self, kernel: Kernel, x: Int64Array) -> Array:
@@ -112,9 +138,17 @@ class Tflite:
         return arithmetic.round_half_away(x * (scale / np.float64(kernel.output.scale)))
 
     def _add(self, kernel: Kernel, a: Int64Array, b: Int64Array) -> Array:
-        shifted = (x << kernel.left_shift for x in (a, b))
-        total = sum(self._scaled(kernel, x, i) for i, x in enumerate(shifted))
-        return self._scaled(kernel, np.asarray(total), 2)
+        first, second = (
+            self._scaled(kernel, x << kernel.left_shift, i) for i, x in enumerate((a, b))
+        )
+        total = first - second if kernel.op == "SUB" else first + second
+        return self._scaled(kernel, total, 2)
+
+    def _product(self, kernel: Kernel, x: Int64Array) -> Array:
+        return self._scaled(kernel, x)
+
+    def _activated(self, kernel: Kernel, x: Int64Array) -> Array:
+        return self._scaled(kernel, x)
 
     def _quantize(self, kernel: Kernel, x: Int64Array) -> Array:
         return self._scaled(kernel, x)

@@ -16,6 +16,7 @@ __all__ = [
     "average",
     "mean_multiplier",
     "multiply_by_quantized_multiplier",
+    "multiply_by_quantized_multiplier_half_up",
     "quantize_multiplier",
     "round_half_away",
     "rounding_divide_by_pot",
@@ -97,6 +98,19 @@ def multiply_by_quantized_multiplier(
         return np.asarray((x * multiplier + (np.int64(1) << (30 - shift))) >> (31 - shift))
     high = saturating_rounding_doubling_high_mul(x << np.maximum(shift, 0), multiplier)
     return rounding_divide_by_pot(high, np.maximum(-shift, 0))
+
+
+def multiply_by_quantized_multiplier_half_up(
+    x: Int64Array, multiplier: Int64Array, shift: Int64Array
+) -> Int64Array:
+    """Return ``x * multiplier * 2**(shift - 31)``, rounded to 31 bits and then half up.
+
+    What vector units make of it, whose rounding shift to the right has ties go up: ruy's kernels,
+    and the others of LiteRT that are written for them. Parameters are as above.
+    """
+    high = saturating_rounding_doubling_high_mul(x << np.maximum(shift, 0), multiplier)
+    right = np.maximum(-shift, 0)
+    return np.asarray((high + ((np.int64(1) << right) >> 1)) >> right)
 
 
 def mean_multiplier(

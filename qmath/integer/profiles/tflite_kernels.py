@@ -27,6 +27,7 @@ __all__ = [
     "TfliteStored",
     "add",
     "elementwise",
+    "multiply",
     "pool",
     "quantization",
     "reciprocal_sqrt",
@@ -81,8 +82,8 @@ class Kernel:
         With the clamps of a fused activation as its ends.
     multipliers, shifts : tuple of ndarray of int64
         31-bit multipliers and shifts (left where positive), of shape ``()`` or ``(C,)``: one, or
-        for ``ADD`` those of both inputs and the output, for ``LEAKY_RELU`` those of the positive
-        and of the negative side. ``AVERAGE_POOL_2D`` has none.
+        for ``ADD`` and ``SUB`` those of both inputs and the output, for ``LEAKY_RELU`` those of the
+        positive and of the negative side. ``AVERAGE_POOL_2D`` has none.
     weights : str
         Name of the weights' tensor.
     weight_scale : ndarray of float32 or None
@@ -101,6 +102,8 @@ class Kernel:
         Of ADD's inputs before their multipliers.
     slope : float
         Of a leaky ReLU.
+    keeps_axes : bool
+        Whether a mean leaves the axes that it sums up, of length 1.
     """
 
     op: str
@@ -117,6 +120,7 @@ class Kernel:
     count: Int64Array | None = None
     left_shift: int = 0
     slope: float = 0.0
+    keeps_axes: bool = False
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -200,11 +204,32 @@ def pool(step: Requantize, term: Term) -> tuple[Kernel, ...]:
         return average, Kernel("QUANTIZE", step.name, (source,), output, (multiplier,), (shift,))
     multiplier, shift = mean_multiplier(multiplier, shift, int(count))
     _check_carrier(step, 0, span * int(count), shift)
-    return (Kernel("MEAN", step.name, (source,), output, (multiplier,), (shift,), count=count),)
+    keeps_axes = len(term.ops[0].shape) > 1
+    return (
+        Kernel(
+            "MEAN", step.name, (source,), output, (multiplier,), (shift,), count=count,
+            keeps_axes=keeps_axes,
+        ),
+    )  # fmt: skip
 
 
-def add(step: Requantize, terms: Sequence[Term], activation: Activation | None) -> Kernel:
-    """Return the kernel of a sum of two tensors, each scaled by itself first."""
+def multiply(step: Requantize, term: Term, activation: Activation | None) -> Kernel:
+    """Return the kernel of a product of two tensors."""
+    factor = term.ops[0].factor
+    assert factor is not None
+    sources = quantization(term.params, term.source), quantization(factor.params, factor.source)
+    output = _output(step, activation)
+    real = np.float64(sources[0].scale * sources[1].scale / output.scale)  # divided in float32
+    multiplier, shift = quantize_multiplier(real)
+    span = (term.params.high - term.params.low) * (factor.params.high - factor.params.low)
+    _check_carrier(step, 0, span, shift)
+    return Kernel("MUL", step.name, sources, output, (multiplier,), (shift,))
+
+
+def add(
+    step: Requantize, terms: Sequence[Term], activation: Activation | None, op: str = "ADD"
+) -> Kernel:
+    """Return the kernel of a sum of two tensors, or a difference, each scaled by itself first."""
     sources = tuple(quantization(term.params, term.source) for term in terms)
     output = _output(step, activation)
     left = _ADD_SHIFT if max(term.params.num_bits for term in terms) <= 8 else _WIDE_ADD_SHIFT
@@ -218,7 +243,7 @@ def add(step: Requantize, terms: Sequence[Term], activation: Activation | None) 
         )
     reals = [*(np.float64(source.scale) / twice for source in sources), total]
     multipliers, shifts = zip(*map(quantize_multiplier, reals), strict=True)
-    return Kernel("ADD", step.name, sources, output, multipliers, shifts, left_shift=left)
+    return Kernel(op, step.name, sources, output, multipliers, shifts, left_shift=left)
 
 
 def elementwise(step: Requantize, term: Term, activation: Activation | None) -> Kernel:

@@ -20,7 +20,7 @@ from qmath.integer.profiles import tflite_kernels
 from qmath.integer.profiles.tflite_kernels import Kernel, TfliteStored, refused
 from qmath.integer.program import Activation, Linear, Requantize, Term
 
-__all__ = ["Part", "kernels", "parts"]
+__all__ = ["Part", "activation_of", "kernels", "parts", "split"]
 
 Array = NDArray[Any]
 Region = tuple[slice, ...]
@@ -79,9 +79,13 @@ def kernels(
 
 def parts(step: Requantize, stored: Mapping[str, TfliteStored] | None = None) -> tuple[Part, ...]:
     """Return a step's parts: one, or for a concatenation one for each of what it joins."""
+    return tuple(_classified(step, part, stored or {}) for part in split(step))
+
+
+def split(step: Requantize) -> list[Part]:
+    """Return a step's parts without their kernels."""
     terms = step.value.terms
-    whole = Part(tuple(slice(0, n) for n in step.shape), tuple(range(len(terms))), terms)
-    return tuple(_classified(step, part, stored or {}) for part in _split(whole))
+    return _split(Part(tuple(slice(0, n) for n in step.shape), tuple(range(len(terms))), terms))
 
 
 def _split(part: Part) -> list[Part]:
@@ -133,7 +137,7 @@ def _within(array: Array, axis: int, span: slice, rank: int) -> Array:
 
 def _classified(step: Requantize, part: Part, stored: Mapping[str, TfliteStored]) -> Part:
     """Return the part with its kernels."""
-    activation, terms = _activation(step, part.region), part.terms
+    activation, terms = activation_of(step, part.region), part.terms
     leaks = activation is not None and activation.leaks
     if activation and np.isfinite(activation.limit) and (leaks or activation.limit != 6):
         raise refused(step, f"an activation bounded at {activation.limit:g}")
@@ -157,22 +161,27 @@ def _classified(step: Requantize, part: Part, stored: Mapping[str, TfliteStored]
             kernel = tflite_kernels.weighted(step, term, activation, stored)
             return replace(part, kernels=(kernel,), moves=term.ops[1:])
     if any(op.factor for term in terms for op in term.ops):
-        raise refused(step, "a product of tensors")
+        if len(terms) > 1 or len(terms[0].ops) > 1 or activation:
+            raise refused(step, "a product of tensors together with what follows it")
+        return replace(part, kernels=(tflite_kernels.multiply(step, terms[0], None),))
     shifted = _cut(step.value.offset, part.region).any()
     if any(op.kind == "pool_sum" for term in terms for op in term.ops):
         if len(terms) > 1 or len(terms[0].ops) > 1 or activation or shifted:
             raise refused(step, "an average together with what follows it")
         return replace(part, kernels=tflite_kernels.pool(step, terms[0]))
-    if shifted or any((term.scale != term.params.scale).any() for term in terms):
-        raise refused(step, "batch normalization without a convolution before it, or a difference")
+    is_difference = len(terms) == 2 and bool((terms[1].scale == -terms[1].params.scale).all())
+    kept = terms[:1] if is_difference else terms
+    if shifted or any((term.scale != term.params.scale).any() for term in kept):
+        raise refused(step, "batch normalization without a convolution before it, or an average")
     if len(terms) > 2 or (leaks and len(terms) > 1):
         raise refused(step, f"a sum of {len(terms)} tensors{' and a leaky ReLU' * leaks}")
     if len(terms) == 2:
-        return replace(part, kernels=(tflite_kernels.add(step, terms, activation),))
+        op = "SUB" if is_difference else "ADD"
+        return replace(part, kernels=(tflite_kernels.add(step, terms, activation, op),))
     return replace(part, kernels=(tflite_kernels.elementwise(step, terms[0], activation),))
 
 
-def _activation(step: Requantize, region: Region) -> Activation | None:
+def activation_of(step: Requantize, region: Region) -> Activation | None:
     """Return the activation of a region, which has to be one."""
     if step.value.activation is None:
         return None

@@ -28,14 +28,18 @@ class Xnnpack(Tflite):
 
     Parameters
     ----------
-    stored : mapping of str to mapping, optional
+    stored, converts
         As for `Tflite`.
     """
 
     name = "xnnpack"
 
-    def __init__(self, stored: Mapping[str, Mapping[str, TfliteStored]] | None = None) -> None:
-        super().__init__("double", stored)
+    def __init__(
+        self,
+        stored: Mapping[str, Mapping[str, TfliteStored]] | None = None,
+        converts: bool = True,
+    ) -> None:
+        super().__init__("double", stored, converts)
 
     def _weighted(self, kernel: Kernel, x: Int64Array) -> Array:
         assert kernel.weight_scale is not None
@@ -47,7 +51,16 @@ class Xnnpack(Tflite):
         if not all(2.0**-10 <= scale < 2.0**8 for scale in (first, second)):
             return super()._add(kernel, a, b)
         m, n, shift = arithmetic.xnnpack_add_multipliers(first, second)
+        if kernel.op == "SUB":
+            n = -n
         return (a * m + b * n + (1 << (shift - 1))) >> shift
+
+    def _product(self, kernel: Kernel, x: Int64Array) -> Array:
+        first, second = kernel.inputs
+        scale = first.scale * second.scale / kernel.output.scale
+        if not 2.0**-16 <= scale < 2.0**8:
+            return super()._product(kernel, x)
+        return arithmetic.xnnpack_fp32_requantize(x, scale)
 
     def _quantize(self, kernel: Kernel, x: Int64Array) -> Array:
         ratio = kernel.inputs[0].scale / kernel.output.scale

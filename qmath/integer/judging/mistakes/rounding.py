@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -13,12 +14,14 @@ from numpy.typing import NDArray
 from qmath.integer.judging.mistakes.case import Case, Mistake
 from qmath.integer.profiles.exact import Exact, Profile, unrounded
 from qmath.integer.profiles.fixed import Integer
+from qmath.integer.profiles.litert import Litert
 from qmath.integer.profiles.tflite import Tflite
 from qmath.integer.profiles.tflite_arithmetic import (
     quantize_multiplier,
     round_half_away,
     rounding_divide_by_pot,
 )
+from qmath.integer.profiles.tflm import Tflm
 from qmath.integer.profiles.xnnpack import Xnnpack
 from qmath.integer.program import (
     Requantize,
@@ -126,12 +129,16 @@ def _bias_after(case: Case) -> Array:
     return case.clamped(product + np.floor(step.value.offset / step.params.scale + 0.5))
 
 
+@functools.cache
 def named_profiles() -> dict[str, Profile]:
     """Return every profile that anyone's integers may be of, the likeliest first."""
     return {
         "tflite": Tflite(),
         "xnnpack": Xnnpack(),
+        "tflm": Tflm(),
+        "litert": Litert(),
         "tflite with --rounding single": Tflite("single"),
+        "tflm with --rounding single": Tflm("single"),
         "exact": Exact(),
         "integer": Integer(),
     }
@@ -150,7 +157,7 @@ def other_profiles(case: Case) -> Iterator[Mistake]:
 def _under(case: Case, profile: Profile) -> Array:
     step = case.step
     assert isinstance(step, Requantize)
-    return profile.requantize(step, case.sums, case.executor.intervals(step))
+    return case.executor.under(profile, step, case.values)
 
 
 def missing_clamps(case: Case) -> Iterator[Mistake]:

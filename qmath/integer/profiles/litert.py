@@ -1,0 +1,85 @@
+"""The profile `litert`: LiteRT's optimized kernels on a CPU, without a delegate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.integer.profiles import tflite_arithmetic as arithmetic
+from qmath.integer.profiles.tflite import Tflite
+from qmath.integer.profiles.tflite_kernels import Kernel, TfliteStored
+
+__all__ = ["Litert"]
+
+Array = NDArray[Any]
+Int64Array = NDArray[np.int64]
+
+_LANES = 16  # channels that the kernel of a mean takes at a time
+
+
+class Litert(Tflite):
+    """LiteRT's optimized kernels, and TensorFlow's: 31 bits first, and then half up.
+
+    So round convolutions, transposed ones, dense layers and changes of scale. A convolution with
+    INT4 weights is computed so even where the delegate XNNPACK takes the rest. Depthwise
+    convolutions and whatever is not named here are as in `Tflite`. A mean that keeps its axes
+    adds a zero point that is rounded by itself.
+
+    Parameters
+    ----------
+    stored, converts
+        As for `Tflite`.
+    """
+
+    name = "litert"
+
+    def __init__(
+        self,
+        stored: Mapping[str, Mapping[str, TfliteStored]] | None = None,
+        converts: bool = True,
+    ) -> None:
+        super().__init__("double", stored, converts)
+
+    def _weighted(self, kernel: Kernel, x: Int64Array) -> Array:
+        if kernel.op == "DEPTHWISE_CONV_2D":
+            return self._scaled(kernel, x)
+        return self._half_up(kernel, x)
+
+    def _half_up(self, kernel: Kernel, x: Int64Array, i: int = 0) -> Array:
+        return arithmetic.multiply_by_quantized_multiplier_half_up(
+            x, kernel.multipliers[i], kernel.shifts[i]
+        )
+
+    def _quantize(self, kernel: Kernel, x: Int64Array) -> Array:
+        return self._half_up(kernel, x)
+
+    def _add(self, kernel: Kernel, a: Int64Array, b: Int64Array) -> Array:
+        if kernel.op != "ADD":
+            return super()._add(kernel, a, b)
+        total = sum(  # one shift to the left, where the original shifts left and then right
+            arithmetic.saturating_rounding_doubling_high_mul(
+                x << (kernel.left_shift + kernel.shifts[i]), kernel.multipliers[i]
+            )
+            for i, x in enumerate((a, b))
+        )
+        return self._scaled(kernel, np.asarray(total), 2)
+
+    def _mean(self, kernel: Kernel, x: Int64Array) -> Array:
+        if not kernel.keeps_axes:
+            return super()._mean(kernel, x)
+        assert kernel.count is not None
+        (source,), output, count = kernel.inputs, kernel.output, int(kernel.count)
+        ratio = np.float32(source.zero_point) * source.scale / output.scale
+        numbers = arithmetic.quantize_multiplier(
+            np.float64(source.scale / (np.float32(count) * output.scale))
+        )
+        total = x + source.zero_point * count
+        whole = x.shape[-1] // _LANES * _LANES
+        means = [
+            arithmetic.multiply_by_quantized_multiplier_half_up(total[..., :whole], *numbers),
+            arithmetic.multiply_by_quantized_multiplier(total[..., whole:], *numbers),
+        ]
+        return np.concatenate(means, axis=-1) - int(arithmetic.round_half_away(ratio))

@@ -41,6 +41,8 @@ from qmath.integer.program import FloatStep, Linear, Program, Requantize, Step
 from reference import samples
 
 __all__ = [
+    "OPERATIONS_WITH_WEIGHTS",
+    "PROFILES",
     "File",
     "Operation",
     "Weights",
@@ -68,7 +70,7 @@ Resolver = Literal["reference", "default", "optimized", "micro"]
 
 _ARENA = 1 << 26  # bytes that a microcontroller would have
 _SIGN = np.int8(-128)  # flipping it adds 128
-_WEIGHTED = {
+OPERATIONS_WITH_WEIGHTS = {
     "CONV_2D": (0, 1, 2),
     "DEPTHWISE_CONV_2D": (0, 1, 2),
     "FULLY_CONNECTED": (0, 1, 2),
@@ -265,18 +267,23 @@ def match(program: Program, file: File) -> dict[str, int]:
             detail = file.details[tensor]
             if detail["dtype"] is np.int8:
                 scale, zero_point = detail["quantization"]
-                key = np.float32(scale), zero_point, tuple(detail["shape"][1:])
+                key = np.float32(scale), zero_point, _without_ones(detail["shape"][1:])
                 tensors[key].append(tensor)
     found: dict[str, int] = {}
     for step in program.steps:
         if not isinstance(step, FloatStep):
             q = quantization(step.params, step.name)
-            candidates = tensors[q.scale, q.zero_point, tuple(step.shape)]
+            candidates = tensors[q.scale, q.zero_point, _without_ones(step.shape)]
             fitting = [tensor for tensor in candidates if _has_weights_of(step, tensor, file)]
             if fitting:
                 found[step.name] = fitting[0]
                 candidates.remove(fitting[0])
     return found
+
+
+def _without_ones(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return a shape without the axes of length 1, which TFLite has some more of."""
+    return tuple(int(n) for n in shape if n != 1)
 
 
 def _has_weights_of(step: Step, tensor: int, file: File) -> bool:
@@ -289,9 +296,9 @@ def _has_weights_of(step: Step, tensor: int, file: File) -> bool:
         if isinstance(step, Requantize) and len(split(step)) == 1
         else []
     )
-    if operation.name not in _WEIGHTED or not ours:
-        return operation.name not in _WEIGHTED and not ours
-    theirs = file.constants[operation.inputs[_WEIGHTED[operation.name][1]]]
+    if operation.name not in OPERATIONS_WITH_WEIGHTS or not ours:
+        return operation.name not in OPERATIONS_WITH_WEIGHTS and not ours
+    theirs = file.constants[operation.inputs[OPERATIONS_WITH_WEIGHTS[operation.name][1]]]
     (kernel,) = kernels(step)
     return np.array_equal(theirs, _as_in_a_file(ours[0], kernel))
 
@@ -322,10 +329,10 @@ def weights(program: Program, file: File) -> list[Weights]:
             [file.producer(tensor) for tensor in last.inputs if tensor not in others]
             if last.name == "CONCATENATION" else [last]
         )  # fmt: skip
-        theirs = [operation for operation in joined if operation.name in _WEIGHTED]
+        theirs = [operation for operation in joined if operation.name in OPERATIONS_WITH_WEIGHTS]
         ours = [kernel for kernel in kernels(step) if kernel.weights]
         for operation, kernel in zip(theirs, ours, strict=True):
-            _, weight, bias = (operation.inputs[i] for i in _WEIGHTED[operation.name])
+            _, weight, bias = (operation.inputs[i] for i in OPERATIONS_WITH_WEIGHTS[operation.name])
             assert kernel.bias is not None
             integers = file.constants[bias] if bias >= 0 else np.zeros(kernel.bias.shape, np.int32)
             found.append(Weights(
@@ -354,8 +361,7 @@ def activations(
     dict of str to dict
         By TFLite's operation and by step: how many integers there are, and how many differ.
     """
-    program = profile.planned(program)
-    tensors = match(program, file)
+    tensors = match(profile.planned(program), file)
     computed = run(file, inputs, resolver)
     expected = {name: computed[tensor] for name, tensor in tensors.items()}
     results = Executor(program, profile).run(inputs, forced=expected)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import click
 
-from qmath.cli.settings import PROFILE, PROFILES_HELP, given
+from qmath.cli.settings import given
 from qmath.cli.streams import Held, document, dumps
 
 __all__ = ["vectors"]
@@ -48,7 +48,12 @@ class _Lengths(click.ParamType):  # type: ignore[type-arg]
     "inverse.",
 )
 @click.option("--unsigned", is_flag=True, help="Integers from 0 on. Default: two's complement.")
-@click.option("--profile", type=PROFILE, help=PROFILES_HELP + " Default: integer.")
+@click.option(
+    "--profile",
+    type=click.Choice(["exact", "integer", "tflite", "xnnpack"]),
+    help="exact: float64, the definition. integer: multiply, add, shift. tflite, xnnpack: as "
+    "TFLite's reference kernels, and as its delegate. Default: integer.",
+)
 @click.option("--multiplier-bits", type=int, metavar="8…31", help="Of the profile integer.")
 @click.option("--rounding", type=click.Choice(["double", "single"]), help="Of the profile tflite.")
 @click.option("--layout", help="Of packing: lsb, msb, nibbles, keras_int4 or words.")

@@ -74,10 +74,9 @@ class Executor:
     def __init__(self, program: Program, profile: Profile | None = None) -> None:
         self.given = program
         self.profile = profile or Exact()
-        if isinstance(self.profile, Planner):
-            program = self.profile.planned(program)
-        self.program = program
+        self.program = program = _planned(program, self.profile)
         self.quant_params = program.quant_params
+        self._plans: dict[Profile, Program] = {}
         self._others: dict[Profile, Executor] = {}
         self._idle_after = _idle_after(program)
         self._float_inputs = {  # what is read otherwise than by a quantizer
@@ -131,8 +130,10 @@ class Executor:
         ndarray
             The integers relative to the output's zero point, as float32.
         """
-        program = profile.planned(self.given) if isinstance(profile, Planner) else self.given
-        theirs = {each.name: each for each in program.quantized}.get(step.name, step)
+        if profile not in self._plans:
+            self._plans[profile] = _planned(self.given, profile)
+        plan = {each.name: each for each in self._plans[profile].quantized}
+        theirs = plan.get(step.name, step)
         if theirs is step:
             sums = self.accumulators(step, integers)
             return profile.requantize(step, sums, self.intervals(step))
@@ -349,6 +350,10 @@ class Executor:
         if value.activation is not None:
             total = activations.piecewise(total, value.activation)
         return np.asarray(total)
+
+
+def _planned(program: Program, profile: Profile) -> Program:
+    return profile.planned(program) if isinstance(profile, Planner) else program
 
 
 def batches(arrays: Mapping[str, Array], size: int = 8192) -> Iterator[dict[str, Array]]:

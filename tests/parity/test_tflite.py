@@ -1,4 +1,4 @@
-"""The `tflite` and `xnnpack` profiles against TFLite's converter and its two resolvers."""
+"""The profiles of TFLite's runtimes against its converter and these runtimes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from qmath.integer.lowering.lower import lower
 from qmath.integer.profiles import tflite_kernels
 from qmath.integer.program import (
     Activation,
+    Factor,
     Linear,
     Origin,
     QuantParams,
@@ -20,9 +21,10 @@ from qmath.integer.program import (
 from qmath.kernels.affine import scale_and_zero_point
 
 tf = pytest.importorskip("tensorflow")
+pytest.importorskip("tflite_micro")
 from reference import tflite  # noqa: E402
 
-RESOLVERS = ("reference", "default")
+RESOLVERS = tuple(tflite.PROFILES)
 MODELS = ("default8", "network")
 OPERATIONS = {
     "default8": {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"},
@@ -135,15 +137,19 @@ def test_ties_of_an_operation_with_weights(kind, output, resolver):
 @pytest.mark.parametrize("resolver", RESOLVERS)
 @pytest.mark.parametrize("output", [EIGHTHS, SIXTEENTHS, ODD])
 @pytest.mark.parametrize("size", [(2, 3), (4, 4), (7, 7)])
-def test_ties_of_a_mean(size, output, resolver):
+@pytest.mark.parametrize("keeps_axes", [False, True])
+def test_ties_of_a_mean(keeps_axes, size, output, resolver):
     def function(x):
-        return fake_quantized(tf.reduce_mean(fake_quantized(x, SIXTEENTHS), (1, 2)), output)
+        x = fake_quantized(x, SIXTEENTHS)
+        return fake_quantized(tf.reduce_mean(x, (1, 2), keeps_axes), output)
 
-    (x,), want = run(function, random((64, *size, 8), SIXTEENTHS), resolver, "MEAN")
+    (x,), want = run(function, random((64, *size, 21), SIXTEENTHS), resolver, "MEAN")
     source, count = params(*SIXTEENTHS), size[0] * size[1]
-    linear = Linear("pool_sum", np.sum, (8,), gain=count, attributes={"global": True})
+    total = x.sum((1, 2), keepdims=keeps_axes)
+    attributes = {"global": True}
+    linear = Linear("pool_sum", np.sum, total.shape[1:], gain=count, attributes=attributes)
     term = Term("x", (linear,), np.float64(source.scale / count), source)
-    check([term], output, None, [x.sum((1, 2))], want, resolver)
+    check([term], output, None, [total], want, resolver)
 
 
 @pytest.mark.parametrize("resolver", RESOLVERS)
@@ -176,6 +182,74 @@ def test_ties_of_a_sum(other, output, relu, resolver):
     sources = params(*SIXTEENTHS), params(*other)
     terms = [Term(name, (), np.float64(g.scale), g) for name, g in zip("ab", sources, strict=True)]
     check(terms, output, Activation() if relu else None, [a, b], want, resolver)
+
+
+@pytest.mark.parametrize("resolver", RESOLVERS)
+@pytest.mark.parametrize("output", [EIGHTHS, SIXTEENTHS, ODD])
+@pytest.mark.parametrize("other", [SIXTEENTHS, EIGHTHS, (-0.4, 1.1)])
+def test_ties_of_a_difference(other, output, resolver):
+    def function(x):
+        a, b = fake_quantized(x, SIXTEENTHS), fake_quantized(x * x[:, ::-1], other)
+        return fake_quantized(a - b, output)
+
+    (a, b), want = run(function, random((4096, 8), SIXTEENTHS), resolver, "SUB")
+    first, second = params(*SIXTEENTHS), params(*other)
+    terms = [
+        Term("a", (), np.float64(first.scale), first),
+        Term("b", (), np.float64(-second.scale), second),
+    ]
+    check(terms, output, None, [a, b], want, resolver)
+
+
+@pytest.mark.parametrize("resolver", RESOLVERS)
+@pytest.mark.parametrize("output", [EIGHTHS, (-64.0, 63.5), ODD])
+@pytest.mark.parametrize("other", [SIXTEENTHS, (-0.4, 1.1)])
+def test_ties_of_a_product(other, output, resolver):
+    def function(x):
+        a, b = fake_quantized(x, SIXTEENTHS), fake_quantized(x[:, ::-1] / 4, other)
+        return fake_quantized(a * b, output)
+
+    (a, b), want = run(function, random((4096, 8), SIXTEENTHS), resolver, "MUL")
+    first, second = params(*SIXTEENTHS), params(*other)
+    product = Linear("multiply", np.multiply, (8,), factor=Factor("b", second, (8,)))
+    term = Term("a", (product,), np.float64(first.scale * second.scale), first)
+    check([term], output, None, [a * b], want, resolver)
+
+
+@pytest.mark.parametrize("runtime", ["reference", "default", "optimized"])
+@pytest.mark.parametrize("kind", ["conv2d", "depthwise_conv2d", "dense"])
+def test_ties_of_an_operation_with_weights_of_4_bits(kind, runtime):
+    weights = WEIGHTS.reshape(1, 1, 16, 8)
+    if kind == "depthwise_conv2d":
+        weights = weights[:, :, :, :1]
+
+    def function(x):
+        w = fake_quantized(tf.constant(weights), (-7.9375, 7.9375), narrow_range=True)
+        x = fake_quantized(x, SIXTEENTHS)
+        if kind == "dense":
+            y = tf.matmul(x, tf.reshape(w, (16, 8)))
+        elif kind == "conv2d":
+            y = tf.nn.conv2d(x, w, 1, "VALID")
+        else:
+            y = tf.nn.depthwise_conv2d(x, w, (1, 1, 1, 1), "VALID")
+        return fake_quantized(y, EIGHTHS)
+
+    data = random((256, 16) if kind == "dense" else (16, 4, 4, 16), SIXTEENTHS)
+    file = tflite.read(in_4_bits(tflite.convert_function(function, data.shape)))
+    computed = tflite.run(file, {"x": data}, runtime)
+    operation = next(op for op in file.operations if op.name in tflite.OPERATIONS_WITH_WEIGHTS)
+    x = computed[operation.inputs[0]].astype(np.int64) - 128
+    integers = (weights * 16).astype(np.int64)
+    shape = {"dense": (16, 8), "conv2d": (16, 8), "depthwise_conv2d": (16,)}[kind]
+    total = x * integers.reshape(shape) if len(shape) == 1 else x @ integers.reshape(shape)
+    linear = Linear(kind, np.multiply, total.shape[1:], integers)
+    origin = Origin(np.float64(15.875), 254, np.zeros((), np.float32))
+    source = params(*SIXTEENTHS)
+    term = Term("x", (linear,), np.float64(source.scale / 16), source, origin)
+    want = computed[operation.outputs[0]].astype(np.int64) - 128
+    # The delegate takes dense layers alone.
+    by_optimized = runtime == "default" and kind != "dense"
+    check([term], EIGHTHS, None, [total], want, "optimized" if by_optimized else runtime)
 
 
 @pytest.mark.parametrize("resolver", RESOLVERS)
@@ -214,7 +288,10 @@ def test_a_dead_channel_saturates_its_bias_as_the_converter_s():
     assert ours.bias[1] == 2**31 - 1  # 0.75 is 3e9 steps of 2.5e-10
 
 
-@pytest.mark.parametrize(("resolver", "expected"), [("reference", -119), ("default", -120)])
+@pytest.mark.parametrize(
+    ("resolver", "expected"),
+    [("reference", -119), ("default", -120), ("optimized", -119), ("micro", -119)],
+)
 def test_the_convolution_of_tensorflow_102943(resolver, expected):
     # An accumulator of 585, which a user's Python took to -119 and TFLite to -120.
     def function(x):
@@ -248,6 +325,28 @@ def test_the_convolution_of_tensorflow_102943(resolver, expected):
 
 def bits(scales):
     return np.ascontiguousarray(scales, np.float32).view(np.int32)
+
+
+def in_4_bits(content):
+    """Return a file of one operation with its weights as INT4."""
+    schema = tflite.schema
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    (graph,) = model.subgraphs
+    versions = {
+        schema.BuiltinOperator.CONV_2D: 3,
+        schema.BuiltinOperator.DEPTHWISE_CONV_2D: 6,
+        schema.BuiltinOperator.FULLY_CONNECTED: 4,
+    }
+    for operator in graph.operators:
+        code = model.operatorCodes[operator.opcodeIndex]
+        if code.builtinCode in versions:
+            code.version = versions[code.builtinCode]
+            weights = graph.tensors[operator.inputs[1]]
+            weights.type = schema.TensorType.INT4
+            buffer = model.buffers[weights.buffer]
+            values = np.asarray(buffer.data, np.uint8).view(np.int8)
+            buffer.data = np.frombuffer(qmath.pack(values, 4, "nibbles").tobytes(), np.uint8)
+    return tflite.packed(model)
 
 
 def random(shape, limits):

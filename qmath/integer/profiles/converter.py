@@ -111,7 +111,9 @@ class _Converter:
             if (name == step.name) != _joins(reader):
                 return
             wanted.append(reader.params)
-        if wanted and all(_alike(params, wanted[0]) for params in wanted):
+        if not wanted or _alike(step.params, wanted[0]):
+            return
+        if all(_alike(params, wanted[0]) for params in wanted):
             for name in (step.name, *resized):
                 self.moved[name] = wanted[0]
 

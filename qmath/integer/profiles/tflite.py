@@ -62,16 +62,11 @@ class Tflite:
         self.rounding = rounding
         self.converts = converts
         self._stored = stored or {}
-        self._plans: WeakKeyDictionary[Program, Program] = WeakKeyDictionary()
         self._parts: WeakKeyDictionary[Requantize, tuple[Part, ...]] = WeakKeyDictionary()
 
     def planned(self, program: Program) -> Program:
         """Return a program as the converter writes it, with the same names and parameters."""
-        if not self.converts:
-            return program
-        if program not in self._plans:
-            self._plans[program] = converted(program)
-        return self._plans[program]
+        return converted(program) if self.converts else program
 
     def requantize(
         self, step: Requantize, sums: Sequence[Array], _intervals: Sequence[tuple[int, int]]

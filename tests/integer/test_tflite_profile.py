@@ -18,7 +18,7 @@ from qmath.integer.lowering.lower import lower
 from qmath.integer.profiles import tflite_arithmetic as arithmetic
 from qmath.integer.profiles.exact import Exact
 from qmath.integer.profiles.tflite import Tflite, kernels
-from qmath.integer.profiles.tflite_kernels import quantization
+from qmath.integer.profiles.tflite_kernels import quantization, stored_params
 from qmath.integer.profiles.tflite_parts import parts
 from qmath.integer.profiles.xnnpack import Xnnpack
 from qmath.integer.program import (
@@ -441,6 +441,14 @@ def test_a_range_with_zero_between_two_integers():
     params = QuantParams(2 / 255, 127, 0, 255, 8, -1.0, 1.0)
     with pytest.raises(qmath.QmathError, match="TensorFlow takes 127 and TFLite 128"):
         quantization(params, "x")
+
+
+@given(st.floats(2.0**-30, 2.0**20, width=32), st.data(), st.sampled_from([8, 16]))
+def test_scales_of_a_file_come_back(scale, data, num_bits):
+    half = 2 ** (num_bits - 1)
+    zero_point = data.draw(st.integers(-half, half - 1))
+    found = quantization(stored_params(scale, zero_point, num_bits), "x")
+    assert found[:4] == (np.float32(scale), zero_point, -half, half - 1)
 
 
 def test_an_unknown_rounding():

@@ -247,9 +247,8 @@ def test_ties_of_an_operation_with_weights_of_4_bits(kind, runtime):
     source = params(*SIXTEENTHS)
     term = Term("x", (linear,), np.float64(source.scale / 16), source, origin)
     want = computed[operation.outputs[0]].astype(np.int64) - 128
-    # The delegate takes dense layers alone.
-    by_optimized = runtime == "default" and kind != "dense"
-    check([term], EIGHTHS, None, [total], want, "optimized" if by_optimized else runtime)
+    profile = tflite.Xnnpack(int4=True) if runtime == "default" else tflite.PROFILES[runtime]()
+    check([term], EIGHTHS, None, [total], want, runtime, profile)
 
 
 @pytest.mark.parametrize("resolver", RESOLVERS)
@@ -382,10 +381,10 @@ def run(function, data, resolver, op, last=None):
     return inputs, computed[output].astype(np.int64) - 128
 
 
-def check(terms, output, activation, sums, want, resolver):
+def check(terms, output, activation, sums, want, resolver, profile=None):
     value = UnroundedSum(tuple(terms), np.zeros(()), want.shape[1:], activation)
     step = Requantize("y", value, params(*output))
-    got = tflite.PROFILES[resolver]().requantize(step, sums, [])
+    got = (profile or tflite.PROFILES[resolver]()).requantize(step, sums, [])
     zero_point = step.params.zero_point - 128
     assert np.unique(want).size > 15
     np.testing.assert_array_equal(got + zero_point, want)

@@ -57,12 +57,11 @@ class Litert(Tflite):
         return self._half_up(kernel, x)
 
     def _add(self, kernel: Kernel, a: Int64Array, b: Int64Array) -> Array:
-        if kernel.op != "ADD":
+        left = [kernel.left_shift + shift for shift in kernel.shifts[:2]]
+        if kernel.op != "ADD" or min(left) < 0:
             return super()._add(kernel, a, b)
         total = sum(  # one shift to the left, where the original shifts left and then right
-            arithmetic.saturating_rounding_doubling_high_mul(
-                x << (kernel.left_shift + kernel.shifts[i]), kernel.multipliers[i]
-            )
+            arithmetic.saturating_rounding_doubling_high_mul(x << left[i], kernel.multipliers[i])
             for i, x in enumerate((a, b))
         )
         return self._scaled(kernel, np.asarray(total), 2)

@@ -32,6 +32,7 @@ __all__ = [
     "quantization",
     "reciprocal_sqrt",
     "refused",
+    "stored_params",
     "weighted",
 ]
 
@@ -162,6 +163,30 @@ def quantization(params: QuantParams, name: str) -> Quantization:
     offset = 2 ** (params.num_bits - 1)
     ends = (params.low - offset, params.high - offset)
     return Quantization(np.float32(scale), zero_point - offset, *ends, float(scale))
+
+
+def stored_params(scale: float, zero_point: int, num_bits: int = 8) -> QuantParams:
+    """Return the parameters of a tensor of a file, of which `quantization` makes the file's again.
+
+    Parameters
+    ----------
+    scale : float
+        A float32's value.
+    zero_point : int
+        Signed, as the file has it.
+    num_bits : int
+
+    Examples
+    --------
+    >>> params = stored_params(0.05, -7)
+    >>> quantization(params, "x")[:2] == (np.float32(0.05), -7)
+    True
+    """
+    real, top = float(np.float32(scale)), (1 << num_bits) - 1
+    unsigned = zero_point + (1 << (num_bits - 1))
+    # Exact: a float32 times an integer of up to 16 bits.
+    ends = -unsigned * real, (top - unsigned) * real
+    return QuantParams(real, unsigned, 0, top, num_bits, *ends)
 
 
 def weighted(

@@ -30,6 +30,9 @@ class Xnnpack(Tflite):
     ----------
     stored, converts
         As for `Tflite`.
+    int4 : bool
+        Whether weights of 4 bits or fewer are INT4 in the file. XNNPACK leaves such convolutions to
+        LiteRT's kernels, which `Litert` mirrors, and takes dense layers.
     """
 
     name = "xnnpack"
@@ -38,11 +41,19 @@ class Xnnpack(Tflite):
         self,
         stored: Mapping[str, Mapping[str, TfliteStored]] | None = None,
         converts: bool = True,
+        int4: bool = False,
     ) -> None:
         super().__init__("double", stored, converts)
+        self.int4 = int4
 
     def _weighted(self, kernel: Kernel, x: Int64Array) -> Array:
         assert kernel.weight_scale is not None
+        if self.int4 and kernel.weight_bits <= 4 and kernel.op != "FULLY_CONNECTED":
+            if kernel.op == "DEPTHWISE_CONV_2D":
+                return self._scaled(kernel, x)
+            return arithmetic.multiply_by_quantized_multiplier_half_up(
+                x, kernel.multipliers[0], kernel.shifts[0]
+            )
         scale = kernel.inputs[0].scale * kernel.weight_scale / kernel.output.scale
         return arithmetic.xnnpack_fp32_requantize(x, scale)
 

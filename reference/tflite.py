@@ -37,7 +37,7 @@ from qmath.integer.profiles.tflite_kernels import quantization
 from qmath.integer.profiles.tflite_parts import split
 from qmath.integer.profiles.tflm import Tflm
 from qmath.integer.profiles.xnnpack import Xnnpack
-from qmath.integer.program import FloatStep, Linear, Program, Requantize, Step
+from qmath.integer.program import FloatStep, Linear, MoveStep, Program, Requantize, Step
 from reference import samples
 
 __all__ = [
@@ -291,6 +291,9 @@ def _has_weights_of(step: Step, tensor: int, file: File) -> bool:
     operation = file.producer(tensor)
     if operation.name == "QUANTIZE" and file.details[operation.inputs[0]]["dtype"] is np.float32:
         return True  # whatever made the floats
+    is_extreme = isinstance(step, MoveStep) and "rows" in step.attributes
+    if is_extreme or operation.name in ("MAXIMUM", "MINIMUM"):
+        return is_extreme and operation.name in ("MAXIMUM", "MINIMUM")
     ours = (
         [term.ops[0] for term in step.value.terms if term.ops and term.ops[0].weights is not None]
         if isinstance(step, Requantize) and len(split(step)) == 1
@@ -300,7 +303,8 @@ def _has_weights_of(step: Step, tensor: int, file: File) -> bool:
         return operation.name not in OPERATIONS_WITH_WEIGHTS and not ours
     theirs = file.constants[operation.inputs[OPERATIONS_WITH_WEIGHTS[operation.name][1]]]
     (kernel,) = kernels(step)
-    return np.array_equal(theirs, _as_in_a_file(ours[0], kernel))
+    # A line is a plane of height 1 in the one, of width 1 in the other.
+    return np.array_equal(np.squeeze(theirs), np.squeeze(_as_in_a_file(ours[0], kernel)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -363,7 +367,10 @@ def activations(
     """
     tensors = match(profile.planned(program), file)
     computed = run(file, inputs, resolver)
-    expected = {name: computed[tensor] for name, tensor in tensors.items()}
+    shapes = {step.name: step.shape for step in profile.planned(program).steps}
+    expected = {
+        name: computed[tensor].reshape(-1, *shapes[name]) for name, tensor in tensors.items()
+    }
     results = Executor(program, profile).run(inputs, forced=expected)
     counts: dict[str, dict[str, tuple[int, int]]] = defaultdict(dict)
     for name, want in expected.items():

@@ -133,13 +133,13 @@ class Executor:
         if profile not in self._plans:
             self._plans[profile] = _planned(self.given, profile)
         plan = {each.name: each for each in self._plans[profile].quantized}
-        theirs = plan.get(step.name, step)
-        if theirs is step:
+        if plan.get(step.name, step) is step:
             sums = self.accumulators(step, integers)
             return profile.requantize(step, sums, self.intervals(step))
         if profile not in self._others:
             self._others[profile] = Executor(self.given, profile)
         other, values = self._others[profile], dict(integers)
+        theirs = next(each for each in other.program.quantized if each.name == step.name)
         for before in other.missing(theirs, values):
             values[before.name] = other.apply(before, {n: values[n] for n in sources(before)})
         result = other.apply(theirs, {n: values[n] for n in sources(theirs)})

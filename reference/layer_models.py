@@ -11,13 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from reference import models
 
 # isort: split
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 
-__all__ = ["LAYERS", "NEED_INTEGERS", "LayerConfig", "build"]
+__all__ = ["LAYERS", "NEED_INTEGERS", "Case", "LayerConfig", "around", "build", "numbers"]
 
 keras = tf.keras
 layers = keras.layers
@@ -26,7 +28,18 @@ SIGNAL, IMAGE, VOLUME = (9, 6), (8, 7, 4), (5, 4, 6, 3)
 
 
 class LayerConfig(models.config):
-    """Quantize some weights of a layer, by the names of its attributes, and what it returns."""
+    """Quantize some weights of a layer, by the paths of its attributes, and what it returns.
+
+    Parameters
+    ----------
+    weights : sequence of str
+    bits : int
+        Of the weights.
+    per_axis, rounds : bool
+        Whether weights have a range for each channel, and whether the output is quantized.
+    activation_bits : int, optional
+        Of the output; default: as many as of the weights.
+    """
 
     def __init__(
         self,
@@ -34,40 +47,61 @@ class LayerConfig(models.config):
         bits: int = 8,
         per_axis: bool = False,
         rounds: bool = True,
+        activation_bits: int | None = None,
     ) -> None:
         super().__init__(list(weights), [], rounds)
         self.weight_quantizer = quantizers.LastValueQuantizer(
             num_bits=bits, per_axis=per_axis, symmetric=True, narrow_range=True
         )
         self.activation_quantizer = quantizers.MovingAverageQuantizer(
-            num_bits=bits, per_axis=False, symmetric=False, narrow_range=False
+            num_bits=activation_bits or bits, per_axis=False, symmetric=False, narrow_range=False
         )
         self._given = {
             "weights": list(weights), "bits": bits, "per_axis": per_axis, "rounds": rounds,
+            "activation_bits": activation_bits,
         }  # fmt: skip
+
+    def get_weights_and_quantizers(self, layer: Any) -> list[Any]:
+        """Pair each weight with its quantizer."""
+        return [(_get(layer, path), self.weight_quantizer) for path in self.weight_attrs]
+
+    def set_quantize_weights(self, layer: Any, quantize_weights: list[Any]) -> None:
+        """Put the fake-quantized weights in the weights' places."""
+        for path, weight in zip(self.weight_attrs, quantize_weights, strict=True):
+            owner, _, name = path.rpartition(".")
+            setattr(_get(layer, owner) if owner else layer, name, weight)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments."""
         return self._given
 
 
+def _get(owner: Any, path: str) -> Any:
+    for name in path.split("."):
+        owner = getattr(owner, name)
+    return owner
+
+
 @dataclass(frozen=True)
-class _Case:
+class Case:
     """A layer under test: the shapes of its inputs, and which of its weights are quantized."""
 
     make: Callable[[], Any]
     shapes: tuple[tuple[int, ...], ...]
-    weights: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()  # paths of attributes
     per_axis: bool = False  # whether TFMOT can quantize its weights so
+    then: tuple[Callable[[], Any], ...] = ()  # layers that TFMOT quantizes together with it
+    is_wrapped: bool = True  # whether TFMOT can wrap it
+    reads_numbers: bool = False  # whether it looks up whole numbers, which are not quantized
 
 
 def _case(
     make: Callable[[], Any], *shapes: tuple[int, ...], weights: str = "", per_axis: bool = False
-) -> _Case:
-    return _Case(make, shapes, tuple(weights.split()), per_axis)
+) -> Case:
+    return Case(make, shapes, tuple(weights.split()), per_axis)
 
 
-LAYERS: dict[str, _Case] = {
+LAYERS: dict[str, Case] = {
     "Cropping1D": _case(lambda: layers.Cropping1D((1, 2)), SIGNAL),
     "Cropping2D": _case(lambda: layers.Cropping2D(((1, 0), (2, 1))), IMAGE),
     "Cropping3D": _case(lambda: layers.Cropping3D((1, 0, 2)), VOLUME),
@@ -220,36 +254,63 @@ def build(name: str, bits: int = 8, per_axis: bool = False, is_rounded: bool = T
     is_rounded : bool, optional
         Whether each of the layer's inputs is quantized; else they are sums of products.
     """
+    return around(LAYERS[name], (bits, bits), per_axis, is_rounded)
+
+
+def around(case: Case, bits: tuple[int, int], per_axis: bool, is_rounded: bool = True) -> Any:
+    """Return a model around a layer, as `build` does.
+
+    Parameters
+    ----------
+    case : Case
+    bits : tuple of int
+        Of the weights, and of the activations.
+    per_axis, is_rounded : bool
+        As of `build`.
+    """
     keras.backend.clear_session()
     keras.utils.set_random_seed(3)
-    case = LAYERS[name]
-    annotate = models.annotate
     inputs = [layers.Input(shape, name=f"input{i}") for i, shape in enumerate(case.shapes)]
-    rounded = [
-        annotate(layers.Dropout(0.1, name=f"rounded{i}"), LayerConfig(bits=bits))(x)
-        for i, x in enumerate(inputs)
-    ]
-    sums = [
-        annotate(
-            layers.Dense(x.shape[-1], name=f"before{i}"),
-            LayerConfig(["kernel"], bits, rounds=False),
-        )(x)
-        for i, x in enumerate(rounded)
-    ]
-    # TFMOT would take the dense layer's quantizer for a ReLU's that follows it directly.
-    before = [
-        annotate(
-            layers.Dropout(0.1, name=f"between{i}"), LayerConfig(bits=bits, rounds=is_rounded)
-        )(x)
-        for i, x in enumerate(sums)
-    ]
-    config = LayerConfig(case.weights, bits, per_axis)
+    before = inputs if case.reads_numbers else _before(inputs, bits, is_rounded)
     layer = case.make()
     layer._name = "layer"
-    x = annotate(layer, config)(before[0] if len(before) == 1 else before)
-    after = annotate(layers.Dense(3, name="after"), LayerConfig(["kernel"], bits))(x)
+    if case.is_wrapped:
+        layer = models.annotate(
+            layer, LayerConfig(case.weights, bits[0], per_axis, activation_bits=bits[1])
+        )
+        x = layer(before[0] if len(before) == 1 else before)
+    else:
+        x = layer(*before)
+    x = models.annotate(
+        layers.Dense(3, name="after"), LayerConfig(["kernel"], bits[0], activation_bits=bits[1])
+    )(x)
     with tfmot.quantization.keras.quantize_scope({"LayerConfig": LayerConfig}):
-        model = tfmot.quantization.keras.quantize_apply(keras.Model(inputs, after, name="model"))
+        model = tfmot.quantization.keras.quantize_apply(keras.Model(inputs, x, name="model"))
     models.randomize(model)
-    models.calibrate(model)
+    models.calibrate(model, numbers if case.reads_numbers else models.data)
     return model
+
+
+def numbers(model: Any, count: int, seed: int = 1) -> dict[str, Any]:
+    """Return whole numbers from 0 to 11 for each input of a model, by the inputs' names."""
+    rng = np.random.default_rng([seed, count])
+    return {
+        name: rng.integers(0, 12, (count, *tensor.shape[1:])).astype(np.float32)
+        for name, tensor in zip(model.input_names, model.inputs, strict=True)
+    }
+
+
+def _before(inputs: Sequence[Any], bits: tuple[int, int], is_rounded: bool) -> list[Any]:
+    """Return the inputs, quantized and each through a dense layer."""
+    annotate, (of_weights, of_values) = models.annotate, bits
+    made = []
+    for i, x in enumerate(inputs):
+        x = annotate(layers.Dropout(0.1, name=f"rounded{i}"), LayerConfig(bits=of_values))(x)
+        x = annotate(
+            layers.Dense(x.shape[-1], name=f"before{i}"),
+            LayerConfig(["kernel"], of_weights, rounds=False),
+        )(x)
+        # TFMOT would take the dense layer's quantizer for a ReLU's that follows it directly.
+        config = LayerConfig(bits=of_values, rounds=is_rounded)
+        made.append(annotate(layers.Dropout(0.1, name=f"between{i}"), config)(x))
+    return made

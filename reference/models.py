@@ -361,8 +361,8 @@ def randomize(model: Any) -> None:
             weight[..., switched_off].assign(tf.zeros(weight.shape[:-1]))
 
 
-def calibrate(model: Any) -> None:
-    """Set ranges and moving statistics to those of random images."""
+def calibrate(model: Any, drawn: Callable[..., dict[str, Float32Array]] = data) -> None:
+    """Set ranges and moving statistics to those of random images, or of what `drawn` returns."""
     normalizations = [getattr(layer, "layer", layer) for layer in leaves(model)]
     normalizations = [
         layer for layer in normalizations if isinstance(layer, layers.BatchNormalization)
@@ -373,7 +373,7 @@ def calibrate(model: Any) -> None:
         for layer in normalizations:
             layer.momentum = decay
         with _moving_averages_forget(decay):
-            model(data(model, CALIBRATION_BATCH, seed=100 + i), training=True)
+            model(drawn(model, CALIBRATION_BATCH, seed=100 + i), training=True)
     for layer, momentum in zip(normalizations, momenta, strict=True):
         layer.momentum = momentum
 

@@ -107,6 +107,15 @@ def session_outputs(
 ) -> tuple[dict[str, Array], list[Array]]:
     """Run an exported file.
 
+    Parameters
+    ----------
+    content : bytes
+    inputs : mapping of str to ndarray
+        Data of each input, and of what the graph leaves to others, by the step that makes it.
+    optimize : bool
+    entries : mapping of str to str
+        Of the session's configuration.
+
     Returns
     -------
     integers : dict of str to ndarray
@@ -124,7 +133,9 @@ def session_outputs(
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-    given = {names["inputs"][name]: x for name, x in inputs.items()}
+    makes = {name: cut["makes"] for name, cut in names.get("cuts", {}).items()}
+    places = names["inputs"] | {name: made for name, made in makes.items() if made}
+    given = {places[name]: x for name, x in inputs.items() if name in places}
     results = session.run([*names["outputs"], *wanted], given)
     count = len(names["outputs"])
     integers = {

@@ -259,8 +259,12 @@ def _architecture(model: Any) -> Architecture:
         text = json.dumps(
             {"class_name": type(model).__name__, "config": model.get_config()}, default=_plain
         )
-    except Exception:  # whatever a user's get_config raises, the tensors do not need it
+    except NotImplementedError:  # a subclassed model has no config
         return read_architecture(None)
+    except Exception as error:  # whatever a user's get_config raises, the tensors do not need it
+        said = " ".join(str(error).split())[:200]
+        reason = f"get_config() of a layer, or of the model, raises {type(error).__name__}: {said}"
+        return Architecture(notes=(words.no_graph(reason),))
     return read_architecture(parse_json(text, "the model's config"), "the model's config")
 
 

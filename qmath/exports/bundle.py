@@ -158,7 +158,8 @@ class Bundle:
     @property
     def obstacles(self) -> str:
         """Why there is no integer model, where there is none."""
-        return "; ".join(self.manifest["notes"]) or "the file holds no layers"
+        notes = [note for note in self.manifest["notes"] if not note.startswith("Assumed: ")]
+        return "; ".join(notes) or "the file holds no layers"
 
     def keys(self) -> Iterator[str]:
         """Yield the keys of `arrays`, which are not made for it."""

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from reference.matrix.judging import Count, Verdict
-from reference.matrix.running import judged, names
+from reference.matrix.running import class_of_cell, judged, names
 from reference.matrix.table import faults, listing, table
 
 __all__ = ["main"]
@@ -63,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--again", action="store_true", help="judge the cells anew that are in the state file"
     )
+    parser.add_argument("--done", action="store_true", help="print what the state file has")
+    parser.add_argument("--classes", action="store_true", help="a row for each class of layers")
     parser.add_argument("--list", action="store_true", help="print the names of the cells alone")
     options = parser.parse_args(arguments)
     known = names(options.networks)
@@ -74,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     found = _read(options.state) if options.state else {}
     missing = [name for name in wanted if options.again or name not in found]
+    if options.done:
+        missing, wanted = [], [name for name in wanted if name in found]
     for verdict in _judged(missing, options.jobs):
         found[verdict.name] = verdict
         wrong = "; ".join(faults(verdict))
@@ -82,7 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with options.state.open("a") as file:
                 file.write(json.dumps(asdict(verdict)) + "\n")
     shown = [found[name] for name in wanted]
-    print("\n".join([*table(shown), "", *listing(shown)]))
+    lines = table(shown, class_of_cell) if options.classes else table(shown)
+    print("\n".join([*lines, "", *listing(shown)]))
     return int(any(any(faults(verdict)) for verdict in shown))
 
 

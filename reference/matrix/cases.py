@@ -57,7 +57,7 @@ OF_REGISTRIES: dict[str, Case] = {
                                  weights=KERNEL, per_axis=True),
     "Conv2D with dilation": _case(_of(layers.Conv2D, 3, 3, dilation_rate=2, padding="same"), IMAGE,
                                   weights=KERNEL, per_axis=True),
-    "Conv2D of groups": _case(_of(layers.Conv2D, 6, 3, groups=2, activation="relu6"), IMAGE,
+    "Conv2D of groups": _case(_of(layers.Conv2D, 6, 3, groups=2, activation="relu"), IMAGE,
                               weights=KERNEL, per_axis=True),
     "Conv2D with softmax": _case(_of(layers.Conv2D, 5, 1, activation="softmax"), IMAGE,
                                  weights=KERNEL, per_axis=True),
@@ -92,7 +92,6 @@ OF_REGISTRIES: dict[str, Case] = {
     "Activation relu": _case(_of(layers.Activation, "relu"), IMAGE),
     "Activation linear": _case(_of(layers.Activation, "linear"), IMAGE),
     "Activation softmax": _case(_of(layers.Activation, "softmax"), IMAGE),
-    "Activation relu6": _case(_of(layers.Activation, "relu6"), IMAGE),
     "ReLU": _case(layers.ReLU, IMAGE),
     "ReLU to 6": _case(_of(layers.ReLU, 6.0), SIGNAL),
     "LeakyReLU": _case(_of(layers.LeakyReLU, 0.2), IMAGE),
@@ -169,7 +168,7 @@ OTHERS: dict[str, Case] = {
     "Dot": _case(_of(layers.Dot, 2), SIGNAL, SIGNAL),
     "Subtract": _case(layers.Subtract, IMAGE, IMAGE),
     "PReLU, quantized": _case(_of(layers.PReLU, shared_axes=[1, 2]), IMAGE, weights=("alpha",)),
-    "Activation hard_swish": _case(_of(layers.Activation, "hard_swish"), IMAGE),
+    "Activation relu6": _case(_of(layers.Activation, "relu6"), IMAGE),
     "Softmax": _case(layers.Softmax, IMAGE),
     "GaussianDropout": _case(_of(layers.GaussianDropout, 0.2), IMAGE),
     "GaussianNoise": _case(_of(layers.GaussianNoise, 0.2), IMAGE),
@@ -280,5 +279,3 @@ def cells() -> Iterator[Cell]:
 
 def _has_axes(scheme: str, case: Case) -> bool:
     return bool(case.weights) if scheme == "own" else case.per_axis
-
-

@@ -134,10 +134,7 @@ def squeezenet() -> Any:
     for squeeze, expand in ((4, 8), (6, 12)):
         x = layers.Conv2D(squeeze, 1, activation="relu")(x)
         x = layers.Concatenate()(
-            [
-                layers.Conv2D(expand, size, padding="same", activation="relu")(x)
-                for size in (1, 3)
-            ]
+            [layers.Conv2D(expand, size, padding="same", activation="relu")(x) for size in (1, 3)]
         )
     x = layers.Conv2D(CLASSES, 1, activation="relu")(layers.Dropout(0.5)(x))
     return keras.Model(image, layers.Softmax()(layers.GlobalAveragePooling2D()(x)))

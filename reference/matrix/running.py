@@ -9,7 +9,7 @@ from pathlib import Path
 from reference.matrix import building, cases, networks
 from reference.matrix.judging import READ, Verdict, judge
 
-__all__ = ["judged", "names"]
+__all__ = ["class_of_cell", "judged", "names"]
 
 EXAMPLES = 8
 
@@ -17,6 +17,14 @@ EXAMPLES = 8
 def names(of_networks: bool) -> list[str]:
     """Return the names of all cells, or of all networks."""
     return list(networks.NETWORKS) if of_networks else [cell.name for cell in cases.cells()]
+
+
+def class_of_cell(name: str) -> str:
+    """Return the class of a cell's layer; of a network, its name."""
+    if name in networks.NETWORKS:
+        return name
+    scheme, label = name.rpartition("/w")[0].split("/", 1)
+    return cases.class_of(scheme, label)
 
 
 def judged(name: str) -> Verdict:

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from reference.matrix.judging import Count, Verdict
 
 __all__ = ["MEANT", "faults", "listing", "meaning", "table"]
 
 # What was tried, what is said of it, and why that is right.
-MEANT: tuple[tuple[str, str, str], ...] = ()
+MEANT = (
+    ("build", "*", "Keras or TFMOT itself does not build it"),
+    ("save *", "Keras: *", "Keras itself does not write it"),
+    (
+        "load exported",
+        "*the order of its layers is not known (the op *",
+        "of ops alone, without a config, only layers with an op of their own are known",
+    ),
+)
+
+
+def _label(name: str) -> str:
+    return name.rpartition("/w")[0] or name
 
 
 def meaning(what: str, reason: str) -> str | None:
@@ -29,17 +41,29 @@ def faults(verdict: Verdict) -> Iterator[str]:
         if count.unexplained:
             yield f"{name}: {count.unexplained} unexplained, {'; '.join(count.listed)}"
     for what, reason in verdict.refusals.items():
-        if meaning(what, reason) is None:
+        if meaning(what, reason) is None and not _follows(what, verdict):
             yield f"{what} refused: {reason}"
 
 
-def table(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    """Yield the lines of a table: a row for each layer with its cells of all widths."""
-    yield "| layer | cells | kind | integers | differing | explained | ONNX Runtime | C | faults |"
+def _follows(what: str, verdict: Verdict) -> bool:
+    """Tell whether a refusal is the consequence of another one."""
+    return what.startswith("export ") and "program" in verdict.refusals
+
+
+def table(verdicts: Sequence[Verdict], by: Callable[[str], str] = _label) -> Iterator[str]:
+    """Yield the lines of a table: a row for each layer with its cells of all widths.
+
+    Parameters
+    ----------
+    verdicts : sequence of Verdict
+    by : callable, optional
+        What belongs in one row, by the name of a cell; default: a case.
+    """
+    yield "| layer | models | kind | integers | differing | explained | ONNX Runtime | C | faults |"
     yield "|---|---:|---|---:|---:|---:|---:|---:|---:|"
     rows: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
-        rows.setdefault(verdict.name.rpartition("/w")[0] or verdict.name, []).append(verdict)
+        rows.setdefault(by(verdict.name), []).append(verdict)
     rows["all"] = list(verdicts)
     for name, row in rows.items():
         kinds = dict.fromkeys(verdict.kind for verdict in row)

@@ -244,3 +244,9 @@ def test_what_has_no_integers_says_why():
         ranged("x", -1, 1).quantize()
     with pytest.raises(QmathError, match="x: the model holds no range for it"):
         quantize_model(QatModel({"x": QatTensor("x", "activation", spec=UNKNOWN)}))
+
+
+def test_what_stands_in_the_way_of_an_integer_model_is_no_assumption():
+    notes = ("Assumed: that nothing quantizes conv.", "no integer model is exported: conv: odd")
+    bundle = quantize_model(replace(model(), graph=None, notes=notes))
+    assert bundle.obstacles == "no integer model is exported: conv: odd"

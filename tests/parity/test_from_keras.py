@@ -368,3 +368,12 @@ def test_what_the_user_describes_is_what_training_used(
         expected = quantizer(variable, False, weights=state).numpy() + np.float32(0)
         found = loaded.tensors[f"{layer}/kernel"].quantize().dequantize()
         assert_same_bits(found + np.float32(0), expected, layer)
+
+
+def test_a_config_that_keras_cannot_write_is_named_with_its_error() -> None:
+    # An op of TensorFlow's has a signature, which Keras does not serialize.
+    layers = [keras.layers.Dense(2), keras.layers.Lambda(tf.abs)]
+    model = from_keras(keras.Sequential([keras.Input((3,)), *layers]))
+    (note,) = (note for note in model.notes if "order of the layers" in note)
+    assert "get_config() of a layer, or of the model, raises TypeError" in note
+    assert "no Sequential or Functional" not in note

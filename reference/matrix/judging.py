@@ -168,7 +168,9 @@ def judge(
     source = None
     for container, path in paths.items():
         with verdict.trying(f"load {container}"):
-            loaded = qmath.load(path, told)
+            # The ops of a SavedModel show the settings.
+            loaded = qmath.load(path, None if path.is_dir() else told)
+            _check_weights(live, loaded)
             if program is not None:
                 _check_equal(live, loaded, inputs)
             source = source or loaded
@@ -261,6 +263,16 @@ def _listed(layer: LayerDifference) -> str:
     if layer.farthest_tie is not None and layer.noise is not None:
         line += f", tie within {layer.farthest_tie:.1e}, noise {layer.noise:.1e}"
     return line + ("" if layer.near else ", beyond noise")
+
+
+def _check_weights(first: qmath.QatModel, second: qmath.QatModel) -> None:
+    """Raise unless the integers of two readings stand for the same weights."""
+    for name, tensor in first.tensors.items():
+        other = second.tensors.get(name)
+        if other is not None and tensor.role == other.role == "weight":
+            one, same = tensor.quantize().dequantize(), other.quantize().dequantize()
+            if not np.array_equal(one, same):
+                raise WrongError(f"{name} is not the live model's")
 
 
 def _check_equal(first: qmath.QatModel, second: qmath.QatModel, inputs: Arrays) -> None:

@@ -18,6 +18,7 @@ from reference import models, samples
 
 # isort: split
 import tensorflow as tf
+import tensorflow_model_optimization as tfmot
 
 __all__ = ["NETWORKS", "build", "data"]
 
@@ -264,7 +265,8 @@ def build(name: str) -> Any:
     """Return a network, quantized by TFMOT's defaults and trained for some steps."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(5)
-    model = models.default8(NETWORKS[name]())
+    with tfmot.quantization.keras.quantize_scope():  # of the layers that are annotated
+        model = models.default8(NETWORKS[name]())
     model.compile(keras.optimizers.legacy.Adam(3e-3), "mse")
     (x,) = _drawn(model, STEPS * BATCH, 7).values()
     model.fit(x, _targets(model, x, 7), BATCH, verbose=0)

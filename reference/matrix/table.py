@@ -15,7 +15,7 @@ MEANT = (
     ("save *", "Keras: *", "Keras itself does not write it"),
     (
         "load exported",
-        "*the order of its layers is not known (the op *",
+        "*the order of its layers is not known (*",
         "of ops alone, without a config, only layers with an op of their own are known",
     ),
 )

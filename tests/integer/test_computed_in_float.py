@@ -258,7 +258,7 @@ def test_arguments_masks_and_inner_quantizers_are_cut_points() -> None:
     assert program.cuts
     assert plain.graph is not None
     a, q, u = plain.graph.nodes
-    for made_by, config in (("Masking", {}), ("Identity", {"mask_zero": True})):
+    for made_by, config in (("Masking", {}), ("Lookup", {"mask_zero": True})):
         mask = Node("m", "m", made_by, ("q",), config)
         between = Node("d", "d", "Dropout", ("m",), {})
         nodes = (a, q, mask, between, replace(u, inputs=("d",)))

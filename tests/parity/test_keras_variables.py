@@ -75,6 +75,19 @@ def attention() -> Any:
     return keras.Model(flow, layers.MultiHeadAttention(2, 3, name="layer")(flow, flow))
 
 
+def scores() -> Any:
+    flow = layers.Input((4, 6))
+    made = [
+        layers.Attention(use_scale=True, score_mode="concat", name="both")([flow, flow]),
+        layers.Attention(score_mode="concat", name="concat")([flow, flow]),
+        layers.Attention(use_scale=True, name="scaled")([flow, flow]),
+        layers.Attention(name="none")([flow, flow]),
+        layers.AdditiveAttention(name="additive")([flow, flow]),
+        layers.AdditiveAttention(use_scale=False, name="unscaled")([flow, flow]),
+    ]
+    return keras.Model(flow, layers.Add()(made))
+
+
 def sync() -> Any:
     return keras.Sequential([layers.Input((4,)), layers.BatchNormalization(synchronized=True)])
 
@@ -102,12 +115,13 @@ def test_layers(make: Any, shape: tuple[int, ...], tmp_path: Path) -> None:
     check(keras.Sequential([layers.Input(shape), make()]), tmp_path / "model.keras")
 
 
-@pytest.mark.parametrize("make", [attention, sync])
+@pytest.mark.parametrize("make", [attention, scores, sync])
 def test_other_layers(make: Any, tmp_path: Path) -> None:
     check(make(), tmp_path / "model.keras")
 
 
 def test_all_are_tested() -> None:
     built = {type(make()).__name__ for make, _ in BUILT}
-    inside = {*CELLS, "ConvLSTMCell", "StackedRNNCells", "MultiHeadAttention"}
-    assert built | inside | {"SyncBatchNormalization"} == set(_LAYERS)
+    inside = {*CELLS, "ConvLSTMCell", "StackedRNNCells"}
+    joined = {"AdditiveAttention", "Attention", "MultiHeadAttention"}
+    assert built | inside | joined | {"SyncBatchNormalization"} == set(_LAYERS)

@@ -204,6 +204,19 @@ def _prelu(_: Config) -> Iterator[Slot]:
     yield Slot("alpha")
 
 
+def _scores(config: Config) -> Iterator[Slot]:
+    """Yield the variables of dot-product attention."""
+    if config.get("use_scale", False):
+        yield Slot("scale", ())
+    if config.get("score_mode") == "concat":
+        yield Slot("concat_score_weight", ())
+
+
+def _additive_scores(config: Config) -> Iterator[Slot]:
+    if config.get("use_scale", True):
+        yield Slot("scale", (None,))
+
+
 def _cell(gates: int) -> Callable[[Config], Iterator[Slot]]:
     def make(config: Config) -> Iterator[Slot]:
         width = _length(config, "units", gates)
@@ -282,6 +295,8 @@ def _own_name(layer: Serialized) -> str:
 
 _LAYERS: Mapping[str, Callable[[Config], Iterator[Slot]]] = {
     **{name: _weighted(row.kernel, row.axes) for name, row in LAYERS.items() if row.axes},
+    "AdditiveAttention": _additive_scores,
+    "Attention": _scores,
     "BatchNormalization": _batch_normalization,
     "Bidirectional": _bidirectional,
     "ConvLSTM1D": _recurrent("ConvLSTMCell", ""),

@@ -81,7 +81,10 @@ class Graph:
         for op in self._frozen.graph.get_operations():
             for tensor in op.inputs if op.name in self._of_data else ():
                 if tensor.op.name not in self._of_data:
-                    for name, moved in self._named(tensor, op):
+                    # A PReLU multiplies by the negative of its weight.
+                    is_negative = op.type == "Mul" and tensor.op.type == "Neg"
+                    read = tensor.op.inputs[0] if is_negative else tensor
+                    for name, moved in self._named(read, op):
                         places = tensors.setdefault(name, [])
                         if not any(moved is place for place in places):
                             places.append(moved)

@@ -20,6 +20,7 @@ from tf_keras.src.saving import serialization_lib
 
 from reference import layer_models, models
 from reference.dump import dump, inputs_of
+from reference.forward import graph_of_saved_model
 
 CASES = [
     (name, bits, per_axis)
@@ -112,3 +113,15 @@ def test_saved_separable_convolutions_have_no_lambda_layers(separable, tmp_path,
     assert found.keys() == expected.keys()
     for name, array in found.items():
         np.testing.assert_array_equal(array, expected[name], name)
+
+
+def test_the_sign_of_an_exported_slope_is_the_variables_own(tmp_path):
+    """A PReLU multiplies by the negative of its weight, which is what the graph's op reads."""
+    model = layer_models.build("PReLU, quantized")
+    model.export(tmp_path / "saved")
+    expected = qmath.from_keras(model).tensors["layer/alpha"].quantize()
+    tensor = qmath.load(tmp_path / "saved").tensors["layer/alpha"]
+    assert tensor.spec.narrow_range
+    np.testing.assert_array_equal(tensor.quantize().values, expected.values)
+    kernels = graph_of_saved_model(tmp_path / "saved").kernels()
+    np.testing.assert_array_equal(kernels["layer/alpha"], expected.dequantize())

@@ -171,7 +171,7 @@ class _Search:
         self.found.flows.append(FlowQuantizer(output, quantizer, ends, variables, is_input))
 
     def _add_weight(self, read: Output, reader: str) -> None:
-        output = self._unmoved(read)
+        output = self._positive(self._unmoved(read), reader)
         if (
             not isinstance(output, Output)
             or output.node.op == "Const"
@@ -196,6 +196,14 @@ class _Search:
             self._seen.add(key_of(read))
             self.found.variables.update(variables)
             self.found.weights.append(WeightPath(output, read, variables, None, output, (), ops))
+
+    def _positive(self, source: Source, reader: str) -> Source:
+        """Return the quantized weight whose negative a product reads, as that of a PReLU does."""
+        if reader == "Mul" and isinstance(source, Output) and source.node.op == "Neg":
+            negated = self._unmoved(self._inputs(source)[0])
+            if isinstance(negated, Output) and negated.node.op in FAKE_QUANTS:
+                return negated
+        return source
 
     def _ends(self, output: Output) -> tuple[Source, ...]:
         if output.node.op.endswith("Args"):

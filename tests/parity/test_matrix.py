@@ -106,7 +106,7 @@ def told(tmp_path, capsys, *verdicts):
 def test_what_is_in_the_state_file_is_not_done_again(tmp_path, capsys):
     status, lines = told(tmp_path, capsys, verdict(), verdict("8bit/ReLU/w8a8", kind="cut"))
     assert status == 0
-    assert lines[2] == "| 8bit/Add | 1 | integer | 100 | 2 | 2 | 0 of 0 | 1 | 0 |"
+    assert "| 8bit/Add | 1 | integer | 100 | 2 | 2 | 0 of 0 | 1 | 0 |" in lines[2:4]
     assert lines[4] == "| all | 2 |  | 200 | 4 | 4 | 0 of 0 | 2 | 0 |"
     assert lines[-1].startswith("- differs, exact: layer/output: 2 of 100")
 

@@ -60,6 +60,7 @@ ERRORS = {
     "lower _program": (4, "memory, a config that is damaged, a name that is taken"),
     "lower lower": (3, "no graph, weights that Keras quantized, settings that are unknown"),
     "params _ends": (1, "no range"),
+    "params _stated": (1, "a scale of zero"),
     "params quant_params": (1, "a range without width"),
     "rescaling _kept_axes": (1, "the input has no such axis"),
     "rescaling _spread": (1, "constants do not fit the input"),

@@ -466,14 +466,7 @@ class _Layers:
                 if tuple(shape) == kept
                 else self.reshaped(node, replace(pooled, channels_first=False), shape)
             )
-        given: dict[str, Any] = {
-            "kernel_shape": windows.last(attributes["size"], x),
-            "strides": windows.last(attributes["strides"], x),
-            "pads": windows.of_pads(attributes["pads"], x),
-        }
-        if kind == "Average":
-            given["count_include_pad"] = 0
-        return self.add(f"{kind}Pool", [x], node, shape, **given)
+        return self.add(f"{kind}Pool", [x], node, shape, **windows.of_pool(kind, attributes, x))
 
     def moved(self, node: Node, x: Value, linear: Linear) -> Value:
         attributes = linear.attributes
@@ -499,10 +492,7 @@ class _Layers:
         scales = self.builder.constant(f"{node.name}/scales", [1, 1, *attributes["size"]])
         # Of no meaning here, but QONNX's tools want a name for it.
         region = self.builder.constant(f"{node.name}/roi", np.zeros(0))
-        given = {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
-        if linear.kind == "upsample":
-            given = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric"}
-            given["nearest_mode"] = "floor"
+        given = windows.of_resize(linear)
         return self.add("Resize", [x, region, scales], node, linear.shape, **given)
 
     def reshaped(self, node: Node, x: Value, shape: Sequence[int]) -> Value:

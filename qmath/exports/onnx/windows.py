@@ -1,4 +1,4 @@
-"""Windows in ONNX's words: kernels, strides and paddings of each spatial axis."""
+"""Windows in ONNX's words: kernels, strides and paddings of each spatial axis, and resizing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from qmath.exports.onnx.graph import Value
 from qmath.integer.program import Linear
 
-__all__ = ["begins_and_ends", "last", "of_convolution", "of_pads", "of_transposed"]
+__all__ = ["begins_and_ends", "of_convolution", "of_pool", "of_resize", "of_transposed"]
 
 
 def of_convolution(linear: Linear, x: Value) -> dict[str, Any]:
@@ -43,6 +43,27 @@ def of_transposed(linear: Linear, x: Value) -> dict[str, Any]:
         "strides": list(strides),
         "pads": of_pads(crops, x),
         "output_padding": missing,
+    }
+
+
+def of_pool(kind: str, attributes: dict[str, Any], x: Value) -> dict[str, Any]:
+    """Return the attributes of an ``AveragePool`` or a ``MaxPool``."""
+    given: dict[str, Any] = {
+        "kernel_shape": last(attributes["size"], x),
+        "strides": last(attributes["strides"], x),
+        "pads": of_pads(attributes["pads"], x),
+    }
+    return {**given, "count_include_pad": 0} if kind == "Average" else given
+
+
+def of_resize(linear: Linear) -> dict[str, str]:
+    """Return the attributes of an upsampling, by the pixels themselves or between them."""
+    if linear.kind != "upsample":
+        return {"mode": "linear", "coordinate_transformation_mode": "half_pixel"}
+    return {
+        "mode": "nearest",
+        "coordinate_transformation_mode": "asymmetric",
+        "nearest_mode": "floor",
     }
 
 

@@ -34,7 +34,8 @@ class Floats:
 class Function:
     """An elementwise function of integers, or a softmax: a table, if a quantizer follows.
 
-    `axis` is that of a softmax, counted from the last one.
+    `axis` is that of a softmax, counted from the last one; `name` is what Keras calls the function,
+    if it does.
     """
 
     source: Integers

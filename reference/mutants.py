@@ -191,8 +191,8 @@ def _other_data(rng: np.random.Generator, data: bytes, entries: Mapping[bytes, A
     entry = pick(rng, [entry for _, entry in sorted(entries.items())])
     part = slice(entry.offset, entry.offset + entry.size)
     values = np.frombuffer(data[part], np.uint8)
-    other = alter_values(rng, values[: len(values) // 4 * 4].view("<f4")).astype("f4", "C")
-    return data[: part.start] + other.tobytes()[: entry.size].ljust(entry.size) + data[part.stop :]
+    other = alter_values(rng, values[: len(values) // 4 * 4].view("<f4")).tobytes()
+    return data[: part.start] + other[: entry.size].ljust(entry.size) + data[part.stop :]
 
 
 def _altered(rng: np.random.Generator, kind: str, data: bytes) -> bytes:

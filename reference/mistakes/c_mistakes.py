@@ -164,8 +164,8 @@ SUBSTITUTIONS: dict[str, tuple[Substitution, ...]] = {
         (_INSIDE, f"{_INSIDE[:-1]} && (axis || !i || i < p->kernel[0] - 1);"),
     ),
     "kernel's rows as columns": (
-        ("const size_t index = (size_t)h * (size_t)s[0] + (size_t)w * (size_t)s[1]",
-         "const size_t index = (size_t)w * (size_t)s[0] + (size_t)h * (size_t)s[1]"),
+        ("(size_t)k->first + (size_t)h * (size_t)s[0] + (size_t)w * (size_t)s[1]",
+         "(size_t)k->first + (size_t)w * (size_t)s[0] + (size_t)h * (size_t)s[1]"),
     ),
     "kernel flipped": (
         (_CONV, "* qm_weight(k, p->kernel[0] - 1 - i, p->kernel[1] - 1 - j, c, o);"),

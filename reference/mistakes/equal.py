@@ -80,7 +80,7 @@ def intervals(layer: Layer, term: Term) -> tuple[Array, Array]:
             low, high = np.minimum(low.min(), 0), np.maximum(high.max(), 0)
             above, below = _signed_sums(op)
             low, high = above * low + below * high, above * high + below * low
-        elif entry["kind"] == "pool_sum":
+        elif entry["kind"] in ("pool_sum", "bilinear"):
             taps = Kernel().sums(
                 replace(layer, grids={term.source: replace(grid, zero_point=0)}),
                 replace(term, ops=(op,)),

@@ -17,7 +17,7 @@ __all__ = ["Litert"]
 Array = NDArray[Any]
 Int64Array = NDArray[np.int64]
 
-_LANES = 16  # channels that the kernel of a mean takes at a time
+_LANES = {"MEAN": 16, "TRANSPOSE_CONV": 8}  # channels taken at a time; the rest as in `Tflite`
 
 
 class Litert(Tflite):
@@ -26,7 +26,8 @@ class Litert(Tflite):
     So round convolutions, transposed ones, dense layers and changes of scale. A convolution with
     INT4 weights is computed so even where the delegate XNNPACK takes the rest. Depthwise
     convolutions and whatever is not named here are as in `Tflite`. A mean that keeps its axes
-    adds a zero point that is rounded by itself.
+    adds a zero point that is rounded by itself. Not mirrored: a change of scale rounds as
+    `Tflite` in the last values of a tensor, up to 15, batch included.
 
     Parameters
     ----------
@@ -46,7 +47,12 @@ class Litert(Tflite):
     def _weighted(self, kernel: Kernel, x: Int64Array) -> Array:
         if kernel.op == "DEPTHWISE_CONV_2D":
             return self._scaled(kernel, x)
-        return self._half_up(kernel, x)
+        if kernel.op != "TRANSPOSE_CONV":
+            return self._half_up(kernel, x)
+        assert kernel.channel is not None
+        lanes = _LANES[kernel.op]
+        whole = (int(kernel.channel.max()) + 1) // lanes * lanes
+        return np.where(kernel.channel < whole, self._half_up(kernel, x), self._scaled(kernel, x))
 
     def _half_up(self, kernel: Kernel, x: Int64Array, i: int = 0) -> Array:
         return arithmetic.multiply_by_quantized_multiplier_half_up(
@@ -76,7 +82,7 @@ class Litert(Tflite):
             np.float64(source.scale / (np.float32(count) * output.scale))
         )
         total = x + source.zero_point * count
-        whole = x.shape[-1] // _LANES * _LANES
+        whole = x.shape[-1] // _LANES["MEAN"] * _LANES["MEAN"]
         means = [
             arithmetic.multiply_by_quantized_multiplier_half_up(total[..., :whole], *numbers),
             arithmetic.multiply_by_quantized_multiplier(total[..., whole:], *numbers),

@@ -105,6 +105,8 @@ class Kernel:
         Of a leaky ReLU.
     keeps_axes : bool
         Whether a mean leaves the axes that it sums up, of length 1.
+    channel : ndarray of int64 or None
+        The number of each output channel of an operation with weights.
     """
 
     op: str
@@ -122,6 +124,7 @@ class Kernel:
     left_shift: int = 0
     slope: float = 0.0
     keeps_axes: bool = False
+    channel: Int64Array | None = None
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -133,8 +136,10 @@ class Kernel:
         assert self.weight_scale is not None
         assert self.weight_sign is not None
         assert self.bias is not None
+        assert self.channel is not None
         return replace(
             self,
+            channel=move(self.channel),
             multipliers=tuple(map(move, self.multipliers)),
             shifts=tuple(map(move, self.shifts)),
             weight_scale=move(self.weight_scale),
@@ -213,6 +218,7 @@ def weighted(
     return Kernel(
         OPERATIONS[linear.kind], step.name, (source,), output, (multiplier,), (shift,), linear.name,
         found.weight_scale, sign, _weight_bits(linear, sign), bias,
+        channel=np.arange(linear.shape[-1]),
     )  # fmt: skip
 
 

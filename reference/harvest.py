@@ -106,11 +106,11 @@ def of_attacks() -> Iterator[Entry]:
 
 def of_odd_files() -> Iterator[Entry]:
     """Yield what is written for a branch each."""
-    from reference import odd_configs, odd_files
+    from reference import odd_configs, odd_files, odd_tflite
     from reference.odd_saved_models import edited
 
     models = (Entry(files, "m") for files in edited())
-    return chain(models, odd_configs.written(), odd_files.written())
+    return chain(models, odd_configs.written(), odd_files.written(), odd_tflite.written())
 
 
 def of_golden_files(take: Callable[[Entry], object]) -> None:

@@ -42,6 +42,7 @@ class Dequantized:
         return self._quantized.dequantize().astype(dtype or self.dtype, copy=False)
 
 
+@np.errstate(over="ignore")  # an infinite range is refused where it is used
 def activation(
     name: str, tensor: Tensor, role: Role, num_bits: int | None = None
 ) -> QatTensor | None:
@@ -70,6 +71,7 @@ def activation(
     )
 
 
+@np.errstate(over="ignore")
 def weight(
     name: str, tensor: Tensor, arranged: Callable[[Array], Array], axis: int | None
 ) -> QatTensor:

@@ -18,7 +18,7 @@ from qmath.containers.tflite import schema
 from qmath.containers.tflite.flatbuffer import FlatBuffer, Table
 from qmath.errors import FileFormatError
 
-__all__ = ["Operation", "Quantization", "Tensor", "TfliteFile", "read_tflite"]
+__all__ = ["LARGEST", "Operation", "Quantization", "Tensor", "TfliteFile", "parsed", "read_tflite"]
 
 Array = NDArray[Any]
 
@@ -148,7 +148,18 @@ def read_tflite(path: str) -> TfliteFile:
             content = file.read(size)
     except OSError as error:
         raise FileFormatError(f"{path}: it cannot be read ({error.strerror})") from None
-    return _Reader(FlatBuffer(content, path)).read()
+    return parsed(content, path)
+
+
+def parsed(content: bytes, name: str) -> TfliteFile:
+    """Return what the bytes of a file hold; `name` is the file's in messages.
+
+    Raises
+    ------
+    FileFormatError
+        As `read_tflite`.
+    """
+    return _Reader(FlatBuffer(content, name)).read()
 
 
 class _Reader:

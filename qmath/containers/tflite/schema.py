@@ -201,6 +201,8 @@ OPTIONS: Mapping[str, str] = {
     "MAX_POOL_2D": "Pool2DOptions",
     "MEAN": "ReducerOptions",
     "REDUCE_MAX": "ReducerOptions",
+    "REDUCE_MIN": "ReducerOptions",
+    "SUM": "ReducerOptions",
     "ADD": "AddOptions",
     "SUB": "SubOptions",
     "MUL": "MulOptions",

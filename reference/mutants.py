@@ -274,6 +274,8 @@ def altered_output(rng: np.random.Generator, source: Source, target: Path) -> So
         target.write_bytes(struct.pack("<Q", len(header)) + header + data[size:])
     elif kind == "h5":
         alter_hdf5(rng, target)
+    elif kind == "tflite":
+        _alter_tflite(rng, target)
     else:
         import onnx
 
@@ -281,6 +283,16 @@ def altered_output(rng: np.random.Generator, source: Source, target: Path) -> So
         alter_message(rng, model)
         target.write_bytes(model.SerializeToString())
     return Source(target)
+
+
+def _alter_tflite(rng: np.random.Generator, path: Path) -> None:
+    """Change the manifest, where what comes of it has room."""
+    data = path.read_bytes()
+    start = data.index(b'{"format"')
+    size = int.from_bytes(data[start - 4 : start], "little")
+    changed = alter_json(rng, data[start : start + size])
+    if len(changed) <= size:
+        path.write_bytes(data[:start] + changed.ljust(size) + data[start + size :])
 
 
 def _alter_npz(rng: np.random.Generator, path: Path) -> None:

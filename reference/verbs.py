@@ -25,7 +25,7 @@ __all__ = ["VERBS", "LeftBehindError", "try_verb"]
 # Beyond which data are not made up for a model: whoever runs it has data of that size.
 MOST_DATA = 1 << 16
 BY_COMMAND = 0.25  # of the mutants
-WITHOUT_VECTORS = ("h5", "onnx", "qonnx")
+WITHOUT_VECTORS = ("h5", "onnx", "qonnx", "tflite")
 Call = Callable[[np.random.Generator, qmath.QatModel, Path], object]
 
 

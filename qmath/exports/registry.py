@@ -25,6 +25,7 @@ FORMATS = {
     "h5": "qmath.exports.arrays.h5:H5",
     "onnx": "qmath.exports.onnx.qdq:Onnx",
     "qonnx": "qmath.exports.onnx.qonnx:Qonnx",
+    "tflite": "qmath.exports.tflite.exporter:Tflite",
     "mem": "qmath.exports.memories.formats:Mem",
     "hex": "qmath.exports.memories.formats:Hex",
     "coe": "qmath.exports.memories.formats:Coe",

@@ -21,7 +21,7 @@ from tests.readers.builders import SAMPLES
 Layers = list[dict[str, Any]]
 Change = Callable[[Layers], object]
 
-FORMATS = ("npz", "safetensors", "bin", "h5", "mem", "c", "cmsis-nn", "onnx", "qonnx")
+FORMATS = ("npz", "safetensors", "bin", "h5", "mem", "c", "cmsis-nn", "onnx", "qonnx", "tflite")
 IMAGES = np.zeros((2, 8, 8, 1), np.float32)
 
 

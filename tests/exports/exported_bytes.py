@@ -36,6 +36,7 @@ def exports() -> dict[str, tuple[qmath.QatModel | Path, str, dict[str, object]]]
         "cmsis-nn": (layers, "cmsis-nn", {}),
         "onnx": (layers, "onnx", {}),
         "qonnx": (layers, "qonnx", {}),
+        "tflite": (layers, "tflite", {}),
     }  # fmt: skip
 
 

@@ -26,11 +26,13 @@ def test_a_manifest_is_returned_as_it_is() -> None:
     assert checked(value, "a.npz") is value
 
 
-@pytest.mark.parametrize("name", ["o.npz", "o.safetensors", "o.onnx", "o.bin"])
+@pytest.mark.parametrize("name", ["o.npz", "o.safetensors", "o.onnx", "o.tflite", "o.bin"])
 def test_a_later_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     pytest.importorskip("h5py")
     if name == "o.onnx":
         pytest.importorskip("onnx")
+    if name == "o.tflite":
+        pytest.importorskip("flatbuffers")
     out = tmp_path / name
     build = manifest.build
     with monkeypatch.context() as later:

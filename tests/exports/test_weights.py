@@ -25,7 +25,7 @@ from qmath.integer.program import Linear
 from tests.exports.models import every_width, model
 
 SAMPLE = Path("reference/samples/default8.h5")
-NETWORKS = ("cmsis-nn", "onnx", "qonnx")  # which a graph is needed for
+NETWORKS = ("cmsis-nn", "onnx", "qonnx", "tflite")  # which a graph is needed for
 
 
 class Counts:

@@ -42,6 +42,8 @@ def test_a_few_verbs(container: str) -> None:
 def test_every_verb_takes_a_whole_model(name: str, tmp_path: Path) -> None:
     if "onnx" in name:
         pytest.importorskip("onnx")
+    if "tflite" in name:
+        pytest.importorskip("flatbuffers")
     model = mutate.qmath.load(mutants.LARGER)
     verbs.VERBS[name](np.random.default_rng(3), model, tmp_path)
     assert bool(list(tmp_path.iterdir())) == ("export" in name)
@@ -51,6 +53,8 @@ def test_every_verb_takes_a_whole_model(name: str, tmp_path: Path) -> None:
 def test_a_few_outputs(container: str) -> None:
     if "onnx" in container:
         pytest.importorskip("onnx")
+    if "tflite" in container:
+        pytest.importorskip("flatbuffers")
     counts, violations = mutate.run(container, 8, SEED)
     assert violations == []
     assert counts["refused"] + counts["other"]

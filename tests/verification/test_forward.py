@@ -19,7 +19,8 @@ from tests.exports.models import model
 
 SAMPLE = "reference/samples/default8.h5"
 FORMATS = {"npz": ".npz", "safetensors": ".safetensors", "bin": ".bin", "h5": ".h5", "c": "",
-           "cmsis-nn": "", "mem": "", "onnx": ".onnx", "qonnx": ".qonnx"}  # fmt: skip
+           "cmsis-nn": "", "mem": "", "onnx": ".onnx", "qonnx": ".qonnx",
+           "tflite": ".tflite"}  # fmt: skip
 Arrays = dict[str, np.ndarray]
 
 
@@ -45,6 +46,8 @@ def test_every_format_stands_for_the_kernels_or_names_the_first_other(
 ) -> None:
     if "onnx" in format:
         pytest.importorskip("onnx")
+    if format == "tflite":
+        pytest.importorskip("flatbuffers")
     source = qmath.load(SAMPLE)
     path = tmp_path / f"out{FORMATS[format]}"
     export(source, path, format=format)

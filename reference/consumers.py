@@ -1,0 +1,333 @@
+"""What runs TFLite files, and whether it computes the integers that a profile predicts.
+
+Each operation of a file that qmath wrote is compared from the runtime's own previous integers. The
+runtimes are LiteRT with its reference kernels, with its default delegate XNNPACK, and with its
+optimized kernels, and tflite-micro. ``python -m reference.consumers MODEL …`` prints a table; no
+TensorFlow is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import qmath
+from qmath.containers.tflite.file import Tensor, parsed
+from qmath.exports.bundle import Bundle, quantize_model
+from qmath.exports.tflite.exporter import Tflite as Format
+from qmath.exports.tflite.ties import with_own_zero_points
+from qmath.integer.executor import Executor
+from qmath.integer.profiles.exact import Exact
+from qmath.integer.profiles.tflite import Kernel, Tflite
+from qmath.integer.profiles.tflite_arithmetic import saturating_rounding_doubling_high_mul
+from qmath.integer.profiles.xnnpack import Xnnpack
+from qmath.integer.program import Linear, Program, Requantize, unrounded_sums
+
+__all__ = [
+    "CONSUMERS",
+    "Count",
+    "Optimized",
+    "Wide",
+    "compared",
+    "integers_on_the_grid",
+    "npu_operators",
+    "written",
+]
+
+Array = NDArray[Any]
+_ARENA = 1 << 24
+_LANES = 8  # channels
+
+
+class Micro(Tflite):
+    """The arithmetic of tflite-micro: its dense layers round as convolutions do."""
+
+    def _weighted(self, kernel: Kernel, x: NDArray[np.int64]) -> Array:
+        return self._scaled(kernel, x)
+
+
+class Optimized(Tflite):
+    """The arithmetic of LiteRT's optimized kernels: twice, the second time half up.
+
+    A depthwise convolution takes eight channels at a time so, and the last ones as `Tflite` does.
+    """
+
+    def _weighted(self, kernel: Kernel, x: NDArray[np.int64]) -> Array:
+        (multiplier,), (shift,) = kernel.multipliers, kernel.shifts
+        high = saturating_rounding_doubling_high_mul(x << np.maximum(shift, 0), multiplier)
+        right = np.maximum(-shift, 0)
+        rounded = (high + ((np.int64(1) << right) >> 1)) >> right
+        if kernel.op != "DEPTHWISE_CONV_2D":
+            return np.asarray(rounded)
+        whole = x.shape[-1] // _LANES * _LANES
+        return np.concatenate([rounded[..., :whole], self._scaled(kernel, x)[..., whole:]], -1)
+
+
+class Default(Xnnpack):
+    """The arithmetic of LiteRT by default: XNNPACK's, but of most layers with packed weights.
+
+    XNNPACK takes of these only dense layers of 4 bits, if their rows are whole bytes. A convolution
+    of groups runs in the reference kernel.
+    """
+
+    def __init__(self, weights: Mapping[str, Linear], packed: Mapping[str, str]) -> None:
+        super().__init__()
+        self.weights, self.packed = weights, packed
+        self.others: tuple[Tflite, Tflite] = Optimized(), Tflite()
+
+    def _weighted(self, kernel: Kernel, x: NDArray[np.int64]) -> Array:
+        linear = self.weights[kernel.weights]
+        shape = np.shape(np.asarray(linear.weights))
+        kind = self.packed.get(kernel.weights)
+        is_taken = linear.kind == "dense" and kind == "INT4" and shape[0] % 2 == 0
+        if kind is None or is_taken:
+            return super()._weighted(kernel, x)
+        optimized, reference = self.others
+        chosen = reference if linear.attributes.get("groups", 1) > 1 else optimized
+        return chosen._weighted(kernel, x)
+
+
+class Wide(Tflite):
+    """The arithmetic of INT16 activations with biases of 64 bits: multipliers of 15 bits."""
+
+    def _weighted(self, kernel: Kernel, x: NDArray[np.int64]) -> Array:
+        if kernel.op == "FULLY_CONNECTED":
+            return super()._weighted(kernel, x)
+        (multiplier,), (shift,) = kernel.multipliers, kernel.shifts
+        reduced = np.where(multiplier < 0x7FFF0000, (multiplier + (1 << 15)) >> 16, 0x7FFF)
+        right = 15 - shift
+        return np.asarray((x * reduced + (np.int64(1) << (right - 1))) >> right)
+
+
+class InFile:
+    """A profile's arithmetic for a file's own operations; those in float32 are `Exact`'s."""
+
+    def __init__(self, profile: Tflite, floats: Sequence[str]) -> None:
+        self.profile, self.floats = profile, frozenset(floats)
+        # The steps are the file's operations: no converter changes them.
+        profile.converts = False  # type: ignore[attr-defined]
+
+    def requantize(
+        self, step: Requantize, sums: Sequence[Array], intervals: Sequence[tuple[int, int]]
+    ) -> Array:
+        """Return the integers relative to the output's zero point."""
+        chosen: Any = Exact() if step.name in self.floats else self.profile
+        return np.asarray(chosen.requantize(step, sums, intervals))
+
+
+def linears(program: Program) -> dict[str, Linear]:
+    """Return a program's operations with weights, by the weights, with the number of groups."""
+    shapes = dict(program.inputs) | {step.name: step.shape for step in program.steps}
+    found: dict[str, Linear] = {}
+    for step in program.steps:
+        for term in (term for value in unrounded_sums(step) for term in value.terms):
+            if term.ops and term.ops[0].weights is not None:
+                linear = term.ops[0]
+                depth = np.shape(np.asarray(linear.weights))[2:3] or (1,)
+                groups = shapes[term.source][-1] // depth[0] if linear.kind == "conv2d" else 1
+                attributes = {**linear.attributes, "groups": groups}
+                found[linear.name] = replace(linear, attributes=attributes)
+    return found
+
+
+def written(bundle: Bundle, **options: Any) -> tuple[bytes, dict[str, Any]]:
+    """Return a file, and the names of its parts."""
+    file, format = io.BytesIO(), Format(**options)
+    format.write(bundle, file)
+    names: dict[str, Any] = format.network(bundle).export["names"]
+    return file.getvalue(), names
+
+
+def integers_on_the_grid(program: Program, count: int, seed: int = 5) -> dict[str, Array]:
+    """Return random inputs that every runtime quantizes to the same integers: their real values."""
+    rng = np.random.default_rng(seed)
+    inputs: dict[str, Array] = {}
+    for name, shape in program.inputs.items():
+        readers = (s.params for s in program.quantized if getattr(s, "source", None) == name)
+        params = next(readers, None)
+        if params is None:  # a float layer reads it
+            inputs[name] = rng.uniform(-1, 1, (count, *shape)).astype(np.float32)
+        else:
+            integers = rng.integers(params.low, params.high + 1, (count, *shape))
+            inputs[name] = params.dequantize(integers)
+    return inputs
+
+
+def _as_stored(tensor: Tensor, x: Array) -> Array:
+    if tensor.quantization is None:
+        return x
+    q = np.rint(x / tensor.quantization.scale) + tensor.quantization.zero_point
+    return q.astype(tensor.type.lower())
+
+
+def _litert(resolver: str) -> Callable[..., Iterator[dict[int, Array]]]:
+    def run(
+        content: bytes, inputs: Sequence[tuple[int, Array]], wanted: Sequence[int]
+    ) -> Iterator[dict[int, Array]]:
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            interpreter = Interpreter(
+                model_content=content, num_threads=1, experimental_preserve_all_tensors=True,
+                experimental_op_resolver_type=getattr(OpResolverType, resolver),
+            )  # fmt: skip
+        interpreter.allocate_tensors()
+        for batch in _batches(content, inputs):
+            for index, x in batch:
+                interpreter.set_tensor(index, x)
+            interpreter.invoke()
+            yield {index: interpreter.get_tensor(index).copy() for index in wanted}
+
+    return run
+
+
+def _micro(
+    content: bytes, inputs: Sequence[tuple[int, Array]], wanted: Sequence[int]
+) -> Iterator[dict[int, Array]]:
+    from tflite_micro import runtime
+
+    interpreter = runtime.Interpreter.from_bytes(
+        content, intrepreter_config=runtime.InterpreterConfig.kPreserveAllTensors,
+        arena_size=_ARENA,
+    )  # fmt: skip
+    for batch in _batches(content, inputs):
+        for number, (_, x) in enumerate(batch):
+            interpreter.set_input(x, number)
+        interpreter.invoke()
+        yield {index: np.array(interpreter.GetTensor(index, 0)["tensor_data"]) for index in wanted}
+
+
+def _batches(
+    content: bytes, inputs: Sequence[tuple[int, Array]]
+) -> Iterator[list[tuple[int, Array]]]:
+    file = parsed(content, "the file")
+    size, count = file.tensors[inputs[0][0]].shape[0], len(inputs[0][1])
+    for start in range(0, count - count % size, size):
+        yield [(i, _as_stored(file.tensors[i], x[start : start + size])) for i, x in inputs]
+
+
+CONSUMERS: Mapping[str, tuple[Callable[..., Iterator[dict[int, Array]]], type[Any]]] = {
+    "reference": (_litert("BUILTIN_REF"), Tflite),
+    "default": (_litert("AUTO"), Default),
+    "tflite-micro": (_micro, Micro),
+}
+"""Runtimes by name: what runs a file, and the arithmetic that it should have."""
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many integers were compared, and how many differ.
+
+    Attributes
+    ----------
+    integers, differing : int
+        Of steps that the file computes with integers.
+    steps : mapping of str to int
+        Those with differing integers, and how many these are.
+    in_float, differing_in_float : int
+        Integers that are rounded from float32, compared with the profile `exact`.
+    largest_in_float : int
+        The largest difference of these.
+    """
+
+    integers: int
+    differing: int
+    steps: Mapping[str, int]
+    in_float: int = 0
+    differing_in_float: int = 0
+    largest_in_float: int = 0
+
+
+def compared(
+    bundle: Bundle, consumer: str, count: int = 8, arithmetic: type[Tflite] | None = None,
+    **options: Any,
+) -> Count:  # fmt: skip
+    """Run a bundle's file, and compare every integer with what the arithmetic predicts."""
+    run, kind = CONSUMERS[consumer]
+    assert bundle.program is not None
+    program = with_own_zero_points(bundle.program)
+    content, names = written(bundle, **options)
+    tensors = parsed(content, "the file").tensors
+    indexes = {tensor.name: i for i, tensor in enumerate(tensors)}
+    kinds = {
+        name: tensors[indexes[uses[0]["name"]]].type for name, uses in names["weights"].items()
+    }
+    packed = {name: kind for name, kind in kinds.items() if kind != "INT8"}
+    data = integers_on_the_grid(program, count)
+    inputs = [(indexes[name], data[key]) for key, name in names["inputs"].items()]
+    wanted = {step: indexes[entry["name"]] for step, entry in names["integers"].items()}
+    parts: dict[str, list[Array]] = {step: [] for step in wanted}
+    for computed in run(content, inputs, list(wanted.values())):
+        for step, index in wanted.items():
+            parts[step].append(computed[index])
+    found = {
+        step: np.concatenate(arrays).reshape(-1, *program.step(step).shape).astype(np.int32)
+        + (1 << (program.quant_params[step].num_bits - 1))
+        for step, arrays in parts.items()
+    }
+    is_default = kind is Default and arithmetic is None
+    profile = Default(linears(program), packed) if is_default else (arithmetic or kind)()
+    executor = Executor(program, InFile(profile, names["floats"]))
+    expected = executor.run(data, forced=found)
+    rounded = set(names["floats"]) & found.keys()
+    wrong = {step: int((expected[step] != found[step]).sum()) for step in found}
+    return Count(
+        sum(found[step].size for step in found.keys() - rounded),
+        sum(wrong[step] for step in found.keys() - rounded),
+        {step: n for step, n in wrong.items() if n and step not in rounded},
+        sum(found[step].size for step in rounded),
+        sum(wrong[step] for step in rounded),
+        max((int(np.abs(expected[s].astype(int) - found[s]).max()) for s in rounded), default=0),
+    )
+
+
+def npu_operators(path: Path, folder: Path) -> tuple[int, int]:
+    """Return how many operators of a file Vela leaves to the CPU, and how many an NPU gets."""
+    vela = Path(sys.executable).with_name("vela")
+    done = subprocess.run(
+        [vela, path, "--output-dir", folder, "--accelerator-config", "ethos-u55-128"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    counts = {}
+    for line in done.stdout.splitlines():
+        for unit in ("CPU", "NPU"):
+            if line.startswith(f"{unit} operators = "):
+                counts[unit] = int(line.split("=")[1].split()[0])
+    return counts["CPU"], counts["NPU"]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table of the models that the command line names."""
+    parser = argparse.ArgumentParser(prog="python -m reference.consumers", description=__doc__)
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="a file that qmath.load reads")
+    parser.add_argument("--count", type=int, default=8, help="examples of each model")
+    options = parser.parse_args(arguments)
+    print("| model | weights | consumer | integers | differing | from float32 | differing |")
+    print("|---|---|---|---:|---:|---:|---:|")
+    for path in options.models:
+        bundle = quantize_model(qmath.load(path))
+        for weights in ("int8", "int4"):
+            for consumer in CONSUMERS:
+                try:
+                    n = compared(bundle, consumer, options.count, weights=weights)
+                except Exception as error:  # a runtime's own, or a refusal
+                    print(f"| {Path(path).stem} | {weights} | {consumer} | {str(error)[:90]} |")
+                    continue
+                row = n.integers, n.differing, n.in_float, n.differing_in_float
+                cells = " | ".join(f"{value:,}" for value in row)
+                print(f"| {Path(path).stem} | {weights} | {consumer} | {cells} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ from qmath.exports.tflite.graph import Tensor
 from qmath.exports.tflite.moves import UnsupportedError
 from qmath.integer.budget import Budget
 from qmath.integer.lowering import activations, geometry, rescaling
-from qmath.integer.program import FloatStep, Linear
+from qmath.integer.program import FloatStep, Linear, SoftmaxStep
 from qmath.layers import LAYERS, MOVES, NORMALIZATION, POOLS, kind_of
 from qmath.model import Node
 
@@ -41,6 +41,10 @@ class FloatLayers(Floats):
             for i, source in enumerate(step.sources)
         ]  # fmt: skip
         return self._function(step, xs) or self._layer(step, xs)
+
+    def softmax(self, step: SoftmaxStep) -> Tensor:
+        """Write a softmax between two quantizers, but for the second one."""
+        return self._softmax(step.name, self.real(self.values[step.source]), step.axis)
 
     def _function(self, step: FloatStep, xs: Sequence[Tensor]) -> Tensor | None:
         """Write a function that is known by itself, and not by the layer that it is of."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from qmath.containers.tflite.schema import PADDINGS
 from qmath.exports.bundle import Bundle
 from qmath.exports.tflite import moves
 from qmath.exports.tflite.graph import GraphBuilder, Tensor
@@ -77,8 +78,11 @@ class Floats:
         held = np.asarray(self._scale_of(term.source), np.float64)  # what `x` is a multiple of
         for linear in term.ops:
             if linear.weights is not None:
+                write = self.apply
+                if linear.kind == "conv3d":
+                    linear, write = _ungrouped(linear, x.shape[-1]), self._convolution_3d
                 weight, scale = self.weight(linear.name, linear)
-                x = self.apply(name, x, linear, weight, np.zeros(linear.shape[-1]))
+                x = write(name, x, linear, weight, np.zeros(linear.shape[-1]))
                 held = held * scale
             elif linear.factor is not None:
                 factor = self.real(self.values[linear.factor.source])
@@ -86,6 +90,9 @@ class Floats:
                 held = held * self._scale_of(linear.factor.source)
             elif linear.kind == "pool_sum":
                 x = self._window_sum(name, x, linear)
+            elif linear.kind == "bilinear":
+                x = moves.bilinear(self.builder, x, name, linear.shape)
+                held = held / linear.gain
             else:
                 x = moves.move(self.builder, x, name, linear.kind, linear.shape, linear.attributes)
         ratio = np.asarray(term.scale / held)
@@ -101,12 +108,14 @@ class Floats:
         They are multiples of its scale; of its integers where each channel has a scale, because
         tflite-micro would multiply all of them by the first. It unpacks none here, either.
         """
-        q = self.bundle.weights[name]
+        q, shown = self.bundle.weights[name], np.asarray(linear.weights)
         relative = q.values.astype(np.int32) - q.zero_point
+        is_whole = relative.size == shown.size  # else integers of a part, or with zeros between
+        relative = relative.reshape(shown.shape) if is_whole else shown.astype(np.int32)
         bits = max(int(relative.max()).bit_length(), int(-1 - relative.min()).bit_length()) + 1
         if bits > _MOST_BITS:
             raise UnsupportedError(f"weights of {bits} bits: it has {_MOST_BITS} at most")
-        values, _ = ordered_for(relative.reshape(np.shape(np.asarray(linear.weights))), linear)
+        values, _ = ordered_for(relative, linear)
         scale = np.float32(q.scale.item() if q.scale.size == 1 else 1)
         held = self.builder.constant(name, "INT8", values, scales=np.asarray(scale))
         return self.real(held), float(scale)
@@ -116,6 +125,19 @@ class Floats:
         op = OPERATIONS[linear.kind]
         held = self.builder.constant(f"{name}/bias", "FLOAT32", bias)
         return apply(self.builder, x, name, linear, Call(op, weight, held, _VERSIONS[op]))
+
+    def _convolution_3d(
+        self, name: str, x: Tensor, linear: Linear, weight: Tensor, bias: Array
+    ) -> Tensor:
+        held = self.builder.constant(f"{name}/bias", "FLOAT32", bias)
+        x = moves.padded(self.builder, x, name, linear.attributes["pads"])
+        strides, dilation = linear.attributes["strides"], linear.attributes["dilation"]
+        options = {f"stride_{axis}": int(n) for axis, n in zip("dhw", strides, strict=True)}
+        for axis, n in zip("dhw", dilation, strict=True):
+            options[f"dilation_{axis}_factor"] = int(n)
+        shape = (x.shape[0], *linear.shape)
+        options["padding"] = PADDINGS["VALID"]
+        return self.op("CONV_3D", [x, weight, held], name, shape, **options)
 
     def _window_sum(self, name: str, x: Tensor, linear: Linear) -> Tensor:
         """Write a sum over windows, as a convolution with ones, which needs no counts."""
@@ -181,8 +203,21 @@ def _is_one(ratio: Array) -> bool:
     return bool((np.abs(ratio - 1) < 2.0**-22).all())
 
 
+def _ungrouped(linear: Linear, channels: int) -> Linear:
+    """Return a convolution with zeros where an output's group does not read an input."""
+    weights = np.asarray(linear.weights)
+    *size, own, outputs = weights.shape
+    groups = channels // own
+    whole = np.zeros((*size, groups, own, groups, outputs // groups), weights.dtype)
+    for group in range(groups):
+        whole[..., group, :, group, :] = np.split(weights, groups, -1)[group]
+    return replace(linear, weights=whole.reshape(*size, channels, outputs))
+
+
 def ordered_for(weights: Array, linear: Linear) -> tuple[Array, int]:
     """Return weights in TFLite's order, and the axis of their output channels."""
+    if linear.kind == "conv3d":
+        return weights, weights.ndim - 1
     dilation = linear.attributes.get("dilation", (1, 1))
     return ordered(weights, OPERATIONS[linear.kind], dilation)
 

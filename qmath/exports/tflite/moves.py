@@ -20,6 +20,7 @@ from qmath.integer.program import Shape
 __all__ = [
     "UnsupportedError",
     "aligned",
+    "bilinear",
     "like",
     "move",
     "padded",
@@ -137,6 +138,13 @@ def _resized(builder: GraphBuilder, x: Tensor, name: str, factors: Sequence[int]
     constant = builder.constant(f"{name}/size", "INT32", size)
     y = like(builder, x, f"{name}/resized", (batch, *size, channels))
     return builder.op("RESIZE_NEAREST_NEIGHBOR", [x, constant], y, version(x, 4))
+
+
+def bilinear(builder: GraphBuilder, x: Tensor, name: str, shape: Shape) -> Tensor:
+    """Resize float images as TensorFlow does, with half-pixel centers."""
+    size = builder.constant(f"{name}/size", "INT32", shape[:2])
+    y = like(builder, x, f"{name}/resized", (x.shape[0], *shape))
+    return builder.op("RESIZE_BILINEAR", [x, size], y, 3, half_pixel_centers=True)
 
 
 def broadcast(

@@ -27,6 +27,7 @@ from qmath.integer.program import (
     QuantizeStep,
     QuantParams,
     Requantize,
+    SoftmaxStep,
     Step,
     TableStep,
     Term,
@@ -109,6 +110,8 @@ class Writer:
         if isinstance(step, CutStep):
             raise UnsupportedError(f"a cut point, {step.class_name}, which qmath cannot compute")
         self.float_steps.append(step.name)
+        if isinstance(step, SoftmaxStep):
+            return self._rounded(self._floats.softmax(step), step.name, step.params)
         return self._floats.step(step)
 
     # ---- inputs

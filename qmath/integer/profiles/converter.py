@@ -30,6 +30,7 @@ from qmath.integer.program import (
     QuantizeStep,
     QuantParams,
     Requantize,
+    SoftmaxStep,
     Step,
     TableStep,
     Term,
@@ -135,6 +136,8 @@ class _Converter:
             return [] if params is not None else [self._with_activation(step)]
         if isinstance(step, TableStep):
             return _looked_up(step)
+        if isinstance(step, SoftmaxStep):
+            return [_refusing(step, "TFLite has a softmax of its own, in fixed point")]
         if isinstance(step, QuantizeStep) and self._is_between(step.source):
             why = (
                 f"{step.source} was trained in float32 between integers, and what TFLite's "
@@ -279,7 +282,7 @@ def _clipped(apply: Callable[[Array], Array], low: float, high: float, x: Array)
     return np.clip(apply(x), np.float32(low), np.float32(high))
 
 
-def _refusing(step: TableStep | QuantizeStep, why: str) -> MoveStep:
+def _refusing(step: TableStep | SoftmaxStep | QuantizeStep, why: str) -> MoveStep:
     message = f"{step.name}: {why}; run the model under the exact or the integer profile"
     return MoveStep(step.name, step.source, partial(_refuse, message), step.params, step.shape)
 

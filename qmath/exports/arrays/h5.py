@@ -97,12 +97,12 @@ def _places(model: QatModel) -> dict[str, list[_Place]]:
         if tensor.role != "weight":
             continue
         values = tensor.values
-        if not isinstance(values, LazyArray) and model.files is None:
+        if not isinstance(values, LazyArray):
             raise OutputError(
                 f"{model.source}: the format 'h5' is a copy of the file that holds the model, and "
                 "this one is in no file; save it with model.save('model.h5') and export that"
             )
-        if not isinstance(values, LazyArray) or not isinstance(values.file, Hdf5File):
+        if not isinstance(values.file, Hdf5File):
             raise OutputError(
                 f"{model.source}: the format 'h5' is a copy of the model's HDF5 file, and this is "
                 "another kind of file; save the model with model.save('model.h5') and export that"

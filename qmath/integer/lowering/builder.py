@@ -218,6 +218,10 @@ class Builder:
             step = softmax_step(
                 name, of.name, of.params, value.function, value.axis, params, value.shape
             )
+            if params.op == "tflite":
+                self.notes.append(
+                    f"{name}: TFLite has this softmax in fixed point; it may be off by one here"
+                )
         elif isinstance(value, Function):
             results = activations.results(value.function, value.source.params)
             table = params.quantize(results, "a table")

@@ -65,15 +65,16 @@ class Tflite:
         self._parts: WeakKeyDictionary[Requantize, tuple[Part, ...]] = WeakKeyDictionary()
 
     def planned(self, program: Program) -> Program:
-        """Return a program as the converter writes it, with the same names and parameters."""
-        return converted(program) if self.converts else program
+        """Return a program as the converter writes it; one of a TFLite file is written already."""
+        is_of_file = any(params.op == "tflite" for params in program.quant_params.values())
+        return program if is_of_file or not self.converts else converted(program)
 
     def requantize(
         self, step: Requantize, sums: Sequence[Array], _intervals: Sequence[tuple[int, int]]
     ) -> Array:
         """Return the integers relative to the output's zero point, as float32."""
         if step not in self._parts:
-            if self.converts:
+            if self.converts and step.params.op != "tflite":
                 check_converted(step)
             found = parts(step, self._stored.get(step.name))
             self._parts[step] = tuple(_spread(part) for part in found)

@@ -124,6 +124,8 @@ LSTM = {"class_name": "LSTM", "config": {"name": "l", "units": 2}}
 LAYERS: tuple[Any, ...] = (
     entry("MultiHeadAttention", "a", num_heads=1, key_dim=2),
     entry("MultiHeadAttention", "a", num_heads=1, key_dim=2, use_bias=False),
+    entry("Attention", "a", use_scale=True, score_mode="concat"), entry("Attention", "a"),
+    entry("AdditiveAttention", "a"), entry("AdditiveAttention", "a", use_scale=False),
     entry("Normalization", "a"), entry("Normalization", "a", mean=1.0, variance=1.0),
     entry("RNN", "a", cell=None), entry("RNN", "a", cell=CELL),
     entry("RNN", "a", cell={"class_name": "StackedRNNCells", "config": {"cells": [None, CELL]}}),

@@ -241,7 +241,8 @@ def _alter_map(rng: np.random.Generator, values: Any) -> None:
     elif kind == 0:
         del values[key]
     else:
-        values[name if kind == 1 else key] = _other(rng, values[key])
+        with suppress(ValueError, TypeError):  # what is no text of a message, say
+            values[name if kind == 1 else key] = _other(rng, values[key])
 
 
 # ---- HDF5

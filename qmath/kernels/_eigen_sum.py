@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect
 from collections.abc import Callable, Iterator
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ _LANES = 8  # float32 in an AVX register
 _ACCUMULATORS = 4  # in Eigen's inner loop
 _UNROLLED = _ACCUMULATORS * _LANES
 _LEAF = 1024 * _LANES
+_GROUP = np.dtype((np.void, 4 * _UNROLLED))  # bytes of what the accumulators take at once
 _SMALL = np.float32(2.0**-102)
 
 
@@ -33,7 +34,11 @@ def has_small(x: Float32Array) -> bool:
 
     Sums of multiples of FLT_MIN are zero or normal, and from 2**-102 on every float32 is one.
     """
-    magnitudes = np.abs(x)
+    return has_small_magnitude(np.abs(x))
+
+
+def has_small_magnitude(magnitudes: Float32Array) -> bool:
+    """Return what `has_small` does, of magnitudes, which are overwritten."""
     if magnitudes.min(initial=np.inf) >= _SMALL:
         return False
     bits = magnitudes.view(np.uint32)
@@ -50,21 +55,26 @@ class Leaves:
         How many leaves there are.
     edges : list of int
         Where each leaf begins, and the last one ends, in elements of the flat array.
+    largest : int
+        Rows of the largest leaf.
     body : int
         Number of elements before the scalar tail.
     """
 
     def __init__(self, count: int, channels: int) -> None:
         sizes = list(_sizes(count))
-        self.number = len(sizes)
+        self.number, self.largest = len(sizes), max(sizes)
         self.edges = [channels * rows for rows in accumulate(sizes, initial=0)]
         self.body = count // _LANES * _LANES * channels
         self._count, self._channels = count, channels
         self._small: set[int] = set()  # leaves in whose sums a subnormal may be met
+        self._flushed: dict[tuple[int, int], Float32Array] = {}  # sums, by side and leaf
         # For each leaf, its accumulators and the registers that are added to the first of them.
         accumulators = _ACCUMULATORS * (count >= _UNROLLED)
         registers = accumulators + max(rows % _UNROLLED // _LANES for rows in sizes)
+        self._sizes, self._accumulators = sizes, accumulators
         self._sums = np.zeros((2, self.number, registers, _LANES, channels), np.float32)
+        self._tails = np.zeros((2, channels), np.float32)
         self._begins = np.array(self.edges[:-1])
         self._unrolled = np.array([rows // _UNROLLED * _UNROLLED * channels for rows in sizes])
         self._after = accumulators * _LANES * channels
@@ -88,27 +98,78 @@ class Leaves:
         place += leaf * self._sums[0, 0].size
         np.add.at(self._sums[side].reshape(-1), place, values)
 
-    def total(self, products: Callable[[slice], Float32Array]) -> Float32Array:
+    def add_all(
+        self, side: int, first: int, last: int, values: Float32Array, *, is_small: bool
+    ) -> None:
+        """Add all addends of the leaves `first` to ``last - 1`` to one of the sums.
+
+        There must be one channel, and no leaf that `add` adds to.
+
+        Parameters
+        ----------
+        side, first, last : int
+        values : ndarray of float32
+            The part of the flat array that the leaves cover, contiguous.
+        is_small : bool
+            Whether `has_small` may be true of them.
+        """
+        start, leaf = 0, first
+        for rows, equal in groupby(self._sizes[first:last]):
+            count = len(list(equal))
+            own = values[start : start + count * rows].reshape(count, rows)
+            self._add_equal(self._sums[side, leaf : leaf + count, :, :, 0], own)
+            for number, addends in enumerate(own if is_small else (), leaf):
+                if has_small(addends):
+                    self._flushed[side, number] = _flushing_sum(addends[:, np.newaxis])
+            start, leaf = start + count * rows, leaf + count
+        if last == self.number and self.body < self.edges[-1]:
+            self._tails[side] = np.add.accumulate(values[self.body - self.edges[-1] :])[-1]
+
+    def _add_equal(self, sums: Float32Array, values: Float32Array) -> None:
+        """Add the body of leaves of one size, the rows of `values`."""
+        count, rows = values.shape
+        unrolled, packed = (rows // part * part for part in (_UNROLLED, _LANES))
+        if unrolled:
+            groups = values[:, :unrolled].view(_GROUP)
+            # Side by side, so that each step of NumPy's loop adds the groups of all leaves.
+            lines = np.ascontiguousarray(groups.T).view(np.float32)
+            added = np.add.reduce(lines, axis=0).reshape(count, _ACCUMULATORS, _LANES)
+            sums[:, :_ACCUMULATORS] += added
+        if unrolled < packed:
+            registers = values[:, unrolled:packed].reshape(count, -1, _LANES)
+            sums[:, self._accumulators :][:, : registers.shape[1]] += registers
+
+    def total(self, products: Callable[[slice], Float32Array] | None = None) -> Float32Array:
         """Return the two sums, of shape ``(2, C)``.
 
         Parameters
         ----------
-        products : callable
-            Returns all addends of a slice of the flat array: shape ``(2, n, C)``.
+        products : callable, optional
+            Returns all addends of a slice of the flat array: shape ``(2, n, C)``. It is needed
+            after `add`.
         """
         sums = np.add.reduce(self._sums, axis=2)
         for half in (4, 2, 1):  # ((v0+v4)+(v2+v6)) + ((v1+v5)+(v3+v7))
             sums = sums[:, :, :half] + sums[:, :, half:]
         leaves = sums[:, :, 0]
+        if products is not None:
+            self._look_up(products)
+        if self.body < self.edges[-1]:
+            leaves[:, -1] += self._tails
+        for (side, number), flushed in self._flushed.items():
+            leaves[side, number] = flushed
+        return _tree_sum(iter(leaves.swapaxes(0, 1)), self._count, flushing=bool(self._flushed))
+
+    def _look_up(self, products: Callable[[slice], Float32Array]) -> None:
+        """Sum what `add` is not given, the tail, or what it may have added wrongly."""
         if self.body < self.edges[-1]:
             tail = products(slice(self.body, None))
-            leaves[:, -1] += np.add.accumulate(tail, axis=1)[:, -1]
+            self._tails = np.add.accumulate(tail, axis=1)[:, -1]
             if has_small(tail):
                 self._small.add(self.number - 1)
         for number in self._small:
             addends = products(slice(*self.edges[number : number + 2]))
-            leaves[:, number] = [_flushing_sum(side) for side in addends]
-        return _tree_sum(iter(leaves.swapaxes(0, 1)), self._count, flushing=bool(self._small))
+            self._flushed |= {(side, number): _flushing_sum(addends[side]) for side in (0, 1)}
 
 
 def _sizes(count: int) -> Iterator[int]:

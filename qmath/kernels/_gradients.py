@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qmath.kernels._blocks import (
     each_block,
@@ -12,9 +13,11 @@ from qmath.kernels._blocks import (
     run_blocks,
     threads_for,
 )
-from qmath.kernels._eigen_sum import Leaves, has_small
+from qmath.kernels._eigen_sum import Leaves, has_small, has_small_magnitude
 from qmath.kernels._float32 import Bounds, Float32Array, flush
 from qmath.kernels._range import Range
+
+_TOGETHER = 4  # leaves, whose passes then stay in the cache
 
 
 def backward(
@@ -28,6 +31,9 @@ def backward(
         columns = (-1, channels)
         gs, xs = (non_overlapping(a, out) for a in (g, x))
         idle = ranges.zero_range.reshape(-1)
+        if channels == 1 and not ranges.any_zero_range:
+            low, high = _in_one_pass(gs, xs, ranges.bounds, out.reshape(-1)).reshape(2, *shape)
+            return out, np.asarray(low), np.asarray(high)
         passed = gs.reshape(columns)[:, idle] if ranges.any_zero_range else None
         if not idle.all():
             sums = _outside_sums(gs, xs, ranges.bounds)
@@ -79,3 +85,48 @@ def _outside_sums(g: Float32Array, x: Float32Array, bounds: Bounds) -> Float32Ar
     in_threads(run, range(0, leaves.number, share))
     with np.errstate(all="ignore"):
         return leaves.total(products)
+
+
+def _in_one_pass(
+    g: Float32Array, x: Float32Array, bounds: Bounds, out: Float32Array
+) -> Float32Array:
+    """Do what `backprop` and `_outside_sums` do for one channel, some leaves at a time.
+
+    All products with the masks are added, also the zeros, as NumPy adds neighbours fast.
+    """
+    leaves = Leaves(x.size, 1)
+    share = -(-leaves.number // threads_for(x.size))
+    lower, upper = (bound.reshape(()) for bound in bounds)
+    sides = ((0, np.less, lower), (1, np.greater, upper))
+
+    def run(number: int) -> None:
+        size = min(x.size, _TOGETHER * leaves.largest)
+        masks, values = np.empty((2, size), np.bool_), np.empty(size, np.float32)
+        end = min(number + share, leaves.number)
+        with np.errstate(all="ignore"):
+            for first in range(number, end, _TOGETHER):
+                last = min(first + _TOGETHER, end)
+                count = leaves.edges[last] - leaves.edges[first]
+                work(first, last, masks[:, :count], values[:count])
+
+    def work(first: int, last: int, masks: NDArray[np.bool_], values: Float32Array) -> None:
+        inside, outside = masks
+        block = slice(leaves.edges[first], leaves.edges[last])
+        gradients, inputs = g[block], x[block]
+        np.abs(gradients, out=values)
+        is_finite = values.max() < np.inf
+        is_small = has_small_magnitude(values)
+        for side, compare, bound in sides:
+            compare(inputs, bound, out=outside)
+            if not is_finite or outside.any():  # otherwise nothing but zeros would be added
+                np.copyto(values, outside)  # a product with bools would convert them more slowly
+                np.multiply(gradients, values, out=values)
+                leaves.add_all(side, first, last, values, is_small=is_small)
+        np.greater_equal(inputs, lower, out=inside)
+        np.greater(inside, outside, out=inside)  # and not above the range
+        np.copyto(values, inside)
+        np.multiply(flush(gradients) if is_small else gradients, values, out=out[block])
+
+    in_threads(run, range(0, leaves.number, share))
+    with np.errstate(all="ignore"):
+        return leaves.total()

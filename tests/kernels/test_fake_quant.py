@@ -168,6 +168,26 @@ def test_gradients_per_channel_are_those_of_each_channel() -> None:
         np.testing.assert_allclose([found[1][c], found[2][c]], one[1:], rtol=1e-5)
 
 
+@pytest.mark.parametrize("size", [1, 7, 33, 71, 4095, 8192, 8205, 24_584, 65_536, 100_003])
+@pytest.mark.parametrize("odd", ["", "subnormal", "infinite", "zero"])
+def test_the_sums_of_one_channel_are_those_of_one_of_two(size: int, odd: str) -> None:
+    # They are added in one way for one channel, in another for several: both in Eigen's order.
+    rng = np.random.default_rng(size)
+    g, x = rng.normal(size=(2, size)).astype(np.float32)
+    if odd == "subnormal":
+        g *= np.float32(2.0**-126)
+    elif odd == "infinite":
+        g[size // 2], x[size // 3] = np.inf, np.nan
+    elif odd == "zero":
+        g *= np.float32(-0.0)
+    one = qmath.fake_quant_with_min_max_vars_gradient(g, x, -0.5, 1)
+    two = qmath.fake_quant_with_min_max_vars_per_channel_gradient(
+        np.stack([g, g], axis=1), np.stack([x, x], axis=1), [-0.5, -0.5], [1, 1]
+    )
+    for single, double in zip(one, two, strict=True):
+        assert_same_bits(double[..., 0], single)
+
+
 def test_gradients_have_the_shape_of_the_inputs() -> None:
     with pytest.raises(QmathError, match=r"the same shape, got \(2,\), \(3,\)"):
         qmath.fake_quant_with_min_max_vars_gradient(np.ones(2), np.ones(3), -1, 1)

@@ -50,6 +50,10 @@ def each_block(work: Work, size: int, constants: Sequence[NDArray[Any]]) -> None
     """
     if not size:
         return
+    if size <= _BLOCK and not constants[0].ndim:
+        with np.errstate(all="ignore"):
+            work(slice(0, size), *constants)
+        return
     channels = constants[0].size
     share = -(-size // (threads_for(size) * channels)) * channels
 

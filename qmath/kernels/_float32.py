@@ -37,6 +37,8 @@ def as_float32(value: ArrayLike, name: str) -> Float32Array:
         return value
     if type(value) is float and -_LARGEST <= value <= _LARGEST:  # of which NumPy has nothing to say
         return np.array(value, np.float32)
+    if type(value) is np.float32:
+        return np.asarray(value)
     try:
         array = as_array(value, name)
     except QmathError:  # of a lazy tensor, whose file says what is wrong

@@ -18,7 +18,8 @@ from qmath.kernels._float32 import Bounds, Float32Array, bounds_of, flush, maxim
 from qmath.kernels._nudge import Nudged, is_ordinary, is_zero_range, nudge
 
 _HALF = np.float32(0.5)
-_MOST_KEPT = 256  # channels
+MOST_KEPT = 256  # channels
+_FEW = 1 << 12  # elements
 
 
 class Steps:
@@ -68,10 +69,10 @@ class Steps:
     ) -> None:
         """Write the steps of a block; ``floor=False`` leaves the last pass to the caller."""
         low, high, factor, threshold = constants
-        if low.ndim:
+        if low.ndim or x.size < _FEW:
             np.minimum(x, high, out=out)
             np.maximum(out, low, out=out)
-        else:  # one pass; with arrays for bounds, NumPy's clip is slower than the two above
+        else:  # one pass, but NumPy's clip is slow to start, and with arrays for bounds
             x.clip(low, high, out=out)
         if self._shifts:
             np.subtract(out, low, out=out)
@@ -122,7 +123,7 @@ class Range(NamedTuple):
 
 def range_of(min: Float32Array, max: Float32Array, num_bits: int, narrow_range: bool) -> Range:
     """Return the constants of a range, known already if it is one of the last few."""
-    if min.size > _MOST_KEPT:
+    if min.size > MOST_KEPT:
         return _range_of(min, max, num_bits, narrow_range)
     return _kept(min.tobytes(), max.tobytes(), min.shape, num_bits, narrow_range)
 

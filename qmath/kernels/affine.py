@@ -9,7 +9,8 @@ TensorFlow's fake quantization, not a rounding of ``inputs / scale``: the two di
 from __future__ import annotations
 
 import operator
-from typing import Any, Literal, SupportsIndex
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +21,7 @@ from qmath.kernels._blocks import each_block
 from qmath.kernels._environment import check_rounding
 from qmath.kernels._float32 import SMALLEST_NORMAL, Float32Array, as_float32
 from qmath.kernels._nudge import Nudged, is_ordinary
-from qmath.kernels._range import Range, Steps, exact_steps, range_of
+from qmath.kernels._range import MOST_KEPT, Range, Steps, exact_steps, range_of
 from qmath.kernels.quantized_tensor import QuantizedTensor
 
 __all__ = ["quantize"]
@@ -28,6 +29,8 @@ __all__ = ["quantize"]
 
 def check_num_bits(num_bits: SupportsIndex) -> int:
     """Return `num_bits` as an int in 2 … 16, the widths TensorFlow's kernels take."""
+    if type(num_bits) is int and 2 <= num_bits <= 16:
+        return num_bits
     if isinstance(num_bits, (bool, np.bool_)) or not hasattr(num_bits, "__index__"):
         raise QmathError(
             f"num_bits must be an integer between 2 and 16, inclusive, got {num_bits!r}"
@@ -40,6 +43,8 @@ def check_num_bits(num_bits: SupportsIndex) -> int:
 
 def check_flag(value: object, name: str) -> bool:
     """Return `value` as a bool, if it is one: any other number would enter the arithmetic."""
+    if value is True or value is False:
+        return value
     if not isinstance(value, (bool, np.bool_)):
         raise QmathError(f"{name} must be True or False, got {value!r}")
     return bool(value)
@@ -82,10 +87,11 @@ def scale_and_zero_point(
     check_rounding()
     bits = check_num_bits(num_bits)
     prefix = f"{name}: " if name else ""
-    narrow, signed = _flags(prefix, narrow_range=narrow_range, signed=signed)
+    narrow = check_flag(narrow_range, f"{prefix}narrow_range")
+    signed = check_flag(signed, f"{prefix}signed")
     low, high = as_float32(min, f"{prefix}min"), as_float32(max, f"{prefix}max")
-    ranges = _usable(low, high, bits, narrow, name)
-    return _scale_and_zero_point(ranges, bits, signed)
+    integers = _integers_of(low, high, bits, narrow, signed, prefix)
+    return integers.scale.copy(), integers.zero_point.copy()
 
 
 def quantize(
@@ -158,19 +164,18 @@ def quantize(
     check_rounding()
     bits = check_num_bits(num_bits)
     prefix = f"{name}: " if name else ""
-    narrow, per_axis, signed = _flags(
-        prefix, narrow_range=narrow_range, per_axis=per_axis, signed=signed
-    )
+    narrow = check_flag(narrow_range, f"{prefix}narrow_range")
+    per_axis = check_flag(per_axis, f"{prefix}per_axis")
+    signed = check_flag(signed, f"{prefix}signed")
     x = as_float32(inputs, f"{prefix}inputs")
     low, high = as_float32(min, f"{prefix}min"), as_float32(max, f"{prefix}max")
     if op not in ("vars", "args"):
         raise QmathError(f"{prefix}op must be 'vars' or 'args', got {op!r}")
     check_range_shape(x.shape, low, high, per_axis, prefix)
-    ranges = _usable(low, high, bits, narrow, name)
-    values = _output(out, x, smallest_dtype(bits, signed), prefix)
-    divide = op == "vars" and not per_axis
-    scale, zero_point = _scale_and_zero_point(ranges, bits, signed)
-    _fill(x, values, ranges, zero_point, divide=divide, prefix=prefix)
+    integers = _integers_of(low, high, bits, narrow, signed, prefix)
+    values = _output(out, x, integers.dtype, prefix)
+    _fill(x, values, integers, divide=op == "vars" and not per_axis, prefix=prefix)
+    scale, zero_point = integers.scale.copy(), integers.zero_point.copy()
     axis = x.ndim - 1 if per_axis else None
     return QuantizedTensor(values, scale, zero_point, bits, narrow, signed, axis)
 
@@ -215,10 +220,6 @@ def quantize_as_tflite(
     return np.asarray(np.clip(np.copysign(rounded, x), *limits).astype(np.int32))
 
 
-def _flags(prefix: str, **flags: object) -> list[bool]:
-    return [check_flag(value, f"{prefix}{name}") for name, value in flags.items()]
-
-
 def smallest_dtype(num_bits: int, signed: bool) -> np.dtype[Any]:
     """Return the smallest NumPy integer dtype that holds `num_bits`."""
     return np.dtype(f"{'i' if signed else 'u'}{1 if num_bits <= 8 else 2}")
@@ -251,15 +252,74 @@ def _output(
     return unmasked(out, f"{prefix}out")
 
 
-def _usable(
-    low: Float32Array, high: Float32Array, num_bits: int, narrow_range: bool, name: str | None
-) -> Range:
-    """Nudge a range that must determine integers; ranges of 0 to 0 get constants that give 0."""
-    ranges = range_of(low, high, num_bits, narrow_range)
+class _Integers(NamedTuple):
+    """What a range makes of floats: arrays of the range's shape.
+
+    Attributes
+    ----------
+    ranges : Range
+        With constants that give 0 for ranges of 0 to 0.
+    scale, zero_point : ndarray
+    shift : ndarray of float32
+        What is added to the steps: the zero point.
+    is_shifted : bool
+        Whether that changes any.
+    dtype : dtype
+        Of the integers.
+    """
+
+    ranges: Range
+    scale: Float32Array
+    zero_point: NDArray[np.int32]
+    shift: Float32Array
+    is_shifted: bool
+    dtype: np.dtype[Any]
+
+
+def _integers_of(
+    low: Float32Array, high: Float32Array, num_bits: int, narrow: bool, signed: bool, prefix: str
+) -> _Integers:
+    """Return what a range makes of floats, known already if it is one of the last few."""
+    try:
+        if low.size > MOST_KEPT:
+            return _made(low, high, num_bits, narrow, signed)
+        return _kept(low.tobytes(), high.tobytes(), low.shape, num_bits, narrow, signed)
+    except QmathError as error:
+        raise QmathError(f"{prefix}{error}") from None
+
+
+@lru_cache(maxsize=128)
+def _kept(
+    low: bytes, high: bytes, shape: tuple[int, ...], num_bits: int, narrow: bool, signed: bool
+) -> _Integers:
+    ends = [np.frombuffer(end, np.float32).reshape(shape) for end in (low, high)]
+    kept = _made(ends[0], ends[1], num_bits, narrow, signed)
+    steps = (*kept.ranges.divide.constants, *kept.ranges.multiply.constants)
+    for part in (kept.scale, kept.zero_point, kept.shift, *kept.ranges.nudged, *steps):
+        part.setflags(write=False)
+    return kept
+
+
+def _made(
+    low: Float32Array, high: Float32Array, num_bits: int, narrow: bool, signed: bool
+) -> _Integers:
+    """Nudge a range that must determine integers."""
+    ranges = range_of(low, high, num_bits, narrow)
     if ranges.any_flush or not ranges.has_width:  # of the others, all that is checked holds
-        _refuse_unusable(low, high, ranges, name)
-    if not ranges.any_zero_range:
-        return ranges
+        _refuse_unusable(low, high, ranges)
+    scale = ranges.nudged.scale
+    if ranges.any_zero_range:
+        scale = np.where(ranges.zero_range, np.float32(0), scale)
+        ranges = _with_idle(ranges, num_bits)
+    offset = np.float32(2 ** (num_bits - 1) * signed)
+    zero_point = (ranges.nudged.zero_point - offset).astype(np.int32)[...]
+    shift = zero_point.astype(np.float32)[...]
+    dtype = smallest_dtype(num_bits, signed)
+    return _Integers(ranges, scale, zero_point, shift, bool(shift.any()), dtype)
+
+
+def _with_idle(ranges: Range, num_bits: int) -> Range:
+    """Give ranges of 0 to 0 constants that give 0."""
     half = np.float32(2 ** (num_bits - 1))
     idle = Nudged(*map(np.float32, (1, 1, half, 0, 0, 0)))
     parts = (
@@ -274,9 +334,7 @@ def _usable(
     )
 
 
-def _refuse_unusable(
-    low: Float32Array, high: Float32Array, ranges: Range, name: str | None
-) -> None:
+def _refuse_unusable(low: Float32Array, high: Float32Array, ranges: Range) -> None:
     """Raise if a range other than 0 to 0 determines no integers."""
     nudged = ranges.nudged
     with np.errstate(all="ignore"):
@@ -298,40 +356,27 @@ def _refuse_unusable(
             channel = f" of channel {index}" if low.ndim else ""
             ends = f"[{low.flat[index]!s}, {high.flat[index]!s}]"
             raise QmathError(
-                f"{name + ': ' if name else ''}the range {ends}{channel} {problem}, so no integers "
-                "reproduce TensorFlow; retrain or supply the range"
+                f"the range {ends}{channel} {problem}, so no integers reproduce TensorFlow; "
+                "retrain or supply the range"
             )
-
-
-def _scale_and_zero_point(
-    ranges: Range, num_bits: int, signed: bool
-) -> tuple[Float32Array, NDArray[np.int32]]:
-    scale = (
-        np.where(ranges.zero_range, np.float32(0), ranges.nudged.scale)
-        if ranges.any_zero_range
-        else ranges.nudged.scale
-    )
-    offset = np.float32(2 ** (num_bits - 1) * signed)
-    return scale.copy(), (ranges.nudged.zero_point - offset).astype(np.int32)[...]
 
 
 def _fill(
     x: Float32Array,
     values: NDArray[Any],
-    ranges: Range,
-    zero_point: NDArray[np.int32],
+    integers: _Integers,
     *,
     divide: bool,
     prefix: str,
 ) -> None:
     """Write the integers of `x` to `values`, block by block."""
+    ranges, is_shifted = integers.ranges, integers.is_shifted
     steps = ranges.divide if divide else ranges.multiply
     flat, result = np.ascontiguousarray(x).reshape(-1), values.reshape(-1)
-    shift = zero_point.astype(np.float32)[...]
-    is_shifted = bool(shift.any())
 
     def check(block: slice, buffer: Float32Array) -> None:
-        if np.isnan(buffer.min()):
+        least = np.minimum.reduce(buffer)
+        if least != least:
             index = np.unravel_index(block.start + int(np.isnan(buffer).argmax()), x.shape)
             where = tuple(int(i) for i in index)
             raise QmathError(f"{prefix}the input at {where} is NaN, which no integer stands for")
@@ -350,6 +395,6 @@ def _fill(
         np.copyto(result[block], buffer + shift, casting="unsafe")
 
     if ranges.any_flush:
-        each_block(exactly, flat.size, (shift, *ranges.nudged))
+        each_block(exactly, flat.size, (integers.shift, *ranges.nudged))
     else:
-        each_block(plainly, flat.size, (shift, *steps.constants))
+        each_block(plainly, flat.size, (integers.shift, *steps.constants))

@@ -190,7 +190,7 @@ def run(
     parts: dict[str, list[Array]] = {step.name: [] for step in program.steps}
     given = with_cuts(program, _named(program, inputs), cuts)
     arrays, done = executor.checked(given), 0
-    for batch in batches(arrays):
+    for batch in batches(arrays, executor.examples):
         results = executor.run(batch)
         for name, value in results.items():
             if name in parts:

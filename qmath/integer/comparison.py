@@ -187,7 +187,7 @@ def compare(
     trials = {name: Trial(beyond_noise=name in yours.reals) for name in names} if yours else {}
     start = 0
     layers: list[LayerDifference] = []
-    for batch in batches(arrays):
+    for batch in batches(arrays, executor.examples):
         count = len(next(iter(batch.values())))
         if isinstance(reference, Mapping):
             expected = {name: reference[name][start : start + count] for name in names}

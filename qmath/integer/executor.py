@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,10 @@ from qmath.kernels.affine import smallest_dtype
 __all__ = ["Executor", "batches"]
 
 Array = NDArray[Any]
+# Of a batch: its mean tensor, and the greatest. With half or twice as many, seven models took up to
+# 1.2 times as long, from 5 steps of 1,610 elements to the 70 steps of MobileNetV2 with 740,764.
+_MEAN_ELEMENTS = 45_000
+_MOST_ELEMENTS = 1 << 19
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +102,13 @@ class Executor:
         dtype = exact_dtype(*ends, name)
         weights = tuple(None if op.weights is None else op.weights.astype(dtype) for op in term.ops)
         return _Prepared(dtype, weights, ends)
+
+    @property
+    def examples(self) -> int:
+        """How many examples to run at once, so that most tensors of a batch stay in the cache."""
+        sizes = [max(1, math.prod(step.shape)) for step in self.program.steps] or [1]
+        most = _MOST_ELEMENTS // max(sizes)
+        return max(1, min(most, _MEAN_ELEMENTS * len(sizes) // sum(sizes)))
 
     def intervals(self, step: Requantize) -> list[tuple[int, int]]:
         """Return the least and greatest accumulator of each term of a step."""
@@ -356,10 +368,13 @@ def _planned(program: Program, profile: Profile) -> Program:
     return profile.planned(program) if isinstance(profile, Planner) else program
 
 
-def batches(arrays: Mapping[str, Array], size: int = 8192) -> Iterator[dict[str, Array]]:
-    """Cut arrays of equal length into batches of about `size` elements: these stay in the cache."""
+def batches(arrays: Mapping[str, Array], examples: int | None = None) -> Iterator[dict[str, Array]]:
+    """Cut arrays of equal length into batches of so many examples; by default some 8,192 elements.
+
+    What is cut stays in the cache: `Executor.examples` says how many keep all of a program there.
+    """
     length = len(next(iter(arrays.values())))
-    step = max(1, size // max(1, *(x[:1].size for x in arrays.values()), 1))
+    step = examples or max(1, 8192 // max(1, *(x[:1].size for x in arrays.values()), 1))
     for start in range(0, max(length, 1), step):
         yield {name: x[start : start + step] for name, x in arrays.items()}
 

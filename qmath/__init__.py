@@ -23,10 +23,11 @@ from qmath.errors import (
 )
 
 if TYPE_CHECKING:
+    from qmath.engine.api import run
     from qmath.exports.bundle import Bundle, quantize_model
     from qmath.exports.writing import export
     from qmath.inspection.report import inspect
-    from qmath.integer.api import diff, run
+    from qmath.integer.api import diff
     from qmath.kernels._blocks import get_num_threads, set_num_threads
     from qmath.kernels.affine import quantize
     from qmath.kernels.fake_quant import (
@@ -126,7 +127,8 @@ _HOMES = {
         "fake_quant_with_min_max_vars_per_channel",
         "fake_quant_with_min_max_vars_per_channel_gradient",
     ),
-    "qmath.integer.api": ("diff", "run"),
+    "qmath.engine.api": ("run",),
+    "qmath.integer.api": ("diff",),
     "qmath.kernels.lattice": ("recover",),
     "qmath.kernels.packing": ("pack", "unpack"),
     "qmath.kernels.quantize_and_dequantize": (

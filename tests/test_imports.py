@@ -8,6 +8,7 @@ import sys
 FOREIGN = {
     "tensorflow", "keras", "tf_keras", "tensorflow_model_optimization", "h5py", "google.protobuf",
     "google_crc32c", "onnx", "flatbuffers", "click", "rich", "hypothesis", "jax", "torch", "scipy",
+    "qmath.engine",
 }  # fmt: skip
 USE = """
 import numpy as np, qmath

@@ -32,6 +32,13 @@ __all__ = ["run"]
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--profile", type=PROFILE, default="integer", show_default=True, help=PROFILES_HELP)
 @profile_options
+@click.option(
+    "--engine",
+    type=click.Choice(["numpy", "c"]),
+    default="numpy",
+    show_default=True,
+    help="What computes: NumPy, or the exported C, compiled by CC, or cc, for the profile integer.",
+)
 @click.option("--cut", "cuts", multiple=True, metavar="NAME=FILE", help=CUT)
 @click.option("--require-integer", is_flag=True, help="Fail if a layer has to run in float32.")
 @click.option(
@@ -49,6 +56,7 @@ def run(
     profile: str,
     multiplier_bits: int | None,
     rounding: str | None,
+    engine: str,
     cuts: tuple[str, ...],
     require_integer: bool,
     output: Path | None,
@@ -66,6 +74,7 @@ def run(
     import numpy as np
 
     from qmath.cli.data import read_cuts, read_program_and_inputs
+    from qmath.engine.api import engine_named
     from qmath.exports.arrays.npz import write_arrays
     from qmath.exports.output.atomic import check_output, replacing
     from qmath.integer.api import run as run_model
@@ -77,14 +86,15 @@ def run(
         output = model.placed(output, ".npz")
         check_output(output, overwrite=overwrite, sources=(*model.inputs, data))
     recorded = read_cuts(cuts)
+    loaded = model.load()
     program, inputs = read_program_and_inputs(
-        model.load(), data, require_integer=require_integer, cuts=recorded
+        loaded, data, require_integer=require_integer, cuts=recorded
     )
     chosen = given(multiplier_bits=multiplier_bits, rounding=rounding)
     with advancing("running …", "running …") as progress:
         result = run_model(
-            program, inputs, profile=profile, progress=progress,
-            cuts=recorded, **chosen,
+            program, inputs, engine=engine_named(engine, loaded), profile=profile,
+            progress=progress, cuts=recorded, **chosen,
         )  # fmt: skip
     fixed = constants(program, multiplier_bits or 31) if profile == "integer" else {}
     if output is not None:
@@ -100,6 +110,7 @@ def run(
         out.print(f"{printable(str(output))}: {count(len(result.integers), 'quantized tensor')}")
     document = {
         "source": str(model.path), "data": str(data), "profile": profile,
+        "engine": result.engine,
         "output": None if output is None else str(output), **_document(result, needs),
     }  # fmt: skip
     return Result(document, count(len(result.integers), "quantized tensor"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,6 +36,7 @@ from qmath.readers.source import as_model
 
 __all__ = [
     "PROFILES",
+    "Engine",
     "Run",
     "diff",
     "element",
@@ -48,6 +49,7 @@ __all__ = [
 Array = NDArray[Any]
 Source = str | os.PathLike[str] | QatModel | Program
 Against = str | os.PathLike[str] | Mapping[str, ArrayLike]
+Engine = Callable[[Program, Profile], Executor]
 
 PROFILES: dict[str, type[Any]] = {
     "exact": Exact,
@@ -74,12 +76,15 @@ class Run:
     missing : dict of str to tuple of str
         By cut point that neither a function nor data stood for, the tensors that need it, which are
         in neither `outputs` nor `integers`.
+    engine : str
+        What ran it, ``"numpy"`` or ``"c"``.
     """
 
     outputs: dict[str, Array]
     integers: dict[str, Array]
     program: Program
     missing: dict[str, tuple[str, ...]]
+    engine: str = "numpy"
 
 
 def program_of(
@@ -130,6 +135,7 @@ def run(
     model: Source,
     inputs: Mapping[str, ArrayLike] | ArrayLike,
     *,
+    engine: Engine = Executor,
     profile: str = "integer",
     require_integer: bool = False,
     layers: Layers | None = None,
@@ -146,6 +152,8 @@ def run(
         what `program_of` returned.
     inputs : array-like, or mapping of str to array-like
         Float data, ``(N, …)``, for the one input, or for each by its name.
+    engine : callable, optional
+        What makes the program ready to run; `qmath.run` takes it by its name.
     profile : str
         ``"exact"``, ``"integer"``, ``"tflite"``, ``"xnnpack"``, ``"litert"`` or ``"tflm"``.
     require_integer : bool
@@ -186,7 +194,7 @@ def run(
         input_shapes=_shapes(inputs) | _shapes(cuts or {}),
         layers=layers,
     )
-    executor = Executor(program, profile_named(profile, **options))
+    executor = engine(program, profile_named(profile, **options))
     parts: dict[str, list[Array]] = {step.name: [] for step in program.steps}
     given = with_cuts(program, _named(program, inputs), cuts)
     arrays, done = executor.checked(given), 0
@@ -207,7 +215,7 @@ def run(
         outputs[name] = tensors[name] if params is None else params.dequantize(tensors[name])
     floats = {step.name for step in program.steps if isinstance(step, FloatStep)}
     integers = {k: v for k, v in tensors.items() if k not in floats}
-    return Run(outputs, integers, program, missing(program, given))
+    return Run(outputs, integers, program, missing(program, given), executor.engine)
 
 
 def diff(

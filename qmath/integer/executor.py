@@ -74,7 +74,11 @@ class Executor:
         As it was passed.
     program : Program
         As the profile's runtime has it, which may lack steps, and have some more in between.
+    engine : str
+        What runs the batches.
     """
+
+    engine = "numpy"
 
     def __init__(self, program: Program, profile: Profile | None = None) -> None:
         self.given = program

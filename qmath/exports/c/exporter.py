@@ -66,10 +66,15 @@ class C(Exporter):
             yield "qmath_kernels.h", source.template("qmath_kernels.h")
             functions = [f"/* The integer model of {title}", own, "", *model.declarations, ""]
             yield f"{prefix}.c", source.text([*functions, *model.functions])
-        yield (
-            f"{prefix}_test.c",
-            source.text([f"/* A check of {title}", own, *check_source(code, bundle, model)]),
-        )
+        yield from self.harness(code, bundle, model)
+
+    def harness(
+        self, code: Code, bundle: Bundle, model: Model | None
+    ) -> Iterator[tuple[str, Content]]:
+        """Yield the file with what calls the model: a self-check."""
+        head = [f"/* A check of {source.title(bundle.manifest)}", f'#include "{self.prefix}.h"']
+        check = source.text([*head, *check_source(code, bundle, model)])
+        yield f"{self.prefix}_test.c", check
 
 
 def _head(bundle: Bundle, model: Model | None) -> Iterator[str]:

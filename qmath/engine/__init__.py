@@ -1,0 +1,1 @@
+"""The exported C, compiled and loaded: what is shipped, run on data."""

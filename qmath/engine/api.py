@@ -1,0 +1,133 @@
+"""`qmath.run`, and the engines that it runs a program with."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from qmath._progress import Progress
+from qmath.errors import QmathError, QmathWarning
+from qmath.integer import api
+from qmath.integer.cuts import Layers
+from qmath.integer.executor import Executor
+from qmath.integer.profiles.exact import Profile
+from qmath.integer.profiles.fixed import Integer
+from qmath.integer.program import Program
+from qmath.model import QatModel
+from qmath.readers.source import as_model
+
+__all__ = ["ENGINES", "engine_named", "run"]
+
+ENGINES = ("numpy", "c")
+
+
+def run(
+    model: api.Source,
+    inputs: Mapping[str, ArrayLike] | ArrayLike,
+    *,
+    engine: str = "numpy",
+    profile: str = "integer",
+    require_integer: bool = False,
+    layers: Layers | None = None,
+    cuts: Mapping[str, ArrayLike] | None = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> api.Run:
+    """Run a model in integers.
+
+    Parameters
+    ----------
+    model : path, QatModel or Program
+        A file that is read without options, what `qmath.load` or `qmath.from_keras` returned, or
+        what `qmath.integer.api.program_of` returned.
+    inputs : array-like, or mapping of str to array-like
+        Float data, ``(N, …)``, for the one input, or for each by its name.
+    engine : str
+        ``"numpy"``; or ``"c"``: what the export ``c`` writes, compiled by the system's compiler
+        (``CC``, or ``cc``) and loaded. Its integers are those of NumPy, which computes float
+        layers, and with a warning all of a model that has cut points or that C does not cover. A
+        program alone is refused: it has no weights to export.
+    profile : str
+        ``"exact"``, ``"integer"``, ``"tflite"`` or ``"xnnpack"``; of the engine ``"c"``
+        ``"integer"`` alone.
+    require_integer : bool
+        Raise if a layer has to run in float32, naming each and what would have to be quantized.
+    layers : mapping of str to callable, optional
+        Functions of layers that qmath cannot compute, by the layer's name or class: each takes the
+        layer's inputs as float32 arrays of some of the examples, and returns its output.
+    cuts : mapping of str to array-like, optional
+        Recorded outputs of such layers, by name. What needs a layer that has neither is left out.
+    progress : callable, optional
+        Called with how many examples are done, and of how many.
+    **options
+        Of the profile: ``multiplier_bits`` of ``"integer"``, ``rounding`` of ``"tflite"``.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    QmathError
+        The data do not fit the model; the model cannot be run; the engine has no compiler, or
+        fails.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import qmath
+    >>> digits = np.load("reference/samples/digits_test.npz")
+    >>> result = qmath.run("reference/samples/default8.h5", digits["images"], profile="integer")
+    >>> predictions = result.outputs["dense/post_activation"].argmax(axis=1)
+    >>> print(f"{(predictions == digits['labels']).mean():.3f}")
+    0.981
+    """
+    if engine == "c" and not isinstance(model, Program):
+        model = as_model(model)
+    return api.run(
+        model, inputs, engine=engine_named(engine, model), profile=profile,
+        require_integer=require_integer, layers=layers, cuts=cuts, progress=progress, **options,
+    )  # fmt: skip
+
+
+def engine_named(name: str, model: object) -> api.Engine:
+    """Return what makes a program ready to run, by the engine's name.
+
+    Parameters
+    ----------
+    name : str
+        One of `ENGINES`.
+    model : QatModel
+        What the program is of; NumPy does without.
+
+    Raises
+    ------
+    QmathError
+        There is no such engine, or it cannot run this.
+    """
+    if name not in ENGINES:
+        raise QmathError(f"there is no engine {name!r}; use one of: {', '.join(ENGINES)}")
+    if name == "numpy":
+        return Executor
+    if not isinstance(model, QatModel):
+        raise QmathError("the engine 'c' exports the weights: give it the model, not its program")
+    return lambda program, profile: _compiled(model, program, profile)
+
+
+def _compiled(model: QatModel, program: Program, profile: Profile) -> Executor:
+    """Return an executor in C, or with a warning one in NumPy."""
+    if not isinstance(profile, Integer):
+        raise QmathError(f"the engine 'c' has the profile 'integer' alone, not {profile.name!r}")
+    from qmath.engine.compiler import compiled
+    from qmath.engine.library import Compiled
+    from qmath.engine.source import exported, source_of
+
+    try:
+        source = source_of(exported(model, program, profile.multiplier_bits))
+    except QmathError as error:
+        warnings.warn(f"engine c: NumPy runs the model: {error}", QmathWarning, stacklevel=4)
+        return Executor(program, profile)
+    return Compiled(program, profile, source, compiled(source.files, source.main))

@@ -1,0 +1,110 @@
+"""The system's C compiler, and what it makes of sources: a shared library in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from qmath.engine.cache import cache_folder, check_file
+from qmath.errors import QmathError
+from qmath.exports.output.temporary import Temporary
+
+__all__ = ["compiled"]
+
+_FLAGS = ("-std=c99", "-O3", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden")
+_NATIVE = "-march=native"  # which some compilers do not have
+
+
+def compiled(sources: Mapping[str, bytes], main: str) -> Path:
+    """Return the shared library of C sources, compiled unless the cache has it.
+
+    Parameters
+    ----------
+    sources : mapping of str to bytes
+        The files, all of one folder.
+    main : str
+        The one that is compiled: it includes the others.
+
+    Raises
+    ------
+    QmathError
+        There is no compiler, it fails, or the cache is not this user's alone.
+    """
+    if os.name != "posix":
+        raise QmathError("engine c: it needs a POSIX system (Linux, macOS); leave --engine out")
+    command, identity = _compiler()
+    digest = hashlib.sha256(b"\0".join([*map(os.fsencode, command), main.encode(), identity]))
+    for name, content in sources.items():
+        digest.update(b"\0%s\0%d\0" % (name.encode(), len(content)) + content)
+    library = cache_folder() / f"{digest.hexdigest()}.so"
+    try:
+        check_file(library)
+    except FileNotFoundError:
+        _build(command, sources, main, library)
+    return library
+
+
+def _compiler() -> tuple[list[str], bytes]:
+    """Return the command with its options, and what tells its version and the processor.
+
+    What the compiler predefines names its version, and each set of instructions that it uses: a
+    home folder may be that of several machines.
+    """
+    words = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    if shutil.which(words[0]) is None:
+        raise QmathError(
+            f"engine c: there is no C compiler {words[0]!r}; install one, or name it by CC"
+        )
+    version = _run([*words, "--version"]).stdout
+    for flags in ((*_FLAGS, _NATIVE), _FLAGS):
+        macros = _run([*words, *flags, "-dM", "-E", "-x", "c", os.devnull])
+        if not macros.returncode:
+            break
+    else:
+        raise _failure(words[0], macros.stderr)
+    return [*words, *flags], version + macros.stdout
+
+
+def _build(command: Sequence[str], sources: Mapping[str, bytes], main: str, library: Path) -> None:
+    """Compile sources beside the library, and give it its name when it is whole."""
+    try:
+        with Temporary(library, is_folder=True) as temporary:
+            for name, content in sources.items():
+                (temporary.path / name).write_bytes(content)
+            made = temporary.path / library.name
+            arguments = ["-shared", "-o", library.name, main, "-lm"]
+            done = _run([*command, *arguments], temporary.path)
+            if done.returncode:
+                raise _failure(command[0], done.stderr)
+            made.chmod(0o700)
+            with made.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(made, library)
+    except OSError as error:
+        raise QmathError(f"engine c: cannot write {library}: {error.strerror}") from error
+
+
+def _run(command: Sequence[str], folder: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(
+            command,
+            cwd=folder,
+            env={**os.environ, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+    except OSError as error:
+        raise _failure(command[0], str(error.strerror).encode()) from error
+
+
+def _failure(compiler: str, words: bytes) -> QmathError:
+    """Return an error with the compiler's first line that tells of one."""
+    lines = words.decode(errors="replace").splitlines()
+    first = next((line for line in lines if "error" in line), "\n".join(lines[:1]))
+    return QmathError(f"engine c: the compiler {compiler!r} failed: {first.strip() or 'no word'}")

@@ -1,0 +1,141 @@
+"""A compiled program, loaded: an executor whose batches run in C."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import threading
+from collections.abc import Callable, Container, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from qmath.engine.source import Source
+from qmath.errors import QmathError
+from qmath.exports.c.program import segments
+from qmath.integer.executor import Executor
+from qmath.integer.profiles.fixed import Integer
+from qmath.integer.program import FloatStep, Program, Requantize, sources
+from qmath.kernels._environment import in_default_environment
+from qmath.kernels.affine import smallest_dtype
+
+__all__ = ["Compiled"]
+
+Array = NDArray[Any]
+
+
+class _Library:
+    """A loaded library, whose tensors are static: one batch at a time runs all of its parts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._library = ctypes.CDLL(str(path))
+        except OSError as error:
+            raise QmathError(
+                f"engine c: {path} cannot be loaded ({error}); delete it, or name a folder whose "
+                "programs may run by XDG_CACHE_HOME"
+            ) from error
+        self._lock = threading.Lock()
+
+    def call(self, function: str, count: int, *pointers: Sequence[Array | None]) -> None:
+        """Call a function of `qmath.engine.source.Source` on arrays."""
+        lists = [
+            (ctypes.c_void_p * len(arrays))(*(x if x is None else x.ctypes.data for x in arrays))
+            for arrays in pointers
+        ]
+        with self._lock:
+            getattr(self._library, function)(ctypes.c_size_t(count), *lists)
+
+
+_loaded = functools.cache(_Library)
+
+
+class Compiled(Executor):
+    """A program whose batches run in C, float layers apart, which lie between its parts.
+
+    Single steps, teacher forcing and what else `Executor` does run in NumPy.
+
+    Parameters
+    ----------
+    program : Program
+        Without cut points.
+    profile : Integer
+    source : Source
+        Of the program.
+    library : Path
+        What `qmath.engine.compiler.compiled` made of it.
+
+    Raises
+    ------
+    QmathError
+        The library cannot be loaded.
+    """
+
+    engine = "c"
+
+    def __init__(self, program: Program, profile: Integer, source: Source, library: Path) -> None:
+        super().__init__(program, profile)
+        self._source, self._library = source, _loaded(library)
+        self._parts = segments(program)
+        self._in_float = [step for step in program.steps if isinstance(step, FloatStep)]
+
+    @in_default_environment
+    def run(
+        self,
+        inputs: Mapping[str, ArrayLike],
+        forced: Mapping[str, Array] | None = None,
+        watch: Callable[[Requantize, list[Array]], None] | None = None,
+        keep: Container[str] | None = None,
+        restart: Mapping[str, Array] | None = None,
+    ) -> dict[str, Array]:
+        """Run one batch, as `Executor.run`."""
+        arrays = self._as_arrays(inputs)
+        results = None if forced or watch or restart else self._run(arrays, keep)
+        if results is None:
+            return super().run(arrays, forced, watch, keep, restart)
+        return {name: x for name, x in results.items() if keep is None or name in keep}
+
+    def _run(
+        self, inputs: dict[str, Array], keep: Container[str] | None
+    ) -> dict[str, Array] | None:
+        """Return the results of the steps to keep, perhaps of more, or None if floats are NaN.
+
+        NumPy's quantizers say where.
+        """
+        count = len(next(iter(inputs.values())))
+        integers = {
+            step.name: np.empty(
+                (count, *step.shape), smallest_dtype(step.params.num_bits, signed=False)
+            )
+            for step in self.program.steps
+            if not isinstance(step, FloatStep)
+            and (self._in_float or keep is None or step.name in keep)
+        }
+        values, made = dict(inputs), set(inputs)
+        self._add_floats(values, integers, made)
+        for function, steps in zip(self._source.functions, self._parts, strict=True):
+            floats = [values.get(name) for name in self._source.floats]
+            if any(x is not None and np.isnan(x.min(initial=0)) for x in floats):
+                return None
+            self._library.call(function, count, floats, [*map(integers.get, self._source.integers)])
+            made |= {step.name for step in steps}
+            self._add_floats(values, integers, made)
+        return integers | {step.name: values[step.name] for step in self._in_float}
+
+    def _add_floats(
+        self, values: dict[str, Array], integers: Mapping[str, Array], made: set[str]
+    ) -> None:
+        """Compute the float layers whose sources are made."""
+        for step in self._in_float:
+            if step.name in made or not made.issuperset(sources(step)):
+                continue
+            for name in sources(step):
+                if name not in values:
+                    zero_point = self.quant_params[name].zero_point
+                    relative = integers[name].astype(np.int32) - zero_point
+                    values[name] = relative.astype(np.float32)
+            values[step.name] = np.ascontiguousarray(self._compute(step, values, None))
+            made.add(step.name)

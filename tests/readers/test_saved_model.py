@@ -401,6 +401,11 @@ def serving(meta: Any) -> Any:
     return next(f for f in meta.graph_def.library.function if "wrapped_model" in f.signature.name)
 
 
+def same_argument_twice(_: Any, meta: Any) -> None:
+    arguments = serving(meta).signature.input_arg
+    arguments[-1].name = arguments[0].name
+
+
 def ring(_: Any, meta: Any) -> None:
     function = serving(meta)
     for number in range(3):
@@ -478,6 +483,7 @@ ATTACKS = {
     circle: "too deeply",
     doubling: "branch more",
     deep: "too deeply",
+    same_argument_twice: "two arguments of one name",
     ring: "in a circle",
     returned_circle: "has no 'nowhere'",
     width: "num_bits = 17",

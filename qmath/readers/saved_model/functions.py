@@ -261,7 +261,11 @@ class FunctionGraph:
         if name not in self._functions:
             if name not in self._saved.functions:
                 raise self._damaged(f"the function {name!r} is missing")
-            self._functions[name] = _Function(self._saved.functions[name])
+            definition = self._saved.functions[name]
+            function = _Function(definition)
+            if len(function.arguments) < len(definition.signature.input_arg):
+                raise self._damaged(f"{name} has two arguments of one name")
+            self._functions[name] = function
         return self._functions[name]
 
     def _split(self, tensor: str) -> tuple[str, str, int]:

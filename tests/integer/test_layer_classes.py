@@ -72,6 +72,7 @@ ACTIVATIONS: dict[str, tuple[str, dict[str, Any], Function]] = {
     "softsign": ("Activation", {"activation": "softsign"}, lambda x: x / (1 + np.abs(x))),
     "threshold": ("ThresholdedReLU", {"theta": 0.3}, lambda x: np.where(x > 0.3, x, 0)),
     "threshold of 1": ("ThresholdedReLU", {}, lambda x: np.where(np.float32(x) > 1, x, 0)),
+    "threshold of 0": ("ThresholdedReLU", {"theta": 0.0}, lambda x: np.maximum(x, 0)),
     "relu from": ("ReLU", {"threshold": 0.3, "max_value": None},
                   lambda x: np.where(x > 0.3, x, 0)),
     "relu with all": ("ReLU", {"threshold": 0.3, "max_value": 1.1, "negative_slope": 0.5},

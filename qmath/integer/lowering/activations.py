@@ -200,8 +200,9 @@ def relu_layer(node: Node) -> Activation | None:
 
 def threshold_of(node: Node) -> float:
     """Return the value from which on a layer passes its input."""
-    default = 1.0 if node.class_name == "ThresholdedReLU" else 0.0
-    return float(node.config.get("theta", node.config.get("threshold")) or default)
+    key, default = ("theta", 1.0) if node.class_name == "ThresholdedReLU" else ("threshold", 0.0)
+    threshold = node.config.get(key)
+    return default if threshold is None else float(threshold)
 
 
 def above_threshold(node: Node) -> Callable[[Array], Array]:

@@ -249,6 +249,32 @@ def test_slopes_of_parts_that_are_joined() -> None:
     )
 
 
+def test_slopes_of_channels_are_joined_along_rows() -> None:
+    net = Network(4, 3, 2)
+    start = net.nodes[-1].name
+    slopes = net.rng.uniform(-0.4, 0.9, (2, 2)).astype(np.float32)
+    names = [net.add("PReLU", start) for _ in slopes]
+    for name, alpha in zip(names, slopes, strict=True):
+        net.tensors.append(QatTensor(f"{name}/alpha", "float", alpha[None, None]))
+    net.add("Concatenate", *names, axis=1, ends=(-0.7, 1.4))
+    check(
+        net.model(start, net.nodes[-1].name),
+        lambda x: np.concatenate([np.where(x > 0, x, a.astype(np.float64) * x) for a in slopes], 1),
+    )
+
+
+def test_activated_sums_are_joined_with_what_is_computed_in_float() -> None:
+    net = Network(4, 3, 2)
+    start = net.nodes[-1].name
+    twice = net.add("LeakyReLU", net.add("LeakyReLU", start, alpha=0.5), alpha=0.5)
+    names = [twice, net.add("ReLU", start, max_value=0.9), net.add("LeakyReLU", start, alpha=0.25)]
+    joined = net.add("Concatenate", *names)
+    result = qmath.run(net.model(start, joined), np.linspace(-1, 1.5, 48).reshape(2, 4, 3, 2))
+    x, found = result.outputs.values()
+    parts = [np.where(x > 0, x, 0.25 * x), np.clip(x, 0, 0.9), np.where(x > 0, x, 0.25 * x)]
+    np.testing.assert_allclose(found, np.concatenate(parts, -1), rtol=1e-6)
+
+
 @pytest.mark.parametrize("axis", [1, -2, [2], -1])
 def test_a_softmax_over_any_axis(axis: Any) -> None:
     net = Network(4, 3, 2)

@@ -340,11 +340,11 @@ def _concatenation(build: Builder, node: Node, values: Sequence[Value]) -> Value
         )
     lengths = [value.shape[axis] for value in values]
     parts = [build.accumulator(value) for value in values]
-    activations = [part.activation for part in parts if part]
-    activation = joined_activation(activations, lengths) if activations else None
+    activations = [part.activation if part else None for part in parts]
     # Only channels can have activations of their own.
-    is_mixed = activation is not None and np.ndim(activation.slope) and axis < rank - 1
-    if len(activations) < len(parts) or is_mixed:
+    activation = joined_activation(activations, lengths if axis == rank - 1 else None)
+    is_mixed = activation is None and any(activations)
+    if None in parts or is_mixed:
         rounded = build.quantized_before(node, values)
         if rounded is not None:
             return _concatenation(build, node, rounded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,18 +51,25 @@ def moved(
     return UnroundedSum(tuple(terms), offset, linear.shape, activation)
 
 
-def joined_activation(parts: list[Activation | None], lengths: list[int]) -> Activation | None:
-    """Return the activation of a concatenation of channels: each part keeps its own, if any."""
-    if all(part is None for part in parts):
+def joined_activation(
+    parts: Sequence[Activation | None], lengths: Sequence[int] | None
+) -> Activation | None:
+    """Return the activation of a concatenation: each part keeps its own, if any.
+
+    `lengths` are those of its channels; without them the parts must have one activation.
+    """
+    if not any(parts):
         return None
     slopes = [1.0 if part is None else part.slope for part in parts]
     limits = [np.inf if part is None else part.limit for part in parts]
     if not any(map(np.ndim, slopes + limits)) and len({*slopes}) == len({*limits}) == 1:
         return Activation(slopes[0], limits[0])
+    if lengths is None:
+        return None
     return Activation(_side_by_side(slopes, lengths), _side_by_side(limits, lengths))
 
 
-def _side_by_side(values: list[Any], lengths: list[int]) -> Array:
+def _side_by_side(values: list[Any], lengths: Sequence[int]) -> Array:
     """Concatenate along the channels; a value without channels is every channel's."""
     lead = np.broadcast_shapes(*(np.shape(value)[:-1] for value in values))
     parts = zip(values, lengths, strict=True)

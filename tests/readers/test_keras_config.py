@@ -122,6 +122,18 @@ def test_nested_models_are_flattened() -> None:
     ]
 
 
+def test_what_a_nested_model_is_called_with_is_handed_on() -> None:
+    nested = block()
+    nested["inbound_nodes"] = [[["image", 0, 0, {"training": True}]], [["f", 0, 0, {}]]]
+    nodes = [image(), nested, entry("Flatten", "f", [["block", 1, 0, {}]])]
+    graph = read_architecture(functional(nodes, ["image"], [["block", 2, 0]])).graph
+    assert graph is not None
+    assert {node.name: node.arguments for node in graph.nodes if node.arguments} == {
+        "block/d": ("training",),
+        "block/r": ("training",),
+    }
+
+
 def test_nested_in_sequential() -> None:
     assert calls(sequential(image(), block(), entry("Flatten", "f"))) == {
         "image": (),

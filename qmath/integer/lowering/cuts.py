@@ -15,9 +15,10 @@ __all__ = ["Shapes", "UnsupportedError"]
 _QUANTIZERS = ("pre_activation", "post_activation", "output")
 # Classes of Keras that keep the shape of their input, whatever else they do.
 _KEEP_SHAPE = frozenset({
-    "AlphaDropout", "BatchNormalization", "ELU", "GaussianDropout", "GaussianNoise",
+    "AlphaDropout", "BatchNormalization", "Dropout", "ELU", "GaussianDropout", "GaussianNoise",
     "GroupNormalization", "LayerNormalization", "Masking", "PReLU", "Rescaling", "Softmax",
-    "SpatialDropout3D", "SyncBatchNormalization", "ThresholdedReLU", "UnitNormalization",
+    "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "SyncBatchNormalization",
+    "ThresholdedReLU", "UnitNormalization",
 })  # fmt: skip
 
 

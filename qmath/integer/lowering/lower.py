@@ -153,6 +153,7 @@ def _layer(build: Builder, shapes: Shapes, node: Node, inputs: Sequence[Value]) 
 def _known(build: Builder, node: Node, inputs: Sequence[Value]) -> Value:
     """Lower a layer of a known class, with the quantizers and the activation that it ends with."""
     kind = LAYERS[node.class_name].kind
+    _check_call(node)
     if kind == "float" and inputs:
         value: Value = float_layer(build, node, inputs)
     else:
@@ -192,6 +193,14 @@ def _cut(
     if ends_with_activation(node.class_name):
         value = build.quantized(node, value, "post_activation")
     return build.quantized(node, value, "output")
+
+
+def _check_call(node: Node) -> None:
+    """Raise if a layer is called with more than its inputs: training=True, or a mask."""
+    named = {*node.arguments} - ({"key", "value"} if "Attention" in node.class_name else set())
+    if named:
+        given = ", ".join(sorted(named))
+        raise UnsupportedError(node.name, f"it is called with {given}", f"call it without {given}")
 
 
 def _check_inputs(node: Node, kind: str, inputs: Sequence[Value]) -> None:

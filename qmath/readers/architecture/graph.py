@@ -62,12 +62,17 @@ class _Builder:
         self.outputs: dict[str, int] = {}  # of the nodes of which others read several
 
     def add_model(
-        self, model: Mapping[str, Any], prefix: str, call: int, feeds: Sequence[str] | None
+        self,
+        model: Mapping[str, Any],
+        prefix: str,
+        call: int,
+        feeds: Sequence[str] | None,
+        given: tuple[str, ...] = (),
     ) -> list[str]:
         """Add the nodes of a model's `call`-th call; return the nodes of its outputs.
 
         `feeds` are the nodes of its inputs, or ``None`` for the outermost model, whose input
-        layers are nodes themselves.
+        layers are nodes themselves. What else it is called with, `given`, Keras hands on.
         """
         self._count_call()
         entries = layer_entries(model)
@@ -79,11 +84,16 @@ class _Builder:
                 raise NotAGraphError(
                     f"a {model['class_name']} model does not say how its layers are connected"
                 )
-            return self._add_chain(entries, prefix, call, feeds)
-        return self._add_functional(config, entries, prefix, call, feeds)
+            return self._add_chain(entries, prefix, call, feeds, given)
+        return self._add_functional(config, entries, prefix, call, feeds, given)
 
     def _add_chain(
-        self, entries: list[dict[str, Any]], prefix: str, call: int, feeds: Sequence[str] | None
+        self,
+        entries: list[dict[str, Any]],
+        prefix: str,
+        call: int,
+        feeds: Sequence[str] | None,
+        given: tuple[str, ...],
     ) -> list[str]:
         current = list(feeds or ())
         if feeds is None and bare_name(entries[0]["class_name"]) != "InputLayer":
@@ -109,9 +119,10 @@ class _Builder:
                     current = [self._add_layer(entry, prefix, 0, [])]
                     self.inputs += current
             elif is_model(entry):
-                current = self.add_model(entry, f"{prefix}{layer_name(entry)}/", call, current)
+                inner = f"{prefix}{layer_name(entry)}/"
+                current = self.add_model(entry, inner, call, current, given)
             else:
-                current = [self._add_layer(entry, prefix, call, current)]
+                current = [self._add_layer(entry, prefix, call, current, given)]
         return current
 
     def _add_functional(
@@ -121,6 +132,7 @@ class _Builder:
         prefix: str,
         call: int,
         feeds: Sequence[str] | None,
+        given: tuple[str, ...],
     ) -> list[str]:
         by_name = {layer_name(entry): entry for entry in entries}
         if len(by_name) != len(entries):
@@ -136,7 +148,8 @@ class _Builder:
         for name, nodes in feeding.items():
             calls.update(((name, first[name] + i), refs) for i, refs in enumerate(nodes))
             for i, node in enumerate(_inbound(by_name[name])):
-                arguments[name, first[name] + i] = tuple(dict.fromkeys(_arguments(node)))
+                named = tuple(dict.fromkeys([*given, *_arguments(node)]))
+                arguments[name, first[name] + i] = named
             if not nodes and bare_name(by_name[name]["class_name"]) == "InputLayer":
                 calls[name, 0] = []
         made: dict[Call, list[str]] = {}
@@ -153,13 +166,12 @@ class _Builder:
                 continue
             inputs = [self._output(made, ref) for ref in calls[name, index]]
             number = call * len(feeding[name]) + index - first[name]
-            if is_model(by_name[name]):
-                made[name, index] = self.add_model(
-                    by_name[name], f"{prefix}{name}/", number, inputs
-                )
+            entry, named = by_name[name], arguments.get((name, index), ())
+            if is_model(entry):
+                inner = f"{prefix}{name}/"
+                made[name, index] = self.add_model(entry, inner, number, inputs, named)
             else:
-                given = arguments.get((name, index), ())
-                made[name, index] = [self._add_layer(by_name[name], prefix, number, inputs, given)]
+                made[name, index] = [self._add_layer(entry, prefix, number, inputs, named)]
         if feeds is None:
             self.inputs += [self._output(made, (*key, 0)) for key in input_calls]
         return [self._output(made, ref) for ref in outputs]

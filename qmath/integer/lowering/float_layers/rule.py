@@ -56,10 +56,6 @@ def float_layer(build: Builder, node: Node, values: Sequence[Value]) -> Floats:
     prefix = f"{node.layer}/"
     tensors = {t.name.removeprefix(prefix): t for t in build.within(node.layer)}
     inner = [name for name in tensors if name.endswith(("pre_activation", "post_activation"))]
-    named = {*node.arguments} - ({"key", "value"} if "Attention" in node.class_name else set())
-    if named:
-        given = ", ".join(sorted(named))
-        raise UnsupportedError(node.name, f"it is called with {given}", f"call it without {given}")
     if inner and not ends_with_activation(node.class_name):
         raise UnsupportedError(
             node.name, f"quantizers act inside it ({', '.join(sorted(inner))})",

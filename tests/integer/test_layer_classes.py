@@ -275,6 +275,23 @@ def test_activated_sums_are_joined_with_what_is_computed_in_float() -> None:
     np.testing.assert_allclose(found, np.concatenate(parts, -1), rtol=1e-6)
 
 
+@pytest.mark.parametrize("class_name", ["SeparableConv2D", "Multiply"])
+def test_sums_that_leave_no_room_for_a_multiplier_are_computed_in_float(class_name: str) -> None:
+    net = Network(6, 5, 4, bits=16, weight_bits=16)
+    if class_name == "Multiply":
+        name = net.add(class_name, *[net.nodes[-1].name] * 4, ends=(-1.0, 5.0))
+    else:
+        name = net.add(class_name, kernel=(2, 1, 4, 2), pointwise=3, ends=(-8.0, 9.0))
+    x = np.random.default_rng(0).uniform(-1, 1.5, (4, 6, 5, 4))
+    exact, integer = (qmath.run(net.model(), x, profile=name) for name in ("exact", "integer"))
+    assert "fewer bits: its sums take " in integer.program.float_layers[name]
+    np.testing.assert_array_equal(
+        integer.integers[f"{name}/output"], exact.integers[f"{name}/output"]
+    )
+    if class_name == "Multiply":
+        np.testing.assert_allclose(integer.outputs[f"{name}/output"], x**4, atol=1e-3)
+
+
 @pytest.mark.parametrize("axis", [1, -2, [2], -1])
 def test_a_softmax_over_any_axis(axis: Any) -> None:
     net = Network(4, 3, 2)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import QmathError
+from qmath.integer.bounds import accumulator_bits, interval
 from qmath.integer.budget import check_size
 from qmath.integer.lowering import activations, geometry, portability, rescaling
 from qmath.integer.lowering.builder import Builder
@@ -43,6 +44,7 @@ Array = NDArray[Any]
 Rule = Callable[[Builder, Node, Sequence[Value]], Value]
 
 _MOST_PARTS = 1 << 26  # sums of one output that are kept until they are added
+_MOST_BITS = 48  # of sums of products of several tensors: a multiplier has 11 left of int64
 
 
 def _input(build: Builder, node: Node, _: Sequence[Value]) -> Value:
@@ -69,12 +71,14 @@ def _weighted(build: Builder, node: Node, values: Sequence[Value]) -> Value:
     tensors = [build.tensor(node, name) for name in layer.kernels]
     if all(tensor.role == "weight" for tensor in tensors) and isinstance(value, Integers):
         sums = (_separable if layer.then else _products)(build, node, value, tensors)
-        if len(sums.terms) * math.prod(sums.shape) <= _MOST_PARTS:
+        reason = _too_wide(sums.terms) if layer.then else ""
+        if len(sums.terms) * math.prod(sums.shape) > _MOST_PARTS:
+            reason = (
+                f"train it with per_axis=False: its kernel has {len(sums.terms)} scales along the "
+                "summed axis, whose sums would take too much memory"
+            )
+        if not reason:
             return sums
-        reason = (
-            f"train it with per_axis=False: its kernel has {len(sums.terms)} scales along the "
-            "summed axis, whose sums would take too much memory"
-        )
     else:
         reason = _lack(build, node, value, tensors)
     linears: list[Linear] = []
@@ -92,6 +96,14 @@ def _weighted_in_float(x: Array, linears: Sequence[Linear], bias: Array) -> Arra
     for linear in linears:
         x = linear.apply(x, linear.weights)
     return np.asarray(x + bias)
+
+
+def _too_wide(terms: Sequence[Term]) -> str:
+    """Say what to do about sums that leave no room for a multiplier, ``""`` if they do."""
+    bits = max(int(accumulator_bits(*interval(term))) for term in terms)
+    if bits <= _MOST_BITS:
+        return ""
+    return f"give what it multiplies fewer bits: its sums take {bits}, of {_MOST_BITS} at most"
 
 
 def _lack(build: Builder, node: Node, value: Value, tensors: Sequence[QatTensor]) -> str:
@@ -297,6 +309,8 @@ def _product(build: Builder, node: Node, values: Sequence[Value]) -> Value:
         linear = geometry.product(term.ops[-1].shape if term.ops else first.shape, factor)
         scale = np.asarray(term.scale * value.params.scale)
         term = replace(term, ops=(*term.ops, linear), scale=scale)
+        if reason := _too_wide([term]):
+            return build.float_step(node, values, activations.product, shape, reason)
     return UnroundedSum((term,), ZERO, shape)
 
 

@@ -425,4 +425,4 @@ def _shapes(inputs: Mapping[str, ArrayLike] | ArrayLike) -> dict[str, tuple[int,
     """Return the shapes of named data without the batch."""
     if not isinstance(inputs, Mapping):
         return {}
-    return {name: np.shape(x)[1:] for name, x in inputs.items()}
+    return {name: as_array(x, name).shape[1:] for name, x in inputs.items()}

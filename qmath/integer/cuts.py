@@ -38,11 +38,7 @@ def bind(program: Program, layers: Layers) -> Program:
     """
     names = {name for cut in program.cuts for name in _names(cut.name, cut.layer, cut.class_name)}
     if unknown := [name for name in layers if name not in names]:
-        cuts = ", ".join(f"{cut.name} ({cut.class_name})" for cut in program.cuts)
-        raise QmathError(
-            f"layers has {', '.join(unknown)}, which qmath does not ask for; the layers that it "
-            f"cannot compute are: {cuts or 'none'}"
-        )
+        raise _unasked("layers", unknown, program)
     return replace(program, steps=tuple(_bound(step, layers) for step in program.steps))
 
 
@@ -60,10 +56,7 @@ def with_cuts(
     given = dict(inputs)
     for name, array in (cuts or {}).items():
         if name not in steps:
-            raise QmathError(
-                f"cuts has {name}, which qmath does not ask for; the layers that it cannot compute "
-                f"are: {', '.join(cut.name for cut in program.cuts) or 'none'}"
-            )
+            raise _unasked("cuts", [name], program)
         given[steps[name]] = array
     return given
 
@@ -117,6 +110,21 @@ def missing(program: Program, given: Collection[str]) -> dict[str, tuple[str, ..
     return {cut: tuple(names) for cut, names in found.items()}
 
 
+def _unasked(argument: str, names: Sequence[str], program: Program) -> QmathError:
+    """Return the error that there is no cut of these names."""
+    cuts = ", ".join(f"{cut.name} ({cut.class_name})" for cut in program.cuts)
+    open_ends = [cut.name for cut in program.cuts if not cut.is_shaped]
+    behind = (
+        f"; more may follow {', '.join(open_ends)}, if you give the shape of what that makes"
+        if open_ends
+        else ""
+    )
+    return QmathError(
+        f"{argument} has {', '.join(names)}, which qmath does not ask for; the layers that it "
+        f"cannot compute are: {cuts or 'none'}{behind}"
+    )
+
+
 def _names(name: str, layer: str, class_name: str) -> tuple[str, ...]:
     return name, layer, class_name, class_name.rpartition(">")[2]
 
@@ -152,7 +160,10 @@ def _called(function: Callable[..., Any], name: str, parts: Sequence[Array]) -> 
     given = [np.ascontiguousarray(part).view() for part in parts]
     for part in given:
         part.flags.writeable = False
-    made = np.asarray(function(*given))
+    try:
+        made = np.asarray(function(*given))
+    except Exception as error:
+        raise QmathError(f"{name}: its function failed ({error!r})") from error
     if made.dtype != np.float32:
         raise QmathError(
             f"{name}: its function returned {made.dtype}; a layer's output is float32: convert it"

@@ -21,7 +21,8 @@ def as_array(value: ArrayLike, name: str) -> NDArray[Any]:
     Raises
     ------
     QmathError
-        Elements are masked: what lies under a mask is no data, and no integer stands for it.
+        Elements are masked: what lies under a mask is no data, and no integer stands for it. Or
+        the parts of a list have several shapes.
     """
     if type(value) is np.ndarray:
         return value
@@ -30,7 +31,10 @@ def as_array(value: ArrayLike, name: str) -> NDArray[Any]:
             f"{name} must have no masked elements, which stand for no number; pass .filled(number) "
             "or, without them, .compressed()"
         )
-    return np.asarray(value)
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise QmathError(f"{name} must be an array: {error}") from error
 
 
 def unmasked(array: NDArray[Any], name: str) -> NDArray[Any]:

@@ -100,7 +100,8 @@ def test_a_function_is_found_by_the_name_and_the_class_of_its_layer(key: str) ->
     [(lambda x: x.astype(np.float64), "my: its function returned float64"),
      (lambda x: x[:, :3], r"returned an array of shape \(7, 3, 4, 2\), and \(7, 4, 4, 2\) follows"),
      (lambda x: x / np.float32(0), "my: its function returned NaN or infinities"),
-     (lambda x: np.multiply(x, 2, out=x), "read-only")],
+     (lambda x: np.multiply(x, 2, out=x), "my: its function failed .*read-only"),
+     (lambda x: [x, x[0]], "my: its function failed .*inhomogeneous")],
 )  # fmt: skip
 def test_what_a_function_returns_is_checked(function: Any, words: str) -> None:
     with np.errstate(all="ignore"), pytest.raises(ValueError, match=words):
@@ -112,8 +113,13 @@ def test_names_of_no_cut_are_refused() -> None:
         qmath.run(cut_model(), X, layers={"conv": doubled})
     with pytest.raises(QmathError, match=r"cuts has conv, .* are: my"):
         qmath.run(cut_model(), X, cuts={"conv": X})
-    with pytest.raises(QmathError, match=r"my: the data must have shape \(N, 4, 4, 2\)"):
-        qmath.run(lower(cut_model()), X, cuts={"my": X[:, :2]})
+    for of in (lower(cut_model()), cut_model()):  # the model knows better than the data
+        with pytest.raises(QmathError, match=r"my: the data must have shape \(N, 4, 4, 2\)"):
+            qmath.run(of, X, cuts={"my": X[:, :2]})
+    with pytest.raises(QmathError, match="my must be an array: "):
+        qmath.run(cut_model(), X, cuts={"my": [[1.0], [1.0, 2.0]]})
+    with pytest.raises(QmathError, match=r"are: my .*; more may follow my, if you give the shape"):
+        qmath.run(cut_model(built=None), X, cuts={"last": X})
     with pytest.raises(QmathError, match="my: the data hold NaN"):
         qmath.run(cut_model(), X, cuts={"my": X * np.float32(np.nan)})
     with pytest.raises(QmathError, match="the inputs differ in their number of examples"):
@@ -141,6 +147,9 @@ def test_a_shape_that_nothing_tells_is_asked_for() -> None:
     assert len(qmath.run(of, X, cuts={"my": X}).outputs) == 2
     with pytest.raises(QmathError, match="made without the shape"):
         qmath.run(program, X, layers={"My": doubled})
+    for shape in ((), (4, 0, 2), (4, None, 2)):
+        with pytest.raises(QmathError, match=r"my: the shape of what it makes is given as \("):
+            lower(of, {"my": shape})  # type: ignore[dict-item]
     description = quantize_model(of).manifest["program"]
     assert [step["shape"] for step in description["steps"] if step["kind"] == "cut"] == [None]
 

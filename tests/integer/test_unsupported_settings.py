@@ -48,6 +48,7 @@ ERRORS = {
     "builder bias": (1, "the bias has another length than its layer"),
     "builder real": (1, "a weight holds NaN"),
     "builder tensor": (1, "a weight is missing"),
+    "cuts _checked": (1, "a shape that the user gives is none"),
     "float_layers/products apply": (1, "the data look up rows that there are not"),
     "float_layers/products einsum_dense": (1, "kernel and input do not fit"),
     "geometry _check_kernel": (2, "kernel and input do not fit"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from qmath.errors import QmathError
 from qmath.integer.cuts import Layers, function_of, probed
 from qmath.integer.lowering.values import Value
@@ -66,21 +68,30 @@ class Shapes:
     def of(self, node: Node, step: str, values: Sequence[Value]) -> Shape | None:
         """Return the shape of what a layer makes, ``None`` if nothing tells it.
 
-        It is what the user says; what the model's config says of a layer that it feeds, or of a
-        Lambda layer; the input's, of classes that keep it; or what the user's function makes.
+        It is what the model's config says of a layer that it feeds, or of a Lambda layer; what the
+        user says; the input's, of classes that keep it; or what the user's function makes.
         """
-        for name in (step, node.name, *(f"{node.name}/{which}" for which in _QUANTIZERS)):
-            if name in self.given:
-                return tuple(self.given[name])
         built = self._built.get(node.name)
         declared = node.config.get("output_shape") if node.class_name == "Lambda" else None
         if built is None and isinstance(declared, list):
             built = tuple(declared)
         if built and all(type(n) is int and n > 0 for n in built):
             return tuple(n for n in built if n)
+        for name in (step, node.name, *(f"{node.name}/{which}" for which in _QUANTIZERS)):
+            if name in self.given:
+                return _checked(step, tuple(self.given[name]))
         if node.class_name in _KEEP_SHAPE:
             return values[0].shape
         function = function_of(self.layers, step, node.layer, node.class_name)
         if function is None:
             return None
         return probed(function, step, [value.shape for value in values])
+
+
+def _checked(step: str, shape: Shape) -> Shape:
+    if not shape or not all(isinstance(n, (int, np.integer)) and n > 0 for n in shape):
+        raise QmathError(
+            f"{step}: the shape of what it makes is given as {shape}; it is that of one example, "
+            "without the batch: one or more lengths above 0"
+        )
+    return shape

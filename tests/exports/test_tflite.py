@@ -31,6 +31,7 @@ from tests.exports.networks import Network
 
 pytest.importorskip("flatbuffers", reason="the extra tflite is not installed")
 
+GOLDEN = Path(__file__).parents[2] / "reference" / "golden" / "tflite"
 SAMPLES = ("default8", "nbit4")  # whose settings are in the file
 NETWORKS = ("images", "branches", "signals", "combinations", "convolutions", "functions", "volumes")
 needs_litert = pytest.mark.skipif(
@@ -293,6 +294,14 @@ def test_verify(name: str, options: dict[str, Any], tmp_path: Path):
     result = qmath.verify(model, out)
     assert result.ok, result.differences
     assert result.elements > 100
+
+
+@pytest.mark.parametrize("name", ["default8", "every_operation"])
+def test_verify_what_is_written_from_a_tflite_file(name: str, tmp_path: Path):
+    """Its zero points run along the axis of the channels, of a depthwise kernel not the last."""
+    source, out = GOLDEN / f"{name}.tflite", tmp_path / "o.tflite"
+    qmath.export(source, out)
+    assert not qmath.verify(source, out).differences
 
 
 @pytest.mark.parametrize("bare", [True, False])

@@ -85,14 +85,16 @@ def _restored(data: Array, flipped: list[int], entry: Mapping[str, Any]) -> Arra
         if values.shape != own and source == "HWOI":  # the zeros of a dilation
             values = values[tuple(_every(n, m) for n, m in zip(values.shape, own, strict=True))]
         values = values.reshape(own)
+    values = values.transpose([source.index(letter) for letter in layout])
     zero_point = np.asarray(entry["zero_point"], np.int32)
-    values = values + (zero_point if zero_point.size > 1 else int(zero_point.item()))
+    if zero_point.size > 1:
+        zero_point = zero_point.reshape(-1, *(1,) * (values.ndim - 1 - entry["axis"]))
+    values = values + zero_point
     dtype: np.dtype[Any] = np.dtype(entry["dtype"])
     limits = np.iinfo(dtype)
     if values.min(initial=0) < limits.min or values.max(initial=0) > limits.max:
         raise ValueError(f"{dtype} does not hold its integers")
-    axes = [source.index(letter) for letter in layout]
-    return np.ascontiguousarray(values.astype(dtype).transpose(axes))
+    return np.ascontiguousarray(values.astype(dtype))
 
 
 def _signs(flipped: list[int], channels: int) -> NDArray[np.int32]:

@@ -238,11 +238,10 @@ def diff(
         As for `run`. What needs a layer that qmath cannot compute starts from the reference's
         integers where it has them, and is left out elsewhere.
     against : str, path, or mapping of str to array-like
-        A second profile; a TFLite file, whose own integers are those that the profile ``tflite``
-        (or ``xnnpack``, if that is `profile`) makes of it; or arrays by the names of quantized
-        tensors, or a file or folder of them: integers, signed or unsigned, or dequantized float32,
-        such as what ``python -m reference.dump`` writes from the live Keras model. Some tensors are
-        enough.
+        A second profile; a TFLite file, whose own integers are those that `profile` makes of it,
+        or ``tflite`` if that is no runtime's; or arrays by the names of quantized tensors, or a
+        file or folder of them: integers, signed or unsigned, or dequantized float32, such as what
+        ``python -m reference.dump`` writes from the live Keras model. Some tensors are enough.
     axes : str or mapping of str to str, optional
         The order of the axes in `against`, such as ``"NCHW"``; of some tensors, by their names.
 
@@ -374,7 +373,7 @@ def _reference(
     if not isinstance(against, Mapping) and is_tflite(against):
         if axes is not None:
             raise QmathError("a TFLite file has axes of its own: leave them out")
-        own = profile if isinstance(profile, Xnnpack) else Tflite()
+        own = profile if isinstance(profile, Tflite) else Tflite()
         made = run_deployed(program, program_of(against), inputs, own)
         return integers_of(program, made, examples, dict)
     if isinstance(against, Mapping):

@@ -120,3 +120,13 @@ def test_what_is_no_deployment_of_the_model() -> None:
         qmath.diff(MODEL, IMAGES, against=every)
     with pytest.raises(QmathError, match="axes of its own"):
         qmath.diff(MODEL, IMAGES, against=DEPLOYED, axes="NCHW")
+
+
+@pytest.mark.parametrize("profile", ["tflite", "xnnpack", "litert", "tflm"])
+def test_the_file_is_run_as_the_profile_of_its_runtime(profile: str) -> None:
+    """A difference is the converter's then, and not one between two runtimes."""
+    model, file = NBIT4
+    images = np.load(ROOT / "samples" / "digits_test.npz")["images"]
+    comparison = qmath.diff(model, images, profile=profile, against=file)
+    assert comparison.layers[-1].name == "dense/post_activation"
+    assert not comparison.layers[-1].teacher_forced

@@ -11,7 +11,7 @@ from qmath.containers.tflite.schema import OPERATORS, OPTION_NUMBERS, OPTIONS, T
 from reference.corpus import Entry
 from reference.flatbuffers import encoded
 
-__all__ = ["model", "written"]
+__all__ = ["clamps", "model", "written"]
 
 _IMAGE = (1, 4, 4, 2)
 _DTYPES = {"FLOAT32": "<f4", "INT32": "<i4", "INT8": "<i1", "UINT8": "<u1", "INT64": "<i8",
@@ -205,22 +205,24 @@ def _of_files() -> Iterator[Values]:
     open_ended = model("RELU", _IMAGE)
     open_ended["subgraphs"][0]["tensors"][0]["shape_signature"] = np.int32([-1, -1, 4, 2])
     yield open_ended
-    yield _clamps("INT8", 7, 0.1)
-    yield _clamps("INT8", 6, 0.1)
-    yield _clamps("UINT8", 7, 0.1)
-    yield _clamps("INT8", 7, 0.2)
+    yield clamps("INT8", 7, 0.1)
+    yield clamps("INT8", 6, 0.1)
+    yield clamps("UINT8", 7, 0.1)
+    yield clamps("INT8", 7, 0.2)
 
 
-def _clamps(kind: str, high: int, scale: float) -> Values:
-    """Return a ReLU whose result is clamped, to 4 bits if `high` is 7."""
+def clamps(kind: str, high: int, scale: float, zero_point: int = 0) -> Values:
+    """Return a ReLU whose result is clamped, to 4 bits if `high` is 7, by constants of a scale."""
     whole = model("RELU", _IMAGE)
     graph = whole["subgraphs"][0]
     for name, number in (("low", -8), ("high", high)):
         whole["buffers"].append({"data": np.uint8([number & 255])})
         held = tensor((), kind, name, buffer=len(whole["buffers"]) - 1)
-        held["quantization"] = {"scale": np.float32([scale]), "zero_point": np.int64([0])}
+        held["quantization"]["scale"] = np.float32([scale])
         graph["tensors"].append(held)
     graph["tensors"] += [tensor(_IMAGE), tensor(_IMAGE)]
+    for made in graph["tensors"][1:]:
+        made["quantization"]["zero_point"] = np.int64([zero_point])
     for i, name in enumerate(("MAXIMUM", "MINIMUM")):
         whole["operator_codes"].append(
             {"builtin_code": OPERATORS[name], "deprecated_builtin_code": OPERATORS[name]}

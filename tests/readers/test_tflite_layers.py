@@ -57,3 +57,45 @@ def test_an_activation_by_itself(tmp_path: Path, name: str, options: Any, expect
     made = run.integers["model/layer/output"].astype(np.int64) - 128
     wanted = expected(np.arange(-127, 128)).astype(np.int64)
     assert np.array_equal(made.reshape(-1), wanted)
+
+
+@pytest.mark.parametrize(("zero_point", "is_cut"), [(-8, False), (7, False), (-9, True), (8, True)])
+def test_a_width_has_to_hold_the_zero_point(tmp_path: Path, zero_point: int, is_cut: bool) -> None:
+    """Clamps to 4 bits that leave zero out are no width: they stay operations of their own."""
+    path = tmp_path / "m.tflite"
+    path.write_bytes(encoded(odd_tflite.clamps("INT8", 7, 0.1, zero_point)))
+    program = program_of(qmath.load(path))
+    assert [cut.class_name for cut in program.cuts] == ["MAXIMUM", "MINIMUM"] * is_cut
+    assert {step.params.num_bits for step in program.quantized} == {8 if is_cut else 4, 8}
+
+
+def test_integers_without_a_meaning_are_not_taken_for_floats(tmp_path: Path) -> None:
+    path = tmp_path / "m.tflite"
+    beyond = {"scale": np.float32([1]), "zero_point": np.int64([500])}
+    path.write_bytes(encoded(odd_tflite.model("RELU", (1, 4, 4, 2), made={"quantization": beyond})))
+    assert [cut.class_name for cut in program_of(qmath.load(path)).cuts] == ["RELU"]
+
+
+@pytest.mark.parametrize(("activation", "high"), [(1, 127), (3, 60)])
+def test_an_average_with_an_activation(tmp_path: Path, activation: int, high: int) -> None:
+    """It is rounded, then clamped: two steps on one scale, which the profiles compute."""
+    window = {"stride_w": 2, "stride_h": 2, "filter_width": 2, "filter_height": 2, "padding": 1}
+    path = tmp_path / "m.tflite"
+    options = window | {"fused_activation_function": activation}
+    path.write_bytes(encoded(odd_tflite.model("AVERAGE_POOL_2D", (1, 2, 2, 2), options=options)))
+    q = np.random.default_rng(3).integers(-128, 128, (9, 4, 4, 2))
+    run = qmath.run(path, q.astype(np.float32) * np.float32(0.1), profile="tflite")
+    mean = q.reshape(9, 2, 2, 2, 2, 2).sum((2, 4)) / 4
+    wanted = np.clip(np.trunc(mean + np.copysign(0.5, mean)), 0, high)
+    (real,) = run.outputs.values()
+    assert np.array_equal(np.rint(real / np.float32(0.1)), wanted)
+    assert (wanted == 0).any()
+
+
+def test_a_tanh_that_the_kernels_leave_out_is_not_computed(tmp_path: Path) -> None:
+    """TFLite's kernels for integers ignore it, and no converter writes it."""
+    options = {"stride_w": 1, "stride_h": 1, "fused_activation_function": 4}
+    kernel = np.ones((3, 1, 1, 2), np.int8)
+    path = tmp_path / "m.tflite"
+    path.write_bytes(encoded(odd_tflite.model("CONV_2D", (1, 4, 4, 3), kernel, options=options)))
+    assert [cut.class_name for cut in program_of(qmath.load(path)).cuts] == ["activation_4"]

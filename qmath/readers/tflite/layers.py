@@ -215,9 +215,12 @@ def _pool(class_name: str, net: Network, operation: Operation, name: str) -> boo
     if not net.same_integers((x, *operation.outputs)):
         return False
     net.add(name, class_name, [x], config)
-    if class_name == "MaxPooling2D" and net.fused(operation) == "linear":
+    is_maximum, is_plain = class_name == "MaxPooling2D", net.fused(operation) == "linear"
+    if is_maximum and is_plain:
         net.made_by[operation.outputs[0]] = name
         return True
+    if not is_maximum and not is_plain:  # an average is rounded before it is clamped
+        net.end(operation, name, "output")
     return _finished(net, operation, name)
 
 

@@ -91,9 +91,19 @@ class Network:
             found.add((tensor.type, meaning))
         return len(found) == 1
 
+    def is_understood(self, index: int) -> bool:
+        """Whether a tensor's integers have a meaning that an activation of qmath's can have."""
+        tensor = self.file.tensors[index]
+        if tensor.quantization is None or tensor.type not in tensors.WIDTHS:
+            return True
+        return tensors.activation("", tensor, "output", self.widths.get(index)) is not None
+
     def fused(self, operation: Operation) -> str:
         """Return the activation that an operation ends with, in Keras's words."""
         number = operation.options.get("fused_activation_function", 0)
+        is_integer = self.file.tensors[operation.outputs[0]].type in tensors.WIDTHS
+        if number == ACTIVATIONS["TANH"] and is_integer:  # which TFLite's kernels leave out
+            return f"activation_{number}"
         return _ACTIVATIONS.get(number, f"activation_{number}")
 
     # ---- what is made of it

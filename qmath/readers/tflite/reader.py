@@ -61,6 +61,7 @@ def _add(net: Network, operation: Operation, name: str, left_out: list[str]) -> 
         and not operation.is_custom
         and operation.inputs
         and len(operation.outputs) == 1
+        and net.is_understood(operation.outputs[0])
         and rule(net, operation, name)
     ):
         return
@@ -112,7 +113,9 @@ def _clamped(file: TfliteFile) -> tuple[dict[int, int], dict[int, int]]:
         if low is None or high is None or not is_alone or len(last.outputs) != 1:
             continue
         bits = (high + 1).bit_length()
-        if 2 <= bits <= 8 and (low, high) == (-(1 << (bits - 1)), (1 << (bits - 1)) - 1):
+        is_width = 2 <= bits <= 8 and (low, high) == (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
+        zero_point = _zero_point(file.tensors[origin])
+        if is_width and zero_point is not None and low <= zero_point <= high:
             widths[origin] = bits
             clamps |= {before: origin, number: origin}
     return widths, clamps
@@ -127,6 +130,11 @@ def _end(file: TfliteFile, operation: Operation, origin: int) -> int | None:
     if _meaning(bound) != meaning or _meaning(out) != meaning:
         return None
     return int(bound.data.reshape(()))
+
+
+def _zero_point(tensor: Tensor) -> int | None:
+    q = tensor.quantization
+    return None if q is None or q.zero_point.size != 1 else int(q.zero_point[0])
 
 
 def _meaning(tensor: Tensor) -> Any:

@@ -271,3 +271,28 @@ def test_forms_that_are_not_read(tmp_path: Path, change: Change, words: str) -> 
     path = changed(tmp_path / "m.tflite", DEFAULT8, change)
     with pytest.raises(FileFormatError, match=words):
         qmath.load(path)
+
+
+def test_weights_of_integers_with_float_inputs_are_noted(tmp_path: Path) -> None:
+    """TFLite's kernels quantize the inputs at run time, which qmath does not."""
+
+    def change(model: dict[str, Any]) -> None:
+        graph = model["subgraphs"][0]
+        dense = operator(model, "FULLY_CONNECTED")
+        dense["inputs"] = dense["inputs"][:2]
+        for index in (int(dense["inputs"][0]), int(dense["outputs"][0])):
+            graph["tensors"][index]["type"] = TENSOR_TYPES["FLOAT32"]
+            del graph["tensors"][index]["quantization"]
+
+    assert not qmath.load(DEFAULT8).notes
+    model = qmath.load(changed(tmp_path / "m.tflite", DEFAULT8, change))
+    (note,) = (note for note in model.notes if "at run time" in note)
+    assert note.endswith(": dense.")
+
+
+def test_a_tflite_file_where_another_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(QmathError, match="this is a TFLite file; export to npz"):
+        qmath.export(DEFAULT8, tmp_path / "x.h5", format="h5")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(FileFormatError, match="holds no architecture of Keras's"):
+        qmath.load(SAMPLES / "default8.h5", architecture=DEFAULT8)

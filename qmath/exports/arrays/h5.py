@@ -97,6 +97,11 @@ def _places(model: QatModel) -> dict[str, list[_Place]]:
         if tensor.role != "weight":
             continue
         values = tensor.values
+        if tensor.spec.op == "tflite":
+            raise OutputError(
+                f"{model.source}: the format 'h5' is a copy of the model's HDF5 file, and this is "
+                "a TFLite file; export to npz or onnx"
+            )
         if not isinstance(values, LazyArray):
             raise OutputError(
                 f"{model.source}: the format 'h5' is a copy of the file that holds the model, and "

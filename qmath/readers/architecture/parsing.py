@@ -10,6 +10,7 @@ from qmath.containers.isolation import open_hdf5
 from qmath.containers.keras_zip import KerasZip
 from qmath.containers.sniff import HDF5, ZIP
 from qmath.containers.source_files import open_source, stamp_of, unchanged
+from qmath.containers.tflite.schema import IDENTIFIER
 from qmath.errors import FileFormatError
 from qmath.model import Graph
 from qmath.readers import notes
@@ -122,6 +123,11 @@ def read_architecture_file(path: str, *, isolate: bool = False) -> Architecture:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise FileFormatError(f"{path}: the architecture cannot be read ({reason})") from None
+    if head[4:] == IDENTIFIER:
+        raise FileFormatError(
+            f"{path}: this is a TFLite file, which holds no architecture of Keras's; name the "
+            ".keras or .h5 file, or the JSON, of the model that was converted"
+        )
     if head.startswith(HDF5):
         with open_hdf5(path, isolate=isolate) as opened:
             text = opened.text("", "model_config").encode()

@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 
 from qmath.containers.tflite.file import Operation, TfliteFile
 
-__all__ = ["input_name", "layer_names"]
+__all__ = ["WEIGHTED", "input_name", "layer_names"]
 
 # What a converter puts around a model, and TFMOT around a layer.
 _CALLS = re.compile(r"(Stateful)?PartitionedCall(_\d+)?(:\d+)?|functional(_\d+)?")
 _QUANTIZERS = re.compile(r"\w*Quant(ize)?(_\d+)?|FakeQuant\w*")
 _WRAPPED = re.compile(r"^quant_")
-_WEIGHTED = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1}
+# The place of the weights among the inputs.
+WEIGHTED = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1}
 _LONGEST = 200
 
 
@@ -69,7 +70,7 @@ def _candidates(name: str, kind: str) -> Iterable[str]:
 
 def _source(file: TfliteFile, operation: Operation) -> str:
     """Return the name that an operation is named by."""
-    at = _WEIGHTED.get(operation.name)
+    at = WEIGHTED.get(operation.name)
     if at is not None and at < len(operation.inputs) and operation.inputs[at] >= 0:
         tensor = file.tensors[operation.inputs[at]]
         if tensor.is_constant and tensor.name:

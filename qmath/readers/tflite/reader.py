@@ -15,8 +15,9 @@ from qmath.errors import QmathError
 from qmath.model import Graph, QatModel
 from qmath.readers.records import ModelFile
 from qmath.readers.tflite.layers import LAYERS
-from qmath.readers.tflite.names import input_name, layer_names
+from qmath.readers.tflite.names import WEIGHTED, input_name, layer_names
 from qmath.readers.tflite.network import Network
+from qmath.readers.tflite.tensors import WIDTHS
 
 __all__ = ["read"]
 
@@ -167,10 +168,32 @@ def _model(path: str, files: SourceFiles, net: Network, left_out: list[str]) -> 
         )
     if any(t.type == "INT16" for t in content.tensors if not t.is_constant):
         notes.append(
-            "Activations of 16 bits: TFLite rounds their multipliers to 16 bits, which the "
-            "profiles tflite and xnnpack do not."
+            "Activations of 16 bits: TFLite rounds their multipliers to 16 bits, which no profile "
+            "does."
+        )
+    if hybrid := _hybrid(content):
+        notes.append(
+            "These operations have float inputs and integer weights. TFLite's kernels quantize "
+            "such inputs at run time; qmath computes them in float32, with the real values of the "
+            f"weights: {', '.join(hybrid)}."
         )
     return QatModel(net.tensors, graph, tuple(notes), path, files, net.shapes)
+
+
+def _hybrid(file: TfliteFile) -> list[str]:
+    """Return the names of operations on floats whose weights are integers."""
+    found = []
+    for operation, name in zip(file.operations, layer_names(file), strict=True):
+        place = 2 if operation.name == "TRANSPOSE_CONV" else 0
+        if operation.name not in WEIGHTED or len(operation.inputs) <= max(place, 1):
+            continue
+        source, weights = operation.inputs[place], operation.inputs[1]
+        if source < 0 or weights < 0:
+            continue
+        is_float = file.tensors[source].type == "FLOAT32"
+        if is_float and file.tensors[weights].is_constant and file.tensors[weights].type in WIDTHS:
+            found.append(name)
+    return found
 
 
 def _first(net: Network, name: str) -> str:

@@ -18,7 +18,7 @@ from qmath.integer.lowering.lower import lower
 from qmath.integer.profiles import tflite_arithmetic as arithmetic
 from qmath.integer.profiles.exact import Exact
 from qmath.integer.profiles.tflite import Tflite, kernels
-from qmath.integer.profiles.tflite_kernels import quantization, stored_params
+from qmath.integer.profiles.tflite_kernels import limit_of, quantization, stored_params
 from qmath.integer.profiles.tflite_parts import parts
 from qmath.integer.profiles.xnnpack import Xnnpack
 from qmath.integer.program import (
@@ -454,3 +454,8 @@ def test_scales_of_a_file_come_back(scale, data, num_bits):
 def test_an_unknown_rounding():
     with pytest.raises(qmath.QmathError, match="'double' or 'single', got 'triple'"):
         Tflite("triple")
+
+
+def test_a_limit_on_a_subnormal_scale() -> None:
+    assert limit_of(6.0, np.float32(0.1)) == 60
+    assert limit_of(6.0, np.float32(1e-44)) == 2**30

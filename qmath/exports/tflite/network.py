@@ -17,8 +17,7 @@ from qmath.exports.tflite.float_layers import FloatLayers
 from qmath.exports.tflite.graph import GraphBuilder, Grid, Tensor
 from qmath.exports.tflite.moves import UnsupportedError
 from qmath.exports.tflite.weighted import Weight, weighted
-from qmath.integer.profiles.tflite_arithmetic import round_half_away
-from qmath.integer.profiles.tflite_kernels import Quantization, quantization
+from qmath.integer.profiles.tflite_kernels import Quantization, limit_of, quantization
 from qmath.integer.profiles.tflite_parts import Part, parts
 from qmath.integer.program import (
     CutStep,
@@ -349,7 +348,7 @@ def fused(output: Quantization, kind: str) -> tuple[int, Ends]:
     low, high = ends_of(kind)
     if output.low != output.zero_point:
         return ACTIVATIONS["NONE"], (low, high)
-    six = output.zero_point + int(round_half_away(np.float32(6) / output.scale))
+    six = output.zero_point + limit_of(6, output.scale)
     if six == output.high:
         return ACTIVATIONS["RELU6"], (output.low, six)
     return ACTIVATIONS["RELU"], (output.low, high)

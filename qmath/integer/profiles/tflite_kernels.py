@@ -27,6 +27,7 @@ __all__ = [
     "TfliteStored",
     "add",
     "elementwise",
+    "limit_of",
     "multiply",
     "pool",
     "quantization",
@@ -316,9 +317,14 @@ def _output(step: Requantize, activation: Activation | None) -> Quantization:
         return q
     high = q.high
     if np.isfinite(activation.limit):
-        limit = round_half_away(np.float32(activation.limit) / q.scale)
-        high = min(high, q.zero_point + int(limit))
+        high = min(high, q.zero_point + limit_of(float(activation.limit), q.scale))
     return q._replace(low=max(q.low, q.zero_point), high=high)
+
+
+@np.errstate(over="ignore")  # of a subnormal scale
+def limit_of(limit: float, scale: np.float32) -> int:
+    """Return an activation's limit in steps of a scale, at most 2**30."""
+    return int(round_half_away(np.minimum(np.float32(limit) / scale, np.float32(2**30))))
 
 
 def _folded(origin: Origin) -> tuple[Float32Array, Float32Array]:

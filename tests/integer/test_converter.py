@@ -267,6 +267,68 @@ def test_three_roundings_of_a_dense_layer():
     np.testing.assert_array_equal(found["tflm"][ties], away[ties])
 
 
+def requantized(profile, kind, weights, outputs, x, **attributes):
+    """Return what a profile makes of sums `x` of every output, at 1/256 of the output's scale."""
+    linear = Linear(kind, np.matmul, (outputs,), weights, "w", attributes=attributes)
+    origin = Origin(np.float64(255 / 256), 255, np.float32(0))
+    term = Term("q", (linear,), np.asarray(UNIT.scale / 256), UNIT, origin)
+    step = rounded("a", [term], UNIT, (outputs,))
+    return profile.requantize(step, [np.repeat(x[:, None], outputs, 1)], ())
+
+
+@pytest.mark.parametrize("outputs", [7, 8, 17])
+def test_the_channels_of_a_depthwise_convolution(outputs):
+    x = np.arange(-3000, 3000, 2)  # even: 31 bits hold a half of them exactly
+    weights = np.ones((1, 1, outputs, 1), np.int8)
+    reference, optimized = (
+        requantized(profile(), "depthwise_conv2d", weights, outputs, x)
+        for profile in (Tflite, Litert)
+    )
+    half_up = np.floor(x / 256 + 0.5)
+    whole = outputs // 8 * 8
+    assert (reference != half_up[:, None]).any(0).all()
+    np.testing.assert_array_equal(optimized[:, :whole], np.repeat(half_up[:, None], whole, 1))
+    np.testing.assert_array_equal(optimized[:, whole:], reference[:, whole:])
+
+
+@pytest.mark.parametrize(("groups", "name"), [(1, "litert"), (2, "tflite")])
+def test_a_convolution_of_groups(groups, name):
+    x = np.arange(-3000, 3000)
+    weights = np.ones((1, 1, 4 // groups, 4), np.int8)
+    found = {
+        profile.name: requantized(profile(), "conv2d", weights, 4, x, groups=groups)
+        for profile in (Tflite, Litert)
+    }
+    int4 = requantized(Xnnpack(int4="litert"), "conv2d", weights, 4, x, groups=groups)
+    np.testing.assert_array_equal(found["litert"], int4)
+    assert (found["litert"] == found["tflite"]).all() == (name == "tflite")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "scales", "int4", "name"),
+    [
+        (4, 1, "tensorflow", "litert"), (4, 2, "tensorflow", "xnnpack"),
+        (4, 1, "litert", "xnnpack"), (4, 2, "litert", "xnnpack"),
+        (3, 2, "tensorflow", "litert"), (3, 1, "litert", "litert"),
+    ],
+)  # fmt: skip
+def test_who_computes_a_dense_layer_of_int4(inputs, scales, int4, name):
+    x = np.arange(-3000, 3000)[:, None] * np.array([1, 1])
+    linear = Linear("dense", np.matmul, (2,), np.ones((inputs, 2), np.int8), "w")
+    origin = Origin(np.full(scales, 255 / 256).squeeze(), 255, np.float32(0))
+    term = Term("q", (linear,), np.asarray(UNIT.scale / 256), UNIT, origin)
+    step = rounded("a", [term], UNIT)
+    found = {profile.name: profile().requantize(step, [x], ()) for profile in (Xnnpack, Litert)}
+    assert (found["xnnpack"] != found["litert"]).any()
+    got = Xnnpack(int4=int4).requantize(step, [x], ())
+    np.testing.assert_array_equal(got, found[name])
+
+
+def test_whose_int4_is_named():
+    with pytest.raises(qmath.QmathError, match="int4 must be 'tensorflow' or 'litert', got True"):
+        Xnnpack(int4=True)
+
+
 def test_a_mean_that_keeps_its_axes():
     linear = Linear("pool_sum", np.sum, (1, 1, 2), gain=4, attributes={"global": True})
     term = Term("q", (linear,), np.asarray(UNIT.scale / 4), UNIT)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -247,8 +249,85 @@ def test_ties_of_an_operation_with_weights_of_4_bits(kind, runtime):
     source = params(*SIXTEENTHS)
     term = Term("x", (linear,), np.float64(source.scale / 16), source, origin)
     want = computed[operation.outputs[0]].astype(np.int64) - 128
-    profile = tflite.Xnnpack(int4=True) if runtime == "default" else tflite.PROFILES[runtime]()
+    profiles = {**tflite.PROFILES, "default": partial(tflite.Xnnpack, int4="tensorflow")}
+    check([term], EIGHTHS, None, [total], want, runtime, profiles[runtime]())
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize(
+    ("channels", "multiplier", "size"),
+    [(7, 1, 3), (8, 1, 3), (9, 1, 2), (12, 1, 1), (23, 1, 1), (24, 1, 3), (3, 4, 3), (8, 2, 3)],
+)
+def test_ties_of_the_channels_of_a_depthwise_convolution(channels, multiplier, size, bits):
+    shape = (size, size, channels, multiplier)
+    integers = np.random.default_rng(4).integers(-3, 4, shape)
+
+    def function(x):
+        w = tf.constant(integers / 16, tf.float32)
+        w = fake_quantized(w, (-7.9375, 7.9375), narrow_range=True)
+        y = tf.nn.depthwise_conv2d(fake_quantized(x, SIXTEENTHS), w, (1, 1, 1, 1), "VALID")
+        return fake_quantized(y, EIGHTHS)
+
+    change = in_4_bits if bits == 4 else bytes
+    data = random((8, 9, 9, channels), SIXTEENTHS)
+    (x,), want = run(function, data, "optimized", "DEPTHWISE_CONV_2D", change=change)
+    total = tf.nn.depthwise_conv2d(x.astype(float), integers.astype(float), (1, 1, 1, 1), "VALID")
+    term = of_weights("depthwise_conv2d", integers, total.shape[1:])
+    check([term], EIGHTHS, None, [total.numpy().astype(np.int64)], want, "optimized")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "bits", "profile"),
+    [
+        ("reference", 8, tflite.Tflite()),
+        ("optimized", 8, tflite.Litert()),
+        ("optimized", 4, tflite.Litert()),
+        ("default", 8, tflite.Xnnpack()),
+        ("default", 4, tflite.Xnnpack(int4="tensorflow")),
+    ],
+)
+def test_ties_of_a_convolution_of_groups(runtime, bits, profile):
+    integers = (WEIGHTS[:4] * 16).astype(np.int64)
+
+    def function(x):
+        w = tf.reshape(tf.constant(integers / 16, tf.float32), (1, 1, 4, 8))
+        w = fake_quantized(w, (-7.9375, 7.9375), narrow_range=True)
+        y = tf.nn.conv2d(fake_quantized(x, SIXTEENTHS), w, 1, "VALID")
+        return fake_quantized(y, EIGHTHS)
+
+    change = in_4_bits if bits == 4 else bytes
+    data = random((16, 8, 8, 8), SIXTEENTHS)
+    (x,), want = run(function, data, runtime, "CONV_2D", change=change)
+    total = np.concatenate([x[..., :4] @ integers[:, :4], x[..., 4:] @ integers[:, 4:]], -1)
+    term = of_weights("conv2d", integers, total.shape[1:], {"groups": 2})
     check([term], EIGHTHS, None, [total], want, runtime, profile)
+
+
+@pytest.mark.parametrize("library", ["tensorflow", "litert"])
+@pytest.mark.parametrize("scales", [1, 8])
+@pytest.mark.parametrize("inputs", [15, 16])
+def test_ties_of_a_dense_layer_of_4_bits(inputs, scales, library):
+    integers = (WEIGHTS[:inputs] * 16).astype(np.int64)
+
+    def function(x):
+        w = tf.constant(integers / 16, tf.float32)
+        w = fake_quantized(w, (-7.9375, 7.9375), narrow_range=True)
+        return fake_quantized(tf.matmul(fake_quantized(x, SIXTEENTHS), w), EIGHTHS)
+
+    data = random((256, inputs), SIXTEENTHS)
+    file = tflite.read(in_4_bits(tflite.convert_function(function, data.shape), scales))
+    (operation,) = (op for op in file.operations if op.name == "FULLY_CONNECTED")
+    if library == "litert":
+        computed = run_litert(file, data)
+    else:
+        computed = tflite.run(file, {"x": data}, "default")
+    x, want = (
+        computed[i].astype(np.int64) - 128 for i in (operation.inputs[0], operation.outputs[0])
+    )
+    total = x @ integers
+    term = of_weights("dense", integers, total.shape[1:], width=np.full(scales, 15.875).squeeze())
+    profile = tflite.Xnnpack(int4=library)
+    check([term], EIGHTHS, None, [total], want, "default", profile)
 
 
 @pytest.mark.parametrize("resolver", RESOLVERS)
@@ -326,8 +405,16 @@ def bits(scales):
     return np.ascontiguousarray(scales, np.float32).view(np.int32)
 
 
-def in_4_bits(content):
-    """Return a file of one operation with its weights as INT4."""
+def of_weights(kind, integers, shape, attributes=None, width=15.875):
+    """Return the term of an operation whose weights, of a scale of 2**-4, read SIXTEENTHS."""
+    linear = Linear(kind, np.multiply, tuple(shape), integers, attributes=attributes or {})
+    origin = Origin(np.float64(width), 254, np.zeros((), np.float32))
+    source = params(*SIXTEENTHS)
+    return Term("x", (linear,), np.float64(source.scale / 16), source, origin)
+
+
+def in_4_bits(content, scales=1):
+    """Return a file of one operation with its weights as INT4, their scale repeated."""
     schema = tflite.schema
     model = schema.ModelT.InitFromPackedBuf(content, 0)
     (graph,) = model.subgraphs
@@ -345,6 +432,10 @@ def in_4_bits(content):
             buffer = model.buffers[weights.buffer]
             values = np.asarray(buffer.data, np.uint8).view(np.int8)
             buffer.data = np.frombuffer(qmath.pack(values, 4, "nibbles").tobytes(), np.uint8)
+            if scales > 1:
+                (scale,) = weights.quantization.scale
+                weights.quantization.scale = [scale] * scales
+                weights.quantization.zeroPoint = [0] * scales
     return tflite.packed(model)
 
 
@@ -364,9 +455,20 @@ def params(low, high):
     return QuantParams(float(scale), int(zero_point), 0, 255, 8, *map(float, ends))
 
 
-def run(function, data, resolver, op, last=None):
+def run_litert(file, data):
+    """Return the int8 tensors, unsigned, that LiteRT computes by default."""
+    library = pytest.importorskip("ai_edge_litert.interpreter")
+    interpreter = library.Interpreter(model_content=file.content)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], data)
+    interpreter.invoke()
+    indices = (detail["index"] for detail in interpreter.get_output_details())
+    return {i: interpreter.get_tensor(i).astype(np.int16) + 128 for i in indices}
+
+
+def run(function, data, resolver, op, last=None, change=bytes):
     """Return an operation's inputs relative to their zero points, and its signed output."""
-    file = tflite.read(tflite.convert_function(function, data.shape))
+    file = tflite.read(change(tflite.convert_function(function, data.shape)))
     computed = tflite.run(file, {"x": data}, resolver)
     operation = [each for each in file.operations if each.name == op][-1]
     output = operation.outputs[0]

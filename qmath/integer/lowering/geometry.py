@@ -72,6 +72,8 @@ def weighted(node: Node, shape: Shape, kernel: Array, name: str = "") -> Linear:
     function: Callable[..., Array] = partial(_CONVOLUTIONS[kind], **attributes)
     if one_dimensional:
         function, out = partial(_of_signals, function), out[1:]
+    if kind != "depthwise_conv2d" and shape[-1] > kernel.shape[-2]:
+        attributes["groups"] = shape[-1] // kernel.shape[-2]
     return Linear(kind, function, out, kernel, attributes=attributes)
 
 

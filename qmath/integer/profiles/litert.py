@@ -12,22 +12,46 @@ from qmath.integer.profiles import tflite_arithmetic as arithmetic
 from qmath.integer.profiles.tflite import Tflite
 from qmath.integer.profiles.tflite_kernels import Kernel, TfliteStored
 
-__all__ = ["Litert"]
+__all__ = ["Litert", "optimized"]
 
 Array = NDArray[Any]
 Int64Array = NDArray[np.int64]
 
-_LANES = {"MEAN": 16, "TRANSPOSE_CONV": 8}  # channels taken at a time; the rest as in `Tflite`
+# Channels taken at a time; the rest as in `Tflite`.
+_LANES = {"DEPTHWISE_CONV_2D": 8, "MEAN": 16, "TRANSPOSE_CONV": 8}
+
+
+def optimized(kernel: Kernel, x: Int64Array) -> Array:
+    """Return what LiteRT's optimized kernels make of the sums of an operation with weights.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        Of weights of any width, INT4 ones too.
+    x : ndarray of int64
+        Accumulators with their bias.
+    """
+    numbers = kernel.multipliers[0], kernel.shifts[0]
+    if kernel.groups > 1:  # no optimized kernel takes these
+        return arithmetic.multiply_by_quantized_multiplier(x, *numbers)
+    rounded = arithmetic.multiply_by_quantized_multiplier_half_up(x, *numbers)
+    if kernel.op not in _LANES:
+        return rounded
+    assert kernel.channel is not None
+    lanes = _LANES[kernel.op]
+    whole = (int(kernel.channel.max()) + 1) // lanes * lanes
+    rest = arithmetic.multiply_by_quantized_multiplier(x, *numbers)
+    return np.where(kernel.channel < whole, rounded, rest)
 
 
 class Litert(Tflite):
     """LiteRT's optimized kernels, and TensorFlow's: 31 bits first, and then half up.
 
-    So round convolutions, transposed ones, dense layers and changes of scale. A convolution with
-    INT4 weights is computed so even where the delegate XNNPACK takes the rest. Depthwise
-    convolutions and whatever is not named here are as in `Tflite`. A mean that keeps its axes
-    adds a zero point that is rounded by itself. Not mirrored: a change of scale rounds as
-    `Tflite` in the last values of a tensor, up to 15, batch included.
+    So round convolutions, dense layers and changes of scale; depthwise and transposed convolutions
+    in as many of their channels as make a multiple of 8, the last ones as in `Tflite`. INT4 weights
+    change nothing. Convolutions of groups and whatever is not named here are as in `Tflite`. A mean
+    that keeps its axes adds a zero point that is rounded by itself. Not mirrored: a change of scale
+    rounds as `Tflite` in the last values of a tensor, up to 15, batch included.
 
     Parameters
     ----------
@@ -45,22 +69,12 @@ class Litert(Tflite):
         super().__init__("double", stored, converts)
 
     def _weighted(self, kernel: Kernel, x: Int64Array) -> Array:
-        if kernel.op == "DEPTHWISE_CONV_2D":
-            return self._scaled(kernel, x)
-        if kernel.op != "TRANSPOSE_CONV":
-            return self._half_up(kernel, x)
-        assert kernel.channel is not None
-        lanes = _LANES[kernel.op]
-        whole = (int(kernel.channel.max()) + 1) // lanes * lanes
-        return np.where(kernel.channel < whole, self._half_up(kernel, x), self._scaled(kernel, x))
-
-    def _half_up(self, kernel: Kernel, x: Int64Array, i: int = 0) -> Array:
-        return arithmetic.multiply_by_quantized_multiplier_half_up(
-            x, kernel.multipliers[i], kernel.shifts[i]
-        )
+        return optimized(kernel, x)
 
     def _quantize(self, kernel: Kernel, x: Int64Array) -> Array:
-        return self._half_up(kernel, x)
+        return arithmetic.multiply_by_quantized_multiplier_half_up(
+            x, kernel.multipliers[0], kernel.shifts[0]
+        )
 
     def _add(self, kernel: Kernel, a: Int64Array, b: Int64Array) -> Array:
         left = [kernel.left_shift + shift for shift in kernel.shifts[:2]]

@@ -108,6 +108,11 @@ class Kernel:
         Whether a mean leaves the axes that it sums up, of length 1.
     channel : ndarray of int64 or None
         The number of each output channel of an operation with weights.
+    groups : int
+        Of a convolution: into how many its input channels are divided, none read by another's
+        outputs.
+    depth : int
+        Inputs of a dense layer.
     """
 
     op: str
@@ -126,6 +131,8 @@ class Kernel:
     slope: float = 0.0
     keeps_axes: bool = False
     channel: Int64Array | None = None
+    groups: int = 1
+    depth: int = 0
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -219,7 +226,8 @@ def weighted(
     return Kernel(
         OPERATIONS[linear.kind], step.name, (source,), output, (multiplier,), (shift,), linear.name,
         found.weight_scale, sign, _weight_bits(linear, sign), bias,
-        channel=np.arange(linear.shape[-1]),
+        channel=np.arange(linear.shape[-1]), groups=linear.attributes.get("groups", 1),
+        depth=np.asarray(linear.weights).shape[0] if linear.kind == "dense" else 0,
     )  # fmt: skip
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qmath.errors import QmathError
 from qmath.integer.profiles import tflite_arithmetic as arithmetic
+from qmath.integer.profiles.litert import optimized
 from qmath.integer.profiles.tflite import Tflite
 from qmath.integer.profiles.tflite_kernels import Kernel, TfliteStored
 
@@ -30,9 +32,12 @@ class Xnnpack(Tflite):
     ----------
     stored, converts
         As for `Tflite`.
-    int4 : bool
-        Whether weights of 4 bits or fewer are INT4 in the file. XNNPACK leaves such convolutions to
-        LiteRT's kernels, which `Litert` mirrors, and takes dense layers.
+    int4 : {"tensorflow", "litert"}, optional
+        If weights of 4 bits or fewer are INT4 in the file, whose XNNPACK runs it: TensorFlow 2.21's
+        or LiteRT 2.3's. Both leave convolutions of such weights to the kernels that `Litert`
+        mirrors, and dense layers of an odd number of inputs; TensorFlow's also dense layers with
+        one scale. (It refuses a file with a dense layer of one output, which it takes for one with
+        a scale for each.)
     """
 
     name = "xnnpack"
@@ -41,21 +46,25 @@ class Xnnpack(Tflite):
         self,
         stored: Mapping[str, Mapping[str, TfliteStored]] | None = None,
         converts: bool = True,
-        int4: bool = False,
+        int4: Literal["tensorflow", "litert"] | None = None,
     ) -> None:
+        if int4 not in (None, "tensorflow", "litert"):
+            raise QmathError(f"int4 must be 'tensorflow' or 'litert', got {int4!r}")
         super().__init__("double", stored, converts)
         self.int4 = int4
 
     def _weighted(self, kernel: Kernel, x: Int64Array) -> Array:
         assert kernel.weight_scale is not None
-        if self.int4 and kernel.weight_bits <= 4 and kernel.op != "FULLY_CONNECTED":
-            if kernel.op == "DEPTHWISE_CONV_2D":
-                return self._scaled(kernel, x)
-            return arithmetic.multiply_by_quantized_multiplier_half_up(
-                x, kernel.multipliers[0], kernel.shifts[0]
-            )
+        if self.int4 and kernel.weight_bits <= 4 and not self._takes(kernel, kernel.weight_scale):
+            return optimized(kernel, x)
         scale = kernel.inputs[0].scale * kernel.weight_scale / kernel.output.scale
         return arithmetic.xnnpack_fp32_requantize(x, scale)
+
+    def _takes(self, kernel: Kernel, scale: Array) -> bool:
+        """Whether XNNPACK computes an operation with INT4 weights."""
+        if kernel.op != "FULLY_CONNECTED" or kernel.depth % 2:
+            return False
+        return self.int4 == "litert" or scale.size > 1
 
     def _add(self, kernel: Kernel, a: Int64Array, b: Int64Array) -> Array:
         first, second = (q.scale / kernel.output.scale for q in kernel.inputs)

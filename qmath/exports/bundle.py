@@ -111,6 +111,9 @@ class _Records(Mapping[str, Record]):
         record = self._records[name]
         return _reordered(self._weights[name], *record) if isinstance(record, _Order) else record
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._records  # Mapping's own would quantize
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._records)
 

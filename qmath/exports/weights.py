@@ -54,6 +54,9 @@ class Weights(Mapping[str, QuantizedTensor]):
         self._file: IO[bytes] | None = None
         self._lock = Lock()  # of all this and the file's position
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors  # Mapping's own would quantize
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
 

@@ -116,10 +116,11 @@ class Check:
             self.differences += differing_names(model, self.forward)
         self.compare_graph(model, manifest)
         for key, expected in constants.items():
-            if key in arrays and self.expect(
-                f"shape of {key}", arrays[key].shape, expected.shape, SAME_OPTIONS
-            ):
-                self.compare_floats(key, arrays[key], expected)
+            if key not in arrays:
+                continue
+            held = arrays[key]
+            if self.expect(f"shape of {key}", held.shape, expected.shape, SAME_OPTIONS):
+                self.compare_floats(key, held, expected)
         self.compare_program(manifest.get("program"), deployed.description)
         self.compare_directed(manifest, arrays, deployed)
 

@@ -131,6 +131,8 @@ def test_headers_that_claim_more_than_there_is_are_refused():
         return header.getvalue() + bytes(16)
 
     _, arrays = Npz().read(repacked(claim))
+    assert "dense/kernel" in arrays  # which reads nothing
+    assert "dense" not in arrays
     with pytest.raises(FileFormatError, match="header does not fit"):
         arrays["dense/kernel"]
 
@@ -201,3 +203,8 @@ def test_arrays_may_have_any_name(tmp_path):
         write_arrays(file, arrays.items())
     with np.load(tmp_path / "a.npz") as written:
         assert set(written) == set(arrays)
+
+
+def test_arrays_have_one_name_each():
+    with pytest.raises(QmathError, match=r"a: in an \.npz this name is also that of a"):
+        write_arrays(io.BytesIO(), [("a", np.arange(3)), ("a", np.arange(4))])

@@ -17,7 +17,7 @@ import qmath
 from qmath import QatModel, QatTensor, QuantSpec
 from qmath.containers.lazy_array import LazyArray
 from qmath.exports import weights
-from qmath.exports.arrays.npz import Npz
+from qmath.exports.arrays.npz import Npz, _Arrays
 from qmath.exports.bundle import Bundle, quantize_model
 from qmath.exports.registry import FORMATS
 from qmath.exports.weights import Weights
@@ -206,3 +206,30 @@ def test_memory_is_bounded_by_the_largest_weight(
         tracemalloc.stop()
     floats = 4 << 19
     assert peak < 6 * floats  # all integers would be 8 times the floats of one weight
+
+
+def test_to_ask_for_a_name_quantizes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = quantize_model(model())
+    counts = Counts(monkeypatch)
+    assert "dense/kernel" in bundle.tensors
+    assert "dense/kernel" in bundle.weights
+    assert "dense" not in bundle.tensors
+    assert "dense" not in bundle.weights
+    assert not counts.quantized
+
+
+def test_verify_reads_each_array_of_an_export_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.npz"
+    qmath.export(SAMPLE, path)
+    reads = Counter[str]()
+    read = _Arrays.__getitem__
+
+    def counted(arrays: _Arrays, key: str) -> Any:
+        reads[key] += 1
+        return read(arrays, key)
+
+    monkeypatch.setattr(_Arrays, "__getitem__", counted)
+    assert qmath.verify(SAMPLE, path).ok
+    assert set(reads.values()) == {1}

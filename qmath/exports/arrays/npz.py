@@ -14,6 +14,7 @@ import json
 import math
 import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import chain
@@ -87,13 +88,15 @@ def write_arrays(file: BinaryIO, arrays: Iterable[tuple[str, NDArray[Any]]]) -> 
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         names: set[str] = set()
         for name, array in arrays:
-            _add(archive, name, array, names)
+            _add(archive, file, name, array, names)
 
 
-def _add(archive: zipfile.ZipFile, name: str, array: NDArray[Any], names: set[str]) -> None:
+def _add(
+    archive: zipfile.ZipFile, file: BinaryIO, name: str, array: NDArray[Any], names: set[str]
+) -> None:
     member = name + ".npy"
     # numpy.load("f.npz")["x.npy"] means the member of the array x.
-    if {name, member + ".npy"} & names:
+    if {name, member, member + ".npy"} & names:
         raise QmathError(
             f"{name}: in an .npz this name is also that of {name.removesuffix('.npy')}; "
             "rename the layer"
@@ -102,10 +105,17 @@ def _add(archive: zipfile.ZipFile, name: str, array: NDArray[Any], names: set[st
     info = zipfile.ZipInfo(member, _EPOCH)
     info.create_system, info.external_attr = _UNIX, 0o644 << 16
     header = _header(array.dtype, array.shape)
-    is_large = len(header) + array.nbytes > _LARGEST
-    with archive.open(info, "w", force_zip64=is_large) as stream:
-        stream.write(header)
-        stream.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    # What `archive.open` does for a member whose size it is not told: it writes the member's own
+    # header twice, which for small arrays takes longer than all the rest.
+    info.file_size = info.compress_size = len(header) + array.nbytes
+    info.CRC = zlib.crc32(data, zlib.crc32(header))
+    info.header_offset = file.tell()
+    file.write(info.FileHeader(zip64=info.file_size > _LARGEST))
+    file.write(header)
+    file.write(data)
+    archive.filelist.append(info)
+    archive.start_dir = file.tell()
 
 
 @lru_cache(maxsize=64)
@@ -144,6 +154,9 @@ class _Arrays(Mapping[str, NDArray[Any]]):
                     "the file is damaged or hostile, export again"
                 )
             self._members[key] = info
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._members  # Mapping's own would read the array
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._members)

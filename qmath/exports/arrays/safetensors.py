@@ -202,6 +202,9 @@ class _Arrays(Mapping[str, NDArray[Any]]):
         self._layouts = layouts
         self._entries = entries if isinstance(entries, dict) else {}
 
+    def __contains__(self, key: object) -> bool:
+        return key in self._places  # Mapping's own would read the array
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 

@@ -164,11 +164,11 @@ MISTAKES = {
     "upper clamp": ("> r->high[end] ? r->high[end] : y", "> r->high[end] + 1 ? r->high[end] : y",
                     "past the upper clamp"),
     "lower clamp": ("y = y < r->low[end] ? r->low[end] : y", "(void)end", "past the lower clamp"),
-    "narrow": ("y += (int64_t)sums[t][i]", "y += (int64_t)((int32_t)((uint32_t)sums[t][i] << 18) "
+    "narrow": ("y[i] += (int64_t)sums[i]", "y[i] += (int64_t)((int32_t)((uint32_t)sums[i] << 18) "
                ">> 18)", "accumulator"),
     "multiplier": ("* s->multiplier[t][c]", "* (s->multiplier[t][c] & ~0x7fff)",
                    "16-bit multiplier"),
-    "rounding": ("int64_t y = s->addend[c];", "int64_t y = s->addend[c] - ((int64_t)1 << "
+    "rounding": ("+ l] = s->addend[c];", "+ l] = s->addend[c] - ((int64_t)1 << "
                  "(s->shift[c] - 1));", "no rounding"),
 }  # fmt: skip
 

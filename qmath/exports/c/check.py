@@ -32,7 +32,10 @@ def check_source(code: Code, bundle: Bundle, model: Model | None) -> Iterator[st
             yield from _directed(number, cases, bundle, model)
         # First, as they say more of what is wrong.
         calls += [f"    failures += check_{number}();" for number in range(len(bundle.directed))]
-    yield "\nint main(void)\n{\n    int failures = 0;\n"
+    yield "\nint main(void)\n{\n    int failures = 0;"
+    if model and model.use:
+        yield f"    static uint64_t arena[({model.size} + 7) / 8];\n\n    {model.use}(arena);"
+    yield ""
     yield from calls
     yield from body
     yield "    if (failures)\n        return 1;"
@@ -61,21 +64,20 @@ def _directed(number: int, cases: Cases, bundle: Bundle, model: Model) -> Iterat
     assert bundle.program is not None
     step = bundle.program.step(cases.step)
     assert not isinstance(step, FloatStep)
-    params = bundle.program.quant_params
     name, size = source.string(step.name), math.prod(step.shape)
     count, channels = len(cases.expected), step.shape[-1] if step.shape else 1
     yield f"\n{source.comment('Directed vectors of ' + step.name)}"
     calls = []
     for i, (key, values) in enumerate(cases.inputs.items()):
         given = f"given_{number}_{i}"
+        if key in model.types:
+            values = values.astype(model.dtype(key))
         yield source.array(given, values, "static ")
         each = values[0].size
         if isinstance(step, QuantizeStep):
             calls.append(f"{model.setters[step.name]}({given} + v * {each});")
             continue
-        put = "qm_put_bytes" if values.dtype.itemsize == 1 else "qm_put"
-        zero = params[key].zero_point
-        calls.append(f"{put}({model.buffers[key]}, {each}, {zero}, {given} + v * {each});")
+        calls.append(f"memcpy({model.buffers[key]}(), {given} + v * {each}, {values[0].nbytes});")
     if step.name in model.layers:
         calls.append(f"{model.layers[step.name]}();")
     expected = cases.expected.astype(np.int32)
@@ -86,8 +88,9 @@ def _directed(number: int, cases: Cases, bundle: Bundle, model: Model) -> Iterat
     yield f"    for (v = 0; v < {count}; ++v) {{"
     yield from (f"        {call}" for call in calls)
     yield (
-        f"        qm_count(&tally, {model.buffers[step.name]}, {size}, {step.params.zero_point}, "
-        f"sums_of_{number}[v], tags_{number}, {len(cases.tags)});"
+        f"        qm_count(&tally, {model.buffers[step.name]}(), "
+        f"{model.dtype(step.name).itemsize}, {size}, sums_of_{number}[v], tags_{number}, "
+        f"{len(cases.tags)});"
     )
     yield f"    }}\n    return qm_report_tally({name}, &tally, {channels});\n}}"
 
@@ -107,30 +110,32 @@ def _vectors(bundle: Bundle, model: Model, count: int) -> tuple[list[str], list[
         tables.append(source.array(inputs[name], values, "static "))
     number = 0
     for run, steps in model.runs:
-        checks = []
+        sets, checks, outputs = [], [], []
         for step in steps:
-            size, zero = math.prod(step.shape), step.params.zero_point
-            name, buffer = source.string(step.name), model.buffers[step.name]
+            golden, dtype = f"golden_{number}", model.dtype(step.name)
+            number += 1
+            buffer, size = f"{model.buffers[step.name]}()", math.prod(step.shape)
             integers = bundle.vectors[f"vectors/{step.name}"]
-            where = f"{buffer}, {size}, {zero}"
-            if isinstance(step, QuantizeStep) and step.source in inputs:
-                at = f"{inputs[step.source]} + v * {size}"
-                body.append(f"        {model.setters[step.name]}({at});")
-            is_whole = isinstance(step, QuantizeStep) and step.source not in inputs
-            if is_whole or step.name in bundle.program.outputs:
-                golden = f"golden_{number}"
-                tables.append(source.array(golden, integers.astype(np.uint16), "static "))
+            where = f"{source.string(step.name)}, {buffer}, {dtype.itemsize}, {size}"
+            is_set = isinstance(step, QuantizeStep)
+            is_given = isinstance(step, QuantizeStep) and step.source not in inputs
+            if step.name in model.layers:
+                checks.append(f"{model.layers[step.name]}();")
+            elif isinstance(step, QuantizeStep) and not is_given:
+                sets.append(f"{model.setters[step.name]}({inputs[step.source]} + v * {size});")
+            if is_given or step.name in bundle.program.outputs:
+                tables.append(source.array(golden, integers.astype(dtype), "static "))
                 at = f"{golden} + v * {size}"
-                if is_whole:
-                    body.append(f"        qm_put({where}, {at});")
-                else:
-                    checks.append(f"qm_check_output({name}, {where}, {at})")
             else:
-                golden = f"golden_{number}"
                 sums = [source.checksum(vector.astype(np.int32)) for vector in integers]
                 tables.append(f"static const uint32_t {golden}[] = {source.braces(sums)};")
-                checks.append(f"qm_check_tensor({name}, {where}, {golden}[v])")
-            number += 1
-        body.append(f"        {run}();")
-        body += [f"        failures += {check};" for check in checks]
+            if is_given:
+                sets.append(f"memcpy({buffer}, {at}, {size * dtype.itemsize});")
+            elif step.name in bundle.program.outputs:
+                checks.append(f"failures += qm_check_output({where}, {at});")
+                outputs += [] if is_set else checks[-1:]
+            else:
+                checks.append(f"failures += qm_check_tensor({where}, {golden}[v]);")
+        # One layer after another, as they share memory; then all at once.
+        body += [f"        {line}" for line in (*sets, *checks, *sets, f"{run}();", *outputs)]
     return tables, [*body, "    }"]

@@ -41,8 +41,16 @@ class C(Exporter):
         PACKINGS,
     )
     prefix: str = option("model", "what all names begin with: an identifier")
-    kernels: bool = option(
-        True, "write the integer model, if there is one, with its reference kernels"
+    kernels: bool = option(True, "write the integer model, if there is one, with its kernels")
+    arena: str = option(
+        "static",
+        "the memory of the model's tensors: a static array, or what model_use_arena is given",
+        ("static", "caller"),
+    )
+    keep: str = option(
+        "outputs",
+        "the tensors that are there after a run: the outputs and what float layers read, or all",
+        ("outputs", "all"),
     )
 
     def files(self, bundle: Bundle) -> Iterator[tuple[str, Content]]:
@@ -53,7 +61,10 @@ class C(Exporter):
         views = add_tensors(code, bundle, names, self.packing)
         if bundle.program is not None and self.kernels:
             fixed = constants(bundle.program, bundle.manifest["options"]["multiplier_bits"])
-            model = add_program(code, bundle, fixed, names, views)
+            model = add_program(
+                code, bundle, fixed, names, views,
+                keeps_all=self.keep == "all", is_callers=self.arena == "caller",
+            )  # fmt: skip
         title = source.title(bundle.manifest)
         yield "qmath_integers.h", source.template("qmath_integers.h")
         yield "qmath_check.h", source.template("qmath_check.h")
@@ -87,6 +98,8 @@ def _head(bundle: Bundle, model: Model | None) -> Iterator[str]:
     assert bundle.program is not None
     if model.is_wide:
         yield "#define QM_WIDE"
+    if model.has_wide_values:
+        yield "#define QM_WIDE_VALUES"
     yield '#include "qmath_kernels.h"'
     yield from map(source.comment, _usage(bundle.program, model))
 
@@ -95,7 +108,7 @@ def _usage(program: Program, model: Model) -> Iterator[str]:
     """Say in words how to run the model, and what is not in it."""
     for run, steps in model.runs:
         setters = [model.setters[s.name] for s in steps if isinstance(s, QuantizeStep)]
-        yield f"Call {', '.join(setters)} with floats, then {run}: each tensor is in its array."
+        yield f"Call {', '.join(setters)} with floats, then {run}."
     floats = [step for step in program.steps if isinstance(step, FloatStep)]
     left = [step for step in floats if not isinstance(step, CutStep)]
     if left:

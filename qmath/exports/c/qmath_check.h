@@ -89,11 +89,15 @@ static inline int qm_check_values(const char *name, const void *values, size_t s
     return qm_report(name, "the checksum of the values", found, crc);
 }
 
-#ifdef QMATH_KERNELS_H
-typedef qm_int qm_found;
-#else
-typedef int32_t qm_found;
-#endif
+/* Integer i of an array of one or two bytes each, unsigned, or of four. */
+static inline int32_t qm_found(const void *found, int bytes, size_t i)
+{
+    if (bytes == 1)
+        return ((const uint8_t *)found)[i];
+    if (bytes == 2)
+        return ((const uint16_t *)found)[i];
+    return ((const int32_t *)found)[i];
+}
 
 /* What an element of directed vectors is there for: bit i of a tag is the purpose i. */
 #define QM_PURPOSES 20
@@ -117,9 +121,9 @@ typedef struct {
     size_t outputs, differing, next;
 } qm_tally;
 
-/* Count one output: integers plus an offset, against their checksum and the tags of its elements. */
-static inline void qm_count(qm_tally *t, const qm_found *found, size_t size, int32_t offset,
-                            uint32_t crc, const qm_tag *tags, size_t count)
+/* Count one output, against its checksum and the tags of its elements. */
+static inline void qm_count(qm_tally *t, const void *found, int bytes, size_t size, uint32_t crc,
+                            const qm_tag *tags, size_t count)
 {
     const size_t before = t->outputs * size;
     uint32_t sum = 0;
@@ -127,12 +131,12 @@ static inline void qm_count(qm_tally *t, const qm_found *found, size_t size, int
     int p;
 
     for (i = 0; i < size; ++i)
-        sum = qm_crc32(sum, (uint32_t)(found[i] + offset));
+        sum = qm_crc32(sum, (uint32_t)qm_found(found, bytes, i));
     t->differing += sum != crc;
     t->outputs += 1;
     for (; t->next < count && tags[t->next].element < before + size; ++t->next) {
         const qm_tag *tag = &tags[t->next];
-        const int32_t value = (int32_t)(found[tag->element - before] + offset);
+        const int32_t value = qm_found(found, bytes, tag->element - before);
         for (p = 0; p < QM_PURPOSES; ++p)
             if (tag->purposes >> p & 1) {
                 t->all[p] += 1;
@@ -170,50 +174,31 @@ static inline int qm_report_tally(const char *name, const qm_tally *t, size_t ch
 
 #ifdef QMATH_KERNELS_H
 
-/* A tensor of the integer model against the checksum of its unsigned integers. */
-static inline int qm_check_tensor(const char *name, const qm_int *found, size_t size,
-                                  int32_t zero_point, uint32_t crc)
+/* A tensor of the integer model against the checksum of its integers. */
+static inline int qm_check_tensor(const char *name, const void *found, int bytes, size_t size,
+                                  uint32_t crc)
 {
     uint32_t sum = 0;
     size_t i;
 
     for (i = 0; i < size; ++i)
-        sum = qm_crc32(sum, (uint32_t)(found[i] + zero_point));
+        sum = qm_crc32(sum, (uint32_t)qm_found(found, bytes, i));
     return qm_report(name, "the checksum", sum, crc);
 }
 
 /* The same against the integers themselves. */
-static inline int qm_check_output(const char *name, const qm_int *found, size_t size,
-                                  int32_t zero_point, const uint16_t *expected)
+static inline int qm_check_output(const char *name, const void *found, int bytes, size_t size,
+                                  const void *expected)
 {
     size_t i;
 
     for (i = 0; i < size; ++i)
-        if (found[i] + zero_point != expected[i]) {
-            printf("%s: element %lu is %ld, expected %u\n", name, (unsigned long)i,
-                   (long)(found[i] + zero_point), (unsigned)expected[i]);
+        if (qm_found(found, bytes, i) != qm_found(expected, bytes, i)) {
+            printf("%s: element %lu is %ld, expected %ld\n", name, (unsigned long)i,
+                   (long)qm_found(found, bytes, i), (long)qm_found(expected, bytes, i));
             return 1;
         }
     return 0;
-}
-
-/* Give a tensor the integers that somebody else computed. */
-static inline void qm_put(qm_int *tensor, size_t size, int32_t zero_point, const uint16_t *integers)
-{
-    size_t i;
-
-    for (i = 0; i < size; ++i)
-        tensor[i] = (qm_int)integers[i] - zero_point;
-}
-
-/* The same of integers of up to 8 bits. */
-static inline void qm_put_bytes(qm_int *tensor, size_t size, int32_t zero_point,
-                                const uint8_t *integers)
-{
-    size_t i;
-
-    for (i = 0; i < size; ++i)
-        tensor[i] = (qm_int)integers[i] - zero_point;
 }
 
 #endif

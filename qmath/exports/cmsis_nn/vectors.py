@@ -140,7 +140,7 @@ def _layer_check(
         yield source.comment(name)
         yield source.array(inputs[name], array, "static ")
     largest = max(math.prod(layer.out_shape) for layer in layers)
-    yield f"static int8_t output[{largest}];\nstatic qm_found found[{largest}];\n"
+    yield f"static int8_t output[{largest}];\nstatic int32_t found[{largest}];\n"
     yield _CONTEXT
     aimed = directed(bundle, layers, rounding) if bundle.directed else None
     for number, layer in enumerate(layers):
@@ -195,7 +195,7 @@ def _directed_check(
         f"        for (v = 0; v < {count}; ++v) {{",
         f"            failures += {_run(layer, writer, given)} != ARM_CMSIS_NN_SUCCESS;",
         f"            for (i = 0; i < {size}; ++i)\n                found[i] = output[i];",
-        f"            qm_count(&tally, found, {size}, 0, sums_of_{number}[v], {tags}, "
+        f"            qm_count(&tally, found, 4, {size}, sums_of_{number}[v], {tags}, "
         f"sizeof {tags} / sizeof *{tags});",
         f"        }}\n        failures += qm_report_tally({name}, &tally, {layer.out_shape[-1]});",
         "    }",

@@ -1,12 +1,15 @@
 """The arena of the C export: tensors that are needed at once share no bytes, and few are lost."""
 
 import itertools
+import json
+import math
 import subprocess
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from qmath import verify
 from qmath.exports.bundle import quantize_model
 from qmath.exports.c.arena import Buffer, least_bytes, plan
 from qmath.exports.c.lifetimes import Lifetimes
@@ -103,6 +106,30 @@ def test_all_tensors_stay_if_told_so():
     _, model = model_in_c(networks.images(), keeps_all=True)
     assert model.arena_bytes >= sum(b.size for b in model.arena)
     assert len({(b.first, b.last) for b in model.arena}) == 1
+
+
+def test_what_each_layer_costs(tmp_path):
+    of = networks.images()
+    bundle = export(of, tmp_path / "out", format="c")
+    costs = json.loads((tmp_path / "out/manifest.json").read_text())["export"]["costs"]
+    layers, program = costs["layers"], bundle.program
+    assert [*layers] == [step.name for step in program.quantized]
+    assert max(layer["ram"] for layer in layers.values()) <= costs["arena"]
+    sizes = {step.name: math.prod(step.shape) for step in program.quantized}
+    assert layers["maxpooling2d4"]["ram"] == sizes["conv2d3/output"] + sizes["maxpooling2d4"]
+    products = {name: layer["multiplications"] for name, layer in layers.items()}
+    assert products["conv2d3/output"] == sizes["conv2d3/output"] * 3 * 2 * 3
+    assert products["leakyrelu6/output"] == sizes["leakyrelu6/output"] * 3 * 3
+    assert products["conv2dtranspose7/output"] == sizes["leakyrelu6/output"] * 3 * 3 * 5
+    assert products["dense12/output"] == sizes["dense12/output"] * 8
+    # Integers, their zero points, a multiplier, an addend and a shift for each channel; two clamps.
+    assert layers["conv2d3/output"]["flash"] == 3 * 2 * 3 * 4 + 4 * 4 + 4 * (4 + 8 + 1) + 2 * 4
+    assert layers["activation13/output"]["flash"] == 4 * 256
+    assert layers["conv2d3/output"]["accumulator_bits"] == 19
+    header = (tmp_path / "out/model.h").read_text()
+    (row,) = (line.split() for line in header.splitlines() if line.startswith(" * conv2d3/output"))
+    assert [*map(int, row[2:])] == [*layers["conv2d3/output"].values()]
+    assert verify(of, tmp_path / "out").ok
 
 
 READER = """#include <stdio.h>

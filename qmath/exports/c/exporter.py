@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from qmath.exports.bundle import Bundle
 from qmath.exports.c import source
@@ -53,6 +55,18 @@ class C(Exporter):
         ("outputs", "all"),
     )
 
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)
+        self._models: WeakKeyDictionary[Bundle, Model] = WeakKeyDictionary()
+
+    def manifest(self, bundle: Bundle) -> dict[str, Any]:
+        """Return the bundle's manifest with the format, its options, and what each layer costs."""
+        manifest, model = super().manifest(bundle), self._models.get(bundle)
+        if model is not None:
+            layers = {name: cost._asdict() for name, cost in model.costs.items()}
+            manifest["export"]["costs"] = {"arena": model.arena_bytes, "layers": layers}
+        return manifest
+
     def files(self, bundle: Bundle) -> Iterator[tuple[str, Content]]:
         """Yield the name and the text of each source file."""
         prefix = self.prefix
@@ -65,6 +79,7 @@ class C(Exporter):
                 code, bundle, fixed, names, views,
                 keeps_all=self.keep == "all", is_callers=self.arena == "caller",
             )  # fmt: skip
+            self._models[bundle] = model
         title = source.title(bundle.manifest)
         yield "qmath_integers.h", source.template("qmath_integers.h")
         yield "qmath_check.h", source.template("qmath_check.h")

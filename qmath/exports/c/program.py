@@ -18,6 +18,7 @@ from qmath.exports.bundle import Bundle
 from qmath.exports.c import source
 from qmath.exports.c.arena import Buffer, plan
 from qmath.exports.c.constants import add_scaling
+from qmath.exports.c.costs import Cost, multiplications, ram_bytes, table
 from qmath.exports.c.functions import Body, array, struct, tensor
 from qmath.exports.c.lifetimes import Lifetimes, segments
 from qmath.exports.c.source import braces
@@ -63,6 +64,8 @@ class Model:
     arena : tuple of Buffer
         What lies in the arena, and when.
     arena_bytes : int
+    costs : dict of str to Cost
+        By step.
     """
 
     buffers: dict[str, str] = field(default_factory=dict)
@@ -78,6 +81,7 @@ class Model:
     size: str = ""
     arena: tuple[Buffer, ...] = ()
     arena_bytes: int = 0
+    costs: dict[str, Cost] = field(default_factory=dict)
 
     def dtype(self, step: str) -> np.dtype[np.unsignedinteger[Any]]:
         """Return the type of a step's integers."""
@@ -115,6 +119,7 @@ def add_program(
         body = [f"    {model.layers[step.name]}();" for step in steps if step.name in model.layers]
         model.functions.append(f"void {run}(void)\n{{\n" + "\n".join(body) + "\n}\n")
     writer.add_arena(is_callers)
+    writer.add_costs()
     return model
 
 
@@ -135,6 +140,7 @@ class _Writer:
         self.lifetimes = lifetimes
         self.steps = {step.name: step for step in bundle.program.quantized}
         self.places: dict[str, str] = {}
+        self.flash: dict[str, int] = {}
         self.arena_name = names.new("arena")
         self.kernels = Kernels(bundle, names, views, self.operand)
         bits = [b.max() for parts in constants.values() for b in parts[0].accumulator_bits]
@@ -188,11 +194,21 @@ class _Writer:
         """Add the function that computes a step from its sources; a quantizer has its setter."""
         if isinstance(step, QuantizeStep):
             return
-        body = Body()
+        body, before = Body(), set(self.code.sizes)
         self._add_step(body, step)
+        self.flash[step.name] = self._flash(step, before)
         name = self.model.layers[step.name] = self.names.new(f"run/{step.name}")
         self.code.header.append(f"void {name}(void);")
         self.model.functions.append(body.text(f"void {name}(void)"))
+
+    def _flash(self, step: QuantizedStep, before: set[str]) -> int:
+        """Return the bytes of a step's constants, which are new, and of its weights."""
+        sizes = self.code.sizes
+        keys = set(sizes) - before
+        if isinstance(step, Requantize):
+            weights = {op.name for term in step.value.terms for op in term.ops if op.name}
+            keys |= {key for name in weights for key in (name, f"{name}.zero_point")}
+        return sum(sizes.get(key, 0) for key in keys)
 
     def _setter(self, step: QuantizeStep, setter: str) -> str:
         params = step.params
@@ -305,6 +321,20 @@ class _Writer:
         text = tensor(self.arena_name, at, size, 0)
         self._move(body, place, body.local("qm_tensor", text, "sums"))
         return Operand(text, shape)
+
+    def add_costs(self) -> None:
+        """Say what each step costs."""
+        model, shapes = self.model, {name: step.shape for name, step in self.steps.items()}
+        for name, step in self.steps.items():
+            sides = self.constants.get(name, ())
+            bits = [b.max() for side in sides for b in side.accumulator_bits]
+            model.costs[name] = Cost(
+                ram_bytes(model.arena, self.lifetimes.time(name)),
+                self.flash.get(name, 0),
+                multiplications(step, shapes),
+                max(map(int, bits), default=0),
+            )
+        self.code.header += ["", *table(model.costs, model.arena_bytes)]
 
     def add_arena(self, is_callers: bool) -> None:
         """Add the memory, and where each tensor is in it."""

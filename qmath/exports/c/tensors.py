@@ -34,18 +34,22 @@ class Code:
         Declarations and macros; definitions.
     tables, checks : list of str
         Of the self-check: what it expects, and its calls.
+    sizes : dict of str to int
+        The bytes of each array, by its key.
     """
 
     header: list[str] = field(default_factory=list)
     data: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
     checks: list[str] = field(default_factory=list)
+    sizes: dict[str, int] = field(default_factory=dict)
 
     def values(self, name: str, key: str, array: NDArray[Any], note: str = "") -> None:
         """Add an array of plain values, checked by its checksum."""
         stored = source.storable(array, key)
         self.header.append(f"extern {source.declaration(name, stored)};{note}")
         self.data.append(source.array(name, stored))
+        self.sizes[key] = stored.nbytes
         self.checks.append(
             f"qm_check_values({source.string(key)}, {name}, sizeof *{name}, {stored.size}, "
             f"{source.checksum(stored)})"
@@ -173,6 +177,7 @@ def add_integers(
     code.header.append(f"extern {source.declaration(name, stored)}; /* {note} */")
     code.header.append(f"extern const qm_integers {view};")
     code.data.append(source.array(name, stored))
+    code.sizes[key] = stored.nbytes
     code.data.append(
         f"const qm_integers {view} = {{\n"
         f"    {name}, {values.size}, {max(line, 1)}, {kind}, {bits}, {int(record.signed)}\n}};\n"

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmath.engine.source import Source
 from qmath.errors import QmathError
-from qmath.exports.c.program import segments
+from qmath.exports.c.lifetimes import segments
 from qmath.integer.executor import Executor
 from qmath.integer.profiles.fixed import Integer
 from qmath.integer.program import FloatStep, Program, Requantize, sources

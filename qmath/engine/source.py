@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from qmath.errors import OutputError
 from qmath.exports.bundle import Bundle, quantize_model
 from qmath.exports.c.exporter import C
-from qmath.exports.c.program import Model, segments
+from qmath.exports.c.lifetimes import segments
+from qmath.exports.c.program import Model
 from qmath.exports.c.tensors import Code
 from qmath.exports.exporter import Content
 from qmath.integer.describe import arrays
 from qmath.integer.profiles.fixed import constants
 from qmath.integer.program import FloatStep, Program, QuantizedStep, QuantizeStep, sources
-from qmath.kernels.affine import smallest_dtype
 from qmath.model import QatModel
 
 __all__ = ["Source", "exported", "source_of"]
@@ -24,25 +24,17 @@ _HEAD = """\
 /* Runs the integer model on a batch: each example through the model's own functions. */
 #include "model_data.c"
 #include "model.c"
+#include <string.h>
 
 #define RUN __attribute__((visibility("default"))) void
 
 /* A tensor of an earlier part, of this example. */
-#define GET(tensor, type, number, size, zero_point) \\
-    { \\
-        const type *const from = (const type *)integers[number] + v * (size); \\
-        size_t i; \\
-        for (i = 0; i < (size); ++i) \\
-            (tensor)[i] = (int32_t)from[i] - (zero_point); \\
-    }
+#define GET(tensor, type, number, size) \\
+    memcpy(tensor(), (const type *)integers[number] + v * (size), (size) * sizeof(type));
 
-#define PUT(tensor, type, number, size, zero_point) \\
-    if (integers[number]) { \\
-        type *const to = (type *)integers[number] + v * (size); \\
-        size_t i; \\
-        for (i = 0; i < (size); ++i) \\
-            to[i] = (type)((tensor)[i] + (zero_point)); \\
-    }
+#define PUT(tensor, type, number, size) \\
+    if (integers[number]) \\
+        memcpy((type *)integers[number] + v * (size), tensor(), (size) * sizeof(type));
 """
 
 
@@ -115,7 +107,7 @@ def source_of(bundle: Bundle) -> Source:
     if program.cuts:
         raise OutputError(f"it has cut points: {', '.join(cut.name for cut in program.cuts)}")
     files = {}
-    for name, content in _Batched().files(bundle):
+    for name, content in _Batched(keep="all").files(bundle):
         assert isinstance(content, bytes)
         files[name] = content
     functions = [_function(number) for number in range(len(segments(program)))]
@@ -164,8 +156,6 @@ class _Calls:
         )
 
     def _copy(self, macro: str, step: QuantizedStep) -> str:
-        params = step.params
-        bits = 8 * smallest_dtype(params.num_bits, signed=False).itemsize
         number, size = self._integers.index(step.name), math.prod(step.shape)
-        tensor = self._model.buffers[step.name]
-        return f"{macro}({tensor}, uint{bits}_t, {number}, {size}, {params.zero_point})"
+        tensor, kind = self._model.buffers[step.name], self._model.types[step.name]
+        return f"{macro}({tensor}, {kind}, {number}, {size})"

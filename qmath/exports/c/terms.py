@@ -120,10 +120,10 @@ class Kernels:
             pointwise = {"strides": (1, 1), "pads": ((0, 0), (0, 0))}
             window = _window((rows, before[-1]), (rows, op.shape[-1]), pointwise, (1, 1))
         elif op.kind == "conv3d":
-            plane = {key: values[1:] for key, values in op.attributes.items()}
+            given = {key: op.attributes[key] for key in ("strides", "dilation", "pads")}
+            plane = {key: values[1:] for key, values in given.items()}
             window = _window(before[1:], op.shape[1:], plane, op.weights.shape[1:3])
-            given = (op.attributes[key][0] for key in ("strides", "dilation", "pads"))
-            stride, dilation, pads = given
+            stride, dilation, pads = (values[0] for values in given.values())
             depth = _struct_of_depth(
                 before[0], op.shape[0], len(op.weights), stride, dilation, pads[0],
                 self._distances(op)["D"],

@@ -5,6 +5,7 @@ Every reason that lowering gives occurs here, in a model of a few layers.
 
 from __future__ import annotations
 
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,15 @@ def test_every_reason_is_true_of_its_model(case: str) -> None:
     assert found == expected
     for remedy in found.values():
         assert not quantized_names(remedy, source)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_programs_can_be_sent_to_other_processes(case: str) -> None:
+    program = lower(model(*CASES[case][0]))
+    steps = pickle.loads(pickle.dumps(program)).steps
+    assert [(step.name, step.shape) for step in steps] == [
+        (step.name, step.shape) for step in program.steps
+    ]
 
 
 @pytest.mark.parametrize("case", CASES)

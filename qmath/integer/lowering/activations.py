@@ -83,15 +83,15 @@ def swish(x: Array) -> Array:
 
 def _precise(name: str, function: Callable[[Array], Array]) -> Callable[[Array], Array]:
     """Return a function that computes in float64 and rounds once."""
+    return partial(_rounded_once, name, function)
 
-    @in_default_environment
-    def rounded(x: Array) -> Array:
-        with np.errstate(over="ignore"):
-            result = np.asarray(function(x.astype(np.float64))).astype(x.dtype)
-        check_kept(name, least_magnitude(result))
-        return result
 
-    return rounded
+@in_default_environment
+def _rounded_once(name: str, function: Callable[[Array], Array], x: Array) -> Array:
+    with np.errstate(over="ignore"):
+        result = np.asarray(function(x.astype(np.float64))).astype(x.dtype)
+    check_kept(name, least_magnitude(result))
+    return result
 
 
 def elu(x: Array, alpha: float = 1.0) -> Array:
@@ -118,7 +118,17 @@ def hard_swish(x: Array) -> Array:
 
 def mish(x: Array) -> Array:
     """Return ``x * tanh(softplus(x))``."""
-    return np.asarray(x * np.tanh(np.logaddexp(0, x)))
+    return np.asarray(x * np.tanh(softplus(x)))
+
+
+def softplus(x: Array) -> Array:
+    """Return ``log(1 + exp(x))``."""
+    return np.asarray(np.logaddexp(0, x))
+
+
+def softsign(x: Array) -> Array:
+    """Return ``x / (1 + abs(x))``."""
+    return np.asarray(x / (1 + np.abs(x)))
 
 
 SMOOTH: dict[str, Callable[..., Array]] = {
@@ -132,8 +142,8 @@ SMOOTH: dict[str, Callable[..., Array]] = {
     "sigmoid": sigmoid,
     "silu": swish,
     "softmax": softmax,
-    "softplus": _precise("a softplus", lambda x: np.logaddexp(0, x)),
-    "softsign": _precise("a softsign", lambda x: x / (1 + np.abs(x))),
+    "softplus": _precise("a softplus", softplus),
+    "softsign": _precise("a softsign", softsign),
     "swish": swish,
     "tanh": np.tanh,
 }
@@ -198,11 +208,11 @@ def above_threshold(node: Node) -> Callable[[Array], Array]:
     """Return the function of a ReLU that jumps at a threshold, computed as Keras does."""
     threshold, limit = np.float32(threshold_of(node)), node.config.get("max_value")
     slope = np.float32(node.config.get("negative_slope") or 0.0)
+    return partial(_above, threshold=threshold, limit=limit, slope=slope)
 
-    def apply(x: Array) -> Array:
-        y = x * (x > threshold)
-        if limit is not None:
-            y = np.clip(y, 0, np.float32(limit))
-        return np.asarray(y - slope * np.maximum(threshold - x, 0) if slope else y)
 
-    return apply
+def _above(x: Array, threshold: np.float32, limit: float | None, slope: np.float32) -> Array:
+    y = x * (x > threshold)
+    if limit is not None:
+        y = np.clip(y, 0, np.float32(limit))
+    return np.asarray(y - slope * np.maximum(threshold - x, 0) if slope else y)

@@ -134,7 +134,7 @@ class Builder:
         if accumulator is None or (linear.sums and not can_pool(accumulator)):
             f = np.asarray(factor, np.float32)
             return self.float_step(
-                node, [value], lambda x: linear.apply(x, None) * f, linear.shape,
+                node, [value], partial(_scaled, linear, f), linear.shape,
                 is_function=not linear.sums, constants=(f,),
             )  # fmt: skip
         return moved(accumulator, linear, factor, node.name, self.budget)
@@ -407,3 +407,7 @@ def _same(x: Array) -> Array:
 
 def _without_weights(linear: Linear, x: Array) -> Array:
     return linear.apply(x, None)
+
+
+def _scaled(linear: Linear, factor: Array, x: Array) -> Array:
+    return np.asarray(linear.apply(x, None) * factor)

@@ -220,7 +220,7 @@ def plane_sum(shape: Shape, attributes: Mapping[str, Any]) -> Linear:
 def plane_maximum(shape: Shape, attributes: Mapping[str, Any]) -> Callable[..., Array]:
     """Return ``apply(x, fill)`` of one operation of a pool in planes that takes the greatest."""
     if not attributes:
-        return lambda x, fill: x.reshape(len(x), *shape)  # noqa: ARG005
+        return partial(_reshape, shape=shape)
     return partial(_pool, _=None, reduce=np.maximum, **attributes)
 
 
@@ -269,7 +269,7 @@ def _permute(node: Node, shape: Shape) -> Linear:
     if len(axes) != len(shape) + 1:
         raise misfit(node, shape, f"{len(axes) - 1} axes")
     out = tuple(shape[axis - 1] for axis in axes[1:])
-    return Linear("permute", lambda x, _=None: x.transpose(axes), out, attributes={"axes": axes})
+    return Linear("permute", partial(transpose, axes=axes), out, attributes={"axes": axes})
 
 
 def _pad(node: Node, shape: Shape) -> Linear:
@@ -284,7 +284,7 @@ def crop(crops: ops.Pads, shape: Shape) -> Linear:
     """Return the operation that cuts both ends of every axis."""
     out = tuple(n - sum(ends) for n, ends in zip(shape, crops, strict=True))
     part = (slice(None), *(slice(e[0], n - e[1]) for e, n in zip(crops, shape, strict=True)))
-    return Linear("crop", lambda x, _=None: x[part], out, attributes={"crops": crops})
+    return Linear("crop", partial(_part, part=part), out, attributes={"crops": crops})
 
 
 def _ends(node: Node, key: str, shape: Shape) -> ops.Pads:
@@ -322,9 +322,8 @@ def broadcast(shape: Shape, to: Shape) -> Linear:
     whole = (1,) * (len(to) - len(shape)) + shape
     size = tuple(n // before for n, before in zip(to, whole, strict=True))
     return Linear(
-        "broadcast", lambda x, _=None: np.broadcast_to(x.reshape(len(x), *whole), (len(x), *to)),
-        to, attributes={"size": size},
-    )  # fmt: skip
+        "broadcast", partial(_broadcast, whole=whole, to=to), to, attributes={"size": size}
+    )
 
 
 _MOVES: Mapping[str, Callable[[Node, Shape], Linear]] = {
@@ -335,20 +334,41 @@ _MOVES: Mapping[str, Callable[[Node, Shape], Linear]] = {
 
 def reshape(shape: Shape) -> Linear:
     """Return the operation that gives each example the shape `shape`."""
-    return Linear("reshape", lambda x, _=None: x.reshape(len(x), *shape), shape)
+    return Linear("reshape", partial(_reshape, shape=shape), shape)
 
 
 def zero_pad(pads: Sequence[tuple[int, ...]], shape: Shape) -> Linear:
     """Return the operation that adds zeros around each example."""
     full = tuple((p[0], p[1]) for p in pads) + ((0, 0),) * (len(shape) - len(pads))
     out = tuple(n + sum(p) for n, p in zip(shape, full, strict=True))
-    return Linear("pad", lambda x, _=None: ops.pad(x, full), out, attributes={"pads": full})
+    return Linear("pad", partial(_padded, pads=full), out, attributes={"pads": full})
 
 
 def product(shape: Shape, factor: Factor) -> Linear:
     """Return the operation that multiplies by another tensor's integers, which may broadcast."""
     out = np.broadcast_shapes(shape, factor.shape)
     return Linear("multiply", activations.product, out, factor=factor)
+
+
+def transpose(x: Array, _: Array | None = None, *, axes: Shape) -> Array:
+    """Return the examples with their axes, counted with the first, in this order."""
+    return np.asarray(x.transpose(axes))
+
+
+def _reshape(x: Array, _: Array | None = None, *, shape: Shape, fill: float = 0.0) -> Array:  # noqa: ARG001
+    return x.reshape(len(x), *shape)
+
+
+def _part(x: Array, _: Array | None = None, *, part: tuple[slice, ...]) -> Array:
+    return x[part]
+
+
+def _padded(x: Array, _: Array | None = None, *, pads: ops.Pads) -> Array:
+    return ops.pad(x, pads)
+
+
+def _broadcast(x: Array, _: Array | None = None, *, whole: Shape, to: Shape) -> Array:
+    return np.broadcast_to(x.reshape(len(x), *whole), (len(x), *to))
 
 
 def _repeat(x: Array, _: Array | None = None, *, factors: Sequence[int]) -> Array:

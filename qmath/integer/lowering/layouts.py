@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import QmathError
-from qmath.integer.lowering import sums
+from qmath.integer.lowering import geometry, sums
 from qmath.integer.lowering.builder import Builder
 from qmath.integer.lowering.cuts import UnsupportedError
 from qmath.integer.lowering.values import Extreme, Floats, Integers, Value
@@ -176,11 +176,9 @@ def _in_place(build: Builder, node: Node, value: Value) -> Value:
 def _permutation(shape: Shape, axes: Shape) -> Linear:
     order = (0, *(axis + 1 for axis in axes))
     out = tuple(shape[axis] for axis in axes)
-    return Linear("permute", partial(_transpose, axes=order), out, attributes={"axes": order})
-
-
-def _transpose(x: Array, _: Array | None = None, *, axes: Shape) -> Array:
-    return np.asarray(x.transpose(axes))
+    return Linear(
+        "permute", partial(geometry.transpose, axes=order), out, attributes={"axes": order}
+    )
 
 
 def _transposed(build: Builder, name: str, value: Value, axes: Shape) -> Value:

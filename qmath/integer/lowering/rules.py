@@ -77,19 +77,21 @@ def _weighted(build: Builder, node: Node, values: Sequence[Value]) -> Value:
         )
     else:
         reason = _lack(build, node, value, tensors)
-    linears, shape = [], value.shape
+    linears: list[Linear] = []
+    shape = value.shape
     for tensor in tensors:
         linears.append(geometry.weighted(node, shape, build.real(tensor), tensor.name))
         shape = linears[-1].shape
     bias = build.bias(node, shape[-1]).astype(np.float32)
-
-    def apply(x: Array) -> Array:
-        for linear in linears:
-            x = linear.apply(x, linear.weights)
-        return x + bias
-
+    apply = partial(_weighted_in_float, linears=tuple(linears), bias=bias)
     constants = (*(np.asarray(linear.weights) for linear in linears), bias)
     return build.float_step(node, [value], apply, shape, reason, constants=constants)
+
+
+def _weighted_in_float(x: Array, linears: Sequence[Linear], bias: Array) -> Array:
+    for linear in linears:
+        x = linear.apply(x, linear.weights)
+    return np.asarray(x + bias)
 
 
 def _lack(build: Builder, node: Node, value: Value, tensors: Sequence[QatTensor]) -> str:
@@ -197,9 +199,8 @@ def _normalization(build: Builder, node: Node, values: Sequence[Value]) -> Value
     accumulator = build.accumulator(value)
     if accumulator is None or accumulator.activation is not None:
         f, s = factor.astype(np.float32), shift.astype(np.float32)
-        return build.float_step(
-            node, [value], lambda x: x * f + s, value.shape, constants=(factor, shift)
-        )
+        apply = partial(_scaled, factor=f, shift=s)
+        return build.float_step(node, [value], apply, value.shape, constants=(factor, shift))
     build.budget.spend_again(node.name, accumulator)
     build.notes += portability.of_normalization(node.name, factor, accumulator.terms)
     g, b, m, v = (np.asarray(array, np.float32) for array in (gamma, beta, mean, variance))
@@ -209,6 +210,10 @@ def _normalization(build: Builder, node: Node, values: Sequence[Value]) -> Value
         for t in accumulator.terms
     )
     return replace(accumulator, terms=terms, offset=accumulator.offset * factor + shift)
+
+
+def _scaled(x: Array, factor: Array, shift: Array) -> Array:
+    return np.asarray(x * factor + shift)
 
 
 def _relu(build: Builder, node: Node, values: Sequence[Value]) -> Value:
@@ -336,11 +341,7 @@ def _concatenation(build: Builder, node: Node, values: Sequence[Value]) -> Value
         if rounded is not None:
             return _concatenation(build, node, rounded)
         shape = (*values[0].shape[:axis], sum(lengths), *values[0].shape[axis + 1 :])
-
-        def join(*arrays: Array) -> Array:
-            return np.concatenate(arrays, axis + 1)
-
-        return build.float_step(node, values, join, shape)
+        return build.float_step(node, values, partial(_joined, axis=axis + 1), shape)
     terms: list[Term] = []
     offset: Array = ZERO
     for i, part in enumerate(parts):
@@ -352,6 +353,10 @@ def _concatenation(build: Builder, node: Node, values: Sequence[Value]) -> Value
         terms += placed.terms
         offset = offset + placed.offset
     return UnroundedSum(tuple(terms), offset, placed.shape, activation)
+
+
+def _joined(*arrays: Array, axis: int) -> Array:
+    return np.concatenate(arrays, axis)
 
 
 def _rescaling(build: Builder, node: Node, values: Sequence[Value]) -> Value:

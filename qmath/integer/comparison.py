@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import concurrent.futures
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,13 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmath._progress import Progress
 from qmath.errors import QmathError
-from qmath.integer.executor import Executor, batches
+from qmath.integer.executor import Executor
 from qmath.integer.judging.explanations import Explanation, Trial, agreeing_profile
 from qmath.integer.judging.integers import Yours, integers_of_reals
 from qmath.integer.judging.mistakes.case import Case
 from qmath.integer.judging.noise import noise_of
 from qmath.integer.profiles.exact import Profile
 from qmath.integer.program import FloatStep, Program, QuantizedStep, QuantParams
+from qmath.integer.shards import Job, reduced
+from qmath.integer.streams import Part, Stream
 from qmath.kernels.affine import smallest_dtype
 
 __all__ = ["Comparison", "Difference", "LayerDifference", "compare", "integers_of_dump"]
@@ -141,18 +145,21 @@ class Comparison:
 
 def compare(
     program: Program,
-    inputs: Mapping[str, ArrayLike],
+    inputs: Mapping[str, ArrayLike] | Stream,
     profile: Profile,
     reference: Profile | Mapping[str, Array] | Yours,
     progress: Progress | None = None,
+    *,
+    workers: int = 1,
+    executor: concurrent.futures.Executor | None = None,
 ) -> Comparison:
     """Compare a profile with another, or with integers that were computed elsewhere.
 
     Parameters
     ----------
     program : Program
-    inputs : mapping of str to array-like
-        Data of each input.
+    inputs : mapping of str to array-like, or Stream
+        Data of each input; a stream's have been checked.
     profile : Profile
         Whose integers are judged.
     reference : Profile, mapping of str to ndarray, or Yours
@@ -160,6 +167,8 @@ def compare(
         the layers after it start from the profile's. Which mistakes explain `Yours` is tried.
     progress : callable, optional
         Called with how many examples are done, and of how many.
+    workers, executor
+        As for `qmath.integer.shards.reduced`.
 
     Returns
     -------
@@ -169,31 +178,29 @@ def compare(
     """
     yours = reference if isinstance(reference, Yours) else None
     reference = reference.integers if isinstance(reference, Yours) else reference
-    executor = Executor(program, profile)
-    arrays = executor.checked(inputs)
-    total = len(next(iter(arrays.values())))
-    if not total:
+    if isinstance(inputs, Stream):
+        stream = inputs
+    else:
+        stream = Stream(program, inputs)
+        stream.check()
+    if stream.length == 0:
         raise QmathError("the data hold no examples: nothing can be compared")
     steps = list(program.quantized)
     if isinstance(reference, Mapping):
-        steps = _in_reference(steps, reference, total)
-    names = {step.name for step in steps}
-    other = None if isinstance(reference, Mapping) else Executor(program, reference)
+        steps = _in_reference(steps, reference, stream.length)
+        stream = stream.with_beside({step.name: reference[step.name] for step in steps})
+    names = [step.name for step in steps]
+    other = None if isinstance(reference, Mapping) else reference
     trials = {name: Trial(beyond_noise=name in yours.reals) for name in names} if yours else {}
-    start = 0
-    layers: list[LayerDifference] = []
-    for batch in batches(arrays):
-        count = len(next(iter(batch.values())))
-        if isinstance(reference, Mapping):
-            expected = {name: reference[name][start : start + count] for name in names}
-        else:
-            assert other is not None
-            expected = other.run(batch, keep=names)
-        found = _compare_batch(executor, batch, expected, steps, start, trials)
-        layers = [a.joined(b) for a, b in zip(layers, found, strict=True)] if layers else found
-        start += count
-        if progress:
-            progress(start, total)
+    if workers > 1 or executor is not None:
+        job = _Comparing(program, profile, other, names)
+        layers = reduced(job, stream, workers=workers, executor=executor, progress=progress).layers
+        if yours is not None and any(layer.teacher_forced for layer in layers):
+            # Mistakes are tried in the order of the examples.
+            reduced(_Comparing(program, profile, other, names, trials), stream, progress=progress)
+    else:
+        job = _Comparing(program, profile, other, names, trials)
+        layers = reduced(job, stream, progress=progress).layers
     if not layers:
         raise QmathError(
             f"nothing can be compared: {', '.join(sorted(names))} need a layer that qmath cannot "
@@ -201,12 +208,82 @@ def compare(
         )
     if yours is None:
         return Comparison(tuple(layers))
+    return _with_explanations(layers, trials, job, stream, yours)
+
+
+class _Layers:
+    """The differences of each layer compared, none yet if nothing was."""
+
+    def __init__(self) -> None:
+        self.layers: list[LayerDifference] = []
+
+    def merge(self, other: _Layers) -> None:
+        """Add those of examples that follow."""
+        if self.layers and other.layers:
+            pairs = zip(self.layers, other.layers, strict=True)
+            self.layers = [own.joined(further) for own, further in pairs]
+        else:
+            self.layers = self.layers or other.layers
+
+
+class _Comparing(Job[_Layers]):
+    """A comparison of the steps `names` with another profile, or with what is beside the data."""
+
+    def __init__(
+        self,
+        program: Program,
+        profile: Profile,
+        other: Profile | None,
+        names: Sequence[str],
+        trials: Mapping[str, Trial] | None = None,
+    ) -> None:
+        self._program, self._profile, self._other = program, profile, other
+        self._names, self._trials = names, trials or {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: x for name, x in vars(self).items() if name not in ("executors", "_steps")}
+
+    @cached_property
+    def executors(self) -> tuple[Executor, Executor | None]:
+        """Of the profile that is judged, and of the other."""
+        other = None if self._other is None else Executor(self._program, self._other)
+        return Executor(self._program, self._profile), other
+
+    @cached_property
+    def _steps(self) -> list[QuantizedStep]:
+        return [step for step in self._program.quantized if step.name in self._names]
+
+    def empty(self) -> _Layers:
+        """See `Job`."""
+        return _Layers()
+
+    def add(self, total: _Layers, part: Part) -> None:
+        """See `Job`."""
+        judged, other = self.executors
+        batch = judged.converted(part.inputs)
+        expected = part.beside if other is None else other.run(batch, keep=self._names)
+        found = _Layers()
+        found.layers = _compare_batch(
+            judged, batch, expected, self._steps, part.start, self._trials
+        )
+        total.merge(found)
+
+
+def _with_explanations(
+    layers: Sequence[LayerDifference],
+    trials: Mapping[str, Trial],
+    job: _Comparing,
+    stream: Stream,
+    yours: Yours,
+) -> Comparison:
+    """Return a comparison with integers that were given, and which mistakes explain them."""
+    executor, _ = job.executors
     explained = [_explained(layer, trials[layer.name]) for layer in layers]
     differing = [layer for layer in explained if not layer.explained]
-    is_partial = len(steps) < len(executor.quant_params)
+    is_partial = len(yours.integers) < len(executor.quant_params)
     agreeing = None
     if differing and (is_partial or any(map(_is_of_a_profile, differing))):
-        agreeing = agreeing_profile(executor, arrays, yours.integers)
+        agreeing = agreeing_profile(executor, stream)
     if agreeing is not None:
         name = f"profile {agreeing}"
         explained = [_explained(layer, trials[layer.name], name) for layer in layers]
@@ -227,7 +304,7 @@ def _explained(layer: LayerDifference, trial: Trial, preferred: str = "") -> Lay
 
 
 def _in_reference(
-    steps: list[QuantizedStep], reference: Mapping[str, Array], examples: int
+    steps: list[QuantizedStep], reference: Mapping[str, Array], examples: int | None
 ) -> list[QuantizedStep]:
     """Return the steps that the reference holds, in the shapes that the data give."""
     held = [step for step in steps if step.name in reference]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+import math
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from qmath.errors import QmathError
 from qmath.integer import softmax
 from qmath.integer.bounds import exact_dtype, interval
+from qmath.integer.input_reach import InputReach
 from qmath.integer.lowering import activations
 from qmath.integer.profiles.exact import Exact, Profile
 from qmath.integer.profiles.fixed import Integer
@@ -24,6 +26,7 @@ from qmath.integer.program import (
     QuantizeStep,
     QuantParams,
     Requantize,
+    Shape,
     SoftmaxStep,
     Step,
     Term,
@@ -40,9 +43,10 @@ from qmath.kernels._environment import (
 )
 from qmath.kernels.affine import smallest_dtype
 
-__all__ = ["Executor", "batches"]
+__all__ = ["Executor", "batch_length", "batches"]
 
 Array = NDArray[Any]
+_BATCH = 8192  # elements
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +139,7 @@ class Executor:
             For every step kept that is computed its result: unsigned integers, as TensorFlow
             counts, of the smallest dtype, or float32.
         """
-        values = self._as_arrays(inputs)
+        values = self.converted(inputs)
         results: dict[str, Array] = {}
         for step in self.program.steps:
             replacement = (forced or {}).get(step.name)
@@ -204,16 +208,24 @@ class Executor:
             Names, shapes or dtypes do not fit; the inputs differ in length; the data are scaled
             otherwise than in training, so that the model's input would clip them.
         """
-        arrays = self._as_arrays(inputs)
+        arrays = self.converted(inputs)
         lengths = {len(x) for x in arrays.values()}
         if len(lengths) > 1:
             raise QmathError(f"the inputs differ in their number of examples: {sorted(lengths)}")
-        for step in self.program.steps:
-            if isinstance(step, QuantizeStep) and step.source in self.program.inputs:
-                _check_range(arrays[step.source], step)
+        reach = InputReach(self.program)
+        reach.add(arrays)
+        reach.check()
         return arrays
 
-    def _as_arrays(self, inputs: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    @in_default_environment
+    def converted(self, inputs: Mapping[str, ArrayLike]) -> dict[str, Array]:
+        """Return some of the data as float32 arrays.
+
+        Raises
+        ------
+        QmathError
+            Names, shapes or dtypes do not fit.
+        """
         needed, feeds = set(self.program.inputs), self.program.feeds
         if not needed <= set(inputs) <= set(feeds):
             cuts = (
@@ -302,10 +314,15 @@ class Executor:
         return np.asarray(total)
 
 
-def batches(arrays: Mapping[str, Array], size: int = 8192) -> Iterator[dict[str, Array]]:
+def batch_length(shapes: Iterable[Shape], size: int = _BATCH) -> int:
+    """Return how many examples of these shapes a batch of about `size` elements has."""
+    return max(1, size // max(1, *map(math.prod, shapes), 1))
+
+
+def batches(arrays: Mapping[str, Array], size: int = _BATCH) -> Iterator[dict[str, Array]]:
     """Cut arrays of equal length into batches of about `size` elements: these stay in the cache."""
     length = len(next(iter(arrays.values())))
-    step = max(1, size // max(1, *(x[:1].size for x in arrays.values()), 1))
+    step = batch_length((x.shape[1:] for x in arrays.values()), size)
     for start in range(0, max(length, 1), step):
         yield {name: x[start : start + step] for name, x in arrays.items()}
 
@@ -317,21 +334,6 @@ def _idle_after(program: Program) -> dict[str, list[str]]:
     for name, step_name in last.items():
         idle[step_name].append(name)
     return idle
-
-
-def _check_range(x: Array, step: QuantizeStep) -> None:
-    """Refuse data that the model's input would clip: training scaled them otherwise."""
-    params = step.params
-    low, high = (limit * params.scale for limit in params.limits)
-    width = high - low
-    outside = np.count_nonzero((x < low - params.scale) | (x > high + params.scale))
-    far = np.count_nonzero((x < low - width) | (x > high + width))
-    if 4 * outside > x.size or 100 * far > x.size:
-        raise QmathError(
-            f"{step.source}: {outside / x.size:.0%} of the data, from {x.min():.6g} to "
-            f"{x.max():.6g}, lie outside the range [{params.min:.6g}, {params.max:.6g}] of "
-            f"{step.name}; scale them as in training"
-        )
 
 
 def _lacks(step: Step, values: Mapping[str, Array]) -> bool:

@@ -78,6 +78,9 @@ class LayerDifference:
         Of the differing elements, the greatest `float32_noise`.
     differences : tuple of Difference
         The first hundred elements that differ, teacher-forced.
+    histogram : tuple of (int, int)
+        Of the elements that differ, teacher-forced: by how much qmath's integer is above the other,
+        and how often, in order.
     explanation : Explanation or None
         Of what was given: the mistake that makes it. Where noise may have made it, of integers
         alone, and a mistake that makes all of them.
@@ -92,6 +95,7 @@ class LayerDifference:
     farthest_tie: float | None
     noise: float | None
     differences: tuple[Difference, ...] = ()
+    histogram: tuple[tuple[int, int], ...] = ()
     explanation: Explanation | None = None
 
     @property
@@ -116,6 +120,7 @@ class LayerDifference:
             farthest_tie=_largest([self.farthest_tie, other.farthest_tie]),
             noise=_largest([self.noise, other.noise]),
             differences=(*self.differences, *other.differences)[:_LISTED],
+            histogram=_counted([*self.histogram, *other.histogram]),
         )
 
 
@@ -375,6 +380,7 @@ def _measured(layer: LayerDifference, case: Case, start: int) -> LayerDifference
     step, wrong = case.step, case.own != case.yours
     own, yours = case.own[wrong], case.yours[wrong]
     difference = np.abs(own - yours)
+    steps = np.unique(own - yours, return_counts=True)
     ties: list[float | None] = [None] * layer.teacher_forced
     noises = ties
     near = 0
@@ -398,7 +404,16 @@ def _measured(layer: LayerDifference, case: Case, start: int) -> LayerDifference
         farthest_tie=_largest(ties),
         noise=_largest(noises),
         differences=tuple(Difference(tuple(index), *rest) for index, *rest in elements),
+        histogram=_counted(zip(*(x.tolist() for x in steps), strict=True)),
     )
+
+
+def _counted(pairs: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Return differences and how often each occurs, in order."""
+    counts: dict[int, int] = {}
+    for difference, number in pairs:
+        counts[difference] = counts.get(difference, 0) + number
+    return tuple(sorted(counts.items()))
 
 
 def _clamped(integers: Array, params: QuantParams) -> Array:

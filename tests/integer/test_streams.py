@@ -99,6 +99,11 @@ def test_however_the_data_are_given_the_results_are_the_same(source: str, tmp_pa
     found = qmath.diff(PROGRAM, data, profile="tflite", against="exact")
     assert found == qmath.diff(PROGRAM, IMAGES, profile="tflite", against="exact")
     assert found.first is not None
+    own, others = (qmath.run(PROGRAM, IMAGES, profile=p).integers for p in ("tflite", "exact"))
+    name = found.first.name  # the first, which starts from the same integers in both
+    steps = own[name].astype(int) - others[name]
+    values, counts = np.unique(steps[steps != 0], return_counts=True)
+    assert found.first.histogram == tuple(zip(values.tolist(), counts.tolist(), strict=True))
 
 
 def test_what_is_read_by_slices_is_never_read_at_once() -> None:

@@ -6,6 +6,7 @@ examples; until then the shard is kept, and is done again if the process that ha
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import signal
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import get_context, parent_process
 from typing import Any, Generic, Protocol, TypeVar
+from weakref import WeakKeyDictionary
 
 from qmath._progress import Progress
 from qmath.errors import QmathError
@@ -255,9 +257,18 @@ def _is_lost(future: Future[Any]) -> bool:
     return future.done() and not future.cancelled() and _is_loss(future.exception())
 
 
+class _Pickler(pickle.Pickler):
+    """A pickler that leaves out what is kept of steps, such as a profile's constants."""
+
+    def reducer_override(self, value: Any) -> Any:
+        return (WeakKeyDictionary, ()) if isinstance(value, WeakKeyDictionary) else NotImplemented
+
+
 def _pickled(job: Job[Any]) -> bytes:
+    content = io.BytesIO()
     try:
-        return pickle.dumps(job, pickle.HIGHEST_PROTOCOL)
+        _Pickler(content, pickle.HIGHEST_PROTOCOL).dump(job)
+        return content.getvalue()
     except Exception as error:  # whatever an object of the user's raises
         raise QmathError(
             f"other processes cannot get what is computed ({error}); give functions and reducers "

@@ -6,6 +6,7 @@ import concurrent.futures
 import dataclasses
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import numpy as np
 import pytest
 
 import qmath
+from qmath.containers.stored_arrays import open_arrays
 from qmath.integer import shards
-from qmath.integer.api import program_of
+from qmath.integer.api import PROFILES, program_of
 from qmath.integer.executor import Executor
 from qmath.integer.program import Requantize
 from qmath.integer.reducers import Computed, Reducer
@@ -216,7 +218,10 @@ def test_comparisons_by_an_executor_are_the_same() -> None:
     theirs = qmath.run(PROGRAM, IMAGES, profile="xnnpack").integers
     wrong = {"conv1/post_activation": theirs["conv1/post_activation"] ^ 1}
     with concurrent.futures.ThreadPoolExecutor(2) as executor:
-        for against in ("exact", WHOLE.integers, theirs, wrong):
+        for profile in PROFILES:
+            found = qmath.diff(PROGRAM, IMAGES, profile=profile, executor=executor)
+            assert found == qmath.diff(PROGRAM, IMAGES, profile=profile)
+        for against in (WHOLE.integers, theirs, wrong):
             found = qmath.diff(PROGRAM, IMAGES, against=against, executor=executor)
             assert found == qmath.diff(PROGRAM, IMAGES, against=against)
 
@@ -273,3 +278,41 @@ def test_shards_take_about_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = np.diff([0, *sizes]).tolist()
     assert lengths[:5] == [128, 128, 128, 128, 512]
     assert starts.starts == list(range(0, 7200, 128))
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "words"),
+    [
+        (IMAGES, {"workers": 0}, "workers must be 1 or more, got 0"),
+        (iter(()), {}, "the data hold no batches"),
+        (iter([IMAGES[:9]]), {"labels": LABELS[:5]}, "labels: 5 of the examples from 0 on, of"),
+        (iter([IMAGES[:9], IMAGES[:9, :4]]), {}, "must have shape (N, 8, 8, 1), got (9, 4, 8, 1)"),
+        (iter([IMAGES * 200]), {}, "lie outside the range [0, 1]"),
+        (Sliced(IMAGES * 200), {}, "lie outside the range [0, 1]"),
+        (IMAGES, {"keep": "flatten"}, "keep has 'flatten'"),
+    ],
+)
+def test_what_does_not_fit_is_an_error(data: Any, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(qmath.QmathError, match=re.escape(words)):
+        qmath.run(PROGRAM, data, **options)
+
+
+def test_integers_are_compared_with_data_of_known_length() -> None:
+    with pytest.raises(qmath.QmathError, match="compared with data of known length"):
+        qmath.diff(PROGRAM, iter([IMAGES]), against=WHOLE.integers)
+
+
+def test_what_cannot_be_sent_to_other_processes_is_named() -> None:
+    class Local(Largest):
+        def empty(self) -> Local:
+            return Local()
+
+    with pytest.raises(qmath.QmathError, match="give functions and reducers of a module"):
+        qmath.run(PROGRAM, IMAGES, reducers=[Local()], workers=2)
+
+
+def test_large_arrays_are_read_forward_and_again(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "x.npz", x=IMAGES)
+    (x,) = open_arrays(tmp_path / "x.npz").values()
+    for rows in (slice(100, 200), slice(300, 360), slice(7), slice(350, 400), slice(400, 500)):
+        np.testing.assert_array_equal(x[rows], IMAGES[rows])

@@ -69,9 +69,6 @@ class Integer:
         self.multiplier_bits = multiplier_bits
         self._constants: WeakKeyDictionary[Requantize, tuple[FixedPoint, ...]] = WeakKeyDictionary()
 
-    def __reduce__(self) -> tuple[type[Integer], tuple[int]]:
-        return Integer, (self.multiplier_bits,)  # the constants are computed again
-
     def __repr__(self) -> str:
         return f"Integer(multiplier_bits={self.multiplier_bits})"
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator
 from typing import TypeVar
 
-__all__ = ["Progress", "with_progress"]
+__all__ = ["Pace", "Progress", "with_progress"]
 
 T = TypeVar("T")
 
-# Called with how much is done, and of how much.
+# Called with how much is done, and of how much; 0 where that is not known.
 Progress = Callable[[int, int], object]
 
 
@@ -29,3 +30,39 @@ def with_progress(items: Collection[T], progress: Progress | None) -> Iterator[T
         yield item
         if progress is not None:
             progress(done, len(items))
+
+
+class Pace:
+    """How fast work goes, and how long it still takes.
+
+    Parameters
+    ----------
+    clock : callable
+        Returns seconds.
+
+    Examples
+    --------
+    >>> seconds = iter([0.0, 2.0])
+    >>> Pace(lambda: next(seconds)).words(500, 2000)
+    '250/s, 6 s left'
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._start = clock, clock()
+
+    def words(self, done: int, total: int) -> str:
+        """Return the mean rate so far, and the time left if the total is known."""
+        passed = self._clock() - self._start
+        if done <= 0 or passed <= 0:
+            return ""
+        rate = done / passed
+        number = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
+        if total <= done:
+            return number
+        left = round((total - done) / rate)
+        if left < 60:
+            return f"{number}, {left} s left"
+        minutes, seconds = divmod(left, 60)
+        hours, minutes = divmod(minutes, 60)
+        clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+        return f"{number}, {clock} left"

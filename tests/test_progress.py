@@ -3,6 +3,7 @@
 import pytest
 
 import qmath
+from qmath._progress import Pace
 from tests.helpers import read_npz
 
 SAMPLE = "reference/samples/default8.h5"
@@ -28,3 +29,19 @@ def test_progress_ends_at_its_total(tmp_path, verb):
     assert len(calls) > 1
     assert calls == sorted(calls)
     assert calls[-1] == (total, total)
+
+
+@pytest.mark.parametrize(
+    ("passed", "done", "total", "words"),
+    [
+        (2.0, 500, 2000, "250/s, 6 s left"),
+        (10.0, 5, 100, "0.5/s, 3:10 left"),
+        (1.0, 100_000, 720_000_000, "100,000/s, 1:59:59 left"),
+        (1.0, 100, 0, "100/s"),
+        (1.0, 100, 100, "100/s"),
+        (0.0, 100, 200, ""),
+    ],
+)
+def test_the_pace_is_a_rate_and_the_time_left(passed, done, total, words):
+    seconds = iter([5.0, 5.0 + passed])
+    assert Pace(lambda: next(seconds)).words(done, total) == words

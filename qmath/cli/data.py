@@ -1,7 +1,8 @@
-"""The model's input data, of a file of arrays."""
+"""The model's input data, of a file of arrays, or of several."""
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ import click
 from numpy.typing import NDArray
 
 from qmath.containers.array_file import read_arrays
+from qmath.containers.stored_arrays import Rows, open_arrays
 from qmath.errors import FileFormatError
 from qmath.integer.api import program_against, program_of
 from qmath.integer.program import Program
+from qmath.integer.streams import chosen_inputs
 from qmath.model import QatModel
 
-__all__ = ["read_cuts", "read_program_and_inputs"]
+__all__ = ["files_of", "read_cuts", "read_labels", "read_program_and_inputs"]
 
 
 def read_cuts(options: Sequence[str]) -> dict[str, NDArray[Any]]:
@@ -46,42 +49,37 @@ def read_program_and_inputs(
     require_integer: bool = False,
     cuts: Mapping[str, NDArray[Any]] | None = None,
     against: str | Path | None = None,
-) -> tuple[Program, dict[str, NDArray[Any]]]:
+) -> tuple[Program, dict[str, Rows]]:
     """Return the program of a model and its data, whose shapes the model may leave open.
 
     What the model is compared with, `against`, may tell the shapes of cut points, too.
     """
-    arrays = read_arrays(data)
-    shapes = {name: x.shape[1:] for name, x in (arrays | dict(cuts or {})).items()}
+    arrays = open_arrays(data)
+    shapes = {name: tuple(x.shape[1:]) for name, x in {**arrays, **(cuts or {})}.items()}
     program = program_against(model, against, shapes)
     if require_integer:
         program_of(program, require_integer=True)
-    return program, _chosen_inputs(data, arrays, program)
+    return program, chosen_inputs(str(data), arrays, program)
 
 
-def _chosen_inputs(
-    path: Path, arrays: dict[str, NDArray[Any]], program: Program
-) -> dict[str, NDArray[Any]]:
-    """Return the data of each input: by its name, or the one array of its shape.
+def read_labels(text: str, data: Path) -> Rows:
+    """Return the labels of that name among the data, else those of a file.
 
     Raises
     ------
     FileFormatError
-        The file's data do not fit; the message names the inputs and their shapes.
+        There are none.
     """
-    if all(name in arrays and arrays[name].ndim for name in program.inputs):
-        return {name: arrays[name] for name in program.inputs}
-    fitting = {
-        name: [
-            key for key, x in arrays.items() if x.shape[1:] == shape and x.ndim == len(shape) + 1
-        ]
-        for name, shape in program.inputs.items()
-    }
-    if len(fitting) == 1 and len(next(iter(fitting.values()))) == 1:
-        return {name: arrays[keys[0]] for name, keys in fitting.items()}
-    wanted = ", ".join(
-        f"{name} of shape (N, {', '.join(map(str, shape))})"
-        for name, shape in program.inputs.items()
-    )
-    held = ", ".join(f"{key or 'an array'} of shape {x.shape}" for key, x in arrays.items())
-    raise FileFormatError(f"{path}: the model needs {wanted}; the file holds {held or 'nothing'}")
+    arrays = open_arrays(data)
+    if text in arrays:
+        return arrays[text]
+    found = open_arrays(text)
+    if len(found) != 1:
+        names = ", ".join(found)
+        raise FileFormatError(f"{text}: labels are one array; the file holds {names or 'nothing'}")
+    return next(iter(found.values()))
+
+
+def files_of(data: Path) -> list[Path]:
+    """Return the files that a path, or a pattern, names."""
+    return [Path(name) for name in glob.glob(str(data))] or [data]

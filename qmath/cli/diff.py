@@ -13,6 +13,7 @@ from qmath.cli.models import ModelArgument, model_argument
 from qmath.cli.results import Result, Verb
 from qmath.cli.settings import CUT, PROFILE, PROFILES_HELP, given, profile_options
 from qmath.cli.text import advancing, console, count, printable, show
+from qmath.cli.workers import computing, worker_options
 
 if TYPE_CHECKING:
     from qmath.integer.comparison import Comparison, LayerDifference
@@ -84,6 +85,7 @@ def _has_op(args: Sequence[str]) -> bool:
     metavar="[TENSOR=]ORDER",
     help="The order of the axes of your arrays, such as NCHW, or of one of them. May be repeated.",
 )
+@worker_options
 @click.option(
     "--at",
     metavar="TENSOR[i,j,…]",
@@ -98,6 +100,8 @@ def diff(
     cuts: tuple[str, ...],
     against: str | None,
     orders: tuple[str, ...],
+    workers: int | None,
+    scheduler: str | None,
     at: str | None,
 ) -> Result:
     """Compare a run of MODEL on DATA with another profile, your integers, or the trained model.
@@ -134,9 +138,12 @@ def diff(
     if at is not None:
         found = element(program, inputs, at, against=reference, **options)
         return _element_result(found, profiles[0], other, document)
-    with advancing("comparing …", "comparing …") as progress:
+    with (
+        computing(workers, scheduler) as where,
+        advancing("comparing …", "comparing …") as progress,
+    ):
         comparison = compare(
-            program, inputs, against=reference or "exact", progress=progress, **options
+            program, inputs, against=reference or "exact", progress=progress, **where, **options
         )
     other = other or "exact"
     notes = [*comparison.notes, *program.notes]

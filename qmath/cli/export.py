@@ -153,9 +153,12 @@ def _vectors(text: str | None, model: QatModel) -> int | dict[str, NDArray[Any]]
         return None
     if text.lstrip("-").isdecimal():
         return int(text)
+    import numpy as np
+
     from qmath.cli.data import read_program_and_inputs
 
-    return read_program_and_inputs(model, Path(text))[1]
+    _, inputs = read_program_and_inputs(model, Path(text))
+    return {name: np.asarray(x) for name, x in inputs.items()}
 
 
 def _option(kind: type[Exporter], text: str) -> tuple[str, Any]:

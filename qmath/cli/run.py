@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,15 @@ from qmath.cli.models import ModelArgument, model_argument
 from qmath.cli.results import Result, Verb
 from qmath.cli.settings import CUT, PROFILE, PROFILES_HELP, given, profile_options
 from qmath.cli.text import advancing, console, count, printable, show
+from qmath.cli.workers import computing, worker_options
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from qmath.integer.api import Run
     from qmath.integer.profiles.fixed import FixedPoint
+    from qmath.integer.program import Program
+    from qmath.integer.reducers import Activation
 
 __all__ = ["run"]
 
@@ -42,12 +45,31 @@ __all__ = ["run"]
 @click.option("--cut", "cuts", multiple=True, metavar="NAME=FILE", help=CUT)
 @click.option("--require-integer", is_flag=True, help="Fail if a layer has to run in float32.")
 @click.option(
+    "--labels",
+    metavar="NAME|FILE",
+    help="Report the accuracy: class numbers, or one-hot rows, of an array of DATA or of a file.",
+)
+@click.option(
+    "--activations",
+    is_flag=True,
+    help="Report how many integers of each tensor are used, how many results are clipped, and the "
+    "signal-to-noise ratio.",
+)
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="outputs|TENSOR",
+    help="Of the tensors, write these alone; the memory grows with the examples for what is "
+    "written. Repeatable.",
+)
+@worker_options
+@click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path),
     metavar="OUT.npz",
-    help="Write the outputs, and the integers of every quantized tensor. Of several models: a "
-    "folder, for NAME.npz of each.",
+    help="Write the outputs, and the integers of every quantized tensor, or what --keep says. Of "
+    "several models: a folder, for NAME.npz of each.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 def run(
@@ -59,10 +81,18 @@ def run(
     engine: str,
     cuts: tuple[str, ...],
     require_integer: bool,
+    labels: str | None,
+    activations: bool,
+    keep: tuple[str, ...],
+    workers: int | None,
+    scheduler: str | None,
     output: Path | None,
     overwrite: bool,
 ) -> Result:
     """Run MODEL in integers on DATA, an .npz with an array for each input, or an .npy.
+
+    DATA may be a pattern of such files, 'shards/*.npz', which are joined. They are read part by
+    part.
 
     OUT holds output/NAME (float32) for each output of the model and NAME (unsigned integers, as
     TensorFlow counts) for each quantized tensor; under the profile integer also its constants.
@@ -73,7 +103,7 @@ def run(
     """
     import numpy as np
 
-    from qmath.cli.data import read_cuts, read_program_and_inputs
+    from qmath.cli.data import files_of, read_cuts, read_labels, read_program_and_inputs
     from qmath.engine.api import engine_named
     from qmath.exports.arrays.npz import write_arrays
     from qmath.exports.output.atomic import check_output, replacing
@@ -84,17 +114,24 @@ def run(
 
     if output is not None:
         output = model.placed(output, ".npz")
-        check_output(output, overwrite=overwrite, sources=(*model.inputs, data))
+        check_output(output, overwrite=overwrite, sources=(*model.inputs, *files_of(data)))
+    elif keep:
+        raise click.UsageError("--keep says what -o OUT.npz is to hold: give both")
     recorded = read_cuts(cuts)
     loaded = model.load()
     program, inputs = read_program_and_inputs(
         loaded, data, require_integer=require_integer, cuts=recorded
     )
     chosen = given(multiplier_bits=multiplier_bits, rounding=rounding)
-    with advancing("running …", "running …") as progress:
+    chosen |= {} if labels is None else {"labels": read_labels(labels, data)}
+    chosen["keep"] = _kept(program, keep) if output is not None else ()
+    with (
+        computing(workers, scheduler) as where,
+        advancing("running …", "running …") as progress,
+    ):
         result = run_model(
             program, inputs, engine=engine_named(engine, loaded), profile=profile,
-            progress=progress, cuts=recorded, **chosen,
+            progress=progress, cuts=recorded, activations=activations, **where, **chosen,
         )  # fmt: skip
     fixed = constants(program, multiplier_bits or 31) if profile == "integer" else {}
     if output is not None:
@@ -113,14 +150,45 @@ def run(
         "engine": result.engine,
         "output": None if output is None else str(output), **_document(result, needs),
     }  # fmt: skip
-    return Result(document, count(len(result.integers), "quantized tensor"))
+    return Result(document, count(len(document["tensors"]), "quantized tensor"))
+
+
+def _kept(program: Program, names: Sequence[str]) -> list[str] | None:
+    """Return the tensors to write; ``None``: all."""
+    if not names:
+        return None
+    return [kept for name in names for kept in (program.outputs if name == "outputs" else (name,))]
+
+
+def _shapes(result: Run, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of those tensors that were computed, be they kept or not."""
+    lacking = {*result.missing, *chain(*result.missing.values())}
+    steps = (result.program.step(name) for name in names if name not in lacking)
+    return {step.name: (result.examples, *step.shape) for step in steps}
 
 
 def _document(result: Run, needs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     program = result.program
     return {
-        "outputs": {name: {"shape": list(x.shape)} for name, x in result.outputs.items()},
-        "tensors": {name: {"shape": list(x.shape)} for name, x in result.integers.items()},
+        "examples": result.examples,
+        "outputs": {
+            name: {"shape": list(shape)} for name, shape in _shapes(result, program.outputs).items()
+        },
+        "tensors": {
+            name: {"shape": list(shape)}
+            for name, shape in _shapes(result, program.quant_params).items()
+        },
+        "accuracy": result.accuracy,
+        "activations": {
+            name: {
+                "used": use.used,
+                "of": len(use.counts),
+                "clipped": use.clipped,
+                "sqnr": use.sqnr,
+                "counts": use.counts.tolist(),
+            }
+            for name, use in result.activations.items()
+        },
         "constants": needs,
         "float_layers": dict(program.float_layers),
         "missing": {name: list(needing) for name, needing in result.missing.items()},
@@ -141,10 +209,14 @@ def _needs(constants: FixedPoint) -> dict[str, Any]:
 
 def _render(result: Run, needs: Mapping[str, Mapping[str, Any]]) -> None:
     out = console()
-    for name, values in result.outputs.items():
-        out.print(f"{printable(name)}: {count(len(values), 'example')} of shape {values.shape[1:]}")
+    for name, (examples, *shape) in _shapes(result, result.program.outputs).items():
+        out.print(f"{printable(name)}: {count(examples, 'example')} of shape {tuple(shape)}")
+    if result.accuracy is not None:
+        out.print(f"accuracy: {result.accuracy:.4%}")
     if needs:
         out.print(_table(needs))
+    if result.activations:
+        out.print(_table_of_use(result.activations))
     cuts = {cut.name.removesuffix("/activation") for cut in result.program.cuts}
     for name, remedy in result.program.float_layers.items():
         show(f"{'a cut point' if name in cuts else 'in float32'}: {name}; {remedy}")
@@ -152,6 +224,24 @@ def _render(result: Run, needs: Mapping[str, Mapping[str, Any]]) -> None:
         show(f"not computed, for want of {name}: {', '.join(needing) or 'what follows it'}")
     for note in result.program.notes:
         show(f"note: {note}")
+
+
+def _table_of_use(activations: Mapping[str, Activation]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("tensor", overflow="fold")
+    for title in ("integers used", "clipped", "SQNR dB"):
+        table.add_column(title, justify="right")
+    for name, use in activations.items():
+        clipped, total = use.clipped, int(use.counts.sum())
+        table.add_row(
+            printable(name),
+            f"{use.used:,} of {len(use.counts):,}",
+            "" if clipped is None else f"{clipped:,} ({clipped / total:.2%})",
+            "" if use.sqnr is None else f"{use.sqnr:.1f}",
+        )
+    return table
 
 
 def _table(needs: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -32,7 +32,7 @@ DIFFERS = 1
 ERROR = 2
 INTERRUPTED = 128 + 2
 BROKEN_PIPE = 128 + 13  # as a shell reports a program that SIGPIPE ended
-_VERSION = 1  # of results.schema.json
+_VERSION = 2  # of results.schema.json
 
 
 class Held(io.TextIOWrapper):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from qmath._progress import Progress
+from qmath._progress import Pace, Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,9 +62,10 @@ def advancing(before: str, during: str, after: str = "") -> Iterator[Progress]:
     console = Console(stderr=True, markup=False)
     with bars.Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(before, total=None)
+        pace = Pace()
 
         def show(done: int, total: int) -> None:
-            words = after if after and done == total else during
+            words = after if after and done == total else f"{during} {pace.words(done, total)}"
             bar.update(task, description=words, completed=done, total=total)
 
         yield show

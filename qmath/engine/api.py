@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import ArrayLike
 
 from qmath._progress import Progress
+from qmath.containers.stored_arrays import Rows
 from qmath.errors import QmathError, QmathWarning
 from qmath.integer import api
 from qmath.integer.cuts import Layers
@@ -16,6 +18,8 @@ from qmath.integer.executor import Executor
 from qmath.integer.profiles.exact import Profile
 from qmath.integer.profiles.fixed import Integer
 from qmath.integer.program import Program
+from qmath.integer.reducers import Reducer
+from qmath.integer.streams import Data
 from qmath.model import QatModel
 from qmath.readers.source import as_model
 
@@ -26,13 +30,19 @@ ENGINES = ("numpy", "c")
 
 def run(
     model: api.Source,
-    inputs: Mapping[str, ArrayLike] | ArrayLike,
+    inputs: Data,
     *,
     engine: str = "numpy",
     profile: str = "integer",
     require_integer: bool = False,
     layers: Layers | None = None,
     cuts: Mapping[str, ArrayLike] | None = None,
+    keep: Collection[str] | None = None,
+    labels: ArrayLike | Rows | None = None,
+    activations: bool = False,
+    reducers: Sequence[Reducer] = (),
+    workers: int = 1,
+    executor: concurrent.futures.Executor | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> api.Run:
@@ -43,8 +53,11 @@ def run(
     model : path, QatModel or Program
         A file that is read without options, what `qmath.load` or `qmath.from_keras` returned, or
         what `qmath.integer.api.program_of` returned.
-    inputs : array-like, or mapping of str to array-like
-        Float data, ``(N, …)``, for the one input, or for each by its name.
+    inputs : array-like, mapping of str to array-like, path, or iterable of batches
+        Float data, ``(N, …)``, for the one input, or for each by its name; or an ``.npy`` or
+        ``.npz`` of them, or a pattern of such files, ``"shards/*.npz"``. Files, and what has a
+        shape, a dtype and slices, such as a memory map or a Zarr array, are read part by part. An
+        iterable gives batches, each an array or a mapping, and is read once.
     engine : str
         ``"numpy"``; or ``"c"``: what the export ``c`` writes, compiled by the system's compiler
         (``CC``, or ``cc``) and loaded. Its integers are those of NumPy, which computes float
@@ -60,6 +73,19 @@ def run(
         layer's inputs as float32 arrays of some of the examples, and returns its output.
     cuts : mapping of str to array-like, optional
         Recorded outputs of such layers, by name. What needs a layer that has neither is left out.
+    keep : collection of str, optional
+        The steps whose results to return; default: all, whose memory grows with the data.
+    labels : array-like, optional
+        Of each example the class number, or a one-hot row, for the accuracy.
+    activations : bool
+        Count how often each integer of each quantized tensor occurs, and what was clipped.
+    reducers : sequence of Reducer
+        To which the results are added, see `qmath.integer.reducers`.
+    workers : int
+        How many processes compute at once, with NumPy. The results are those of one, bit for bit.
+    executor : concurrent.futures.Executor, optional
+        What computes in place of processes of this call's own, such as Dask's
+        ``Client.get_executor()``; `workers` is then how many tasks it can do at once.
     progress : callable, optional
         Called with how many examples are done, and of how many.
     **options
@@ -89,7 +115,9 @@ def run(
         model = as_model(model)
     return api.run(
         model, inputs, engine=engine_named(engine, model), profile=profile,
-        require_integer=require_integer, layers=layers, cuts=cuts, progress=progress, **options,
+        require_integer=require_integer, layers=layers, cuts=cuts, keep=keep, labels=labels,
+        activations=activations, reducers=reducers, workers=workers, executor=executor,
+        progress=progress, **options,
     )  # fmt: skip
 
 

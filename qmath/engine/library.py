@@ -92,7 +92,7 @@ class Compiled(Executor):
         restart: Mapping[str, Array] | None = None,
     ) -> dict[str, Array]:
         """Run one batch, as `Executor.run`."""
-        arrays = self._as_arrays(inputs)
+        arrays = self.converted(inputs)
         results = None if forced or watch or restart else self._run(arrays, keep)
         if results is None:
             return super().run(arrays, forced, watch, keep, restart)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import inspect
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath._progress import Progress
+from qmath.containers.stored_arrays import Rows
 from qmath.errors import QmathError
 from qmath.integer.comparison import Comparison, compare
-from qmath.integer.cuts import Layers, bind, missing, with_cuts
-from qmath.integer.executor import Executor, batches
+from qmath.integer.cuts import Layers, bind, missing
+from qmath.integer.executor import Executor
 from qmath.integer.judging.axes import Axes
 from qmath.integer.judging.deployed import changes, is_tflite, run_deployed
 from qmath.integer.judging.element import Element, explained
@@ -29,7 +30,11 @@ from qmath.integer.profiles.litert import Litert
 from qmath.integer.profiles.tflite import Tflite
 from qmath.integer.profiles.tflm import Tflm
 from qmath.integer.profiles.xnnpack import Xnnpack
-from qmath.integer.program import FloatStep, Program
+from qmath.integer.program import Program
+from qmath.integer.reducers import Accuracy, Activation, Activations, Kept, Reducer, outputs_of
+from qmath.integer.running import Running
+from qmath.integer.shards import reduced
+from qmath.integer.streams import Data, Stream, chosen_inputs, opened, rows_of
 from qmath.kernels._arrays import as_array
 from qmath.model import QatModel
 from qmath.readers.source import as_model
@@ -78,6 +83,12 @@ class Run:
         in neither `outputs` nor `integers`.
     engine : str
         What ran it, ``"numpy"`` or ``"c"``.
+    examples : int
+        How many there were.
+    activations : dict of str to Activation
+        How the integers of each quantized tensor are used, if that was asked for.
+    accuracy : float or None
+        The share of labels that are at the output's largest value, where there are labels.
     """
 
     outputs: dict[str, Array]
@@ -85,6 +96,9 @@ class Run:
     program: Program
     missing: dict[str, tuple[str, ...]]
     engine: str = "numpy"
+    examples: int = 0
+    activations: dict[str, Activation] = field(default_factory=dict)
+    accuracy: float | None = None
 
 
 def program_of(
@@ -133,13 +147,19 @@ def program_of(
 
 def run(
     model: Source,
-    inputs: Mapping[str, ArrayLike] | ArrayLike,
+    inputs: Data,
     *,
     engine: Engine = Executor,
     profile: str = "integer",
     require_integer: bool = False,
     layers: Layers | None = None,
     cuts: Mapping[str, ArrayLike] | None = None,
+    keep: Collection[str] | None = None,
+    labels: ArrayLike | Rows | None = None,
+    activations: bool = False,
+    reducers: Sequence[Reducer] = (),
+    workers: int = 1,
+    executor: concurrent.futures.Executor | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Run:
@@ -150,8 +170,11 @@ def run(
     model : path, QatModel or Program
         A file that is read without options, what `qmath.load` or `qmath.from_keras` returned, or
         what `program_of` returned.
-    inputs : array-like, or mapping of str to array-like
-        Float data, ``(N, …)``, for the one input, or for each by its name.
+    inputs : array-like, mapping of str to array-like, path, or iterable of batches
+        Float data, ``(N, …)``, for the one input, or for each by its name; or an ``.npy`` or
+        ``.npz`` of them, or a pattern of such files, ``"shards/*.npz"``. Files, and what has a
+        shape, a dtype and slices, such as a memory map or a Zarr array, are read part by part. An
+        iterable gives batches, each an array or a mapping, and is read once.
     engine : callable, optional
         What makes the program ready to run; `qmath.run` takes it by its name.
     profile : str
@@ -163,8 +186,21 @@ def run(
         layer's inputs as float32 arrays of some of the examples, and returns its output.
     cuts : mapping of str to array-like, optional
         Recorded outputs of such layers, by name. What needs a layer that has neither is left out.
+    keep : collection of str, optional
+        The steps whose results to return; default: all, whose memory grows with the data.
+    labels : array-like, optional
+        Of each example the class number, or a one-hot row, for the accuracy.
+    activations : bool
+        Count how often each integer of each quantized tensor occurs, and what was clipped.
+    reducers : sequence of Reducer
+        To which the results are added, see `qmath.integer.reducers`.
+    workers : int
+        How many processes compute at once. The results are those of one, bit for bit.
+    executor : concurrent.futures.Executor, optional
+        What computes in place of processes of this call's own, such as Dask's
+        ``Client.get_executor()``; `workers` is then how many tasks it can do at once.
     progress : callable, optional
-        Called with how many examples are done, and of how many.
+        Called with how many examples are done, and of how many; 0 where an iterable does not say.
     **options
         Of the profile: ``multiplier_bits`` of ``"integer"``, ``rounding`` of ``"tflite"``
         and ``"tflm"``.
@@ -188,45 +224,58 @@ def run(
     >>> print(f"{(predictions == digits['labels']).mean():.3f}")
     0.981
     """
+    data = opened(inputs)
     program = program_of(
         model,
         require_integer=require_integer,
-        input_shapes=_shapes(inputs) | _shapes(cuts or {}),
+        input_shapes=_shapes(data) | _shapes(cuts or {}),
         layers=layers,
     )
-    executor = engine(program, profile_named(profile, **options))
-    parts: dict[str, list[Array]] = {step.name: [] for step in program.steps}
-    given = with_cuts(program, _named(program, inputs), cuts)
-    arrays, done = executor.checked(given), 0
-    for batch in batches(arrays, executor.examples):
-        results = executor.run(batch)
-        for name, value in results.items():
-            if name in parts:
-                parts[name].append(value)
-        if progress:
-            done += len(next(iter(batch.values())))
-            progress(done, len(next(iter(arrays.values()))))
-    tensors = {name: np.concatenate(values) for name, values in parts.items() if values}
-    outputs = {}
-    for name in program.outputs:
-        if name not in tensors:
-            continue
-        params = executor.quant_params.get(name)
-        outputs[name] = tensors[name] if params is None else params.dequantize(tensors[name])
-    floats = {step.name for step in program.steps if isinstance(step, FloatStep)}
-    integers = {k: v for k, v in tensors.items() if k not in floats}
-    return Run(outputs, integers, program, missing(program, given), executor.engine)
+    judged = profile_named(profile, **options)
+    beside = {} if labels is None else {"labels": rows_of(labels, "labels")}
+    stream = Stream(program, _chosen(program, inputs, data), cuts, beside)
+    stream.check()
+    made = engine(program, judged)
+    if made.engine != Executor.engine and (workers > 1 or executor is not None):
+        raise QmathError(
+            f"the engine {made.engine!r} computes in this process: leave out workers and executor"
+        )
+    stream.batch = made.examples
+    own: list[Reducer] = [Kept(_kept(program, keep))]
+    own += [Activations(program.quantized)] if activations else []
+    own += [Accuracy.of(program)] if labels is not None else []
+    total = reduced(
+        Running(program, judged, [*own, *reducers], made), stream,
+        workers=workers, executor=executor, progress=progress,
+    )  # fmt: skip
+    for given, found in zip(reducers, total.reducers[len(own) :], strict=True):
+        given.merge(found)
+    results = {type(reducer): reducer.result() for reducer in total.reducers[: len(own)]}
+    tensors = results[Kept]
+    quantized = program.quant_params
+    return Run(
+        outputs_of(program, tensors),
+        {name: x for name, x in tensors.items() if name in quantized},
+        program,
+        missing(program, stream.names),
+        made.engine,
+        total.examples,
+        results.get(Activations, {}),
+        results.get(Accuracy),
+    )
 
 
 def diff(
     model: Source,
-    inputs: Mapping[str, ArrayLike] | ArrayLike,
+    inputs: Data,
     *,
     profile: str = "integer",
     against: Against = "exact",
     axes: Axes | None = None,
     layers: Layers | None = None,
     cuts: Mapping[str, ArrayLike] | None = None,
+    workers: int = 1,
+    executor: concurrent.futures.Executor | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Comparison:
@@ -234,7 +283,7 @@ def diff(
 
     Parameters
     ----------
-    model, inputs, profile, layers, cuts, progress, **options
+    model, inputs, profile, layers, cuts, workers, executor, progress, **options
         As for `run`. What needs a layer that qmath cannot compute starts from the reference's
         integers where it has them, and is left out elsewhere.
     against : str, path, or mapping of str to array-like
@@ -265,12 +314,16 @@ def diff(
     >>> sum(layer.teacher_forced for layer in comparison.layers)
     0
     """
-    shapes = _shapes(inputs) | _shapes(cuts or {})
+    data = opened(inputs)
+    shapes = _shapes(data) | _shapes(cuts or {})
     program = program_against(model, None if axes else against, shapes, layers)
     judged = profile_named(profile, **options)
-    arrays = with_cuts(program, _named(program, inputs), cuts)
-    reference = _reference(program, arrays, judged, against, axes)
-    comparison = compare(program, arrays, judged, reference, progress)
+    stream = Stream(program, _chosen(program, inputs, data), cuts)
+    stream.check()
+    reference = _reference(program, stream, judged, against, axes)
+    comparison = compare(
+        program, stream, judged, reference, progress, workers=workers, executor=executor
+    )
     if not isinstance(against, Mapping) and is_tflite(against):
         comparison = replace(comparison, kernels=changes(program, as_model(against)))
     return comparison
@@ -278,7 +331,7 @@ def diff(
 
 def element(
     model: Source,
-    inputs: Mapping[str, ArrayLike] | ArrayLike,
+    inputs: Data,
     at: str,
     *,
     profile: str = "integer",
@@ -316,12 +369,14 @@ def element(
     >>> found.tensor, found.index, found.integers["exact"], f"{float(found.step):.4f}"
     ('conv1/post_activation', (0, 3, 3, 5), 86, '-33.7898')
     """
-    shapes = _shapes(inputs) | _shapes(cuts or {})
+    data = opened(inputs)
+    shapes = _shapes(data) | _shapes(cuts or {})
     program = program_against(model, None if axes else against, shapes, layers)
     judged = profile_named(profile, **options)
     executor = Executor(program, judged)
-    arrays = executor.checked(with_cuts(program, _named(program, inputs), cuts))
-    reference = None if against is None else _reference(program, arrays, judged, against, axes)
+    stream = Stream(program, _chosen(program, inputs, data), cuts)
+    arrays = executor.checked(stream.whole())
+    reference = None if against is None else _reference(program, stream, judged, against, axes)
     profiles = {name: profile_named(name) for name in PROFILES} | {profile: judged}
     return explained(executor, arrays, at, profiles, reference)
 
@@ -357,7 +412,7 @@ def program_against(
 
 def _reference(
     program: Program,
-    inputs: Mapping[str, ArrayLike],
+    stream: Stream,
     profile: Profile,
     against: Against,
     axes: Axes | None,
@@ -367,14 +422,17 @@ def _reference(
         if axes is not None:
             raise QmathError(f"the profile {against!r} has no axes of its own: leave them out")
         return profile_named(against)
-    executor = Executor(program, profile)
-    data = executor.checked(inputs)
-    examples = len(next(iter(data.values())))
+    examples = stream.length
+    if examples is None:
+        raise QmathError(
+            "integers are compared with data of known length: give arrays or files, not an "
+            "iterable of batches"
+        )
     if not isinstance(against, Mapping) and is_tflite(against):
         if axes is not None:
             raise QmathError("a TFLite file has axes of its own: leave them out")
         own = profile if isinstance(profile, Tflite) else Tflite()
-        made = run_deployed(program, program_of(against), inputs, own)
+        made = run_deployed(program, program_of(against), stream.whole(), own)
         return integers_of(program, made, examples, dict)
     if isinstance(against, Mapping):
         arrays: Mapping[str, Array | RawArray] = {
@@ -382,7 +440,8 @@ def _reference(
         }
     else:
         arrays = arrays_of(against, program, examples)
-    first = functools.cache(lambda: executor.run(next(batches(data))))
+    executor = Executor(program, profile)
+    first = functools.cache(lambda: executor.run(stream.first().inputs))
     return integers_of(program, arrays, examples, first, axes)
 
 
@@ -408,20 +467,29 @@ def profile_named(name: str, **options: Any) -> Profile:
     return profile
 
 
-def _named(
-    program: Program, inputs: Mapping[str, ArrayLike] | ArrayLike
-) -> Mapping[str, ArrayLike]:
-    if isinstance(inputs, Mapping):
-        return inputs
-    if len(program.inputs) != 1:
-        raise QmathError(
-            f"the model has the inputs {', '.join(program.inputs)}: give data for each"
-        )
-    return {next(iter(program.inputs)): inputs}
+def _chosen(program: Program, inputs: Data, data: Any) -> Any:
+    """Return the data, of a file those that are the inputs'."""
+    if isinstance(inputs, (str, os.PathLike)):
+        return chosen_inputs(os.fspath(inputs), data, program)
+    return data
 
 
-def _shapes(inputs: Mapping[str, ArrayLike] | ArrayLike) -> dict[str, tuple[int, ...]]:
+def _kept(program: Program, keep: Collection[str] | None) -> frozenset[str] | None:
+    if keep is None:
+        return None
+    names = [step.name for step in program.steps]
+    for name in keep:
+        if isinstance(keep, str) or name not in names:
+            raise QmathError(
+                f"keep has {keep if isinstance(keep, str) else name!r}, which is none of the "
+                f"model's tensors: {', '.join(names)}"
+            )
+    return frozenset(keep)
+
+
+def _shapes(inputs: Any) -> dict[str, tuple[int, ...]]:
     """Return the shapes of named data without the batch."""
     if not isinstance(inputs, Mapping):
         return {}
-    return {name: as_array(x, name).shape[1:] for name, x in inputs.items()}
+    held = {name: x if hasattr(x, "shape") else as_array(x, name) for name, x in inputs.items()}
+    return {name: tuple(x.shape[1:]) for name, x in held.items()}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import concurrent.futures
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmath._progress import Progress
 from qmath.errors import QmathError
-from qmath.integer.executor import Executor, batches
+from qmath.integer.executor import Executor
 from qmath.integer.judging.deployed import KernelChange
 from qmath.integer.judging.explanations import Explanation, Trial, agreeing_profile
 from qmath.integer.judging.integers import Yours, integers_of_reals
@@ -19,6 +21,8 @@ from qmath.integer.judging.mistakes.case import Case
 from qmath.integer.judging.noise import noise_of
 from qmath.integer.profiles.exact import Profile
 from qmath.integer.program import FloatStep, Program, QuantizedStep, QuantParams
+from qmath.integer.shards import Job, reduced
+from qmath.integer.streams import Part, Stream
 from qmath.kernels.affine import smallest_dtype
 
 __all__ = ["Comparison", "Difference", "LayerDifference", "compare", "integers_of_dump"]
@@ -75,6 +79,9 @@ class LayerDifference:
         Of the differing elements, the greatest `float32_noise`.
     differences : tuple of Difference
         The first hundred elements that differ, teacher-forced.
+    histogram : tuple of (int, int)
+        Of the elements that differ, teacher-forced: by how much qmath's integer is above the other,
+        and how often, in order.
     explanation : Explanation or None
         Of what was given: the mistake that makes it. Where noise may have made it, of integers
         alone, and a mistake that makes all of them.
@@ -89,6 +96,7 @@ class LayerDifference:
     farthest_tie: float | None
     noise: float | None
     differences: tuple[Difference, ...] = ()
+    histogram: tuple[tuple[int, int], ...] = ()
     explanation: Explanation | None = None
 
     @property
@@ -113,6 +121,7 @@ class LayerDifference:
             farthest_tie=_largest([self.farthest_tie, other.farthest_tie]),
             noise=_largest([self.noise, other.noise]),
             differences=(*self.differences, *other.differences)[:_LISTED],
+            histogram=_counted([*self.histogram, *other.histogram]),
         )
 
 
@@ -145,18 +154,21 @@ class Comparison:
 
 def compare(
     program: Program,
-    inputs: Mapping[str, ArrayLike],
+    inputs: Mapping[str, ArrayLike] | Stream,
     profile: Profile,
     reference: Profile | Mapping[str, Array] | Yours,
     progress: Progress | None = None,
+    *,
+    workers: int = 1,
+    executor: concurrent.futures.Executor | None = None,
 ) -> Comparison:
     """Compare a profile with another, or with integers that were computed elsewhere.
 
     Parameters
     ----------
     program : Program
-    inputs : mapping of str to array-like
-        Data of each input.
+    inputs : mapping of str to array-like, or Stream
+        Data of each input; a stream's have been checked.
     profile : Profile
         Whose integers are judged.
     reference : Profile, mapping of str to ndarray, or Yours
@@ -164,6 +176,8 @@ def compare(
         the layers after it start from the profile's. Which mistakes explain `Yours` is tried.
     progress : callable, optional
         Called with how many examples are done, and of how many.
+    workers, executor
+        As for `qmath.integer.shards.reduced`.
 
     Returns
     -------
@@ -173,32 +187,31 @@ def compare(
     """
     yours = reference if isinstance(reference, Yours) else None
     reference = reference.integers if isinstance(reference, Yours) else reference
-    executor = Executor(program, profile)
-    arrays = executor.checked(inputs)
-    total = len(next(iter(arrays.values())))
-    if not total:
+    if isinstance(inputs, Stream):
+        stream = inputs
+    else:
+        stream = Stream(program, inputs)
+        stream.check()
+    if stream.length == 0:
         raise QmathError("the data hold no examples: nothing can be compared")
-    made = program.quant_params
-    steps = [step for step in executor.program.quantized if step.name in made]
+    judged, made = Executor(program, profile), program.quant_params
+    steps = [step for step in judged.program.quantized if step.name in made]
     if isinstance(reference, Mapping):
-        steps = _in_reference(steps, reference, total)
-    names = {step.name for step in steps}
-    other = None if isinstance(reference, Mapping) else Executor(program, reference)
+        steps = _in_reference(steps, reference, stream.length)
+        stream = stream.with_beside({step.name: reference[step.name] for step in steps})
+    stream.batch = judged.examples
+    names = [step.name for step in steps]
+    other = None if isinstance(reference, Mapping) else reference
     trials = {name: Trial(beyond_noise=name in yours.reals) for name in names} if yours else {}
-    start = 0
-    layers: list[LayerDifference] = []
-    for batch in batches(arrays, executor.examples):
-        count = len(next(iter(batch.values())))
-        if isinstance(reference, Mapping):
-            expected = {name: reference[name][start : start + count] for name in names}
-        else:
-            assert other is not None
-            expected = other.run(batch, keep=names)
-        found = _compare_batch(executor, batch, expected, steps, start, trials)
-        layers = [a.joined(b) for a, b in zip(layers, found, strict=True)] if layers else found
-        start += count
-        if progress:
-            progress(start, total)
+    if workers > 1 or executor is not None:
+        job = _Comparing(program, profile, other, names)
+        layers = reduced(job, stream, workers=workers, executor=executor, progress=progress).layers
+        if yours is not None and any(layer.teacher_forced for layer in layers):
+            # Mistakes are tried in the order of the examples.
+            reduced(_Comparing(program, profile, other, names, trials), stream, progress=progress)
+    else:
+        job = _Comparing(program, profile, other, names, trials)
+        layers = reduced(job, stream, progress=progress).layers
     if not layers:
         raise QmathError(
             f"nothing can be compared: {', '.join(sorted(names))} need a layer that qmath cannot "
@@ -206,12 +219,83 @@ def compare(
         )
     if yours is None:
         return Comparison(tuple(layers))
+    return _with_explanations(layers, trials, job, stream, yours)
+
+
+class _Layers:
+    """The differences of each layer compared, none yet if nothing was."""
+
+    def __init__(self) -> None:
+        self.layers: list[LayerDifference] = []
+
+    def merge(self, other: _Layers) -> None:
+        """Add those of examples that follow."""
+        if self.layers and other.layers:
+            pairs = zip(self.layers, other.layers, strict=True)
+            self.layers = [own.joined(further) for own, further in pairs]
+        else:
+            self.layers = self.layers or other.layers
+
+
+class _Comparing(Job[_Layers]):
+    """A comparison of the steps `names` with another profile, or with what is beside the data."""
+
+    def __init__(
+        self,
+        program: Program,
+        profile: Profile,
+        other: Profile | None,
+        names: Sequence[str],
+        trials: Mapping[str, Trial] | None = None,
+    ) -> None:
+        self._program, self._profile, self._other = program, profile, other
+        self._names, self._trials = names, trials or {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: x for name, x in vars(self).items() if name not in ("executors", "_steps")}
+
+    @cached_property
+    def executors(self) -> tuple[Executor, Executor | None]:
+        """Of the profile that is judged, and of the other."""
+        other = None if self._other is None else Executor(self._program, self._other)
+        return Executor(self._program, self._profile), other
+
+    @cached_property
+    def _steps(self) -> list[QuantizedStep]:
+        planned = self.executors[0].program
+        return [step for step in planned.quantized if step.name in self._names]
+
+    def empty(self) -> _Layers:
+        """See `Job`."""
+        return _Layers()
+
+    def add(self, total: _Layers, part: Part) -> None:
+        """See `Job`."""
+        judged, other = self.executors
+        batch = judged.converted(part.inputs)
+        expected = part.beside if other is None else other.run(batch, keep=self._names)
+        found = _Layers()
+        found.layers = _compare_batch(
+            judged, batch, expected, self._steps, part.start, self._trials
+        )
+        total.merge(found)
+
+
+def _with_explanations(
+    layers: Sequence[LayerDifference],
+    trials: Mapping[str, Trial],
+    job: _Comparing,
+    stream: Stream,
+    yours: Yours,
+) -> Comparison:
+    """Return a comparison with integers that were given, and which mistakes explain them."""
+    executor, _ = job.executors
     explained = [_explained(layer, trials[layer.name]) for layer in layers]
     differing = [layer for layer in explained if not layer.explained]
-    is_partial = len(steps) < len(executor.quant_params)
+    is_partial = len(yours.integers) < len(executor.quant_params)
     agreeing = None
     if differing and (is_partial or any(map(_is_of_a_profile, differing))):
-        agreeing = agreeing_profile(executor, arrays, yours.integers)
+        agreeing = agreeing_profile(executor, stream)
     if agreeing is not None:
         name = f"profile {agreeing}"
         explained = [_explained(layer, trials[layer.name], name) for layer in layers]
@@ -232,7 +316,7 @@ def _explained(layer: LayerDifference, trial: Trial, preferred: str = "") -> Lay
 
 
 def _in_reference(
-    steps: list[QuantizedStep], reference: Mapping[str, Array], examples: int
+    steps: list[QuantizedStep], reference: Mapping[str, Array], examples: int | None
 ) -> list[QuantizedStep]:
     """Return the steps that the reference holds, in the shapes that the data give."""
     held = [step for step in steps if step.name in reference]
@@ -303,6 +387,7 @@ def _measured(layer: LayerDifference, case: Case, start: int) -> LayerDifference
     step, wrong = case.step, case.own != case.yours
     own, yours = case.own[wrong], case.yours[wrong]
     difference = np.abs(own - yours)
+    steps = np.unique(own - yours, return_counts=True)
     ties: list[float | None] = [None] * layer.teacher_forced
     noises = ties
     near = 0
@@ -326,7 +411,16 @@ def _measured(layer: LayerDifference, case: Case, start: int) -> LayerDifference
         farthest_tie=_largest(ties),
         noise=_largest(noises),
         differences=tuple(Difference(tuple(index), *rest) for index, *rest in elements),
+        histogram=_counted(zip(*(x.tolist() for x in steps), strict=True)),
     )
+
+
+def _counted(pairs: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Return differences and how often each occurs, in order."""
+    counts: dict[int, int] = {}
+    for difference, number in pairs:
+        counts[difference] = counts.get(difference, 0) + number
+    return tuple(sorted(counts.items()))
 
 
 def _clamped(integers: Array, params: QuantParams) -> Array:

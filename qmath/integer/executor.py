@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from qmath.errors import QmathError
 from qmath.integer import softmax
 from qmath.integer.bounds import exact_dtype, interval
+from qmath.integer.input_reach import InputReach
 from qmath.integer.lowering import activations
 from qmath.integer.profiles.exact import Exact, Planner, Profile
 from qmath.integer.profiles.fixed import Integer
@@ -25,6 +26,7 @@ from qmath.integer.program import (
     QuantizeStep,
     QuantParams,
     Requantize,
+    Shape,
     SoftmaxStep,
     Step,
     Term,
@@ -41,13 +43,14 @@ from qmath.kernels._environment import (
 )
 from qmath.kernels.affine import smallest_dtype
 
-__all__ = ["Executor", "batches"]
+__all__ = ["Executor", "batch_length", "batches"]
 
 Array = NDArray[Any]
 # Of a batch: its mean tensor, and the greatest. With half or twice as many, seven models took up to
 # 1.2 times as long, from 5 steps of 1,610 elements to the 70 steps of MobileNetV2 with 740,764.
 _MEAN_ELEMENTS = 45_000
 _MOST_ELEMENTS = 1 << 19
+_BATCH = 8192  # elements
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +204,7 @@ class Executor:
             For every step kept that is computed its result: unsigned integers, as TensorFlow
             counts, of the smallest dtype, or float32.
         """
-        values = self._as_arrays(inputs)
+        values = self.converted(inputs)
         results: dict[str, Array] = {}
         for step in self.program.steps:
             replacement = (forced or {}).get(step.name)
@@ -270,16 +273,24 @@ class Executor:
             Names, shapes or dtypes do not fit; the inputs differ in length; the data are scaled
             otherwise than in training, so that the model's input would clip them.
         """
-        arrays = self._as_arrays(inputs)
+        arrays = self.converted(inputs)
         lengths = {len(x) for x in arrays.values()}
         if len(lengths) > 1:
             raise QmathError(f"the inputs differ in their number of examples: {sorted(lengths)}")
-        for step in self.program.steps:
-            if isinstance(step, QuantizeStep) and step.source in self.program.inputs:
-                _check_range(arrays[step.source], step)
+        reach = InputReach(self.program)
+        reach.add(arrays)
+        reach.check()
         return arrays
 
-    def _as_arrays(self, inputs: Mapping[str, ArrayLike]) -> dict[str, Array]:
+    @in_default_environment
+    def converted(self, inputs: Mapping[str, ArrayLike]) -> dict[str, Array]:
+        """Return some of the data as float32 arrays.
+
+        Raises
+        ------
+        QmathError
+            Names, shapes or dtypes do not fit.
+        """
         needed, feeds = set(self.program.inputs), self.program.feeds
         if not needed <= set(inputs) <= set(feeds):
             cuts = (
@@ -372,13 +383,18 @@ def _planned(program: Program, profile: Profile) -> Program:
     return profile.planned(program) if isinstance(profile, Planner) else program
 
 
+def batch_length(shapes: Iterable[Shape], size: int = _BATCH) -> int:
+    """Return how many examples of these shapes a batch of about `size` elements has."""
+    return max(1, size // max(1, *map(math.prod, shapes), 1))
+
+
 def batches(arrays: Mapping[str, Array], examples: int | None = None) -> Iterator[dict[str, Array]]:
     """Cut arrays of equal length into batches of so many examples; by default some 8,192 elements.
 
     What is cut stays in the cache: `Executor.examples` says how many keep all of a program there.
     """
     length = len(next(iter(arrays.values())))
-    step = examples or max(1, 8192 // max(1, *(x[:1].size for x in arrays.values()), 1))
+    step = examples or batch_length(x.shape[1:] for x in arrays.values())
     for start in range(0, max(length, 1), step):
         yield {name: x[start : start + step] for name, x in arrays.items()}
 
@@ -390,21 +406,6 @@ def _idle_after(program: Program) -> dict[str, list[str]]:
     for name, step_name in last.items():
         idle[step_name].append(name)
     return idle
-
-
-def _check_range(x: Array, step: QuantizeStep) -> None:
-    """Refuse data that the model's input would clip: training scaled them otherwise."""
-    params = step.params
-    low, high = (limit * params.scale for limit in params.limits)
-    width = high - low
-    outside = np.count_nonzero((x < low - params.scale) | (x > high + params.scale))
-    far = np.count_nonzero((x < low - width) | (x > high + width))
-    if 4 * outside > x.size or 100 * far > x.size:
-        raise QmathError(
-            f"{step.source}: {outside / x.size:.0%} of the data, from {x.min():.6g} to "
-            f"{x.max():.6g}, lie outside the range [{params.min:.6g}, {params.max:.6g}] of "
-            f"{step.name}; scale them as in training"
-        )
 
 
 def _lacks(step: Step, values: Mapping[str, Array]) -> bool:

@@ -3,6 +3,7 @@
 import os
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -325,3 +326,87 @@ def test_data_in_a_pipe_are_refused_at_once(tmp_path):
 def test_an_index_of_many_digits_is_no_element():
     at = f"flatten[{'9' * 5000}]"
     assert "is no element" in fails("diff", SAMPLES / "default8.h5", DATA, "--at", at)
+
+
+def shards(folder: Path) -> str:
+    images = read_npz(DATA)["images"]
+    for i in range(4):
+        np.save(folder / f"shard{i}.npy", images[100 * i : 100 * (i + 1)])
+    return f"{folder}/shard*.npy"
+
+
+def test_shards_and_workers_write_what_one_file_does(tmp_path):
+    model, data = SAMPLES / "default8.h5", shards(tmp_path)
+    own, others = tmp_path / "own.npz", tmp_path / "others.npz"
+    options = ["--labels", "labels", "--activations"]
+    result = run("run", model, DATA, "-o", own, *options)
+    assert "accuracy: 98.0556%" in result.stdout
+    assert "integers used" in result.stdout
+    np.save(tmp_path / "labels.npy", read_npz(DATA)["labels"])
+    options[1] = tmp_path / "labels.npy"
+    divided = run("run", model, data, "-o", others, *options, "--workers", 2)
+    assert divided.stdout == result.stdout.replace(str(own), str(others))
+    assert own.read_bytes() == others.read_bytes()
+    options = ["--profile", "tflite", "--quiet", "--json"]
+    first = run("diff", model, DATA, *options).stdout
+    assert run("diff", model, data, *options).stdout == first.replace(str(DATA), data)
+
+
+def test_what_is_kept_is_what_is_written(tmp_path):
+    model, out = SAMPLES / "default8.h5", tmp_path / "out.npz"
+    arguments = ["run", model, DATA, "--profile", "exact"]
+    assert run(*arguments, "-o", out, "--keep", "outputs", "--keep", "flatten").exit_code == 0
+    assert read_npz(out).keys() == {
+        "output/dense/post_activation", "dense/post_activation", "flatten"
+    }  # fmt: skip
+    assert "give both" in fails(*arguments, "--keep", "outputs")
+    message = fails(*arguments, "-o", out, "--overwrite", "--keep", "conv1")
+    assert (
+        "keep has 'conv1', which is none of the model's tensors: quantize_layer/output" in message
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (np.arange(7), "labels: 7 are given, the data hold 360 examples"),
+        (np.zeros((360, 3)), "3) do not fit dense/post_activation"),
+        (None, "no such file"),
+    ],
+)
+def test_labels_that_do_not_fit(tmp_path, labels, words):
+    path = tmp_path / "labels.npy"
+    if labels is not None:
+        np.save(path, labels)
+    assert words in fails("run", SAMPLES / "default8.h5", DATA, "--labels", path)
+
+
+def test_shards_that_do_not_fit_together(tmp_path):
+    model, data = SAMPLES / "default8.h5", shards(tmp_path)
+    assert "names no file" in fails("run", model, f"{tmp_path}/none*.npy")
+    np.save(tmp_path / "shard9.npy", np.zeros((3, 8, 8)))
+    message = fails("run", model, data)
+    assert "shard9.npy holds an array float64 (N, (8, 8))" in message
+    assert "give shards of the same arrays" in message
+    path = tmp_path / "shard1.npy"
+    assert "is an input itself" in fails("run", model, data, "-o", path, "--overwrite")
+
+
+@pytest.mark.parametrize("save", [np.save, np.savez, np.savez_compressed])
+def test_data_that_end_early_or_are_damaged(tmp_path, save):
+    whole = tmp_path / ("x.npy" if save is np.save else "x.npz")
+    save(whole, read_npz(DATA)["images"])
+    content = bytearray(whole.read_bytes())
+    if save is np.save:
+        whole.write_bytes(content[:-10])
+    else:
+        content[len(content) // 2] ^= 255
+        whole.write_bytes(content)
+    message = fails("run", SAMPLES / "default8.h5", whole)
+    assert str(whole) in message
+
+
+def test_a_scheduler_needs_dask(monkeypatch):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    message = fails("run", SAMPLES / "default8.h5", DATA, "--scheduler", "tcp://localhost:1")
+    assert message.endswith("--scheduler needs Dask's package distributed: pip install distributed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import QmathError
-from qmath.integer.executor import Executor, batches
+from qmath.integer.executor import Executor
 from qmath.integer.judging.mistakes import ordering, rounding, summing
 from qmath.integer.judging.mistakes.case import Case, Mistake
 from qmath.integer.judging.mistakes.rounding import named_profiles
+from qmath.integer.streams import Stream
 
 __all__ = ["MISTAKES", "Explanation", "Trial", "agreeing_profile"]
 
@@ -146,31 +147,26 @@ def _try(count: _Count, case: Case, differs: Array) -> bool:
     return True
 
 
-def agreeing_profile(
-    judged: Executor, inputs: Mapping[str, Array], integers: Mapping[str, Array]
-) -> str | None:
-    """Return the profile that makes all of these integers, from the data on, if any.
+def agreeing_profile(judged: Executor, stream: Stream) -> str | None:
+    """Return the profile that makes all integers beside the data, from the data on, if any.
 
     Where layers between them are not given, no mistake of a single layer shows it.
     """
     for name, profile in named_profiles().items():
         executor = Executor(judged.given, profile)
         try:
-            if name != judged.profile.name and _agrees(executor, inputs, integers):
+            if name != judged.profile.name and _agrees(executor, stream):
                 return name
         except QmathError:  # it refuses a layer
             continue
     return None
 
 
-def _agrees(executor: Executor, inputs: Mapping[str, Array], integers: Mapping[str, Array]) -> bool:
-    start = 0
-    for batch in batches(inputs):
-        stop = start + len(next(iter(batch.values())))
-        yours = {name: x[start:stop] for name, x in integers.items()}
+def _agrees(executor: Executor, stream: Stream) -> bool:
+    for part in stream.parts(lambda: stream.batch):
+        yours = part.beside
         # Up to the first integer that differs, theirs are the profile's own.
-        found = executor.run(batch, keep=yours)
+        found = executor.run(part.inputs, keep=yours)
         if not all(name in found and np.array_equal(found[name], x) for name, x in yours.items()):
             return False
-        start = stop
     return True

@@ -109,6 +109,21 @@ def test_headers_compile_by_themselves(tmp_path, options):
 
 
 @needs_compiler
+@pytest.mark.parametrize("standard", ["c11", "c++17"])
+def test_other_standards(tmp_path, standard):
+    if "++" in standard and not shutil.which("c++"):
+        pytest.skip("there is no C++ compiler")
+    place, program = tmp_path / "out", tmp_path / "program"
+    export(NETWORKS["images"], place, format="c", vectors=1, vector_bytes=1 << 10)
+    language = ("c++", "-xc++") if "++" in standard else ("cc", "-xc")
+    flags = (f"-std={standard}", *STRICT[1:])
+    command = [*language, *flags, *sorted(place.glob("*.c")), "-o", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    assert run(program)[0] == 0
+
+
+@needs_compiler
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_every_width_is_read_back(tmp_path, packing, signed):

@@ -197,6 +197,14 @@ def test_verify_reads_what_is_in_the_graph(options, tmp_path):
     assert qmath.verify(network, tmp_path / "o.qonnx").ok
 
 
+def test_verify_reads_scales_that_repeat_for_each_input_channel(tmp_path):
+    network = networks.Network(5, 4, 3)
+    network.add("DepthwiseConv2D", kernel=(2, 2, 3, 2), ends=(-9.0, 9.0))
+    model = network.model()
+    qmath.export(model, tmp_path / "m.qonnx")
+    assert qmath.verify(model, tmp_path / "m.qonnx").ok
+
+
 def test_verify_finds_changes(tmp_path):
     network = of_every_layer()
     data = written(network)

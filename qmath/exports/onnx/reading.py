@@ -112,6 +112,7 @@ def _along_axis(array: Array, entry: dict[str, Any]) -> Array:
     count = shape[axis]
     layout = entry["layout"] or ""
     if "M" in layout and layout[axis] != "I":  # they are repeated for each input channel
+        array = array.ravel()
         if (array.reshape(-1, count) != array[:count]).any():
             raise ValueError("its scales are not those of a depthwise kernel")
         array = array[:count]

@@ -48,6 +48,7 @@ LEFT_OUT: tuple[tuple[str, str, str], ...] = (
     ("readers/source.py", "", "takes a model or a path, not what is in a file"),
     ("readers/keras/quantized.py", "if copy is False:", _ASKED),
     ("containers/array_file.py", "", "reads the arrays that verbs are given, not a model"),
+    ("containers/stored_arrays.py", "", "reads the arrays that verbs are given, not a model"),
     ("containers/bounded_json.py", "if len(text) > longest:", _LARGE),
     ("containers/hdf5.py", "if file.readinto(into) != values.nbytes:", _CHANGES),
     ("containers/hdf5.py", "if isinstance(error, known):", "errors of the operating system"),

@@ -115,7 +115,8 @@ CONFIGS: tuple[Any, ...] = (
     model({"args": [tensor(["y", 0, 0])], "kwargs": {}}),
     model({"args": [tensor(["x", 0, 0])], "kwargs": {"training": 3}}),
     model([["x", 0, 0, {"mask": 3, "other": ["_CONSTANT_VALUE", -1, 5, {}]}]]),
-    model([["_CONSTANT_VALUE", -1, 5, {}]]), model([["x", 5, 0, {}]]),
+    model([["_CONSTANT_VALUE", -1, 5, {}]]), model([["x", 5, 0, {}]]), model(5),
+    model([["x", 0, 0, 7]]), model({"args": [tensor(["x", 0, 0])], "kwargs": 7}),
     sequential(ANNOTATED),
     sequential(entry("Custom", "a", nested=[AWARE]), entry("Dense", "d", units=4)),
 )  # fmt: skip

@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from qmath.containers.tflite.schema import OPERATORS, OPTION_NUMBERS, OPTIONS, TENSOR_TYPES
+from qmath.containers.tflite.schema import (
+    ACTIVATIONS,
+    OPERATORS,
+    OPTION_NUMBERS,
+    OPTIONS,
+    TENSOR_TYPES,
+)
 from reference.corpus import Entry
 from reference.flatbuffers import encoded
 
@@ -82,6 +88,11 @@ def _weighted() -> Iterator[Values]:
     yield model("CONV_2D", out, kernel, np.zeros(2, np.int32), options=stride)
     yield model("CONV_2D", out, kernel, options=stride, order=(0, 1, -1))
     yield model("CONV_2D", out, kernel, options=stride, order=(1, 0))
+    yield model("CONV_2D", out, kernel, options=stride, kind="FLOAT32")
+    for order in ((0,), (0, -1)):
+        yield model("CONV_2D", out, kernel, options=stride, order=order)
+    tanh = {"fused_activation_function": ACTIVATIONS["TANH"]}
+    yield model("CONV_2D", out, kernel, bias, options=stride | tanh)
     yield model("CONV_2D", out, kernel[..., 0], options=stride)
     yield model("CONV_2D", out, np.ones((3, 1, 1, 3), np.int8), options=stride)
     yield model("CONV_2D", out, kernel.astype(np.int32), options=stride)
@@ -209,6 +220,7 @@ def _of_files() -> Iterator[Values]:
     yield clamps("INT8", 6, 0.1)
     yield clamps("UINT8", 7, 0.1)
     yield clamps("INT8", 7, 0.2)
+    yield clamps("INT8", 7, 0.1, zero_point=-100)
 
 
 def clamps(kind: str, high: int, scale: float, zero_point: int = 0) -> Values:

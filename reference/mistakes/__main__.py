@@ -6,8 +6,8 @@ Verilog runs (``verilog``, of the samples alone). A mistake is *killed* in a lay
 directed vectors show it; *equivalent* if it is proved to change no result; else it *survives*.
 Exits with 1 if one survives in all layers of a model.
 
-Models are the samples, files such as ``model.h5``, and the names of `reference.models`, for which
-TensorFlow builds them.
+Models are the samples, the tests' networks of `reference.mistakes.models.NETWORKS`, files such as
+``model.h5``, and the names of `reference.models`, for which TensorFlow builds them.
 """
 
 from __future__ import annotations

@@ -8,16 +8,23 @@ from typing import Any
 import qmath
 from qmath.model import QatModel
 
-__all__ = ["SAMPLES", "Exports", "model_named"]
+__all__ = ["NETWORKS", "SAMPLES", "Exports", "model_named"]
 
 FOLDER = Path(__file__).parents[1] / "samples"
 SAMPLES = ("default8", "integer4", "nbit4", "question")
+# Of the tests: with the kernels that the samples do not have.
+NETWORKS = ("branches", "combinations", "functions", "images", "signals")
 
 
 def model_named(name: str) -> QatModel:
-    """Return a sample, a file's model, or one of `reference.models`, which needs TensorFlow."""
+    """Return a sample, a network, a file's model, or one of `reference.models` with TensorFlow."""
     if name in SAMPLES:
         return qmath.load(FOLDER / f"{name}.h5", quantizers=_settings(name))
+    if name in NETWORKS:
+        from tests.exports import networks
+
+        network: QatModel = getattr(networks, name)()
+        return network
     if "." in name:
         return qmath.load(name)
     from reference import models

@@ -33,6 +33,8 @@ def as_array(value: ArrayLike, name: str) -> NDArray[Any]:
         )
     try:
         return np.asarray(value)
+    except QmathError:  # of a lazy tensor, whose file says what is wrong
+        raise
     except ValueError as error:
         raise QmathError(f"{name} must be an array: {error}") from error
 

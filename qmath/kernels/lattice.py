@@ -239,9 +239,7 @@ def _exact_float32(values: ArrayLike, prefix: str) -> Float32Array:
     """Return the values as C-contiguous float32, if they are such."""
     try:
         array = as_array(values, f"{prefix}values")
-    except QmathError:  # of a lazy tensor, whose file says what is wrong
-        raise
-    except (TypeError, ValueError) as error:
+    except TypeError as error:
         raise QmathError(f"{prefix}values must be an array of floats: {error}") from None
     if array.dtype.kind != "f":
         raise QmathError(

@@ -18,6 +18,12 @@ MEANT = (
         "*the order of its layers is not known (*",
         "of ops alone, without a config, only layers with an op of their own are known",
     ),
+    (
+        "export cmsis-nn",
+        "*nothing in this model is a layer of CMSIS-NN*",
+        "its functions take activations of 8 bits and kernels of 8 and 4",
+    ),
+    ("export tflite", "*TFLite does not hold *", "TFLite has no operator for it, or no such type"),
 )
 
 

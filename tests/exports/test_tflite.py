@@ -238,9 +238,18 @@ def of_float_layers() -> QatModel:
     return net.model()
 
 
+def of_two_inputs() -> QatModel:
+    """Return a network with a float layer of two inputs and the shape of the first."""
+    net = Network(1, 4, 3, bits=8, weight_bits=8, is_symmetric=True)
+    rows = net.add("Reshape", target_shape=(4, 3))
+    net.add("Attention", rows, rows)
+    return net.model()
+
+
 @pytest.mark.parametrize(
     ("model", "options", "words"),
     [
+        (of_two_inputs(), {}, "Attention attention3 computes in float32"),
         (of_odd_weights(), {}, "weights of 9 bits: it has 8 at most, in conv2d2/output"),
         (network("images", 16), {}, "zero point is not in the middle"),
         (of_a_cut(), {}, "a cut point, MyLayer"),

@@ -79,8 +79,8 @@ class FloatLayers(Floats):
         """Write a layer of float32 arithmetic by its config and its weights."""
         node, x = self.nodes.get(step.name), xs[0]
         kind = None if node is None else kind_of(node.class_name)
-        probe = np.zeros((1, *step.shape), np.float32)
-        if x.shape[1:] == step.shape and step.apply(probe) is probe:
+        probe, is_alone = np.zeros((1, *step.shape), np.float32), len(xs) == 1
+        if is_alone and x.shape[1:] == step.shape and step.apply(probe) is probe:
             return x  # an output that no quantizer rounds
         if node is not None and kind == "weighted" and not step.is_function:
             return self._weighted_layer(node, x)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from qmath._progress import Progress
 from qmath.containers.stored_arrays import Rows
 from qmath.errors import QmathError
-from qmath.integer.comparison import Comparison, compare
+from qmath.integer.comparison import Comparison, compare_stream
 from qmath.integer.cuts import Layers, bind, missing
 from qmath.integer.executor import Executor
 from qmath.integer.judging.axes import Axes
@@ -233,19 +233,18 @@ def run(
     )
     judged = profile_named(profile, **options)
     beside = {} if labels is None else {"labels": rows_of(labels, "labels")}
-    stream = Stream(program, _chosen(program, inputs, data), cuts, beside)
-    stream.check()
     made = engine(program, judged)
+    stream = Stream(made, _chosen(program, inputs, data), cuts, beside)
+    stream.check()
     if made.engine != Executor.engine and (workers > 1 or executor is not None):
         raise QmathError(
             f"the engine {made.engine!r} computes in this process: leave out workers and executor"
         )
-    stream.batch = made.examples
     own: list[Reducer] = [Kept(_kept(program, keep))]
     own += [Activations(program.quantized)] if activations else []
     own += [Accuracy.of(program)] if labels is not None else []
     total = reduced(
-        Running(program, judged, [*own, *reducers], made), stream,
+        Running(made, [*own, *reducers]), stream,
         workers=workers, executor=executor, progress=progress,
     )  # fmt: skip
     for given, found in zip(reducers, total.reducers[len(own) :], strict=True):
@@ -318,12 +317,10 @@ def diff(
     shapes = _shapes(data) | _shapes(cuts or {})
     program = program_against(model, None if axes else against, shapes, layers)
     judged = profile_named(profile, **options)
-    stream = Stream(program, _chosen(program, inputs, data), cuts)
+    stream = Stream(Executor(program, judged), _chosen(program, inputs, data), cuts)
     stream.check()
-    reference = _reference(program, stream, judged, against, axes)
-    comparison = compare(
-        program, stream, judged, reference, progress, workers=workers, executor=executor
-    )
+    reference = _reference(stream, against, axes)
+    comparison = compare_stream(stream, reference, progress, workers=workers, executor=executor)
     if not isinstance(against, Mapping) and is_tflite(against):
         comparison = replace(comparison, kernels=changes(program, as_model(against)))
     return comparison
@@ -374,9 +371,9 @@ def element(
     program = program_against(model, None if axes else against, shapes, layers)
     judged = profile_named(profile, **options)
     executor = Executor(program, judged)
-    stream = Stream(program, _chosen(program, inputs, data), cuts)
+    stream = Stream(executor, _chosen(program, inputs, data), cuts)
     arrays = executor.checked(stream.whole())
-    reference = None if against is None else _reference(program, stream, judged, against, axes)
+    reference = None if against is None else _reference(stream, against, axes)
     profiles = {name: profile_named(name) for name in PROFILES} | {profile: judged}
     return explained(executor, arrays, at, profiles, reference)
 
@@ -410,19 +407,14 @@ def program_against(
     return program_of(model, input_shapes={**shapes_of(against), **input_shapes}, layers=layers)
 
 
-def _reference(
-    program: Program,
-    stream: Stream,
-    profile: Profile,
-    against: Against,
-    axes: Axes | None,
-) -> Profile | Yours:
+def _reference(stream: Stream, against: Against, axes: Axes | None) -> Profile | Yours:
     """Return what a run is compared with: a profile by its name, else integers."""
     if isinstance(against, str) and against in PROFILES:
         if axes is not None:
             raise QmathError(f"the profile {against!r} has no axes of its own: leave them out")
         return profile_named(against)
-    examples = stream.length
+    executor, examples = stream.executor, stream.length
+    program = executor.given
     if examples is None:
         raise QmathError(
             "integers are compared with data of known length: give arrays or files, not an "
@@ -431,7 +423,7 @@ def _reference(
     if not isinstance(against, Mapping) and is_tflite(against):
         if axes is not None:
             raise QmathError("a TFLite file has axes of its own: leave them out")
-        own = profile if isinstance(profile, Tflite) else Tflite()
+        own = executor.profile if isinstance(executor.profile, Tflite) else Tflite()
         made = run_deployed(program, program_of(against), stream.whole(), own)
         return integers_of(program, made, examples, dict)
     if isinstance(against, Mapping):
@@ -440,7 +432,6 @@ def _reference(
         }
     else:
         arrays = arrays_of(against, program, examples)
-    executor = Executor(program, profile)
     first = functools.cache(lambda: executor.run(stream.first().inputs))
     return integers_of(program, arrays, examples, first, axes)
 

@@ -21,7 +21,8 @@ from qmath.integer.judging.mistakes.case import Case
 from qmath.integer.judging.noise import noise_of
 from qmath.integer.profiles.exact import Profile
 from qmath.integer.program import FloatStep, Program, QuantizedStep, QuantParams
-from qmath.integer.shards import Job, reduced
+from qmath.integer.running import Executing
+from qmath.integer.shards import reduced
 from qmath.integer.streams import Part, Stream
 from qmath.kernels.affine import smallest_dtype
 
@@ -154,21 +155,18 @@ class Comparison:
 
 def compare(
     program: Program,
-    inputs: Mapping[str, ArrayLike] | Stream,
+    inputs: Mapping[str, ArrayLike],
     profile: Profile,
     reference: Profile | Mapping[str, Array] | Yours,
     progress: Progress | None = None,
-    *,
-    workers: int = 1,
-    executor: concurrent.futures.Executor | None = None,
 ) -> Comparison:
     """Compare a profile with another, or with integers that were computed elsewhere.
 
     Parameters
     ----------
     program : Program
-    inputs : mapping of str to array-like, or Stream
-        Data of each input; a stream's have been checked.
+    inputs : mapping of str to array-like
+        Data of each input.
     profile : Profile
         Whose integers are judged.
     reference : Profile, mapping of str to ndarray, or Yours
@@ -176,8 +174,6 @@ def compare(
         the layers after it start from the profile's. Which mistakes explain `Yours` is tried.
     progress : callable, optional
         Called with how many examples are done, and of how many.
-    workers, executor
-        As for `qmath.integer.shards.reduced`.
 
     Returns
     -------
@@ -185,32 +181,49 @@ def compare(
         Of what can be computed. Behind a cut point without data, each run goes on from the
         reference's integers.
     """
+    stream = Stream(Executor(program, profile), inputs)
+    stream.check()
+    return compare_stream(stream, reference, progress)
+
+
+def compare_stream(
+    stream: Stream,
+    reference: Profile | Mapping[str, Array] | Yours,
+    progress: Progress | None = None,
+    *,
+    workers: int = 1,
+    executor: concurrent.futures.Executor | None = None,
+) -> Comparison:
+    """Compare what a stream's executor makes of its data, which have been checked.
+
+    Parameters
+    ----------
+    stream : Stream
+    reference, progress
+        As for `compare`.
+    workers, executor
+        As for `qmath.integer.shards.reduced`.
+    """
     yours = reference if isinstance(reference, Yours) else None
     reference = reference.integers if isinstance(reference, Yours) else reference
-    if isinstance(inputs, Stream):
-        stream = inputs
-    else:
-        stream = Stream(program, inputs)
-        stream.check()
     if stream.length == 0:
         raise QmathError("the data hold no examples: nothing can be compared")
-    judged, made = Executor(program, profile), program.quant_params
+    judged, made = stream.executor, stream.executor.given.quant_params
     steps = [step for step in judged.program.quantized if step.name in made]
     if isinstance(reference, Mapping):
         steps = _in_reference(steps, reference, stream.length)
         stream = stream.with_beside({step.name: reference[step.name] for step in steps})
-    stream.batch = judged.examples
     names = [step.name for step in steps]
     other = None if isinstance(reference, Mapping) else reference
     trials = {name: Trial(beyond_noise=name in yours.reals) for name in names} if yours else {}
     if workers > 1 or executor is not None:
-        job = _Comparing(program, profile, other, names)
+        job = _Comparing(judged, other, names)
         layers = reduced(job, stream, workers=workers, executor=executor, progress=progress).layers
         if yours is not None and any(layer.teacher_forced for layer in layers):
             # Mistakes are tried in the order of the examples.
-            reduced(_Comparing(program, profile, other, names, trials), stream, progress=progress)
+            reduced(_Comparing(judged, other, names, trials), stream, progress=progress)
     else:
-        job = _Comparing(program, profile, other, names, trials)
+        job = _Comparing(judged, other, names, trials)
         layers = reduced(job, stream, progress=progress).layers
     if not layers:
         raise QmathError(
@@ -219,7 +232,7 @@ def compare(
         )
     if yours is None:
         return Comparison(tuple(layers))
-    return _with_explanations(layers, trials, job, stream, yours)
+    return _with_explanations(layers, trials, stream, yours)
 
 
 class _Layers:
@@ -237,32 +250,27 @@ class _Layers:
             self.layers = self.layers or other.layers
 
 
-class _Comparing(Job[_Layers]):
+class _Comparing(Executing[_Layers]):
     """A comparison of the steps `names` with another profile, or with what is beside the data."""
 
     def __init__(
         self,
-        program: Program,
-        profile: Profile,
+        executor: Executor,
         other: Profile | None,
         names: Sequence[str],
         trials: Mapping[str, Trial] | None = None,
     ) -> None:
-        self._program, self._profile, self._other = program, profile, other
-        self._names, self._trials = names, trials or {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: x for name, x in vars(self).items() if name not in ("executors", "_steps")}
+        super().__init__(executor)
+        self._profile_against, self._names, self._trials = other, names, trials or {}
 
     @cached_property
-    def executors(self) -> tuple[Executor, Executor | None]:
-        """Of the profile that is judged, and of the other."""
-        other = None if self._other is None else Executor(self._program, self._other)
-        return Executor(self._program, self._profile), other
+    def _other(self) -> Executor | None:
+        profile = self._profile_against
+        return None if profile is None else Executor(self._program, profile)
 
     @cached_property
     def _steps(self) -> list[QuantizedStep]:
-        planned = self.executors[0].program
+        planned = self.executor.program
         return [step for step in planned.quantized if step.name in self._names]
 
     def empty(self) -> _Layers:
@@ -271,7 +279,7 @@ class _Comparing(Job[_Layers]):
 
     def add(self, total: _Layers, part: Part) -> None:
         """See `Job`."""
-        judged, other = self.executors
+        judged, other = self.executor, self._other
         batch = judged.converted(part.inputs)
         expected = part.beside if other is None else other.run(batch, keep=self._names)
         found = _Layers()
@@ -284,12 +292,11 @@ class _Comparing(Job[_Layers]):
 def _with_explanations(
     layers: Sequence[LayerDifference],
     trials: Mapping[str, Trial],
-    job: _Comparing,
     stream: Stream,
     yours: Yours,
 ) -> Comparison:
     """Return a comparison with integers that were given, and which mistakes explain them."""
-    executor, _ = job.executors
+    executor = stream.executor
     explained = [_explained(layer, trials[layer.name]) for layer in layers]
     differing = [layer for layer in explained if not layer.explained]
     is_partial = len(yours.integers) < len(executor.quant_params)

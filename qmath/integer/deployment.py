@@ -139,7 +139,10 @@ def _golden(
     else:
         inputs = given(executor, vectors)
         options = {"vectors": recorded(inputs)}
-    parts = [executor.run(batch, keep=program.quant_params) for batch in batches(inputs)]
+    parts = [
+        executor.run(batch, keep=program.quant_params)
+        for batch in batches(inputs, executor.examples)
+    ]
     results = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return {f"vectors/{name}": array for name, array in (inputs | results).items()}, options
 

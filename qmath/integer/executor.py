@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,6 @@ from qmath.integer.program import (
     QuantizeStep,
     QuantParams,
     Requantize,
-    Shape,
     SoftmaxStep,
     Step,
     Term,
@@ -43,14 +42,13 @@ from qmath.kernels._environment import (
 )
 from qmath.kernels.affine import smallest_dtype
 
-__all__ = ["Executor", "batch_length", "batches"]
+__all__ = ["Executor", "batches"]
 
 Array = NDArray[Any]
 # Of a batch: its mean tensor, and the greatest. With half or twice as many, seven models took up to
 # 1.2 times as long, from 5 steps of 1,610 elements to the 70 steps of MobileNetV2 with 740,764.
 _MEAN_ELEMENTS = 45_000
 _MOST_ELEMENTS = 1 << 19
-_BATCH = 8192  # elements
 
 
 @dataclass(frozen=True, eq=False)
@@ -383,20 +381,11 @@ def _planned(program: Program, profile: Profile) -> Program:
     return profile.planned(program) if isinstance(profile, Planner) else program
 
 
-def batch_length(shapes: Iterable[Shape], size: int = _BATCH) -> int:
-    """Return how many examples of these shapes a batch of about `size` elements has."""
-    return max(1, size // max(1, *map(math.prod, shapes), 1))
-
-
-def batches(arrays: Mapping[str, Array], examples: int | None = None) -> Iterator[dict[str, Array]]:
-    """Cut arrays of equal length into batches of so many examples; by default some 8,192 elements.
-
-    What is cut stays in the cache: `Executor.examples` says how many keep all of a program there.
-    """
+def batches(arrays: Mapping[str, Array], examples: int) -> Iterator[dict[str, Array]]:
+    """Cut arrays of equal length into batches of so many examples, such as `Executor.examples`."""
     length = len(next(iter(arrays.values())))
-    step = examples or batch_length(x.shape[1:] for x in arrays.values())
-    for start in range(0, max(length, 1), step):
-        yield {name: x[start : start + step] for name, x in arrays.items()}
+    for start in range(0, max(length, 1), examples):
+        yield {name: x[start : start + examples] for name, x in arrays.items()}
 
 
 def _idle_after(program: Program) -> dict[str, list[str]]:

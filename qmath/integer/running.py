@@ -1,4 +1,4 @@
-"""The job behind `qmath.run`: a profile's integers, for whatever reducers are asked for."""
+"""Jobs of an executor; that of `qmath.run` gives its integers to whatever reducers there are."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from qmath.integer.executor import Executor
-from qmath.integer.profiles.exact import Profile
-from qmath.integer.program import Program, Requantize
+from qmath.integer.program import Requantize
 from qmath.integer.reducers import Computed, Reducer, real_result
-from qmath.integer.shards import Job
+from qmath.integer.shards import Job, T
 from qmath.integer.streams import Part
 
-__all__ = ["Running", "Totals"]
+__all__ = ["Executing", "Running", "Totals"]
 
 Array = NDArray[Any]
 
@@ -41,36 +40,45 @@ class Totals:
         self.examples += other.examples
 
 
-class Running(Job[Totals]):
-    """A program's results in a profile, reduced.
+class Executing(Job[T]):
+    """A job that an executor does. Other processes make one of their own, of NumPy.
 
     Parameters
     ----------
-    program : Program
-    profile : Profile
-    reducers : sequence of Reducer
-        Of which kinds; they are given nothing themselves.
     executor : Executor
-        What runs it in this process; others make their own, of NumPy.
     """
 
-    def __init__(
-        self,
-        program: Program,
-        profile: Profile,
-        reducers: Sequence[Reducer],
-        executor: Executor,
-    ) -> None:
-        self._program, self._profile = program, profile
-        self._reducers = [reducer.empty() for reducer in reducers]
-        self._executor = executor
+    def __init__(self, executor: Executor) -> None:
+        self._program, self._profile = executor.given, executor.profile
+        self.executor = executor
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: x for name, x in vars(self).items() if name != "_executor"}
+        kind = type(self)
+        return {
+            name: x
+            for name, x in vars(self).items()
+            if not isinstance(getattr(kind, name, None), cached_property)
+        }
 
     @cached_property
-    def _executor(self) -> Executor:
+    def executor(self) -> Executor:
+        """What runs the program in a profile."""
         return Executor(self._program, self._profile)
+
+
+class Running(Executing[Totals]):
+    """A program's results, reduced.
+
+    Parameters
+    ----------
+    executor : Executor
+    reducers : sequence of Reducer
+        Of which kinds; they are given nothing themselves.
+    """
+
+    def __init__(self, executor: Executor, reducers: Sequence[Reducer]) -> None:
+        super().__init__(executor)
+        self._reducers = [reducer.empty() for reducer in reducers]
 
     @cached_property
     def _names(self) -> frozenset[str] | None:
@@ -94,7 +102,7 @@ class Running(Job[Totals]):
             reals[step.name] = real_result(step, sums)
 
         asked = any(reducer.asks_reals for reducer in self._reducers)
-        results = self._executor.run(part.inputs, watch=watch if asked else None, keep=self._names)
+        results = self.executor.run(part.inputs, watch=watch if asked else None, keep=self._names)
         computed = Computed(part.start, part.inputs, results, part.beside, reals)
         for reducer in total.reducers:
             reducer.add(computed)

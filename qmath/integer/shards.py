@@ -27,7 +27,7 @@ from qmath._progress import Progress
 from qmath.errors import QmathError
 from qmath.integer.streams import Part, Stream
 
-__all__ = ["Job", "reduced"]
+__all__ = ["Job", "T", "reduced"]
 
 _SECONDS = 1.0  # that a shard takes
 _GROWTH = 4  # of one shard to the next, at most

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from qmath.containers.stored_arrays import Rows, open_arrays
 from qmath.errors import FileFormatError, QmathError
 from qmath.integer.cuts import with_cuts
-from qmath.integer.executor import Executor, batch_length
+from qmath.integer.executor import Executor
 from qmath.integer.input_reach import InputReach
 from qmath.integer.program import Program
 from qmath.kernels._arrays import as_array
@@ -63,7 +64,8 @@ class Stream:
 
     Parameters
     ----------
-    program : Program
+    executor : Executor
+        What is to run them.
     data : array-like, mapping of str to array-like, or iterable of these
         Array-likes with a shape and a dtype are read by slices of their first axis. An iterable
         is read once.
@@ -78,8 +80,7 @@ class Stream:
         The number of examples; ``None`` where only the end of the data tells it.
     names : frozenset of str
         The inputs and cut points that there are data of.
-    batch : int
-        How many examples are computed at once.
+    executor : Executor
 
     Raises
     ------
@@ -89,13 +90,12 @@ class Stream:
 
     def __init__(
         self,
-        program: Program,
+        executor: Executor,
         data: Data,
         cuts: Mapping[str, ArrayLike | Rows] | None = None,
         beside: Mapping[str, Rows] | None = None,
     ) -> None:
-        self._program = program
-        self._executor = Executor(program)
+        self.executor, program = executor, executor.given
         self._batches: Iterator[Batch] | None = None
         recorded = cast("Mapping[str, ArrayLike] | None", cuts)  # read by rows, too
         if is_batches(data):
@@ -108,18 +108,22 @@ class Stream:
         self.names = frozenset(self._arrays) | frozenset(program.inputs if self._batches else ())
         self.length = self._known_length()
         self._shapes = [shape for name, shape in program.feeds.items() if name in self.names]
-        self.batch = batch_length(self._shapes)
+
+    @property
+    def batch(self) -> int:
+        """How many examples are computed at once."""
+        return self.executor.examples
 
     def _known_length(self) -> int | None:
         """Return how many examples there are, if the data are all at hand and fit the program."""
         if self._batches is not None:
             return None
-        feeds = self._program.feeds
+        feeds = self.executor.given.feeds
         looked_at: dict[str, Any] = {  # what has another shape is refused as a whole
             name: x[:0] if x.shape and tuple(x.shape[1:]) == feeds.get(name) else x
             for name, x in self._arrays.items()
         }
-        self._executor.converted(looked_at)
+        self.executor.converted(looked_at)
         lengths = {x.shape[0] for x in self._arrays.values()}
         if len(lengths) > 1:
             raise QmathError(f"the inputs differ in their number of examples: {sorted(lengths)}")
@@ -131,7 +135,7 @@ class Stream:
 
     def with_beside(self, beside: Mapping[str, Rows]) -> Stream:
         """Return the same data with what else there is of each example."""
-        return Stream(self._program, self._batches or self._arrays, None, beside)
+        return Stream(self.executor, self._batches or self._arrays, None, beside)
 
     def check(self) -> None:
         """Read data that are at hand once, and refuse what the model's inputs would clip.
@@ -143,9 +147,9 @@ class Stream:
         """
         if self.length is None:
             return
-        reach = InputReach(self._program)
+        reach = InputReach(self.executor.given)
         for part in self.parts(lambda: self.holding(_CHECKED)):
-            reach.add(self._executor.converted(part.inputs))
+            reach.add(self.executor.converted(part.inputs))
         reach.check()
 
     def first(self) -> Part:
@@ -166,7 +170,7 @@ class Stream:
 
     def holding(self, elements: int) -> int:
         """Return how many examples have about so many elements."""
-        return batch_length(self._shapes, elements)
+        return max(1, elements // max(1, *map(math.prod, self._shapes), 1))
 
     def parts(self, size: Callable[[], int]) -> Iterator[Part]:
         """Yield the data in parts of `size()` examples, or in the batches of the iterable.
@@ -187,12 +191,12 @@ class Stream:
             start = rows.stop
 
     def _given_parts(self, batches: Iterator[Batch]) -> Iterator[Part]:
-        start, reach = 0, InputReach(self._program)
+        start, reach = 0, InputReach(self.executor.given)
         for batch in batches:
-            inputs = dict(_named(self._program, batch))
+            inputs = dict(_named(self.executor.given, batch))
             count = len(as_array(next(iter(inputs.values())), "the data"))
             rows = slice(start, start + count)
-            arrays = self._executor.converted({**inputs, **_cut(self._arrays, rows)})
+            arrays = self.executor.converted({**inputs, **_cut(self._arrays, rows)})
             beside = _cut(self._beside, rows)
             for name, x in (arrays | beside).items():
                 if len(x) != count:

@@ -155,7 +155,7 @@ def run_deployed(
             "of the model's: it is of another model, or was quantized after training"
         )
     parts: dict[str, list[Array]] = {name: [] for name in pairs}
-    for batch in batches(arrays):
+    for batch in batches(arrays, executor.examples):
         made = executor.run(batch, keep=set(pairs.values()))
         for name, theirs in pairs.items():
             if theirs in made:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,15 @@ from qmath.exports.tflite.exporter import Tflite as Format
 from qmath.exports.tflite.ties import with_own_zero_points
 from qmath.integer.executor import Executor
 from qmath.integer.profiles.exact import Exact
+from qmath.integer.profiles.litert import optimized
 from qmath.integer.profiles.tflite import Kernel, Tflite
-from qmath.integer.profiles.tflite_arithmetic import saturating_rounding_doubling_high_mul
+from qmath.integer.profiles.tflm import Tflm
 from qmath.integer.profiles.xnnpack import Xnnpack
-from qmath.integer.program import Linear, Program, Requantize, unrounded_sums
+from qmath.integer.program import Program, Requantize
 
 __all__ = [
     "CONSUMERS",
     "Count",
-    "Optimized",
     "Wide",
     "compared",
     "integers_on_the_grid",
@@ -46,55 +46,20 @@ __all__ = [
 
 Array = NDArray[Any]
 _ARENA = 1 << 24
-_LANES = 8  # channels
-
-
-class Micro(Tflite):
-    """The arithmetic of tflite-micro: its dense layers round as convolutions do."""
-
-    def _weighted(self, kernel: Kernel, x: NDArray[np.int64]) -> Array:
-        return self._scaled(kernel, x)
-
-
-class Optimized(Tflite):
-    """The arithmetic of LiteRT's optimized kernels: twice, the second time half up.
-
-    A depthwise convolution takes eight channels at a time so, and the last ones as `Tflite` does.
-    """
-
-    def _weighted(self, kernel: Kernel, x: NDArray[np.int64]) -> Array:
-        (multiplier,), (shift,) = kernel.multipliers, kernel.shifts
-        high = saturating_rounding_doubling_high_mul(x << np.maximum(shift, 0), multiplier)
-        right = np.maximum(-shift, 0)
-        rounded = (high + ((np.int64(1) << right) >> 1)) >> right
-        if kernel.op != "DEPTHWISE_CONV_2D":
-            return np.asarray(rounded)
-        whole = x.shape[-1] // _LANES * _LANES
-        return np.concatenate([rounded[..., :whole], self._scaled(kernel, x)[..., whole:]], -1)
 
 
 class Default(Xnnpack):
-    """The arithmetic of LiteRT by default: XNNPACK's, but of most layers with packed weights.
+    """The arithmetic of LiteRT by default: XNNPACK's, but of most layers with packed weights."""
 
-    XNNPACK takes of these only dense layers of 4 bits, if their rows are whole bytes. A convolution
-    of groups runs in the reference kernel.
-    """
-
-    def __init__(self, weights: Mapping[str, Linear], packed: Mapping[str, str]) -> None:
-        super().__init__()
-        self.weights, self.packed = weights, packed
-        self.others: tuple[Tflite, Tflite] = Optimized(), Tflite()
+    def __init__(self, packed: Mapping[str, str]) -> None:
+        super().__init__(converts=False)
+        self.packed, self.of_int4 = packed, Xnnpack(converts=False, int4="litert")
 
     def _weighted(self, kernel: Kernel, x: NDArray[np.int64]) -> Array:
-        linear = self.weights[kernel.weights]
-        shape = np.shape(np.asarray(linear.weights))
         kind = self.packed.get(kernel.weights)
-        is_taken = linear.kind == "dense" and kind == "INT4" and shape[0] % 2 == 0
-        if kind is None or is_taken:
-            return super()._weighted(kernel, x)
-        optimized, reference = self.others
-        chosen = reference if linear.attributes.get("groups", 1) > 1 else optimized
-        return chosen._weighted(kernel, x)
+        if kind == "INT4":
+            return self.of_int4._weighted(kernel, x)
+        return super()._weighted(kernel, x) if kind is None else optimized(kernel, x)
 
 
 class Wide(Tflite):
@@ -114,8 +79,6 @@ class InFile:
 
     def __init__(self, profile: Tflite, floats: Sequence[str]) -> None:
         self.profile, self.floats = profile, frozenset(floats)
-        # The steps are the file's operations: no converter changes them.
-        profile.converts = False  # type: ignore[attr-defined]
 
     def requantize(
         self, step: Requantize, sums: Sequence[Array], intervals: Sequence[tuple[int, int]]
@@ -123,21 +86,6 @@ class InFile:
         """Return the integers relative to the output's zero point."""
         chosen: Any = Exact() if step.name in self.floats else self.profile
         return np.asarray(chosen.requantize(step, sums, intervals))
-
-
-def linears(program: Program) -> dict[str, Linear]:
-    """Return a program's operations with weights, by the weights, with the number of groups."""
-    shapes = dict(program.inputs) | {step.name: step.shape for step in program.steps}
-    found: dict[str, Linear] = {}
-    for step in program.steps:
-        for term in (term for value in unrounded_sums(step) for term in value.terms):
-            if term.ops and term.ops[0].weights is not None:
-                linear = term.ops[0]
-                depth = np.shape(np.asarray(linear.weights))[2:3] or (1,)
-                groups = shapes[term.source][-1] // depth[0] if linear.kind == "conv2d" else 1
-                attributes = {**linear.attributes, "groups": groups}
-                found[linear.name] = replace(linear, attributes=attributes)
-    return found
 
 
 def written(bundle: Bundle, **options: Any) -> tuple[bytes, dict[str, Any]]:
@@ -220,7 +168,7 @@ def _batches(
 CONSUMERS: Mapping[str, tuple[Callable[..., Iterator[dict[int, Array]]], type[Any]]] = {
     "reference": (_litert("BUILTIN_REF"), Tflite),
     "default": (_litert("AUTO"), Default),
-    "tflite-micro": (_micro, Micro),
+    "tflite-micro": (_micro, Tflm),
 }
 """Runtimes by name: what runs a file, and the arithmetic that it should have."""
 
@@ -276,8 +224,9 @@ def compared(
         + (1 << (program.quant_params[step].num_bits - 1))
         for step, arrays in parts.items()
     }
-    is_default = kind is Default and arithmetic is None
-    profile = Default(linears(program), packed) if is_default else (arithmetic or kind)()
+    kind = arithmetic or kind
+    # The steps are the file's operations: no converter changes them.
+    profile = Default(packed) if kind is Default else kind(converts=False)
     executor = Executor(program, InFile(profile, names["floats"]))
     expected = executor.run(data, forced=found)
     rounded = set(names["floats"]) & found.keys()

@@ -28,7 +28,7 @@ from qmath.exports.tflite.exporter import Tflite as Format
 from qmath.exports.tflite.ties import with_own_zero_points
 from qmath.integer.executor import Executor
 from qmath.integer.profiles.exact import Exact
-from qmath.integer.profiles.litert import optimized
+from qmath.integer.profiles.litert import Litert, optimized
 from qmath.integer.profiles.tflite import Kernel, Tflite
 from qmath.integer.profiles.tflm import Tflm
 from qmath.integer.profiles.xnnpack import Xnnpack
@@ -168,6 +168,7 @@ def _batches(
 CONSUMERS: Mapping[str, tuple[Callable[..., Iterator[dict[int, Array]]], type[Any]]] = {
     "reference": (_litert("BUILTIN_REF"), Tflite),
     "default": (_litert("AUTO"), Default),
+    "optimized": (_litert("BUILTIN_WITHOUT_DEFAULT_DELEGATES"), Litert),
     "tflite-micro": (_micro, Tflm),
 }
 """Runtimes by name: what runs a file, and the arithmetic that it should have."""

@@ -418,11 +418,15 @@ def assert_predicted(count: consumers.Count) -> None:
 @needs_litert
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("consumer", ["reference", "default"])
+@pytest.mark.parametrize("consumer", ["reference", "default", "optimized"])
 def test_litert_computes_what_is_predicted(name: str, bits: int, consumer: str):
     bundle = quantize_model(network(name, bits))
     if consumer == "default" and name == "branches":
         pytest.skip("its mean has exact ties, which XNNPACK's versions round one way or the other")
+    if consumer == "optimized" and name == "combinations":
+        pytest.skip(
+            "it changes a scale: the last values of a whole batch round otherwise, see profiles.md"
+        )
     assert_predicted(consumers.compared(bundle, consumer, batch=2))
     if bits == 4:
         assert_predicted(consumers.compared(bundle, consumer, weights="int4"))
@@ -436,11 +440,12 @@ def test_litert_and_every_geometry(channels: int, bits: int, weights: str):
     bundle = quantize_model(networks.layers(channels, weight_bits=bits))
     assert_predicted(consumers.compared(bundle, "reference", weights=weights))
     assert_predicted(consumers.compared(bundle, "default", weights=weights))
+    assert_predicted(consumers.compared(bundle, "optimized", weights=weights))
 
 
 @needs_litert
 @pytest.mark.parametrize("io_type", ["float", "int8", "uint8"])
-@pytest.mark.parametrize("consumer", ["reference", "default", "tflite-micro"])
+@pytest.mark.parametrize("consumer", [*consumers.CONSUMERS])
 @pytest.mark.parametrize("source", SAMPLES)
 def test_samples(source: str, consumer: str, io_type: str):
     pytest.importorskip("h5py")

@@ -154,6 +154,11 @@ def build(name: str = "network") -> Any:
         models.randomize(model)
     else:
         model = models.build(name)
+    return trained(model)
+
+
+def trained(model: Any) -> Any:
+    """Return a model with ranges, in whose channels nothing is all zeros."""
     rng = np.random.default_rng(3)
     for weight in model.weights:
         values = weight.numpy()

@@ -305,17 +305,22 @@ def test_a_softmax_over_any_axis(axis: Any) -> None:
     np.testing.assert_allclose(found, e / e.sum(at, keepdims=True), rtol=1e-6)
 
 
+def sums_of_two(net: Network, is_rounded: bool) -> tuple[str, np.ndarray, np.ndarray]:
+    """Return the start of a network of two channels, and what a product makes of it, if any."""
+    start = net.nodes[-1].name
+    if is_rounded:
+        return start, np.eye(2), np.zeros(2)
+    net.add("Dense", start, kernel=(2, 2))
+    kernel = net.tensors[-2].quantize().dequantize().astype(np.float64)
+    return start, kernel, np.asarray(net.tensors[-1].values)
+
+
 @pytest.mark.parametrize("is_rounded", [True, False])
 @pytest.mark.parametrize("name", RESCALED)
 def test_constants_of_channels_and_of_elements(name: str, is_rounded: bool) -> None:
     class_name, config, function = RESCALED[name]
     net = Network(3, 2, 2)
-    start = net.nodes[-1].name
-    kernel, bias = np.eye(2), np.zeros(2)
-    if not is_rounded:
-        net.add("Dense", start, kernel=(2, 2))
-        bias = np.asarray(net.tensors[-1].values)
-        kernel = net.tensors[-2].quantize().dequantize().astype(np.float64)
+    start, kernel, bias = sums_of_two(net, is_rounded)
     name = net.add(class_name, **config, ends=(-1.9, 2.3))
     check(net.model(start, name), lambda x: function(x @ kernel + bias))
 
@@ -477,12 +482,7 @@ def resized(x: Array, factors: tuple[int, int]) -> Array:
 @pytest.mark.parametrize("factors", [(2, 2), (3, 1), (1, 4), (5, 6)])
 def test_a_bilinear_upsampling(factors: tuple[int, int], is_rounded: bool) -> None:
     net = Network(4, 3, 2)
-    start = net.nodes[-1].name
-    kernel, bias = np.eye(2), np.zeros(2)
-    if not is_rounded:
-        net.add("Dense", start, kernel=(2, 2))
-        bias = np.asarray(net.tensors[-1].values)
-        kernel = net.tensors[-2].quantize().dequantize().astype(np.float64)
+    start, kernel, bias = sums_of_two(net, is_rounded)
     config = {"size": factors, "interpolation": "bilinear"}
     last = net.add("UpSampling2D", **config, ends=(-2.3, 2.9))
     check(net.model(start, last), lambda x: resized(x @ kernel + bias, factors))

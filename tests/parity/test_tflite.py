@@ -100,14 +100,11 @@ ODD = (-1.3, 2.7)
 WEIGHTS = np.random.default_rng(0).integers(-3, 4, (16, 8)).astype(np.float32) / 16
 
 
-@pytest.mark.parametrize("resolver", RESOLVERS)
-@pytest.mark.parametrize("output", [EIGHTHS, SIXTEENTHS, (0.0, 15.9375), ODD])
-@pytest.mark.parametrize("kind", ["dense", "conv2d", "depthwise_conv2d"])
-def test_ties_of_an_operation_with_weights(kind, output, resolver):
+def with_weights(kind, output, relu=False):
+    """Return the weights of an operation, its TensorFlow function, and data."""
     weights = WEIGHTS.reshape(1, 1, 16, 8)
     if kind == "depthwise_conv2d":
         weights = weights[:, :, :, :1]
-    relu = output[0] == 0
 
     def function(x):
         w = fake_quantized(tf.constant(weights), (-7.9375, 7.9375), narrow_range=True)
@@ -121,8 +118,11 @@ def test_ties_of_an_operation_with_weights(kind, output, resolver):
         return fake_quantized(tf.nn.relu(y) if relu else y, output)
 
     data = random((256, 16) if kind == "dense" else (16, 4, 4, 16), SIXTEENTHS)
-    op = {"dense": "FULLY_CONNECTED", "conv2d": "CONV_2D"}.get(kind, "DEPTHWISE_CONV_2D")
-    (x,), want = run(function, data, resolver, op)
+    return weights, function, data
+
+
+def products(kind, weights, x):
+    """Return the term of such an operation, and its accumulators."""
     integers = (weights * 16).astype(np.int64)
     if kind == "depthwise_conv2d":
         total = x * integers.reshape(16)
@@ -132,7 +132,18 @@ def test_ties_of_an_operation_with_weights(kind, output, resolver):
     linear = Linear(kind, np.multiply, total.shape[1:], integers)
     origin = Origin(np.float64(15.875), 254, np.zeros((), np.float32))
     source = params(*SIXTEENTHS)
-    term = Term("x", (linear,), np.float64(source.scale / 16), source, origin)
+    return Term("x", (linear,), np.float64(source.scale / 16), source, origin), total
+
+
+@pytest.mark.parametrize("resolver", RESOLVERS)
+@pytest.mark.parametrize("output", [EIGHTHS, SIXTEENTHS, (0.0, 15.9375), ODD])
+@pytest.mark.parametrize("kind", ["dense", "conv2d", "depthwise_conv2d"])
+def test_ties_of_an_operation_with_weights(kind, output, resolver):
+    relu = output[0] == 0
+    weights, function, data = with_weights(kind, output, relu)
+    op = {"dense": "FULLY_CONNECTED", "conv2d": "CONV_2D"}.get(kind, "DEPTHWISE_CONV_2D")
+    (x,), want = run(function, data, resolver, op)
+    term, total = products(kind, weights, x)
     check([term], output, Activation() if relu else None, [total], want, resolver)
 
 
@@ -221,33 +232,12 @@ def test_ties_of_a_product(other, output, resolver):
 @pytest.mark.parametrize("runtime", ["reference", "default", "optimized"])
 @pytest.mark.parametrize("kind", ["conv2d", "depthwise_conv2d", "dense"])
 def test_ties_of_an_operation_with_weights_of_4_bits(kind, runtime):
-    weights = WEIGHTS.reshape(1, 1, 16, 8)
-    if kind == "depthwise_conv2d":
-        weights = weights[:, :, :, :1]
-
-    def function(x):
-        w = fake_quantized(tf.constant(weights), (-7.9375, 7.9375), narrow_range=True)
-        x = fake_quantized(x, SIXTEENTHS)
-        if kind == "dense":
-            y = tf.matmul(x, tf.reshape(w, (16, 8)))
-        elif kind == "conv2d":
-            y = tf.nn.conv2d(x, w, 1, "VALID")
-        else:
-            y = tf.nn.depthwise_conv2d(x, w, (1, 1, 1, 1), "VALID")
-        return fake_quantized(y, EIGHTHS)
-
-    data = random((256, 16) if kind == "dense" else (16, 4, 4, 16), SIXTEENTHS)
+    weights, function, data = with_weights(kind, EIGHTHS)
     file = tflite.read(in_4_bits(tflite.convert_function(function, data.shape)))
     computed = tflite.run(file, {"x": data}, runtime)
     operation = next(op for op in file.operations if op.name in tflite.OPERATIONS_WITH_WEIGHTS)
     x = computed[operation.inputs[0]].astype(np.int64) - 128
-    integers = (weights * 16).astype(np.int64)
-    shape = {"dense": (16, 8), "conv2d": (16, 8), "depthwise_conv2d": (16,)}[kind]
-    total = x * integers.reshape(shape) if len(shape) == 1 else x @ integers.reshape(shape)
-    linear = Linear(kind, np.multiply, total.shape[1:], integers)
-    origin = Origin(np.float64(15.875), 254, np.zeros((), np.float32))
-    source = params(*SIXTEENTHS)
-    term = Term("x", (linear,), np.float64(source.scale / 16), source, origin)
+    term, total = products(kind, weights, x)
     want = computed[operation.outputs[0]].astype(np.int64) - 128
     profiles = {**tflite.PROFILES, "default": partial(tflite.Xnnpack, int4="tensorflow")}
     check([term], EIGHTHS, None, [total], want, runtime, profiles[runtime]())

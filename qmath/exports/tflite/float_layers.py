@@ -49,6 +49,8 @@ class FloatLayers(Floats):
     def _function(self, step: FloatStep, xs: Sequence[Tensor]) -> Tensor | None:
         """Write a function that is known by itself, and not by the layer that it is of."""
         function, x = step.apply, xs[0]
+        if function is activations.identity:
+            return x
         if isinstance(function, partial):
             given = function.keywords
             if function.func is activations.piecewise:
@@ -79,9 +81,6 @@ class FloatLayers(Floats):
         """Write a layer of float32 arithmetic by its config and its weights."""
         node, x = self.nodes.get(step.name), xs[0]
         kind = None if node is None else kind_of(node.class_name)
-        probe, is_alone = np.zeros((1, *step.shape), np.float32), len(xs) == 1
-        if is_alone and x.shape[1:] == step.shape and step.apply(probe) is probe:
-            return x  # an output that no quantizer rounds
         if node is not None and kind == "weighted" and not step.is_function:
             return self._weighted_layer(node, x)
         if node is not None and kind == "normalization" and not step.is_function:

@@ -26,6 +26,11 @@ PIECEWISE: dict[str, Activation | None] = {
 }
 
 
+def identity(x: Array) -> Array:
+    """Return an output as it is: no quantizer rounds it."""
+    return x
+
+
 def piecewise(x: Array, activation: Activation) -> Array:
     """Apply a ReLU, bounded or leaky."""
     slope, limit = (np.asarray(a, x.dtype) for a in (activation.slope, activation.limit))

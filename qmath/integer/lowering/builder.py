@@ -261,7 +261,7 @@ class Builder:
         else:
             source = self.accumulator(value)
             assert source is not None
-            step = FloatStep(name, (source,), _same, value.shape)
+            step = FloatStep(name, (source,), activations.identity, value.shape)
         self.steps.append(step)
         return Floats(step.name, value.shape)
 
@@ -417,10 +417,6 @@ def remedy_of(class_name: str, why: UnsupportedError | None = None) -> str:
 
 def _unknown(name: str, *_: Array) -> Array:
     raise QmathError(f"{name}: nothing is known of what this layer computes")
-
-
-def _same(x: Array) -> Array:
-    return x
 
 
 def _without_weights(linear: Linear, x: Array) -> Array:

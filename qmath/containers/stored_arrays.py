@@ -7,6 +7,7 @@ file that shrinks ends the process.
 from __future__ import annotations
 
 import glob
+import math
 import os
 import zipfile
 from bisect import bisect_right
@@ -22,7 +23,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from qmath.containers.array_file import read_arrays
-from qmath.containers.source_files import open_source
+from qmath.containers.source_files import open_source, stamp_of
 from qmath.errors import FileFormatError, QmathError
 
 __all__ = ["JoinedArray", "Rows", "StoredArray", "open_arrays"]
@@ -47,7 +48,24 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice, /) -> Any: ...
 
 
-class StoredArray:
+class _TooShortError(FileFormatError):
+    """A file has fewer bytes than its header says."""
+
+
+class _AsArray:
+    """What rows have in common: as an array, they are read."""
+
+    shape: Shape
+    dtype: np.dtype[Any]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self: Rows, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.asarray(self[:], dtype)
+
+
+class StoredArray(_AsArray):
     """An array in a file, read forward: rows before those read last are looked for from the start.
 
     Parameters
@@ -56,10 +74,17 @@ class StoredArray:
         Opens the ``.npy``, or the member of an ``.npz``, at its beginning.
     where : str
         What error messages call it.
+    size : int
+        How many bytes the file or the member has, header and all.
+
+    Raises
+    ------
+    FileFormatError
+        Its rows would take more.
     """
 
     def __init__(
-        self, open_file: Callable[[], AbstractContextManager[IO[bytes]]], where: str
+        self, open_file: Callable[[], AbstractContextManager[IO[bytes]]], where: str, size: int
     ) -> None:
         self._open, self._where = open_file, where
         self._opened = ExitStack()
@@ -67,12 +92,8 @@ class StoredArray:
         self._at = 0
         with open_file() as file:
             self.shape, self.dtype = _header(file)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return np.asarray(self[:], dtype)
+            if file.tell() + self.dtype.itemsize * math.prod(self.shape) > size:
+                raise _TooShortError(f"{where} ends before its last row; copy it again")
 
     def __getitem__(self, rows: slice) -> Array:
         start, stop, _ = rows.indices(len(self))
@@ -92,7 +113,7 @@ class StoredArray:
         self._file = None
 
     def _read(self, start: int, count: int) -> Array:
-        row = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
+        row = self.dtype.itemsize * math.prod(self.shape[1:])
         if self._file is None or start < self._at:
             self.close()
             self._file = self._opened.enter_context(self._open())
@@ -109,7 +130,7 @@ class StoredArray:
         return np.frombuffer(content, self.dtype).reshape(count, *self.shape[1:])
 
 
-class JoinedArray:
+class JoinedArray(_AsArray):
     """The rows of several arrays, one after the other.
 
     Parameters
@@ -121,14 +142,8 @@ class JoinedArray:
     def __init__(self, parts: Sequence[Rows]) -> None:
         self._parts = parts
         self._ends = list(accumulate(part.shape[0] for part in parts))
-        self.shape: Shape = (self._ends[-1], *parts[0].shape[1:])
+        self.shape = (self._ends[-1], *parts[0].shape[1:])
         self.dtype = parts[0].dtype
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        return np.asarray(self[:], dtype)
 
     def __getitem__(self, rows: slice) -> Array:
         start, stop, _ = rows.indices(len(self))
@@ -182,13 +197,17 @@ def _of_file(path: Path) -> dict[str, Rows]:
     try:
         with open_source(text) as file:
             if not zipfile.is_zipfile(file):
-                return {"": StoredArray(partial(_file, text), text)}
+                return {"": StoredArray(partial(_file, text), text, stamp_of(file).size)}
             with zipfile.ZipFile(file) as archive:
-                names = archive.namelist()
+                sizes = {info.filename: info.file_size for info in archive.infolist()}
         return {
-            name.removesuffix(".npy"): StoredArray(partial(_member, text, name), f"{text}: {name}")
-            for name in names
+            name.removesuffix(".npy"): StoredArray(
+                partial(_member, text, name), f"{text}: {name}", size
+            )
+            for name, size in sizes.items()
         }
+    except _TooShortError:
+        raise  # NumPy would allocate what the header says
     except Exception:  # what is unusual NumPy reads, and what is wrong `read_arrays` names
         return dict(read_arrays(path))
 

@@ -64,8 +64,8 @@ def run(
         layers, and with a warning all of a model that has cut points or that C does not cover. A
         program alone is refused: it has no weights to export.
     profile : str
-        ``"exact"``, ``"integer"``, ``"tflite"`` or ``"xnnpack"``; of the engine ``"c"``
-        ``"integer"`` alone.
+        ``"exact"``, ``"integer"``, ``"tflite"``, ``"xnnpack"``, ``"litert"`` or ``"tflm"``; of the
+        engine ``"c"`` ``"integer"`` alone.
     require_integer : bool
         Raise if a layer has to run in float32, naming each and what would have to be quantized.
     layers : mapping of str to callable, optional
@@ -82,14 +82,16 @@ def run(
     reducers : sequence of Reducer
         To which the results are added, see `qmath.integer.reducers`.
     workers : int
-        How many processes compute at once, with NumPy. The results are those of one, bit for bit.
+        How many processes compute at once, with NumPy alone. The results are those of one, bit for
+        bit.
     executor : concurrent.futures.Executor, optional
         What computes in place of processes of this call's own, such as Dask's
         ``Client.get_executor()``; `workers` is then how many tasks it can do at once.
     progress : callable, optional
-        Called with how many examples are done, and of how many.
+        Called with how many examples are done, and of how many; 0 where an iterable does not say.
     **options
-        Of the profile: ``multiplier_bits`` of ``"integer"``, ``rounding`` of ``"tflite"``.
+        Of the profile: ``multiplier_bits`` of ``"integer"``, ``rounding`` of ``"tflite"`` and
+        ``"tflm"``, ``int4`` of ``"xnnpack"``.
 
     Returns
     -------

@@ -163,66 +163,12 @@ def run(
     progress: Progress | None = None,
     **options: Any,
 ) -> Run:
-    """Run a model in integers.
+    """Run a model in integers: `qmath.run`, whose parameters these are, on any engine.
 
     Parameters
     ----------
-    model : path, QatModel or Program
-        A file that is read without options, what `qmath.load` or `qmath.from_keras` returned, or
-        what `program_of` returned.
-    inputs : array-like, mapping of str to array-like, path, or iterable of batches
-        Float data, ``(N, …)``, for the one input, or for each by its name; or an ``.npy`` or
-        ``.npz`` of them, or a pattern of such files, ``"shards/*.npz"``. Files, and what has a
-        shape, a dtype and slices, such as a memory map or a Zarr array, are read part by part. An
-        iterable gives batches, each an array or a mapping, and is read once.
     engine : callable, optional
         What makes the program ready to run; `qmath.run` takes it by its name.
-    profile : str
-        ``"exact"``, ``"integer"``, ``"tflite"``, ``"xnnpack"``, ``"litert"`` or ``"tflm"``.
-    require_integer : bool
-        As for `program_of`.
-    layers : mapping of str to callable, optional
-        Functions of layers that qmath cannot compute, by the layer's name or class: each takes the
-        layer's inputs as float32 arrays of some of the examples, and returns its output.
-    cuts : mapping of str to array-like, optional
-        Recorded outputs of such layers, by name. What needs a layer that has neither is left out.
-    keep : collection of str, optional
-        The steps whose results to return; default: all, whose memory grows with the data.
-    labels : array-like, optional
-        Of each example the class number, or a one-hot row, for the accuracy.
-    activations : bool
-        Count how often each integer of each quantized tensor occurs, and what was clipped.
-    reducers : sequence of Reducer
-        To which the results are added, see `qmath.integer.reducers`.
-    workers : int
-        How many processes compute at once. The results are those of one, bit for bit.
-    executor : concurrent.futures.Executor, optional
-        What computes in place of processes of this call's own, such as Dask's
-        ``Client.get_executor()``; `workers` is then how many tasks it can do at once.
-    progress : callable, optional
-        Called with how many examples are done, and of how many; 0 where an iterable does not say.
-    **options
-        Of the profile: ``multiplier_bits`` of ``"integer"``, ``rounding`` of ``"tflite"``
-        and ``"tflm"``.
-
-    Returns
-    -------
-    Run
-
-    Raises
-    ------
-    QmathError
-        The data do not fit the model; the model cannot be run, see `program_of`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import qmath
-    >>> digits = np.load("reference/samples/digits_test.npz")
-    >>> result = qmath.run("reference/samples/default8.h5", digits["images"], profile="integer")
-    >>> predictions = result.outputs["dense/post_activation"].argmax(axis=1)
-    >>> print(f"{(predictions == digits['labels']).mean():.3f}")
-    0.981
     """
     data = opened(inputs)
     program = program_of(

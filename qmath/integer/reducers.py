@@ -156,17 +156,24 @@ class Accuracy(Reducer):
         if self._output not in computed.results:
             return
         values = computed.results[self._output]
-        labels = np.asarray(computed.beside[self._labels])
-        if values.shape[-1] > 1 and labels.shape == values.shape:
-            labels = labels.argmax(-1)
+        labels, classes = np.asarray(computed.beside[self._labels]), values.shape[-1]
+        if classes > 1 and labels.shape == values.shape:
+            labels = _places(labels, computed.start)
         found = values.argmax(-1)
         if labels.shape == (*found.shape, 1):
             labels = labels[..., 0]
-        if values.shape[-1] < 2 or labels.shape != found.shape:
+        if classes < 2 or labels.shape != found.shape:
             raise QmathError(
                 f"labels of shape {labels.shape} do not fit {self._output} of shape "
                 f"{values.shape}: give a class number for each example, or one-hot rows, of an "
                 "output with a value for each class"
+            )
+        is_class = (labels >= 0) & (labels < classes) & (labels % 1 == 0)
+        if not is_class.all():
+            at = np.unravel_index(int(is_class.argmin()), labels.shape)
+            raise QmathError(
+                f"the label of example {computed.start + int(at[0])} is {labels[at]}, and "
+                f"{self._output} has the classes 0 to {classes - 1}"
             )
         self._right += int(np.count_nonzero(found == labels))
         self._number += labels.size
@@ -179,6 +186,19 @@ class Accuracy(Reducer):
     def result(self) -> float | None:
         """Return the share of labels that were found; ``None`` without any."""
         return self._right / self._number if self._number else None
+
+
+def _places(rows: Array, start: int) -> Array:
+    """Return where each one-hot row has its one; the first row has the number `start`."""
+    is_hot = rows == rows.max(-1, keepdims=True)
+    has_one = np.count_nonzero(is_hot, axis=-1) == 1
+    if not has_one.all():
+        number = start + int(np.unravel_index(int(has_one.argmin()), has_one.shape)[0])
+        raise QmathError(
+            f"the label of example {number} is a row without one greatest number: give one-hot "
+            "rows, or class numbers"
+        )
+    return np.asarray(is_hot.argmax(-1))
 
 
 @dataclass(frozen=True, eq=False)

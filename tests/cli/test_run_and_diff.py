@@ -1,9 +1,11 @@
 """``qmath run`` and ``qmath diff`` on the samples."""
 
+import io
 import os
 import shlex
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -371,6 +373,12 @@ def test_what_is_kept_is_what_is_written(tmp_path):
     [
         (np.arange(7), "labels: 7 are given, the data hold 360 examples"),
         (np.zeros((360, 3)), "3) do not fit dense/post_activation"),
+        (np.arange(360) % 11, "the label of example 10 is 10, and dense/post_activation has the"),
+        (np.arange(-1, 359) % 10 - 1, "the label of example 1 is -1"),
+        (np.full(360, 1.5), "the label of example 0 is 1.5"),
+        (np.full(360, np.nan), "the label of example 0 is nan"),
+        (np.zeros((360, 10)), "the label of example 0 is a row without one greatest number"),
+        (np.full((360, 10), np.nan), "the label of example 0 is a row without one"),
         (None, "no such file"),
     ],
 )
@@ -379,6 +387,20 @@ def test_labels_that_do_not_fit(tmp_path, labels, words):
     if labels is not None:
         np.save(path, labels)
     assert words in fails("run", SAMPLES / "default8.h5", DATA, "--labels", path)
+
+
+@pytest.mark.parametrize("shape", [(360, 10**12), (10**15,), (360,)])
+def test_a_header_that_promises_more_than_the_file_has(tmp_path, shape):
+    file = io.BytesIO()
+    header = {"descr": "<f8", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    plain, packed = tmp_path / "labels.npy", tmp_path / "labels.npz"
+    plain.write_bytes(file.getvalue())
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("labels.npy", file.getvalue())
+    for path in (plain, packed):
+        said = fails("run", SAMPLES / "default8.h5", DATA, "--labels", path)
+        assert "ends before its last row" in said
 
 
 def test_shards_that_do_not_fit_together(tmp_path):

@@ -221,10 +221,8 @@ SUBSTITUTIONS: dict[str, tuple[Substitution, ...]] = {
          "if (r->negative && y >= (int64_t)1 << (shift - 1))"),
     ),
     "maximum and minimum swapped": (
-        ("const qm_int lowest = f->end;", "const qm_int lowest = (qm_int)1 << 20;"),
-        ("*most = x > *most ? x : *most;", "*most = x < *most ? x : *most;"),
-        ("const qm_int highest = f->end;", "const qm_int highest = -((qm_int)1 << 20);"),
-        ("*least = x < *least ? x : *least;", "*least = x > *least ? x : *least;"),
+        ("const qm_int sign = f->sign;", "const qm_int sign = -f->sign;"),
+        ("sums[i] = sign * f->end;", "sums[i] = -((qm_int)1 << 20);"),
     ),
     "factor of the next channel": (
         ("qm_get(&f->factor, qm_strided(at, f->strides.b));",
@@ -232,7 +230,7 @@ SUBSTITUTIONS: dict[str, tuple[Substitution, ...]] = {
          " * ((size_t)((at[3] + 1) % f->strides.shape[3]) - (size_t)at[3]));"),
     ),
     "maximum not below zero": (
-        ("const qm_int lowest = f->end;", "const qm_int lowest = 0 * f->end;"),
+        ("sums[i] = sign * f->end;", "sums[i] = sign < 0 ? sign * f->end : 0;"),
     ),
     "table shifted by one": (
         ("table[qm_get(in, i) + in->zero_point]);", "table[qm_get(in, i) + in->zero_point + 1]);"),

@@ -380,52 +380,33 @@ static inline void qm_pool_sum(qm_int *sums, const qm_term *t, const qm_block *b
             }
 }
 
-/* The greatest of each window, or the least; nothing is beyond `end`. */
+/* The greatest of each window, or with a sign of -1 the least; nothing is beyond `end`. */
 typedef struct {
     qm_window window;
-    int32_t end;
+    int32_t end, sign;
 } qm_extreme;
 
-static inline void qm_pool_max(qm_int *sums, const qm_term *t, const qm_block *b)
+static inline void qm_pool_extreme(qm_int *sums, const qm_term *t, const qm_block *b)
 {
     const qm_extreme *const f = (const qm_extreme *)t->of;
     const qm_window *const p = &f->window;
-    const qm_int lowest = f->end;
+    const qm_int sign = f->sign;
     int32_t i, j, n, l;
 
     for (i = 0; i < QM_BLOCK; ++i)
-        sums[i] = lowest;
+        sums[i] = sign * f->end;
     for (n = 0; n < b->count; ++n)
         for (i = 0; i < p->kernel[0]; ++i)
             for (j = 0; j < p->kernel[1]; ++j) {
                 const size_t at = qm_under(p, b->first + (size_t)n, i, j, qm_reads);
                 for (l = 0; at != SIZE_MAX && l < b->lanes; ++l) {
-                    const qm_int x = qm_get(&t->in, at + (size_t)(b->channel + l));
+                    const qm_int x = sign * qm_get(&t->in, at + (size_t)(b->channel + l));
                     qm_int *const most = sums + n * QM_LANES + l;
                     *most = x > *most ? x : *most;
                 }
             }
-}
-
-static inline void qm_pool_min(qm_int *sums, const qm_term *t, const qm_block *b)
-{
-    const qm_extreme *const f = (const qm_extreme *)t->of;
-    const qm_window *const p = &f->window;
-    const qm_int highest = f->end;
-    int32_t i, j, n, l;
-
     for (i = 0; i < QM_BLOCK; ++i)
-        sums[i] = highest;
-    for (n = 0; n < b->count; ++n)
-        for (i = 0; i < p->kernel[0]; ++i)
-            for (j = 0; j < p->kernel[1]; ++j) {
-                const size_t at = qm_under(p, b->first + (size_t)n, i, j, qm_reads);
-                for (l = 0; at != SIZE_MAX && l < b->lanes; ++l) {
-                    const qm_int x = qm_get(&t->in, at + (size_t)(b->channel + l));
-                    qm_int *const least = sums + n * QM_LANES + l;
-                    *least = x < *least ? x : *least;
-                }
-            }
+        sums[i] *= sign;
 }
 
 /* Output i of an axis of n inputs lies between inputs at[0] and at[1]; weight[1] of the sum of both

@@ -81,12 +81,13 @@ class Kernels:
         attributes = dict(step.attributes)
         kind = attributes.pop("kind")
         if kind in ("pool_max", "pool_min"):
-            end = step.params.limits[kind == "pool_min"]
+            is_least = kind == "pool_min"
             window = _window(operand.shape, step.shape, attributes)
-            of = body.static("qm_extreme", struct({"window": window, "end": end}), kind)
+            given = {"window": window, "end": step.params.limits[is_least]}
+            of = body.static("qm_extreme", struct({**given, "sign": -1 if is_least else 1}), kind)
             # A global one has the input's channels, whatever shape its result is given.
             shape = operand.shape[-1:] if attributes.get("global") else step.shape
-            return Place(_term(f"qm_{kind}", operand, of), shape)
+            return Place(_term("qm_pool_extreme", operand, of), shape)
         if kind == "reshape":
             return self.same(operand, step.shape)
         return self._moved(body, kind, operand, step.shape, attributes, step.name)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.exports.onnx import library
+from qmath.exports.output.identifiers import UniqueNames
 from qmath.integer.program import Shape
 
 __all__ = ["GraphBuilder", "Value", "arranged", "restored", "scale_axis"]
@@ -40,7 +41,7 @@ class Value:
     channels_first: bool = False
 
 
-class GraphBuilder:
+class GraphBuilder(UniqueNames):
     """Nodes and initializers, in order.
 
     Parameters
@@ -54,17 +55,8 @@ class GraphBuilder:
         self.onnx = onnx
         self.nodes: list[Any] = []
         self.initializers: dict[str, Any] = {}
-        self._taken = {"", *reserved}
+        super().__init__(reserved)
         self._transposes: dict[tuple[str, Shape], str] = {}
-
-    def unique(self, wanted: str) -> str:
-        """Return a name that nothing has, `wanted` if it is free."""
-        name, number = wanted, 1
-        while name in self._taken:
-            number += 1
-            name = f"{wanted}#{number}"
-        self._taken.add(name)
-        return name
 
     def parameter(self, name: str, kind: str, values: Array) -> str:
         """Add an initializer under a reserved name, once; return the name."""

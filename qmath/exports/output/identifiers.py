@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["Identifiers"]
+__all__ = ["Identifiers", "UniqueNames"]
 
 _LONGEST = 80
 _LONGEST_DERIVED = 100  # a file system holds 255 bytes, with the suffixes
@@ -117,3 +117,25 @@ def _plain(text: str) -> str:
     if not plain[:1].isalpha():
         plain = f"t_{plain}".rstrip("_")
     return plain
+
+
+class UniqueNames:
+    """Names of a graph's parts, of which any text is one.
+
+    Parameters
+    ----------
+    reserved : iterable of str
+        Names that are taken.
+    """
+
+    def __init__(self, reserved: Iterable[str]) -> None:
+        self._taken = {"", *reserved}
+
+    def unique(self, wanted: str) -> str:
+        """Return a name that nothing has, `wanted` if it is free."""
+        name, number = wanted, 1
+        while name in self._taken:
+            number += 1
+            name = f"{wanted}#{number}"
+        self._taken.add(name)
+        return name

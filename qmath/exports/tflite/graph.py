@@ -16,6 +16,7 @@ from qmath.containers.tflite.schema import (
     TENSOR_TYPES,
     VERSION,
 )
+from qmath.exports.output.identifiers import UniqueNames
 from qmath.integer.program import Shape
 from qmath.kernels.packing import pack
 
@@ -67,7 +68,7 @@ class Tensor:
         return self.kind == "FLOAT32"
 
 
-class GraphBuilder:
+class GraphBuilder(UniqueNames):
     """Tensors and operators.
 
     Parameters
@@ -83,16 +84,7 @@ class GraphBuilder:
         self._codes: dict[tuple[str, int], int] = {}
         self._constants: dict[tuple[Any, ...], Tensor] = {}
         self._reserved = frozenset(reserved)
-        self._taken = {"", *self._reserved}
-
-    def unique(self, wanted: str) -> str:
-        """Return a name that nothing has, `wanted` if it is free."""
-        name, number = wanted, 1
-        while name in self._taken:
-            number += 1
-            name = f"{wanted}#{number}"
-        self._taken.add(name)
-        return name
+        super().__init__(self._reserved)
 
     def tensor(
         self, wanted: str, shape: Sequence[int], kind: str, grid: Grid | None = None

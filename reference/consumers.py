@@ -3,18 +3,21 @@
 Each operation of a file that qmath wrote is compared from the runtime's own previous integers. The
 runtimes are LiteRT with its reference kernels, with its default delegate XNNPACK, and with its
 optimized kernels, and tflite-micro. ``python -m reference.consumers MODEL …`` prints a table; no
-TensorFlow is needed.
+TensorFlow is needed. TOSA's reference model runs what its converter makes of a file; Vela only says
+how many operators an NPU gets.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import json
 import subprocess
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,8 @@ from qmath.integer.profiles.litert import Litert, optimized
 from qmath.integer.profiles.tflite import Kernel, Tflite
 from qmath.integer.profiles.tflm import Tflm
 from qmath.integer.profiles.xnnpack import Xnnpack
-from qmath.integer.program import Program, Requantize
+from qmath.integer.program import Program, QuantizeStep, Requantize
+from reference import tosa
 
 __all__ = [
     "CONSUMERS",
@@ -165,11 +169,18 @@ def _batches(
         yield [(i, _as_stored(file.tensors[i], x[start : start + size])) for i, x in inputs]
 
 
+def _tosa(
+    content: bytes, inputs: Sequence[tuple[int, Array]], wanted: Sequence[int]
+) -> Iterator[dict[int, Array]]:
+    return tosa.run(content, list(_batches(content, inputs)), wanted)
+
+
 CONSUMERS: Mapping[str, tuple[Callable[..., Iterator[dict[int, Array]]], type[Any]]] = {
     "reference": (_litert("BUILTIN_REF"), Tflite),
     "default": (_litert("AUTO"), Default),
     "optimized": (_litert("BUILTIN_WITHOUT_DEFAULT_DELEGATES"), Litert),
     "tflite-micro": (_micro, Tflm),
+    "tosa": (_tosa, tosa.Tosa),
 }
 """Runtimes by name: what runs a file, and the arithmetic that it should have."""
 
@@ -257,26 +268,98 @@ def npu_operators(path: Path, folder: Path) -> tuple[int, int]:
     return counts["CPU"], counts["NPU"]
 
 
+def _cell(bundle: Bundle, consumer: str, count: int, weights: str) -> dict[str, Any]:
+    """Return what a consumer makes of a file: counts, or why there are none."""
+    try:
+        if consumer == "vela":
+            content, _ = written(bundle, weights=weights, io=_io_of(bundle))
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "m.tflite"
+                path.write_bytes(content)
+                left, placed = npu_operators(path, Path(folder) / "vela")
+            return {"placed": placed, "of": placed + left}
+        io = _io_of(bundle) if consumer == "tosa" else "float"
+        return asdict(compared(bundle, consumer, count, weights=weights, io=io))
+    except Exception as error:  # a runtime's own, or a refusal
+        if isinstance(error, subprocess.CalledProcessError) and error.returncode < 0:
+            return {"why": f"it ends by signal {-error.returncode}"}
+        text = getattr(error, "stderr", "") or str(error)
+        return {"why": " ".join(text.strip().rpartition("\n")[2].split())[:200]}
+
+
+def _io_of(bundle: Bundle) -> str:
+    """Return the type of the inputs' integers."""
+    assert bundle.program is not None
+    bits = (s.params.num_bits for s in bundle.program.steps if isinstance(s, QuantizeStep))
+    return "int16" if max(bits, default=8) > 8 else "int8"
+
+
+def rows(
+    path: str, count: int, known: dict[str, dict[str, Any]], save: Callable[[], object]
+) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
+    """Yield by type of weights what each consumer makes of a model; what is known is not run."""
+    bundle, contents = None, set()
+    for weights in ("int8", "int4", "int2"):
+        cells = known.setdefault(f"{path} {weights}", {})
+        if not {*CONSUMERS, "vela"} <= cells.keys() and "same" not in cells:
+            bundle = bundle or quantize_model(qmath.load(path))
+            try:
+                content, _ = written(bundle, weights=weights, bare=True)
+            except qmath.QmathError as error:
+                cells |= dict.fromkeys((*CONSUMERS, "vela"), {"why": str(error)})
+            else:
+                if content in contents:  # no weights are that narrow
+                    cells["same"] = {}
+                contents.add(content)
+        for consumer in () if "same" in cells else (*CONSUMERS, "vela"):
+            if consumer not in cells:
+                assert bundle is not None
+                cells[consumer] = _cell(bundle, consumer, count, weights)
+                save()
+        save()
+        if "same" not in cells:
+            yield weights, cells
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table of the models that the command line names."""
+    """Print the table of the models that the command line names, and why cells are empty."""
     parser = argparse.ArgumentParser(prog="python -m reference.consumers", description=__doc__)
     parser.add_argument("models", nargs="+", metavar="MODEL", help="a file that qmath.load reads")
     parser.add_argument("--count", type=int, default=8, help="examples of each model")
+    parser.add_argument("--state", type=Path, metavar="FILE", help="keep results, and go on there")
     options = parser.parse_args(arguments)
-    print("| model | weights | consumer | integers | differing | from float32 | differing |")
-    print("|---|---|---|---:|---:|---:|---:|")
+    known: dict[str, dict[str, Any]] = {}
+    if options.state and options.state.exists():
+        known = json.loads(options.state.read_text())
+
+    def save() -> None:
+        if options.state:
+            options.state.write_text(json.dumps(known, indent=1) + "\n")
+
+    print("| model | weights | integers | from float32 |", *CONSUMERS, "vela |", sep=" | ")
+    print("|---|---|---:|---:|", *["---:|"] * (len(CONSUMERS) + 1), sep="")
+    reasons: dict[str, list[str]] = {}
     for path in options.models:
-        bundle = quantize_model(qmath.load(path))
-        for weights in ("int8", "int4"):
-            for consumer in CONSUMERS:
-                try:
-                    n = compared(bundle, consumer, options.count, weights=weights)
-                except Exception as error:  # a runtime's own, or a refusal
-                    print(f"| {Path(path).stem} | {weights} | {consumer} | {str(error)[:90]} |")
-                    continue
-                row = n.integers, n.differing, n.in_float, n.differing_in_float
-                cells = " | ".join(f"{value:,}" for value in row)
-                print(f"| {Path(path).stem} | {weights} | {consumer} | {cells} |", flush=True)
+        for weights, cells in rows(path, options.count, known, save):
+            name = f"{Path(path).parent.name}/{Path(path).stem}"
+            first = next((c for c in cells.values() if "integers" in c), None)
+            sizes = [f"{first[k]:,}" for k in ("integers", "in_float")] if first else ["", ""]
+            print(f"| {name} | {weights}", *sizes, *map(_text, cells.values()), "", sep=" | ",
+                  flush=True)  # fmt: skip
+            for consumer, cell in cells.items():
+                if why := cell.get("why") or cell.get("steps"):
+                    reasons.setdefault(str(why), []).append(f"{name} {weights} {consumer}")
+    for why, places in reasons.items():
+        print(f"- {', '.join(places)}: {why}")
+
+
+def _text(cell: dict[str, Any]) -> str:
+    if "of" in cell:
+        return f"{cell['placed']} of {cell['of']}"
+    if "why" in cell:
+        return "—"
+    floats = cell["differing_in_float"]
+    return f"{cell['differing']:,}" + (f" + {floats:,}" if floats else "")
 
 
 if __name__ == "__main__":

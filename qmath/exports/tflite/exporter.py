@@ -19,6 +19,8 @@ from qmath.exports.tflite.moves import UnsupportedError
 from qmath.exports.tflite.network import Settings, Writer
 from qmath.exports.tflite.packing import packed
 from qmath.exports.tflite.ties import with_own_zero_points
+from qmath.exports.tflite.vectors import with_vectors
+from qmath.integer.program import Program
 from qmath.model import why_no_graph
 
 __all__ = ["Tflite"]
@@ -99,8 +101,10 @@ class Tflite(Exporter):
                 f"{where}: the format {self.name!r} holds an integer model, and there is none: "
                 f"{bundle.obstacles}; else export to npz"
             )
-        if bundle.vectors:
-            raise OutputError(f"the format {self.name!r} holds no test vectors; export them to npz")
+        if bundle.vectors and self.batch != 1:
+            raise OutputError(
+                f"{where}: test vectors are run one by one; give --vectors 0, or --option batch=1"
+            )
         settings = Settings(
             int(self.weights[3:]), {"float": "FLOAT32"}.get(self.io, self.io.upper()), self.batch
         )
@@ -112,7 +116,7 @@ class Tflite(Exporter):
                 writer.write(step)
         except UnsupportedError as error:
             raise OutputError(f"{where}: TFLite does not hold {error}; {_ELSE}") from None
-        return _finished(self, bundle, writer)
+        return _finished(self, bundle, program, writer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,20 +136,19 @@ class Network:
     export: dict[str, Any]
 
 
-def _finished(exporter: Tflite, bundle: Bundle, writer: Writer) -> Network:
-    assert bundle.program is not None
+def _finished(exporter: Tflite, bundle: Bundle, program: Program, writer: Writer) -> Network:
     assert bundle.model.graph is not None
     layers = bundle.model.graph.outputs
     outputs = [
         writer.output(step, layer)
-        for step, layer in zip(bundle.program.outputs, layers, strict=True)
+        for step, layer in zip(program.outputs, layers, strict=True)
     ]
     names = {
         "inputs": {name: writer.builder.name_of(x) for name, x in writer.inputs.items()},
         "outputs": [writer.builder.name_of(x) for x in outputs],
         "integers": {
             step: {"name": writer.builder.name_of(writer.values[step]), "channels_first": False}
-            for step in bundle.program.quant_params
+            for step in program.quant_params
         },
         "weights": {
             name: [
@@ -157,5 +160,7 @@ def _finished(exporter: Tflite, bundle: Bundle, writer: Writer) -> Network:
         "floats": writer.float_steps,
     }
     model = writer.builder.model(writer.inputs, dict(zip(layers, outputs, strict=True)))
+    if bundle.vectors:
+        model = with_vectors(model, bundle, program, writer.values, writer.float_steps)
     export = {"format": exporter.name, "options": exporter.given, "names": names}
     return Network(model, export)

@@ -20,7 +20,7 @@ from qmath.exports.output.identifiers import UniqueNames
 from qmath.integer.program import Shape
 from qmath.kernels.packing import pack
 
-__all__ = ["MANIFEST", "GraphBuilder", "Grid", "Tensor", "with_manifest"]
+__all__ = ["MANIFEST", "GraphBuilder", "Grid", "Tensor", "with_manifest", "with_metadata"]
 
 Array = NDArray[Any]
 
@@ -212,11 +212,14 @@ class GraphBuilder(UniqueNames):
 
 def with_manifest(model: Mapping[str, Any], manifest: bytes | None) -> dict[str, Any]:
     """Return a model with the manifest as metadata, if there is one."""
-    if manifest is None:
-        return dict(model)
-    buffers = [*model["buffers"], {"data": np.frombuffer(manifest, np.uint8)}]
-    entry = {"name": MANIFEST, "buffer": len(buffers) - 1}
-    return {**model, "buffers": buffers, "metadata": [entry]}
+    return dict(model) if manifest is None else with_metadata(model, MANIFEST, manifest)
+
+
+def with_metadata(model: Mapping[str, Any], name: str, data: bytes) -> dict[str, Any]:
+    """Return a model with bytes as metadata of a name, after what it has."""
+    buffers = [*model["buffers"], {"data": np.frombuffer(data, np.uint8)}]
+    entry = {"name": name, "buffer": len(buffers) - 1}
+    return {**model, "buffers": buffers, "metadata": [*model.get("metadata", ()), entry]}
 
 
 def _maps(tensors: Mapping[str, Tensor]) -> list[dict[str, Any]]:

@@ -37,6 +37,7 @@ from qmath.integer.profiles.tflm import Tflm
 from qmath.integer.profiles.xnnpack import Xnnpack
 from qmath.integer.program import Program, QuantizeStep, Requantize
 from reference import tosa
+from reference.mistakes.models import model_named
 
 __all__ = [
     "CONSUMERS",
@@ -241,7 +242,10 @@ def compared(
     profile = Default(packed) if kind is Default else kind(converts=False)
     executor = Executor(program, InFile(profile, names["floats"]))
     expected = executor.run(data, forced=found)
-    rounded = set(names["floats"]) & found.keys()
+    # What a quantizer makes of float32, too, but for the model's inputs.
+    after_floats = (s for s in program.steps if isinstance(s, QuantizeStep))
+    quantized = {s.name for s in after_floats if s.source not in program.inputs}
+    rounded = {*names["floats"], *quantized} & found.keys()
     wrong = {step: int((expected[step] != found[step]).sum()) for step in found}
     return Count(
         sum(found[step].size for step in found.keys() - rounded),
@@ -302,11 +306,11 @@ def rows(
     for weights in ("int8", "int4", "int2"):
         cells = known.setdefault(f"{path} {weights}", {})
         if not {*CONSUMERS, "vela"} <= cells.keys() and "same" not in cells:
-            bundle = bundle or quantize_model(qmath.load(path))
+            bundle = bundle or quantize_model(model_named(path))
             try:
                 content, _ = written(bundle, weights=weights, bare=True)
             except qmath.QmathError as error:
-                cells |= dict.fromkeys((*CONSUMERS, "vela"), {"why": str(error)})
+                cells |= {name: {"why": str(error)} for name in (*CONSUMERS, "vela")}
             else:
                 if content in contents:  # no weights are that narrow
                     cells["same"] = {}
@@ -324,7 +328,9 @@ def rows(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table of the models that the command line names, and why cells are empty."""
     parser = argparse.ArgumentParser(prog="python -m reference.consumers", description=__doc__)
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="a file that qmath.load reads")
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help="a file, or the name of a sample"
+    )
     parser.add_argument("--count", type=int, default=8, help="examples of each model")
     parser.add_argument("--state", type=Path, metavar="FILE", help="keep results, and go on there")
     options = parser.parse_args(arguments)
@@ -336,16 +342,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.state:
             options.state.write_text(json.dumps(known, indent=1) + "\n")
 
-    print("| model | weights | integers | from float32 |", *CONSUMERS, "vela |", sep=" | ")
+    head = ("model", "weights", "integers", "from float32", *CONSUMERS, "vela")
+    print(f"| {' | '.join(head)} |")
     print("|---|---|---:|---:|", *["---:|"] * (len(CONSUMERS) + 1), sep="")
     reasons: dict[str, list[str]] = {}
     for path in options.models:
         for weights, cells in rows(path, options.count, known, save):
-            name = f"{Path(path).parent.name}/{Path(path).stem}"
+            name = Path(path).parent.name if Path(path).stem == "whole" else Path(path).stem
             first = next((c for c in cells.values() if "integers" in c), None)
             sizes = [f"{first[k]:,}" for k in ("integers", "in_float")] if first else ["", ""]
-            print(f"| {name} | {weights}", *sizes, *map(_text, cells.values()), "", sep=" | ",
-                  flush=True)  # fmt: skip
+            row = (name, weights, *sizes, *map(_text, cells.values()))
+            print(f"| {' | '.join(row)} |", flush=True)
             for consumer, cell in cells.items():
                 if why := cell.get("why") or cell.get("steps"):
                     reasons.setdefault(str(why), []).append(f"{name} {weights} {consumer}")

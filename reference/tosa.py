@@ -7,10 +7,12 @@ needs, and only its programs are used: ``pip install --no-deps tosa-tools``.
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -112,9 +114,6 @@ def run(
     content: bytes, batches: Sequence[Sequence[tuple[int, Array]]], wanted: Sequence[int]
 ) -> Iterator[dict[int, Array]]:
     """Yield the wanted tensors of each batch of inputs, which are given by tensor."""
-    from tosa_reference_model import GraphStatus
-    from tosa_reference_model import run as reference_model
-
     tosa_opt = Path(str(metadata.distribution("tosa-tools").locate_file("bin"))) / "tosa-opt"
     with tempfile.TemporaryDirectory() as place:
         made = converted(_with_outputs(content, wanted), Path(place))
@@ -124,12 +123,25 @@ def run(
              "-o", made.with_suffix(".out")],
             capture_output=True, check=True,
         )  # fmt: skip
-        data = graph.read_bytes()
-        for batch in batches:
-            outputs, status = reference_model(data, [np.ascontiguousarray(x) for _, x in batch])
-            if status != GraphStatus.TOSA_VALID:
-                raise RuntimeError(f"the reference model ends with {status}")
-            yield dict(zip(wanted, outputs, strict=True))
+        inputs = [[np.ascontiguousarray(x) for _, x in batch] for batch in batches]
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            results = pool.submit(_computed, graph.read_bytes(), inputs).result()
+    for outputs in results:
+        yield dict(zip(wanted, outputs, strict=True))
+
+
+def _computed(graph: bytes, batches: Sequence[Sequence[Array]]) -> list[list[Array]]:
+    """Run the reference model, which ends its process where a graph reads out of bounds."""
+    from tosa_reference_model import GraphStatus
+    from tosa_reference_model import run as reference_model
+
+    found = []
+    for batch in batches:
+        outputs, status = reference_model(graph, batch)
+        if status != GraphStatus.TOSA_VALID:
+            raise RuntimeError(f"the reference model ends with {status}")
+        found.append(outputs)
+    return found
 
 
 def _with_outputs(content: bytes, wanted: Sequence[int]) -> bytes:

@@ -1,8 +1,9 @@
 """Judge directed vectors by mistakes: ``python -m reference.mistakes [--models …] [--kernels …]``.
 
 Each mistake is put into kernels that compute the layers of exported models: the exported C, which
-``cc`` compiles (``c``), a kernel in NumPy (``numpy``), the exported testbenches, which Icarus
-Verilog runs (``verilog``, of the samples alone). A mistake is *killed* in a layer if the layer's
+``cc`` compiles (``c``), a kernel in NumPy (``numpy``), one that rounds as TFLite does, judged by
+the vectors of a ``.tflite`` (``tflite``), the exported testbenches, which Icarus Verilog runs
+(``verilog``, of the samples alone). A mistake is *killed* in a layer if the layer's
 directed vectors show it; *equivalent* if it is proved to change no result; else it *survives*.
 Exits with 1 if one survives in all layers of a model.
 
@@ -22,22 +23,26 @@ from pathlib import Path
 from typing import Any
 
 from reference.mistakes.in_c import in_c
+from reference.mistakes.in_tflite import in_tflite
 from reference.mistakes.in_verilog import in_verilog
 from reference.mistakes.judge import Verdict, in_numpy
 from reference.mistakes.layers import layers_of
 from reference.mistakes.models import SAMPLES, Exports, model_named
 from reference.mistakes.table import tables
 
-KERNELS = ("numpy", "c", "verilog")
+KERNELS = ("numpy", "c", "tflite", "verilog")
 
 
 def judged(name: str, kernels: Sequence[str]) -> dict[str, dict[str, Verdict]]:
     """Return by kernel and mistake what becomes of it in a model."""
     with tempfile.TemporaryDirectory() as folder:
         exports = Exports(model_named(name), Path(folder))
-        found = {"numpy": in_numpy(layers_of(exports.arrays()))}
+        arrays = exports.arrays()
+        found = {"numpy": in_numpy(layers_of(arrays))}
         if "c" in kernels:
             found["c"] = in_c(exports.c(), found["numpy"])
+        if "tflite" in kernels:
+            found["tflite"] = in_tflite(exports.model, exports.tflite(), layers_of(arrays))
         if "verilog" in kernels and name in SAMPLES:
             found["verilog"] = in_verilog(exports.verilog(), found["numpy"])
     return found

@@ -23,7 +23,7 @@ UNWRITTEN = ("last channel unwritten", "last integer unwritten")
 MOST = 1 << 24  # combinations of accumulators looked at for a channel of several terms
 
 
-def first_difference(mistake: Mistake, layer: Layer) -> str | None:
+def first_difference(mistake: Mistake, layer: Layer, kernel: type[Kernel] = Kernel) -> str | None:
     """Return where the mistake changes the layer's result, as words; ``""`` if proved nowhere.
 
     A channel's result is a rising or falling function of its one accumulator, and so is what a
@@ -37,14 +37,18 @@ def first_difference(mistake: Mistake, layer: Layer) -> str | None:
     if layer.kind != "requantize":
         return None
     if mistake.name in UNWRITTEN:
-        return "" if _last_is_zero(layer) else "any vector whose last integer is not real zero"
+        return (
+            ""
+            if _last_is_zero(layer, kernel())
+            else "any vector whose last integer is not real zero"
+        )
     if mistake.stage not in STAGES:
         return None
-    right, wrong = Kernel(), Kernel(mistake.stage, mistake.change)
+    right, wrong = kernel(), kernel(mistake.stage, mistake.change)
     zero = right.zeros(layer)[-1]
     for place, ends, ours, theirs in _channels(layer, right, wrong):
         if len(ends) == 1 and ours[1] is None:
-            sums = [_ends_of_runs(ours[0], *ends[0], layer.terms[0].bits)]
+            sums = [_ends_of_runs(ours[0], *ends[0], layer.terms[0].bits, kernel.margin)]
         else:
             if math.prod(high - low + 1 for low, high in ends) > MOST:
                 return None
@@ -59,13 +63,13 @@ def first_difference(mistake: Mistake, layer: Layer) -> str | None:
     return ""
 
 
-def _last_is_zero(layer: Layer) -> bool:
+def _last_is_zero(layer: Layer, right: Kernel) -> bool:
     """Return whether the last channel, or element, is real zero whatever the accumulator."""
-    right, result = Kernel(), np.array(np.nan)
+    result = np.array(np.nan)
     for _, ends, ours, _ in _channels(layer, right, right):
         if len(ends) > 1 or ours[1] is not None:
             return False
-        runs = _ends_of_runs(ours[0], *ends[0], layer.terms[0].bits)
+        runs = _ends_of_runs(ours[0], *ends[0], layer.terms[0].bits, right.margin)
         result = right.requantize(layer, [runs], layer.grid.zero_point, ours)
     return bool((result == layer.grid.zero_point).all())
 
@@ -144,10 +148,11 @@ def _channels(
 
 def _picked(c: Constants, numbers: Iterator[Any]) -> Constants:
     multipliers = tuple(np.asarray(next(numbers)) for _ in c.multipliers)
-    return Constants(multipliers, *(np.asarray(next(numbers)) for _ in range(4)))
+    keys = ("addend", "shift", "low", "high")
+    return replace(c, multipliers=multipliers, **{k: np.asarray(next(numbers)) for k in keys})
 
 
-def _ends_of_runs(c: Constants, low: int, high: int, bits: int) -> Array:
+def _ends_of_runs(c: Constants, low: int, high: int, bits: int, margin: int) -> Array:
     """Return the first and last accumulator of each result, and those at which one may wrap."""
     multiplier, addend, shift = int(c.multipliers[0]), int(c.addend), int(c.shift)
     first, last = sorted((a * multiplier + addend) >> shift for a in (low, high))
@@ -155,7 +160,7 @@ def _ends_of_runs(c: Constants, low: int, high: int, bits: int) -> Array:
     found = {low, high}
     for result in results if multiplier else ():
         edge = -(-((result << shift) - addend) // multiplier)  # rounded up
-        found.update(range(edge - 1, edge + 2))
+        found.update(range(edge - margin, edge + margin + 1))
     step = 1 << max(bits - 3, 0)
     for jump in range(low // step * step, high + 1, step):
         found.update((jump - 1, jump))

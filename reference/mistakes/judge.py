@@ -53,8 +53,12 @@ class Verdict:
         return [p for p, _ in Counter(p for ps in self.killed.values() for p in ps).most_common()]
 
 
-def in_numpy(layers: Iterable[Layer], mistakes: Sequence[Mistake] = MISTAKES) -> dict[str, Verdict]:
-    """Judge mistakes in the NumPy kernel, each in every layer by itself.
+def in_numpy(
+    layers: Iterable[Layer],
+    mistakes: Sequence[Mistake] = MISTAKES,
+    kernel: type[Kernel] = Kernel,
+) -> dict[str, Verdict]:
+    """Judge mistakes in the NumPy kernel, or in one that rounds otherwise, layer by layer.
 
     Raises
     ------
@@ -63,8 +67,8 @@ def in_numpy(layers: Iterable[Layer], mistakes: Sequence[Mistake] = MISTAKES) ->
     """
     verdicts = {mistake.name: Verdict(mistake.name) for mistake in mistakes}
     for layer in layers:
-        run = _Run(layer, layer.inputs, layer.expected)
-        noise = _Run(layer, *layer.noise) if layer.noise else None
+        run = _Run(kernel, layer, layer.inputs, layer.expected)
+        noise = _Run(kernel, layer, *layer.noise) if layer.noise else None
         for mistake in mistakes:
             verdict = verdicts[mistake.name]
             made = run.made(mistake)
@@ -76,7 +80,7 @@ def in_numpy(layers: Iterable[Layer], mistakes: Sequence[Mistake] = MISTAKES) ->
             if purposes:
                 verdict.killed[layer.name] = purposes
                 continue
-            difference = first_difference(mistake, layer)
+            difference = first_difference(mistake, layer, kernel)
             if difference == "":
                 verdict.equal.append(layer.name)
             else:
@@ -87,9 +91,11 @@ def in_numpy(layers: Iterable[Layer], mistakes: Sequence[Mistake] = MISTAKES) ->
 class _Run:
     """A layer on some inputs, with one mistake after another."""
 
-    def __init__(self, layer: Layer, inputs: Mapping[str, Array], expected: Array) -> None:
-        self.layer, self.inputs, self.expected = layer, inputs, expected
-        right = Kernel()
+    def __init__(
+        self, kernel: type[Kernel], layer: Layer, inputs: Mapping[str, Array], expected: Array
+    ) -> None:
+        self.layer, self.inputs, self.expected, self.kernel = layer, inputs, expected, kernel
+        right = kernel()
         made = right.run(layer, inputs)
         if not np.array_equal(made, expected):
             raise ValueError(f"{layer.name}: the kernel without a mistake is not right")
@@ -110,7 +116,7 @@ class _Run:
             acts = acts or _may_differ(mistake, value, changed, here)
             return changed
 
-        kernel = Kernel(mistake.stage, change)
+        kernel = self.kernel(mistake.stage, change)
         if self.sums and mistake.stage in LATE:
             made = kernel.requantize(self.layer, self.sums, self.layer.grid.zero_point)
         else:

@@ -85,6 +85,8 @@ class Kernel:
         ``change(value, here)`` returns what the mistake makes of the right value.
     """
 
+    margin = 1  # accumulators by which a run of equal results may end before or after a quotient
+
     def __init__(self, stage: str = "", change: Change | None = None) -> None:
         self.stage, self.change = stage, change
 

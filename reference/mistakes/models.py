@@ -67,6 +67,10 @@ class Exports:
         """Return the folder of C sources; weights are packed, so that unpacking counts, too."""
         return self._export("c", format="c", packing="lsb")
 
+    def tflite(self, **options: Any) -> Path:
+        """Return the ``.tflite``, with vectors."""
+        return self._export("model.tflite", vectors=2, **options)
+
     def verilog(self) -> Path:
         """Return the folder of memories and testbenches."""
         return self._export("mem", format="mem")

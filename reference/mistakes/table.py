@@ -41,7 +41,7 @@ def _summary(results: Results) -> Iterator[str]:
             in_layers = sum(len(v["noise"]) for v in real)
             yield _row(
                 model, kernel, outcomes["not applicable"], outcomes["equivalent"], len(real),
-                outcomes["killed"], "" if kernel == "verilog" else noise,
+                outcomes["killed"], "" if kernel in ("tflite", "verilog") else noise,
                 killed + sum(len(v["survived"]) for v in real), killed,
                 in_layers if kernel == "numpy" else "",
             )  # fmt: skip

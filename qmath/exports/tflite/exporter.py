@@ -140,8 +140,7 @@ def _finished(exporter: Tflite, bundle: Bundle, program: Program, writer: Writer
     assert bundle.model.graph is not None
     layers = bundle.model.graph.outputs
     outputs = [
-        writer.output(step, layer)
-        for step, layer in zip(program.outputs, layers, strict=True)
+        writer.output(step, layer) for step, layer in zip(program.outputs, layers, strict=True)
     ]
     names = {
         "inputs": {name: writer.builder.name_of(x) for name, x in writer.inputs.items()},

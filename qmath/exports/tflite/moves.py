@@ -10,8 +10,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from qmath.containers.tflite.schema import PADDINGS
 from qmath.exports.tflite.graph import GraphBuilder, Grid, Tensor
 from qmath.integer import ops
@@ -130,14 +128,13 @@ def _resized(builder: GraphBuilder, x: Tensor, name: str, factors: Sequence[int]
         return x
     batch, *own, channels = x.shape
     size = [n * factor for n, factor in zip(own, factors, strict=True)]
-    for n, out in zip(own, size, strict=True):
-        # As the kernel picks a row: it multiplies by a float32.
-        picked = np.floor(np.arange(out, dtype=np.float32) * (np.float32(n) / np.float32(out)))
-        if (np.minimum(picked, n - 1) != np.arange(out) // (out // n)).any():
-            raise UnsupportedError(f"upsampling {n} rows to {out}: float32 misses one")
     constant = builder.constant(f"{name}/size", "INT32", size)
     y = like(builder, x, f"{name}/resized", (batch, *size, channels))
-    return builder.op("RESIZE_NEAREST_NEIGHBOR", [x, constant], y, version(x, 4))
+    # From the centers, as TensorFlow writes it: no index is near a whole number, where float32 may
+    # miss it, and TOSA's converter takes the next row otherwise.
+    return builder.op(
+        "RESIZE_NEAREST_NEIGHBOR", [x, constant], y, version(x, 4), half_pixel_centers=True
+    )
 
 
 def bilinear(builder: GraphBuilder, x: Tensor, name: str, shape: Shape) -> Tensor:

@@ -184,7 +184,8 @@ class Writer:
         unsigned = self.builder.tensor(f"{name}/index", x.shape, "INT32")
         self.builder.op("ADD", [index, first], unsigned)
         y = self.builder.tensor(f"{name}/GATHER", x.shape, kind, grid)
-        return self.builder.op("GATHER", [table, unsigned], y, 2 if kind == "INT8" else 4)
+        number = 2 if kind == "INT8" else 4
+        return self.builder.op("GATHER", [table, unsigned], y, number, axis=0)
 
     def _move(self, step: MoveStep) -> Tensor:
         x, name = self.values[step.source], step.name

@@ -29,13 +29,13 @@ from qmath.containers.tflite.file import Tensor, parsed
 from qmath.exports.bundle import Bundle, quantize_model
 from qmath.exports.tflite.exporter import Tflite as Format
 from qmath.exports.tflite.ties import with_own_zero_points
+from qmath.exports.tflite.vectors import InFile
 from qmath.integer.executor import Executor
-from qmath.integer.profiles.exact import Exact
 from qmath.integer.profiles.litert import Litert, optimized
 from qmath.integer.profiles.tflite import Kernel, Tflite
 from qmath.integer.profiles.tflm import Tflm
 from qmath.integer.profiles.xnnpack import Xnnpack
-from qmath.integer.program import Program, QuantizeStep, Requantize
+from qmath.integer.program import Program, QuantizeStep
 from reference import tosa
 from reference.mistakes.models import model_named
 
@@ -77,20 +77,6 @@ class Wide(Tflite):
         reduced = np.where(multiplier < 0x7FFF0000, (multiplier + (1 << 15)) >> 16, 0x7FFF)
         right = 15 - shift
         return np.asarray((x * reduced + (np.int64(1) << (right - 1))) >> right)
-
-
-class InFile:
-    """A profile's arithmetic for a file's own operations; those in float32 are `Exact`'s."""
-
-    def __init__(self, profile: Tflite, floats: Sequence[str]) -> None:
-        self.profile, self.floats = profile, frozenset(floats)
-
-    def requantize(
-        self, step: Requantize, sums: Sequence[Array], intervals: Sequence[tuple[int, int]]
-    ) -> Array:
-        """Return the integers relative to the output's zero point."""
-        chosen: Any = Exact() if step.name in self.floats else self.profile
-        return np.asarray(chosen.requantize(step, sums, intervals))
 
 
 def written(bundle: Bundle, **options: Any) -> tuple[bytes, dict[str, Any]]:

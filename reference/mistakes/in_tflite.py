@@ -28,6 +28,7 @@ from qmath.integer.profiles.tflite_kernels import Kernel as Numbers
 from qmath.integer.profiles.tflite_parts import parts
 from qmath.integer.program import Program, Requantize
 from qmath.model import QatModel
+from reference.mistakes.catalogue import MISTAKES, Mistake
 from reference.mistakes.judge import Verdict, in_numpy
 from reference.mistakes.kernel import Here, Kernel
 from reference.mistakes.layers import Constants, Layer
@@ -71,9 +72,11 @@ class TfliteKernel(Kernel):
         return total, self.at("rounded", y, replace(here, before=total))
 
 
-def in_tflite(model: QatModel, path: Path, layers: Iterable[Layer]) -> dict[str, Verdict]:
+def in_tflite(
+    model: QatModel, path: Path, layers: Iterable[Layer], mistakes: Sequence[Mistake] = MISTAKES
+) -> dict[str, Verdict]:
     """Judge mistakes in the kernel of TFLite's operators: see `layers_of_tflite`."""
-    return in_numpy(layers_of_tflite(model, path, layers), kernel=TfliteKernel)
+    return in_numpy(layers_of_tflite(model, path, layers), mistakes, TfliteKernel)
 
 
 def layers_of_tflite(model: QatModel, path: Path, layers: Iterable[Layer]) -> Iterator[Layer]:

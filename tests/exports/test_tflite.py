@@ -228,32 +228,25 @@ def of_a_cut() -> QatModel:
     return net.model()
 
 
-def of_float_layers() -> QatModel:
-    net = small()
-    net.add("LayerNormalization")
-    net.tensors += [
-        QatTensor(f"layernormalization2/{name}", "float", np.float32([1, 2, 3]))
-        for name in ("gamma", "beta")
-    ]
-    return net.model()
-
-
-def of_two_inputs() -> QatModel:
-    """Return a network with a float layer of two inputs and the shape of the first."""
-    net = Network(1, 4, 3, bits=8, weight_bits=8, is_symmetric=True)
-    rows = net.add("Reshape", target_shape=(4, 3))
-    net.add("Attention", rows, rows)
+def of_a_recurrent_layer() -> QatModel:
+    net = Network(4, 3, bits=8, weight_bits=8, is_symmetric=True)
+    net.add("SimpleRNN", units=2, activation="tanh", ends=(-1.0, 1.0))
+    kernels = {"kernel": (3, 2), "recurrent_kernel": (2, 2)}
+    for name, shape in kernels.items():
+        values = np.full(shape, 0.5, np.float32)
+        net.tensors.append(QatTensor(f"simplernn2/simple_rnn_cell/{name}", "float", values))
+    bias = np.zeros(2, np.float32)
+    net.tensors.append(QatTensor("simplernn2/simple_rnn_cell/bias", "float", bias))
     return net.model()
 
 
 @pytest.mark.parametrize(
     ("model", "options", "words"),
     [
-        (of_two_inputs(), {}, "Attention attention3 computes in float32"),
-        (of_odd_weights(), {}, "weights of 9 bits: it has 8 at most, in conv2d2/output"),
-        (network("images", 16), {}, "zero point is not in the middle"),
-        (of_a_cut(), {}, "a cut point, MyLayer"),
-        (of_float_layers(), {}, "LayerNormalization layernormalization2 computes in float32"),
+        (of_odd_weights(), {}, "the 9 bits of conv2d2/kernel, as a range that is not symmetric"),
+        (network("images", 16), {}, "a zero point that is not in the middle"),
+        (of_a_cut(), {}, "the cut point mylayer3 (MyLayer: qmath does not know this layer)"),
+        (of_a_recurrent_layer(), {}, "the float layer simplernn2 (SimpleRNN)"),
         (network("images"), {"io": "int16"}, "has 8 bits, so that it is INT8"),
         (symmetric(network("images", 16)), {"io": "uint8"}, "so that it is INT16"),
         (replace(network("images"), graph=None), {}, "no network for the format 'tflite'"),
@@ -267,9 +260,7 @@ def test_what_tflite_does_not_hold(model: QatModel, options: Any, words: str, tm
     assert not list(tmp_path.iterdir())
 
 
-def test_vectors_and_sizes_are_refused(tmp_path: Path):
-    with pytest.raises(OutputError, match="holds no test vectors"):
-        qmath.export(network("signals"), tmp_path / "o.tflite", vectors=1)
+def test_more_than_a_file_takes_is_refused():
     huge = {"buffers": [{"data": np.broadcast_to(np.uint8(0), 1 << 31)}]}
     with pytest.raises(OutputError, match="less than 2 GiB; export to npz"):
         packed(huge)

@@ -26,7 +26,6 @@ from qmath.model import why_no_graph
 __all__ = ["Tflite"]
 
 _MOST_BATCH = 1 << 31
-_ELSE = "the formats onnx and c can hold it"
 
 
 class Tflite(Exporter):
@@ -115,7 +114,7 @@ class Tflite(Exporter):
             for step in program.steps:
                 writer.write(step)
         except UnsupportedError as error:
-            raise OutputError(f"{where}: TFLite does not hold {error}; {_ELSE}") from None
+            raise OutputError(f"{where}: TFLite does not hold {error}; {error.remedy}") from None
         return _finished(self, bundle, program, writer)
 
 

@@ -11,9 +11,11 @@ import numpy as np
 from qmath.exports.tflite import moves
 from qmath.exports.tflite.floats import Floats, along, ordered_for
 from qmath.exports.tflite.graph import Tensor
+from qmath.exports.tflite.keras_layers import KERAS_LAYERS
 from qmath.exports.tflite.moves import UnsupportedError
 from qmath.integer.budget import Budget
 from qmath.integer.lowering import activations, geometry, rescaling
+from qmath.integer.lowering.float_layers.layer import Call
 from qmath.integer.program import FloatStep, Linear, SoftmaxStep
 from qmath.layers import LAYERS, MOVES, NORMALIZATION, POOLS, kind_of
 from qmath.model import Node
@@ -94,8 +96,18 @@ class FloatLayers(Floats):
             )
         if node is not None and kind == "concatenation":
             return self._joined(node, xs)
-        what = f"the {node.class_name} " if node else ""
-        raise UnsupportedError(f"what {what}{step.name} computes in float32")
+        if node is not None and node.class_name in KERAS_LAYERS and not step.is_function:
+            prefix = f"{node.layer}/"
+            tensors = [t for t in self.bundle.model.tensors.values() if t.name.startswith(prefix)]
+            weights = {
+                t.name.removeprefix(prefix): self.values_of(t)
+                for t in tensors
+                if t.values is not None
+            }
+            call = Call(node, tuple(x.shape[1:] for x in xs), weights)
+            return KERAS_LAYERS[node.class_name](self, call, xs)
+        what = f"the float layer {step.name}" + (f" ({node.class_name})" if node else "")
+        raise UnsupportedError(what, moves.LEAVES)
 
     def _normalized(self, node: Node, x: Tensor) -> Tensor:
         tensors = self.bundle.model.tensors

@@ -13,7 +13,6 @@ from qmath.containers.tflite.schema import PADDINGS
 from qmath.exports.bundle import Bundle
 from qmath.exports.tflite import moves
 from qmath.exports.tflite.graph import GraphBuilder, Tensor
-from qmath.exports.tflite.moves import UnsupportedError
 from qmath.exports.tflite.weighted import Call, apply, ordered
 from qmath.integer.profiles.tflite_kernels import OPERATIONS
 from qmath.integer.program import Activation, Linear, Term, UnroundedSum
@@ -106,17 +105,19 @@ class Floats:
         """Return a weight's values, made of its integers in the file, and what they stand for.
 
         They are multiples of its scale; of its integers where each channel has a scale, because
-        tflite-micro would multiply all of them by the first. It unpacks none here, either.
+        tflite-micro would multiply all of them by the first. It unpacks none here, either. Those of
+        more than 8 bits are float32 in the file.
         """
         q, shown = self.bundle.weights[name], np.asarray(linear.weights)
         relative = q.values.astype(np.int32) - q.zero_point
         is_whole = relative.size == shown.size  # else integers of a part, or with zeros between
         relative = relative.reshape(shown.shape) if is_whole else shown.astype(np.int32)
-        bits = max(int(relative.max()).bit_length(), int(-1 - relative.min()).bit_length()) + 1
-        if bits > _MOST_BITS:
-            raise UnsupportedError(f"weights of {bits} bits: it has {_MOST_BITS} at most")
         values, _ = ordered_for(relative, linear)
         scale = np.float32(q.scale.item() if q.scale.size == 1 else 1)
+        bits = max(int(relative.max()).bit_length(), int(-1 - relative.min()).bit_length()) + 1
+        if bits > _MOST_BITS:
+            real = values.astype(np.float32) * scale
+            return self.builder.constant(name, "FLOAT32", real), float(scale)
         held = self.builder.constant(name, "INT8", values, scales=np.asarray(scale))
         return self.real(held), float(scale)
 

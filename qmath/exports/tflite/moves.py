@@ -16,6 +16,8 @@ from qmath.integer import ops
 from qmath.integer.program import Shape
 
 __all__ = [
+    "HOLDS",
+    "LEAVES",
     "UnsupportedError",
     "aligned",
     "bilinear",
@@ -35,8 +37,24 @@ _VERSIONS = {"FLOAT32": 1, "INT8": 2, "INT16": 3, "UINT8": 2}
 _MOST_AXES = 5  # of paddings and slices
 
 
+HOLDS = "the formats onnx and c hold it"
+LEAVES = "the formats onnx and c hold the integers around it, and leave it to whoever runs them"
+
+
 class UnsupportedError(Exception):
-    """TFLite has no form of an operation; the message says of which, without the step's name."""
+    """TFLite has no form of an operation.
+
+    Parameters
+    ----------
+    what : str
+        Which; whoever knows the step adds its name.
+    remedy : str
+        Which format can hold it.
+    """
+
+    def __init__(self, what: str, remedy: str = HOLDS) -> None:
+        super().__init__(what)
+        self.remedy = remedy
 
 
 def version(x: Tensor, wide: int = 3) -> int:

@@ -94,7 +94,8 @@ class Writer:
         try:
             made = self._written(step)
         except UnsupportedError as error:
-            raise UnsupportedError(f"{error}, in {step.name}") from None
+            place = "" if step.name in str(error) else f", in {step.name}"
+            raise UnsupportedError(f"{error}{place}", error.remedy) from None
         self.values[step.name] = self.builder.named(made, step.name)
 
     def _written(self, step: Step) -> Tensor:
@@ -107,7 +108,9 @@ class Writer:
         if isinstance(step, TableStep):
             return self._table(step)
         if isinstance(step, CutStep):
-            raise UnsupportedError(f"a cut point, {step.class_name}, which qmath cannot compute")
+            why = step.reason or "qmath does not know this layer"
+            what = f"the cut point {step.name} ({step.class_name}: {why})"
+            raise UnsupportedError(what, moves.LEAVES)
         self.float_steps.append(step.name)
         if isinstance(step, SoftmaxStep):
             return self._rounded(self._floats.softmax(step), step.name, step.params)
@@ -143,8 +146,8 @@ class Writer:
         q = quantization(params, name)
         if kind_of(params) == "INT16" and q.zero_point:
             raise UnsupportedError(
-                f"activations of {params.num_bits} bits whose zero point is not in the middle, as "
-                f"that of {name}: INT16 is symmetric there"
+                f"the {params.num_bits} bits of {name} with a zero point that is not in the "
+                "middle: INT16 is symmetric"
             )
         return Grid(q.scale, q.zero_point)
 

@@ -18,21 +18,36 @@ from qmath.exports.bundle import Bundle
 from qmath.exports.tflite.graph import Tensor, with_metadata
 from qmath.integer.directed.cases import Cases
 from qmath.integer.executor import Executor
+from qmath.integer.profiles.exact import Exact, Profile
 from qmath.integer.profiles.litert import Litert
 from qmath.integer.profiles.tflite import Tflite
 from qmath.integer.profiles.tflm import Tflm
 from qmath.integer.profiles.xnnpack import Xnnpack
 from qmath.integer.program import MoveStep, Program, QuantizeStep, Requantize, TableStep
 
-__all__ = ["VECTORS", "with_vectors"]
+__all__ = ["VECTORS", "InFile", "with_vectors"]
 
 Array = NDArray[Any]
 Table = dict[str, Any]
 
 VECTORS = "qmath.vectors"  # name of the model's metadata
-# Beside `Tflite`; their integers are in a file where they differ from its.
-_OTHERS: tuple[type[Tflite], ...] = (Xnnpack, Litert, Tflm)
+# The integers of all but the first are in a file where they differ from its.
+_RUNTIMES: tuple[type[Tflite], ...] = (Tflite, Xnnpack, Litert, Tflm)
 _MOST_BITS = 8  # of activations whose arithmetic a profile has
+
+
+class InFile:
+    """A profile's arithmetic for a file's own operators; those in float32 are `Exact`'s."""
+
+    def __init__(self, profile: Tflite, floats: Sequence[str]) -> None:
+        self.name, self.profile, self.floats = profile.name, profile, frozenset(floats)
+
+    def requantize(
+        self, step: Requantize, sums: Sequence[Array], intervals: Sequence[tuple[int, int]]
+    ) -> Array:
+        """Return the integers relative to the output's zero point."""
+        chosen: Profile = Exact() if step.name in self.floats else self.profile
+        return np.asarray(chosen.requantize(step, sums, intervals))
 
 
 def with_vectors(
@@ -56,9 +71,9 @@ def with_vectors(
     in_float : sequence of str
         Steps that the model computes in float32: they get no vectors.
     """
-    arrays = dict(_whole(bundle, program, values))
+    arrays = dict(_whole(bundle, program, values, in_float))
     graphs, signatures = list(model["subgraphs"]), list(model["signature_defs"])
-    runtimes = [Executor(program, kind(converts=False)) for kind in (Tflite, *_OTHERS)]
+    runtimes = [Executor(program, kind(converts=False)) for kind in _RUNTIMES]
     for step in program.quantized:
         cases = bundle.directed.get(step.name)
         if cases is None or step.name in in_float or not _is_predicted(step, program):
@@ -85,11 +100,11 @@ def _is_predicted(step: object, program: Program) -> bool:
 
 
 def _whole(
-    bundle: Bundle, program: Program, values: Mapping[str, Tensor]
+    bundle: Bundle, program: Program, values: Mapping[str, Tensor], in_float: Sequence[str]
 ) -> Iterator[tuple[str, Array]]:
     """Yield inputs of the whole model, as the file takes them, and the integers of every step."""
     inputs = {name: bundle.vectors[f"vectors/{name}"] for name in program.inputs}
-    executor = Executor(program, Tflite(converts=False))
+    executor = Executor(program, InFile(Tflite(converts=False), in_float))
     found = executor.run(inputs, keep=program.quant_params)
     readers = {s.source: s.name for s in program.steps if isinstance(s, QuantizeStep)}
     for name, array in inputs.items():
@@ -109,7 +124,7 @@ def _arrays(
         yield f"{key}.input.{number}", _signed(array, source, program)
     expected, *others = (_signed(array, cases.step, program) for array in made)
     yield f"{key}.expected", expected
-    for other, array in zip(_OTHERS, others, strict=True):
+    for other, array in zip(_RUNTIMES[1:], others, strict=True):
         if not np.array_equal(array, expected):
             yield f"{key}.expected.{other.name}", array
     yield f"{key}.tags", cases.tags

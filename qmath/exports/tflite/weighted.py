@@ -77,7 +77,11 @@ def weighted(
         How few bits a weight may be packed to: 2, 4 or 8.
     """
     if kernel.weight_bits > _MOST_BITS:
-        raise UnsupportedError(f"weights of {kernel.weight_bits} bits: it has {_MOST_BITS} at most")
+        why = ", as a range that is not symmetric takes one more" if kernel.weight_bits == 9 else ""
+        raise UnsupportedError(
+            f"the {kernel.weight_bits} bits of {kernel.weights}{why}: weights have {_MOST_BITS} at "
+            "most"
+        )
     assert kernel.weight_scale is not None
     wide = x.kind == "INT16"
     weight, bias = _constants(builder, linear, kernel, narrowest, "INT64" if wide else "INT32")

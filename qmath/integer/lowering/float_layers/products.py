@@ -12,7 +12,7 @@ from qmath.integer.budget import check_size
 from qmath.integer.lowering.float_layers.layer import Call, Computation, Float64Array
 from qmath.integer.program import Shape
 
-__all__ = ["dot", "einsum_dense", "embedding"]
+__all__ = ["dot", "einsum_dense", "embedding", "terms_of"]
 
 _LETTERS = "zyxwvutsr"  # that a config's own equation seldom has
 
@@ -23,7 +23,7 @@ def einsum_dense(call: Call) -> Computation | None:
     equation = call.config.get("equation")
     if kernel is None or not isinstance(equation, str):
         return None
-    terms = _terms(equation, len(shape) + 1, kernel.ndim)
+    terms = terms_of(equation, len(shape) + 1, kernel.ndim)
     if terms is None:
         return None
     x, w, y = terms
@@ -46,7 +46,7 @@ def einsum_dense(call: Call) -> Computation | None:
     return Computation(apply, made)
 
 
-def _terms(equation: str, rank: int, kernel_rank: int) -> tuple[str, str, str] | None:
+def terms_of(equation: str, rank: int, kernel_rank: int) -> tuple[str, str, str] | None:
     """Return the letters of the input, of the kernel and of the output, the batch being first."""
     left, arrow, y = equation.replace(" ", "").partition("->")
     x, comma, w = left.partition(",")

@@ -38,6 +38,7 @@ from qmath.integer.profiles.xnnpack import Xnnpack
 from qmath.integer.program import Program, QuantizeStep
 from reference import tosa
 from reference.mistakes.models import model_named
+from reference.zoo import ANSWERS
 
 __all__ = [
     "CONSUMERS",
@@ -284,6 +285,12 @@ def _io_of(bundle: Bundle) -> str:
     return "int16" if max(bits, default=8) > 8 else "int8"
 
 
+def _loaded(path: str) -> qmath.QatModel:
+    """Return a sample, or a file's model, with what is known of the zoo's training scripts."""
+    told = ANSWERS.get(Path(path).parent.name)
+    return qmath.load(path, told) if told else model_named(path)
+
+
 def rows(
     path: str, count: int, known: dict[str, dict[str, Any]], save: Callable[[], object]
 ) -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
@@ -292,7 +299,7 @@ def rows(
     for weights in ("int8", "int4", "int2"):
         cells = known.setdefault(f"{path} {weights}", {})
         if not {*CONSUMERS, "vela"} <= cells.keys() and "same" not in cells:
-            bundle = bundle or quantize_model(model_named(path))
+            bundle = bundle or quantize_model(_loaded(path))
             try:
                 content, _ = written(bundle, weights=weights, bare=True)
             except qmath.QmathError as error:

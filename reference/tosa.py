@@ -63,15 +63,6 @@ class Tosa(Tflite):
     def _weighted(self, kernel: Kernel, x: Int64Array) -> Array:
         return self._scaled(kernel, x)
 
-    def _add(self, kernel: Kernel, a: Int64Array, b: Int64Array) -> Array:
-        """Scale both inputs by a multiplier with the shift to the left in it."""
-        first, second = (
-            apply_scale_32(x, kernel.multipliers[i], 31 - kernel.shifts[i] - kernel.left_shift)
-            for i, x in enumerate((a, b))
-        )
-        total = first - second if kernel.op == "SUB" else first + second
-        return self._scaled(kernel, total, 2)
-
     def _product(self, kernel: Kernel, x: Int64Array) -> Array:
         first, second = (np.float64(q.scale) for q in kernel.inputs)
         numbers = quantize_multiplier(first * second / np.float64(kernel.output.scale))

@@ -29,11 +29,10 @@ from qmath.containers.tflite.file import Tensor, parsed
 from qmath.exports.bundle import Bundle, quantize_model
 from qmath.exports.tflite.exporter import Tflite as Format
 from qmath.exports.tflite.ties import with_own_zero_points
-from qmath.exports.tflite.vectors import InFile
+from qmath.exports.tflite.vectors import InFile, Micro
 from qmath.integer.executor import Executor
 from qmath.integer.profiles.litert import Litert, optimized
 from qmath.integer.profiles.tflite import Kernel, Tflite
-from qmath.integer.profiles.tflm import Tflm
 from qmath.integer.profiles.xnnpack import Xnnpack
 from qmath.integer.program import Program, QuantizeStep
 from reference import tosa
@@ -44,6 +43,7 @@ __all__ = [
     "CONSUMERS",
     "Count",
     "Wide",
+    "WideMicro",
     "compared",
     "integers_on_the_grid",
     "npu_operators",
@@ -71,13 +71,21 @@ class Default(Xnnpack):
 class Wide(Tflite):
     """The arithmetic of INT16 activations with biases of 64 bits: multipliers of 15 bits."""
 
+    rounds_dense_once = True  # from float64
+
     def _weighted(self, kernel: Kernel, x: NDArray[np.int64]) -> Array:
-        if kernel.op == "FULLY_CONNECTED":
+        if kernel.op == "FULLY_CONNECTED" and self.rounds_dense_once:
             return super()._weighted(kernel, x)
         (multiplier,), (shift,) = kernel.multipliers, kernel.shifts
         reduced = np.where(multiplier < 0x7FFF0000, (multiplier + (1 << 15)) >> 16, 0x7FFF)
         right = 15 - shift
         return np.asarray((x * reduced + (np.int64(1) << (right - 1))) >> right)
+
+
+class WideMicro(Wide):
+    """That of tflite-micro: of dense layers as well."""
+
+    rounds_dense_once = False
 
 
 def written(bundle: Bundle, **options: Any) -> tuple[bytes, dict[str, Any]]:
@@ -167,7 +175,7 @@ CONSUMERS: Mapping[str, tuple[Callable[..., Iterator[dict[int, Array]]], type[An
     "reference": (_litert("BUILTIN_REF"), Tflite),
     "default": (_litert("AUTO"), Default),
     "optimized": (_litert("BUILTIN_WITHOUT_DEFAULT_DELEGATES"), Litert),
-    "tflite-micro": (_micro, Tflm),
+    "tflite-micro": (_micro, Micro),
     "tosa": (_tosa, tosa.Tosa),
 }
 """Runtimes by name: what runs a file, and the arithmetic that it should have."""

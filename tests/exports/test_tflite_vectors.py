@@ -194,6 +194,19 @@ def test_mistakes_are_killed(tmp_path: Path):
 
 
 @needs_litert
+@pytest.mark.parametrize("consumer", ["reference", "default", "tflite-micro"])
+def test_a_relu6_by_itself(consumer: str):
+    """Of tflite-micro it would leave the scale as it is."""
+    if consumer == "tflite-micro":
+        pytest.importorskip("tflite_micro", reason="the extra reference is not installed")
+    net = Network(5, 4, 3, bits=8, weight_bits=8, is_symmetric=True)
+    net.add("Conv2D", kernel=(2, 2, 3, 4), ends=(-5.0, 9.0))
+    net.add("ReLU", max_value=6.0, ends=(-1.0, 7.0))
+    bundle = quantize_model(net.model())
+    assert consumers.compared(bundle, consumer, 3).steps == {}
+
+
+@needs_litert
 def test_other_runtimes_take_the_file():
     pytest.importorskip("tflite_micro", reason="the extra reference is not installed")
     bundle = quantize_model(small().model(), vectors=1, vector_bytes=10_000)

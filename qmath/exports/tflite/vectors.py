@@ -20,19 +20,31 @@ from qmath.integer.directed.cases import Cases
 from qmath.integer.executor import Executor
 from qmath.integer.profiles.exact import Exact, Profile
 from qmath.integer.profiles.litert import Litert
-from qmath.integer.profiles.tflite import Tflite
+from qmath.integer.profiles.tflite import Kernel, Tflite
 from qmath.integer.profiles.tflm import Tflm
 from qmath.integer.profiles.xnnpack import Xnnpack
 from qmath.integer.program import MoveStep, Program, QuantizeStep, Requantize, TableStep
 
-__all__ = ["VECTORS", "InFile", "with_vectors"]
+__all__ = ["VECTORS", "InFile", "Micro", "with_vectors"]
 
 Array = NDArray[Any]
 Table = dict[str, Any]
 
 VECTORS = "qmath.vectors"  # name of the model's metadata
+
+
+class Micro(Tflm):
+    """tflite-micro's arithmetic of a file: it has a RELU and a MINIMUM for a ReLU6 by itself."""
+
+    def _activated(self, kernel: Kernel, x: Array) -> Array:
+        return Tflite._activated(self, kernel, x)
+
+    def _limits(self, kernel: Kernel) -> tuple[int, int]:
+        return kernel.limits
+
+
 # The integers of all but the first are in a file where they differ from its.
-_RUNTIMES: tuple[type[Tflite], ...] = (Tflite, Xnnpack, Litert, Tflm)
+_RUNTIMES: tuple[type[Tflite], ...] = (Tflite, Xnnpack, Litert, Micro)
 _MOST_BITS = 8  # of activations whose arithmetic a profile has
 
 

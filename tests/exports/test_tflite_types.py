@@ -1,0 +1,98 @@
+"""Every type of activations, weights, inputs and outputs in every runtime of TFLite files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qmath import QatModel, QatTensor
+from qmath.exports.bundle import quantize_model
+from reference import consumers
+from tests.exports import networks
+from tests.exports.networks import Network
+
+pytest.importorskip("flatbuffers", reason="the extra tflite is not installed")
+pytestmark = pytest.mark.skipif(
+    find_spec("ai_edge_litert") is None,
+    reason="LiteRT is not installed, or has no wheel for this Python",
+)
+RUNTIMES = ("reference", "default", "optimized", "tflite-micro")
+
+
+def needs(consumer: str) -> None:
+    if consumer == "tflite-micro":
+        pytest.importorskip("tflite_micro", reason="the extra reference is not installed")
+
+
+def net_of(bits: int, per_axis: bool, weight_bits: int = 8) -> QatModel:
+    net = Network(5, 4, 3, bits=bits, weight_bits=weight_bits, is_symmetric=True)
+    first = net.add("Conv2D", kernel=(2, 2, 3, 8), per_axis=per_axis, ends=(-5.0, 5.0))
+    second = net.add("DepthwiseConv2D", first, kernel=(1, 1, 8, 1), per_axis=per_axis,
+                     ends=(-6.0, 6.0))  # fmt: skip
+    net.add("Add", first, second, ends=(-7.0, 7.0))
+    net.add("ReLU", ends=(0.0, 6.5))
+    net.add("Flatten")
+    net.add("Dense", kernel=(96, 3), per_axis=per_axis, ends=(-9.0, 9.0))
+    return net.model()
+
+
+def symmetric(model: QatModel) -> QatModel:
+    """Return a model whose activations have their zero in the middle, as INT16 needs."""
+
+    def mended(tensor: QatTensor) -> QatTensor:
+        if tensor.role != "output":
+            return tensor
+        most = np.maximum(np.abs(tensor.min), np.abs(tensor.max))
+        spec = replace(tensor.spec, narrow_range=True, symmetric=True)
+        return replace(tensor, min=-most, max=most, spec=spec)
+
+    return replace(model, tensors={name: mended(t) for name, t in model.tensors.items()})
+
+
+def assert_predicted(model: QatModel, consumer: str, **options: Any) -> None:
+    needs(consumer)
+    count = consumers.compared(quantize_model(model), consumer, 4, **options)
+    assert count.integers > 500
+    assert count.steps == {}
+    assert count.largest_in_float <= 1
+
+
+@pytest.mark.parametrize("consumer", RUNTIMES)
+@pytest.mark.parametrize("per_axis", [True, False])
+@pytest.mark.parametrize("io_type", ["float", "int8", "uint8"])
+def test_inputs_and_outputs_of_every_type(io_type: str, per_axis: bool, consumer: str):
+    assert_predicted(net_of(8, per_axis), consumer, io=io_type)
+
+
+@pytest.mark.parametrize("consumer", RUNTIMES)
+@pytest.mark.parametrize("per_axis", [True, False])
+@pytest.mark.parametrize("bits", [2, 3, 5, 7])
+def test_activations_below_8_bits(bits: int, per_axis: bool, consumer: str):
+    assert_predicted(net_of(bits, per_axis), consumer)
+
+
+@pytest.mark.parametrize("consumer", RUNTIMES)
+@pytest.mark.parametrize("weights", ["int4", "int2"])
+@pytest.mark.parametrize("bits", [2, 4])
+def test_packed_weights_with_one_scale(bits: int, weights: str, consumer: str):
+    if (weights, consumer, bits) == ("int2", "tflite-micro", 2):
+        pytest.skip("tflite-micro takes no INT2")
+    assert_predicted(net_of(8, False, bits), consumer, weights=weights)
+
+
+@pytest.mark.parametrize("consumer", RUNTIMES)
+@pytest.mark.parametrize("io_type", ["float", "int16"])
+@pytest.mark.parametrize("bits", [9, 12, 16])
+def test_activations_above_8_bits(bits: int, io_type: str, consumer: str):
+    model = symmetric(net_of(bits, True))
+    kind = consumers.WideMicro if consumer == "tflite-micro" else consumers.Wide
+    assert_predicted(model, consumer, io=io_type, arithmetic=kind)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_tflite_micro_and_every_geometry(bits: int):
+    assert_predicted(networks.layers(4, weight_bits=bits, bits=bits), "tflite-micro")

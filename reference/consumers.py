@@ -352,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             name = Path(path).parent.name if Path(path).stem == "whole" else Path(path).stem
             first = next((c for c in cells.values() if "integers" in c), None)
             sizes = [f"{first[k]:,}" for k in ("integers", "in_float")] if first else ["", ""]
-            row = (name, weights, *sizes, *map(_text, cells.values()))
+            row = (name, weights, *sizes, *(_text(cells[key]) for key in (*CONSUMERS, "vela")))
             print(f"| {' | '.join(row)} |", flush=True)
             for consumer, cell in cells.items():
                 if why := cell.get("why") or cell.get("steps"):

@@ -29,11 +29,12 @@ def network(name: str, bits: int = 8) -> QatModel:
     return model
 
 
-@pytest.mark.parametrize("name", ["default8", *NETWORKS, "functions"])
-def test_the_converter_takes_every_operator(name: str):
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+@pytest.mark.parametrize("name", ["default8", "nbit4", *NETWORKS, "functions"])
+def test_the_converter_takes_every_operator(name: str, weights: str):
     pytest.importorskip("tosa_converter_for_tflite", reason="the converter is not installed")
     file = io.BytesIO()
-    Tflite(io="int8").write(quantize_model(network(name)), file)
+    Tflite(io="int8", weights=weights).write(quantize_model(network(name, 4)), file)
     found = tosa.operators(file.getvalue())
     assert {operator.partition(".")[0] for operator in found} == {"tosa"}
     assert found["tosa.rescale"] >= 1

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 import qmath
+from qmath import tf
 from qmath.kernels._float32 import flush
 from qmath.kernels._nudge import nudge
 from reference import oracle
@@ -117,6 +118,45 @@ def quantize_and_dequantize(rng: np.random.Generator) -> Iterator[Pair]:
     )
 
 
+def quantize_v2(rng: np.random.Generator) -> Iterator[Pair]:
+    """Yield ``tf.quantization``'s integers and ranges, and floats of random integers."""
+    dtype = str(rng.choice(["qint8", "quint8", "qint16", "quint16", "qint32"]))
+    mode = str(rng.choice(["MIN_COMBINED", "MIN_FIRST", "SCALED"]))
+    to_even = mode == "SCALED" and bool(rng.integers(2))
+    axis = 1 if mode != "MIN_FIRST" and rng.integers(2) else None
+    x, _, low, high, _, narrow = batch(rng, int(rng.integers(1, 9)) if axis else 1)
+    low, high = (np.nan_to_num(end, nan=1, posinf=2, neginf=-2) for end in (low, high))
+    low, high = np.minimum(low, high), np.maximum(low, high)
+    x = np.where(np.isnan(x), np.float32(0), x)
+    if not axis:
+        low, high = low[0], high[0]
+    share = float(rng.choice([0.0, 0.01, 0.5]))
+    round_mode = "HALF_TO_EVEN" if to_even else "HALF_AWAY_FROM_ZERO"
+    settings = (low, high, dtype, mode, round_mode, None, narrow, axis, share)
+    try:
+        ours = tf.quantize(x, *settings, onednn=oracle.ONEDNN)
+    except qmath.QmathError:  # of no finite scale, or where oneDNN has no kernel
+        return
+    theirs = oracle.quantize(x, *settings)
+    yield _halves(ours.output), _halves(theirs.output)
+    yield from zip(ours[1:], theirs[1:], strict=True)
+    limits = np.iinfo(ours.output.dtype)
+    q = rng.integers(limits.min, limits.max, x.shape, ours.output.dtype, endpoint=True)
+    q.flat[:2] = limits.min, limits.max
+    settings = (low, high, mode, None, axis, narrow)
+    try:
+        ours = tf.dequantize(q, *settings, onednn=oracle.ONEDNN)
+    except qmath.QmathError:
+        return
+    yield ours, oracle.dequantize(q, *settings)
+
+
+def _halves(integers: np.ndarray) -> np.ndarray:
+    """Return integers as pairs of floats that hold them exactly, and are never NaN."""
+    wide = integers.astype(np.int64)
+    return np.stack([wide >> 16, wide & 0xFFFF]).astype(np.float32)
+
+
 def training(name: str) -> Callable[[np.random.Generator], Iterator[Pair]]:
     """Return what yields outputs and states of a quantizer over a few steps."""
 
@@ -140,6 +180,7 @@ CHECKS = {
     **{name: op(name) for name in [*OPS, *(f"{forward}_gradient" for forward in OPS)]},
     "quantize": integers,
     "quantize_and_dequantize_v2": quantize_and_dequantize,
+    "tf.quantize, tf.dequantize": quantize_v2,
     **{
         name: training(name)
         for name in ("LastValueQuantizer", "MovingAverageQuantizer", "AllValuesQuantizer")
@@ -161,10 +202,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m reference.fuzz", description=__doc__)
     parser.add_argument("--elements", type=int, default=1_000_000, help="at least, per function")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=CHECKS, metavar="FUNCTION", help="one of them")
     options = parser.parse_args(arguments)
     total = 0
     print(f"{'function':50} {'elements':>10} {'differing bits':>14}")
-    for name, check in CHECKS.items():
+    checks = {options.only: CHECKS[options.only]} if options.only else CHECKS
+    for name, check in checks.items():
         rng = np.random.default_rng([options.seed, *name.encode()])
         elements = differing = 0
         while elements < options.elements:

@@ -21,6 +21,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import tensorflow as tf
+from tensorflow.python.util import _pywrap_util_port
 from tensorflow_model_optimization.python.core.quantization.keras import quantizers
 from tensorflow_model_optimization.python.core.quantization.keras.default_8bit import (
     default_8bit_quantizers,
@@ -33,6 +34,7 @@ tf.config.threading.set_intra_op_parallelism_threads(1)
 tf.get_logger().setLevel("ERROR")  # a fuzzer retraces: tf.function need not warn about it
 
 __all__ = [
+    "ONEDNN",
     "AllValuesQuantizer",
     "Default8BitConvTransposeWeightsQuantizer",
     "Default8BitConvWeightsQuantizer",
@@ -45,19 +47,26 @@ __all__ = [
     "MovingAverageQuantizer",
     "NoQuantizer",
     "QuantizeAndDequantizeV4Gradient",
+    "QuantizeV2",
     "TwinQuantizer",
+    "dequantize",
     "fake_quant_with_min_max_args",
     "fake_quant_with_min_max_args_gradient",
     "fake_quant_with_min_max_vars",
     "fake_quant_with_min_max_vars_gradient",
     "fake_quant_with_min_max_vars_per_channel",
     "fake_quant_with_min_max_vars_per_channel_gradient",
+    "quantize",
+    "quantize_and_dequantize",
     "quantize_and_dequantize_v2",
     "quantize_and_dequantize_v2_gradient",
     "twin",
 ]
 
 Float32Array = NDArray[np.float32]
+
+# Whether TensorFlow hands ops to oneDNN: by TF_ENABLE_ONEDNN_OPTS, else by the processor.
+ONEDNN = bool(_pywrap_util_port.IsMklEnabled())
 State = dict[str, Float32Array]
 
 
@@ -223,6 +232,53 @@ def quantize_and_dequantize_v2_gradient(
         axis=-1 if axis is None else axis, name=name,
     )  # fmt: skip
     return QuantizeAndDequantizeV4Gradient(*map(_numpy, outputs))
+
+
+def quantize_and_dequantize(input: ArrayLike, *arguments: Any, **settings: Any) -> Float32Array:
+    """Call the TensorFlow function of this name, which is deprecated."""
+    tensor = tf.convert_to_tensor(input, tf.float32)
+    return _numpy(tf.quantization.quantize_and_dequantize(tensor, *arguments, **settings))
+
+
+class QuantizeV2(NamedTuple):
+    """What `quantize` returns."""
+
+    output: NDArray[Any]
+    output_min: Float32Array
+    output_max: Float32Array
+
+
+def quantize(
+    input: ArrayLike,
+    min_range: ArrayLike,
+    max_range: ArrayLike,
+    T: str,  # noqa: N803 - TensorFlow's own name
+    mode: str = "MIN_COMBINED",
+    round_mode: str = "HALF_AWAY_FROM_ZERO",
+    name: str | None = None,
+    narrow_range: bool = False,
+    axis: int | None = None,
+    ensure_minimum_range: float = 0.01,
+) -> QuantizeV2:
+    """Call ``tf.quantization.quantize``, with or without oneDNN as this process has it."""
+    outputs = tf.quantization.quantize(
+        tf.convert_to_tensor(input, tf.float32), min_range, max_range, getattr(tf, T), mode,
+        round_mode, name, narrow_range, axis, ensure_minimum_range,
+    )  # fmt: skip
+    integers = outputs[0].numpy()
+    return QuantizeV2(np.asarray(integers).view(T.removeprefix("q")), *map(_numpy, outputs[1:]))
+
+
+def dequantize(
+    input: NDArray[Any],
+    min_range: ArrayLike,
+    max_range: ArrayLike,
+    *arguments: Any,
+    **settings: Any,
+) -> Float32Array:
+    """Call ``tf.quantization.dequantize`` of int8, uint8, int16, uint16 or int32."""
+    tensor = tf.bitcast(input, getattr(tf, f"q{input.dtype}"))
+    return _numpy(tf.quantization.dequantize(tensor, min_range, max_range, *arguments, **settings))
 
 
 def _numpy(tensor: Any) -> Float32Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from qmath._text import html_table
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.kernels import affine
 from qmath.kernels.quantized_tensor import QuantizedTensor
@@ -325,6 +327,28 @@ class QatModel:
     source: str = ""
     files: SourceFiles | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        roles = Counter(tensor.role for tensor in self.tensors.values())
+        tensors = ", ".join(f"{number} {role}" for role, number in roles.items())
+        layers = "no layers" if self.graph is None else f"{len(self.graph.nodes)} layers"
+        return f"<QatModel of {self.source}: tensors: {tensors or 'none'}; {layers}>"
+
+    def _repr_html_(self) -> str:
+        """Show the quantized tensors in a notebook."""
+        rows = [
+            {
+                "tensor": tensor.name,
+                "role": tensor.role,
+                "shape": "" if tensor.values is None else np.shape(tensor.values),
+                "quantizer": tensor.spec.quantizer,
+                "bits": tensor.spec.num_bits,
+                "learnt from": tensor.provenance.get("num_bits", ""),
+            }
+            for tensor in self.tensors.values()
+            if tensor.role != "float"
+        ]
+        return html_table(repr(self)[1:-1], rows)
 
     @property
     def sha256(self) -> str | None:

@@ -15,7 +15,7 @@ ROOT = Path(qmath.__file__).parent
 # From the ground up. A room imports those of its own row, if no circle results, and of lower rows.
 # `qmath` itself, the file that hands on the public names, stands where others may import it from.
 FLOORS = (
-    ("errors", "_version", "_progress", "_pastes", "kernels"),
+    ("errors", "_version", "_progress", "_text", "kernels"),
     ("quantizers", "containers", "model", "layers", "tf"),
     ("readers",),
     ("integer",),

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from qmath._pastes import is_plain
+from qmath._text import is_plain
 from qmath.containers.protos import parse_text
 from qmath.errors import FileFormatError
 

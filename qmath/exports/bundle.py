@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath._progress import Progress, with_progress
+from qmath._text import html_table
 from qmath.containers.lazy_array import LazyArray
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.exports import manifest
@@ -157,6 +158,19 @@ class Bundle:
     constants: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     vectors: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     directed: Mapping[str, Cases] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        program = "no integer model" if self.program is None else repr(self.program)[1:-1]
+        return f"<Bundle of {self.model.source}: {len(self.tensors)} tensors; {program}>"
+
+    def _repr_html_(self) -> str:
+        """Show the tensors in a notebook."""
+        keys = ("role", "shape", "dtype", "num_bits", "zero_point")
+        entries = self.manifest["tensors"].items()
+        rows = [
+            {"tensor": name, **{key: entry.get(key) for key in keys}} for name, entry in entries
+        ]
+        return html_table(repr(self)[1:-1], rows)
 
     @property
     def obstacles(self) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from qmath.inspection.report import Row
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qmath.inspection.report import Row
 
 __all__ = ["cells"]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from qmath._pastes import is_plain
+from qmath._text import is_plain
 from qmath.errors import QmathError
 from qmath.inspection.advice import OTHER_SOURCES, Advice
 from qmath.integer.lowering.builder import remedy_of

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from html import escape
 from importlib import resources
 from itertools import groupby
 from pathlib import PurePath
+from typing import TYPE_CHECKING
 
+from qmath._text import html_text as _text
 from qmath.inspection import plots
 from qmath.inspection.cells import cells
-from qmath.inspection.report import Report, Row
 from qmath.readers.notes import parts
+
+if TYPE_CHECKING:
+    from qmath.inspection.report import Report, Row
 
 __all__ = ["render"]
 
@@ -60,14 +63,6 @@ def render(report: Report) -> str:
         + "\n".join(part for part in body if part)
         + "\n</body>\n</html>\n"
     )
-
-
-def _text(text: object) -> str:
-    """Return text for HTML, control characters as escapes."""
-    printable = "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text)
-    )
-    return escape(printable)
 
 
 def _prose(text: str) -> str:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from qmath._progress import Progress, with_progress
+from qmath._text import html_table
 from qmath.errors import QmathError
 from qmath.exports import bundle
 from qmath.exports.weights import count
 from qmath.inspection import advice, dataflow
 from qmath.inspection.advice import Advice, Advisor
+from qmath.inspection.cells import cells
 from qmath.model import (
     Float32Array,
     QatModel,
@@ -169,9 +171,71 @@ class Report:
     warnings: tuple[Advice, ...]
     notes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        return f"<Report of {self.source}: {self.verdict}; {len(self.warnings)} warnings>"
+
+    def _repr_html_(self) -> str:
+        """Show the quantized tensors in a notebook, with the cells of the command line."""
+        rows = [cells(row) for row in self.rows if row.role != "float"]
+        return html_table(repr(self)[1:-1], rows)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
         return dataclasses.asdict(self) | {"summary": str(self.verdict)}
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return a dictionary for each tensor, all with the same keys: the rows of a table.
+
+        Of several channels, `min`, `max`, `scale`, `zero_point` are the extremes: the least of
+        `min`, `scale_min` and `zero_point_min`, the greatest of the others.
+
+        Examples
+        --------
+        >>> import qmath
+        >>> records = qmath.inspect("reference/samples/question.h5").to_records()
+        >>> [(r["tensor"], r["num_bits"], r["clipped"]) for r in records if r["role"] == "weight"]
+        [('conv1/kernel', 4, 1), ('dw1/depthwise_kernel', 4, 1)]
+        """
+        return [_record(self.source, row) for row in self.rows]
+
+    def to_html(self) -> str:
+        """Return the report as a page, as ``qmath inspect --html`` writes it."""
+        from qmath.inspection.html import render
+
+        return render(self)
+
+
+def _record(source: str, row: Row) -> dict[str, Any]:
+    """Return a row as numbers and texts alone."""
+
+    def extreme(most: Callable[..., float], values: Sequence[float | None] | None) -> float | None:
+        return most((value for value in values or () if value is not None), default=None)
+
+    return {
+        "source": source,
+        "tensor": row.tensor,
+        "role": row.role,
+        "shape": None if row.shape is None else "x".join(map(str, row.shape)),
+        "channels": None if row.scale is None else len(row.scale),
+        "num_bits": row.num_bits,
+        "scheme": row.scheme,
+        "learnt_from": row.provenance.get("num_bits"),
+        "assumed": row.assumed,
+        "ready": row.ready,
+        "problem": row.problem,
+        "min": extreme(min, row.min),
+        "max": extreme(max, row.max),
+        "scale_min": extreme(min, row.scale),
+        "scale_max": extreme(max, row.scale),
+        "zero_point_min": extreme(min, row.zero_point),
+        "zero_point_max": extreme(max, row.zero_point),
+        "integers_used": row.integers_used,
+        "integers_available": row.integers_available,
+        "elements": row.elements,
+        "clipped": row.clipped,
+        "near_ties": row.near_ties,
+        "sqnr_db": row.sqnr_db,
+    }
 
 
 def inspect(

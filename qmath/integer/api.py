@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import ArrayLike, NDArray
 
 from qmath._progress import Progress
+from qmath._text import html_table
 from qmath.containers.stored_arrays import Rows
 from qmath.errors import QmathError
 from qmath.integer.comparison import Comparison, compare_stream
@@ -99,6 +100,29 @@ class Run:
     examples: int = 0
     activations: dict[str, Activation] = field(default_factory=dict)
     accuracy: float | None = None
+
+    def __repr__(self) -> str:
+        words = [f"engine {self.engine}", f"outputs {', '.join(self.outputs) or 'none'}"]
+        words += [f"integers of {len(self.integers)} tensors"]
+        words += [f"accuracy {self.accuracy:.4f}"] if self.accuracy is not None else []
+        words += [f"nothing behind {', '.join(self.missing)}"] * bool(self.missing)
+        return f"<Run of {self.examples} examples: {'; '.join(words)}>"
+
+    def _repr_html_(self) -> str:
+        """Show in a notebook how activations use their integers, else what was computed."""
+        rows: list[dict[str, object]] = [
+            {
+                "tensor": name,
+                "integers used": f"{use.used}/{len(use.counts)}",
+                "clipped": use.clipped,
+                "SQNR dB": None if use.sqnr is None else f"{use.sqnr:.1f}",
+            }
+            for name, use in self.activations.items()
+        ] or [
+            {"tensor": name, "shape": array.shape, "dtype": array.dtype}
+            for name, array in {**self.outputs, **self.integers}.items()
+        ]
+        return html_table(repr(self)[1:-1], rows)
 
 
 def program_of(

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath._progress import Progress
+from qmath._text import html_table
 from qmath.errors import QmathError
 from qmath.integer.executor import Executor
 from qmath.integer.judging.deployed import KernelChange
@@ -146,6 +147,30 @@ class Comparison:
     notes: tuple[str, ...] = ()
     profile: str | None = None
     kernels: tuple[KernelChange, ...] = ()
+
+    def __repr__(self) -> str:
+        elements = sum(layer.elements for layer in self.layers)
+        differ = sum(layer.teacher_forced for layer in self.layers)
+        words = f"{differ:,} of {elements:,} integers differ"
+        if self.first is not None:
+            near = all(layer.near for layer in self.layers)
+            words += f", first in {self.first.name}" + ", all by float32 noise" * near
+        return f"<Comparison of {len(self.layers)} tensors: {words}>"
+
+    def _repr_html_(self) -> str:
+        """Show the layers in a notebook."""
+        rows = [
+            {
+                "tensor": layer.name,
+                "integers": f"{layer.elements:,}",
+                "differ, teacher-forced": layer.teacher_forced,
+                "of these by float32 noise": layer.near_ties,
+                "differ, free-running": layer.free_running,
+                "largest": layer.largest,
+            }
+            for layer in self.layers
+        ]
+        return html_table(repr(self)[1:-1], rows)
 
     @property
     def first(self) -> LayerDifference | None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qmath._text import html_table
 from qmath.kernels.affine import quantize, quantize_as_tflite
 
 __all__ = [
@@ -392,6 +393,29 @@ class Program:
     outputs: tuple[str, ...]
     float_layers: Mapping[str, str]
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        kinds = {
+            "in integers": len(self.quantized),
+            "in float32": len(self.steps) - len(self.quantized) - len(self.cuts),
+            "cut": len(self.cuts),
+        }
+        steps = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+        return f"<Program of {len(self.steps)} steps: {steps}; outputs {', '.join(self.outputs)}>"
+
+    def _repr_html_(self) -> str:
+        """Show the steps in a notebook."""
+        rows = [
+            {
+                "step": step.name,
+                "kind": type(step).__name__,
+                "reads": ", ".join(sources(step)),
+                "shape": getattr(step, "shape", None),
+                "bits": None if isinstance(step, FloatStep) else step.params.num_bits,
+            }
+            for step in self.steps
+        ]
+        return html_table(repr(self)[1:-1], rows)
 
     @cached_property
     def quantized(self) -> tuple[QuantizedStep, ...]:

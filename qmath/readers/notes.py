@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from qmath._pastes import OPTIONS, is_plain
+from qmath._text import OPTIONS, is_plain
 
 __all__ = [
     "ANNOTATED_ONLY",

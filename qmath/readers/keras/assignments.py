@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath._pastes import is_plain, quantizer_option
+from qmath._text import is_plain, quantizer_option
 from qmath.containers.lazy_array import LazyArray
 from qmath.errors import FileFormatError
 from qmath.model import IN_PYTHON

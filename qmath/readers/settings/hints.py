@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from qmath._pastes import as_glob, is_plain, quantizer_option
+from qmath._text import as_glob, is_plain, quantizer_option
 from qmath.model import Hint, QatTensor
 from qmath.readers.records import StoredTensor
 from qmath.readers.settings.facts import KINDS

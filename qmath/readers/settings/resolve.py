@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from qmath._pastes import as_glob, is_plain
+from qmath._text import as_glob, is_plain
 from qmath.errors import ContradictionError, QmathError
 from qmath.model import QatTensor, QuantSpec, Role
 from qmath.readers import notes as words

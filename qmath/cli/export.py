@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qmath.cli.completion import formats
 from qmath.cli.models import ModelArgument, model_argument, suffix_of
 from qmath.cli.results import Result, Verb
 from qmath.cli.text import advancing, count, printable, show
@@ -46,6 +47,7 @@ Examples:
 @click.option(
     "--format",
     "format_",
+    shell_complete=formats,
     help="The format, where the suffix of OUT does not say it; a wrong one lists all there are.",
 )
 @click.option(

@@ -15,14 +15,29 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from qmath.inspection.report import Report, Row
+    from qmath.inspection.report import Report
 
-__all__ = ["inspect"]
+__all__ = ["inspect", "same_cells"]
 
-# Title of a column to whether it is a number. Titles wrap, and so do schemes and ranges.
-_SETTINGS = {"tensor": 0, "shape": 0, "role": 0, "bits": 1, "scheme": 0, "learnt from": 0}
-_VALUES = {"range": 0, "zero point": 1, "used": 1, "clipped": 1, "near ties": 1, "SQNR dB": 1}
-_UNBOUNDED = 10_000
+# Titles of columns, the most important first; whether each is a number; the most of its width that
+# it needs, where its words can go on several lines.
+_COLUMNS: dict[str, tuple[bool, int | None]] = {
+    "role": (False, None),
+    "bits": (True, None),
+    "learnt from": (False, 20),
+    "scheme": (False, 20),
+    "range": (False, None),
+    "zero point": (True, None),
+    "used": (True, None),
+    "clipped": (True, None),
+    "SQNR dB": (True, None),
+    "near ties": (True, None),
+    "shape": (False, None),
+}
+_GAP = 2  # between columns
+_STYLES = {"error": "red", "warning": "yellow", "hint": "cyan"}
+_LONG_TABLE = 12  # rows
+_MOST_LINES = 8  # of one kind of warning, and names of float tensors, on a terminal
 
 
 @click.command(
@@ -73,6 +88,9 @@ def inspect(
 
 
 def _render(report: Report, out: Console) -> None:
+    from qmath.inspection.advice import grouped
+    from qmath.inspection.cells import cells
+
     out.print(printable(report.source))
     out.print(str(report.verdict), style="bold")
     quantized = [row for row in report.rows if row.role != "float"]
@@ -80,54 +98,87 @@ def _render(report: Report, out: Console) -> None:
         for note in report.notes:
             show(f"note: {note}")
     else:
-        for table in _tables(quantized, out):
+        found = [
+            {title: printable(text) for title, text in cells(row).items()} for row in quantized
+        ]
+        same = same_cells(found)
+        if same:
+            out.print("\nall: " + ", ".join(f"{title} {text}" for title, text in same.items()))
+        for table in _tables(found, [title for title in _COLUMNS if title not in same], out):
             out.print()
             out.print(table)
     floats = [printable(row.tensor) for row in report.rows if row.role == "float"]
     if floats:
-        out.print(f"\n{count(len(floats), 'float tensor')}: {', '.join(floats)}")
+        shown = floats[:_MOST_LINES] if out.is_terminal else floats
+        more = f" and {len(floats) - len(shown):,} more" if len(floats) > len(shown) else ""
+        out.print(f"\n{count(len(floats), 'float tensor')}: {', '.join(shown)}{more}")
     if report.warnings:
         out.print(f"\n{count(len(report.warnings), 'warning')}", style="bold")
-    groups: dict[tuple[str, str], list[str]] = {}
-    for item in report.warnings:
-        groups.setdefault((item.kind, item.remedy), []).append(f"{item.where}: {item.message}")
-    for (kind, remedy), lines in groups.items():
-        out.print(kind, style="yellow")
-        for line in lines:
-            show(line, "  ")
-        show(f"→ {remedy}", "  ")
+    for kind, severity, remedies in grouped(report.warnings):
+        out.print(f"{kind} ({severity})", style=_STYLES[severity])
+        for remedy, items in remedies:
+            some = items[:_MOST_LINES] if out.is_terminal else items
+            for item in some:
+                show(f"{item.where}: {item.message}", "  ")
+            if len(items) > len(some):
+                out.print(f"  … and {len(items) - len(some):,} more; --json and --html have all")
+            show(f"→ {remedy}", "  ")
     for note in report.notes if quantized else ():
         show(f"note: {note}")
 
 
-def _tables(rows: list[Row], out: Console) -> list[Table]:
-    """Return one table, or two where a terminal is too narrow for it."""
-    from rich.measure import Measurement
-
-    from qmath.inspection.cells import cells
-
-    found = [cells(row) for row in rows]
-    # Names come first: they are broken only where they would fill more than half the line.
-    name = min(max(len(row.tensor) for row in rows), out.width // 2)
-    whole = _table(found, {**_SETTINGS, **_VALUES}, name)
-    unbounded = out.options.update(max_width=_UNBOUNDED)
-    if Measurement.get(out, unbounded, whole).maximum <= out.width:
-        return [whole]
-    return [_table(found, _SETTINGS, name), _table(found, {"tensor": 0, **_VALUES}, name)]
+def same_cells(rows: list[dict[str, str]]) -> dict[str, str]:
+    """Return the cells that are alike in every row of a long table, to be said once."""
+    if len(rows) < _LONG_TABLE:
+        return {}
+    return {
+        title: rows[0][title]
+        for title in _COLUMNS
+        if rows[0][title] and all(row[title] == rows[0][title] for row in rows)
+    }
 
 
-def _table(rows: list[dict[str, str]], titles: dict[str, int], name: int) -> Table:
-    """Return a table of the columns `titles`, that of names at least `name` wide."""
+def _tables(rows: list[dict[str, str]], titles: list[str], out: Console) -> list[Table]:
+    """Return one table, or several below each other where a terminal is too narrow for it.
+
+    Each begins with the names, so that its rows can be read alone. Columns go into the first table
+    that has room, in the order of their importance.
+    """
+    from rich.cells import cell_len
+
+    texts = {title: [title, *(row[title] for row in rows)] for title in ("tensor", *titles)}
+    natural = {title: max(map(cell_len, column)) for title, column in texts.items()}
+    # Names are broken only where they would fill more than half the line.
+    name = min(natural.pop("tensor"), out.width // 2)
+    line = out.width - name
+    tables: list[dict[str, int]] = [{}]
+    for title, width in natural.items():
+        words = max(cell_len(word) for text in texts[title] for word in text.split(" "))
+        least = min(width, max(words, _COLUMNS[title][1] or width), line - _GAP)
+        if _filled(tables[-1]) + _GAP + least > line:
+            tables.append({})
+        tables[-1][title] = least
+    for widths in tables:
+        for title in widths:  # what is left serves the columns that were made narrow
+            room = line - _filled(widths)
+            widths[title] += min(room, natural[title] - widths[title])
+    return [_table(rows, name, widths) for widths in tables]
+
+
+def _filled(widths: dict[str, int]) -> int:
+    return sum(_GAP + width for width in widths.values())
+
+
+def _table(rows: list[dict[str, str]], name: int, widths: dict[str, int]) -> Table:
+    """Return a table of names and the columns `widths`, whose longer texts are broken."""
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title, is_number in titles.items():
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    for title, width in {"tensor": name, **widths}.items():
+        is_number = title in _COLUMNS and _COLUMNS[title][0]
         table.add_column(
-            title,
-            justify="right" if is_number else "left",
-            overflow="fold",
-            min_width=name if title == "tensor" else None,
+            title, justify="right" if is_number else "left", overflow="fold", width=width
         )
     for row in rows:
-        table.add_row(*(printable(row[title]) for title in titles))
+        table.add_row(*(row[title] for title in ("tensor", *widths)))
     return table

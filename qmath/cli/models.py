@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
+from qmath.cli.completion import keys
 from qmath.cli.results import each
 from qmath.cli.settings import read_settings
 from qmath.errors import QmathError
@@ -109,6 +110,7 @@ def model_argument(function: _Function) -> _Function:
             "quantizers",
             multiple=True,
             metavar="'KEY=QUANTIZER'",
+            shell_complete=keys,
             help="Settings that are in no file, as in the training script. KEY is a QuantizeConfig "
             "class with .weights, .activation or .output, or a tensor name with wildcards. "
             "Repeatable.",

@@ -38,12 +38,14 @@ def show(text: str, indent: str = "") -> None:
     if not sys.stdout.isatty():
         print(f"{indent}{printable(text)}")
         return
+    from rich.padding import Padding
+
     out = console()
     for i, part in enumerate(parts(printable(text))):
         if i % 2:
             out.print(f"{indent}    {part}", soft_wrap=True)
         elif part.strip():
-            out.print(f"{indent}{part.strip()}")
+            out.print(Padding(part.strip(), (0, 0, 0, len(indent))))
 
 
 @contextmanager

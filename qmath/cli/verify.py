@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from qmath.cli.completion import formats
 from qmath.cli.models import ModelArgument, model_argument, suffix_of
 from qmath.cli.results import Result, Verb
 from qmath.cli.text import advancing, console, count, printable
@@ -29,7 +30,12 @@ _SHOWN = 20  # differences in words; the others are counted
 )
 @model_argument
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--format", "format_", help="The format, where the suffix of OUTPUT does not say it.")
+@click.option(
+    "--format",
+    "format_",
+    shell_complete=formats,
+    help="The format, where the suffix of OUTPUT does not say it.",
+)
 @click.option(
     "--against",
     type=click.Path(path_type=Path),

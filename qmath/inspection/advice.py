@@ -28,13 +28,18 @@ Every piece of advice has a kind, which scripts can rely on:
     A layer or activation that qmath cannot compute.
 ``open-shape``
     Such a layer whose output's shape is not known, so that what follows it is left out.
+
+And a severity: an ``error`` takes integers away, by a ``warning`` the model computes otherwise than
+meant, or in float, and a ``hint`` changes nothing that qmath writes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Literal
 
 import numpy as np
 
@@ -46,6 +51,8 @@ __all__ = [
     "OTHER_SOURCES",
     "Advice",
     "Advisor",
+    "Severity",
+    "grouped",
     "missing_settings",
     "no_integers",
     "own_quantizer",
@@ -57,6 +64,11 @@ OTHER_SOURCES = (
     "a SavedModel or the live model (qmath.from_keras) may show its quantizer; if neither does, "
     "qmath recover finds integers in an .npz of the values that its layer computes with"
 )
+Severity = Literal["error", "warning", "hint"]
+_ERRORS = frozenset({"missing-settings", "own-quantizer", "no-integers", "open-shape"})
+_HINTS = frozenset({"zero-point-half-step", "unconverged-average"})
+_ORDER: tuple[Severity, ...] = ("error", "warning", "hint")
+_FEW_INTEGERS = 8  # of a channel that shares its range
 _FAR_OUTSIDE = 0.1  # of the range; one optimizer step usually moves a weight by less
 
 
@@ -74,12 +86,34 @@ class Advice:
         The problem.
     remedy : str
         Its remedy.
+    severity : {"error", "warning", "hint"}
+        How much it matters, see the module; by its kind.
     """
 
     kind: str
     where: str
     message: str
     remedy: str
+    severity: Severity = field(init=False)
+
+    def __post_init__(self) -> None:
+        severity = "error" if self.kind in _ERRORS else "hint" if self.kind in _HINTS else "warning"
+        object.__setattr__(self, "severity", severity)
+
+
+def grouped(advice: Iterable[Advice]) -> list[tuple[str, Severity, list[tuple[str, list[Advice]]]]]:
+    """Return each kind once, the severest first, with its remedies and what each is for."""
+
+    def kind_of(item: Advice) -> tuple[int, str]:
+        return _ORDER.index(item.severity), item.kind
+
+    groups = []
+    for (rank, kind), items in groupby(sorted(advice, key=kind_of), kind_of):
+        remedies: dict[str, list[Advice]] = {}
+        for item in items:
+            remedies.setdefault(item.remedy, []).append(item)
+        groups.append((kind, _ORDER[rank], [*remedies.items()]))
+    return groups
 
 
 def missing_settings(tensor: QatTensor) -> Advice:
@@ -250,9 +284,9 @@ def _unconverged(node: Node | None, tensor: QatTensor, low: float, high: float) 
         "unconverged-average",
         tensor.name,
         f"its moving average has seen {steps} steps: the minimum {low:.4g} of a ReLU's output is "
-        f"-6 * 0.999**{steps}",
-        f"train about {more} more steps, until the minimum is within half an integer step of 0 "
-        f"({bits} bits{'' if spec.num_bits else ' assumed'}); TFMOT's decay of 0.999 is fixed",
+        f"-6 * 0.999**{steps}; it needs about {more} more, until the minimum is within half an "
+        f"integer step of 0 ({bits} bits{'' if spec.num_bits else ' assumed'})",
+        "train for more steps; TFMOT's decay of 0.999 is fixed",
     )
 
 
@@ -279,20 +313,27 @@ def _single_range(
 ) -> Iterator[Advice]:
     """Advise where one range serves several channels, axis 2 of HWIM."""
     largest = np.abs(floats).max(axis=(0, 1, 3), initial=0)
-    alive = largest[largest > 0]
-    if alive.size > 1:
-        worst = int(np.where(largest > 0, largest, np.inf).argmin())
-        used = np.unique(quantized.values[:, :, worst]).size
-        yield Advice(
-            "single-range-depthwise",
-            tensor.name,
-            f"one range serves {largest.size} channels, the largest of them "
-            f"{alive.max() / alive.min():.3g} times the smallest: channel {worst} uses {used} of "
-            f"{2**quantized.num_bits} integers",
-            "TFMOT's per_axis means the last axis, which is the depth multiplier here; give this "
-            "layer more bits in its QuantizeConfig, or even its channels out (weight decay, "
-            "kernel constraints)",
-        )
+    alive = np.flatnonzero(largest > 0)
+    if alive.size < 2:
+        return
+    worst = int(alive[largest[alive].argmin()])
+    ratio = float(largest.max() / largest[worst])
+    of_worst = quantized.values[:, :, worst]
+    low, high = int(of_worst.min()), int(of_worst.max())
+    # A channel that keeps a quarter of the range's integers, at few bits a half, loses little.
+    available = 2**quantized.num_bits
+    if high - low + 1 >= max(available // 4, min(_FEW_INTEGERS, available // 2)):
+        return
+    lowest, greatest = -(2 ** (quantized.num_bits - 1)), 2 ** (quantized.num_bits - 1) - 1
+    yield Advice(
+        "single-range-depthwise",
+        tensor.name,
+        f"one range serves {largest.size} channels, the largest of them {ratio:.3g} times the "
+        f"smallest: channel {worst} has only {low} … {high} of the integers {lowest} … {greatest}",
+        "TFMOT's per_axis means the last axis, which is the depth multiplier here; give this "
+        "layer more bits in its QuantizeConfig, or even its channels out (weight decay, "
+        "kernel constraints)",
+    )
 
 
 def _is_relu(node: Node) -> bool:

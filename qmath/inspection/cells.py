@@ -31,10 +31,10 @@ def cells(row: Row) -> dict[str, str]:
 
 
 def _sources(row: Row) -> str:
-    """Return where the width was learnt, and what is assumed."""
+    """Return where the width was learnt, and whether other settings are assumed."""
     width = row.provenance.get("num_bits", "unknown")
-    assumptions = [source for source in row.provenance.values() if source.startswith("assumed")]
-    return "; ".join(dict.fromkeys([width, *assumptions]))
+    assumed = [source for source in row.provenance.values() if source.startswith("assumed")]
+    return width if not assumed or width.startswith("assumed") else f"{width}, rest assumed"
 
 
 def _range(row: Row) -> str:

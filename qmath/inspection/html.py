@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
-from itertools import groupby
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from qmath._text import html_text as _text
 from qmath.inspection import plots
+from qmath.inspection.advice import grouped
 from qmath.inspection.cells import cells
 from qmath.readers.notes import parts
 
@@ -87,18 +87,20 @@ def _verdict(report: Report) -> str:
 
 
 def _warnings(report: Report) -> Iterator[str]:
-    """Yield the warnings, those of one kind and remedy together."""
+    """Yield the warnings, those of one kind together."""
     if not report.warnings:
         return
     yield "<section><h2>Warnings</h2>"
-    ordered = sorted(report.warnings, key=lambda item: (item.kind, item.remedy))
-    for (kind, remedy), items in groupby(ordered, lambda item: (item.kind, item.remedy)):
-        lines = "".join(
-            f"<li><code>{_text(item.where)}</code> {_text(item.message)}</li>" for item in items
-        )
+    for kind, severity, remedies in grouped(report.warnings):
+        parts = []
+        for remedy, items in remedies:
+            lines = "".join(
+                f"<li><code>{_text(item.where)}</code> {_text(item.message)}</li>" for item in items
+            )
+            parts.append(f'<ul>{lines}</ul><p class="remedy"><b>Remedy</b> {_prose(remedy)}</p>')
         yield (
-            f'<div class="warning"><h3>{_text(kind)}</h3><ul>{lines}</ul>'
-            f'<p class="remedy"><b>Remedy</b> {_prose(remedy)}</p></div>'
+            f'<div class="warning {severity}"><h3>{_text(kind)} <span>{severity}</span></h3>'
+            f"{''.join(parts)}</div>"
         )
     yield "</section>"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
 import shlex
 import shutil
@@ -22,6 +21,7 @@ from qmath.errors import QmathError
 from qmath.model import IN_PYTHON, missing_settings
 from qmath.readers.notes import GET_CONFIG
 from tests.cli.running import fails, run
+from tests.cli.terminals import on_terminal
 from tests.readers.builders import (
     kernel,
     quantizer,
@@ -297,32 +297,6 @@ def test_where_several_readings_fit_the_option_is_plain(
 @pytest.fixture(scope="module")
 def long_named(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model(tmp_path_factory.mktemp("long") / "model.h5", "a;" * 60)
-
-
-def on_terminal(width: int, *args: object) -> str:
-    """Return what a process writes to a terminal of this width."""
-    import fcntl
-    import pty
-    import struct
-    import termios
-
-    terminal, end = pty.openpty()
-    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
-    environment = {name: os.environ[name] for name in os.environ.keys() - {"COLUMNS", "LINES"}}
-    command = [sys.executable, "-m", "qmath", *map(str, args)]
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=end, env=environment | {"TERM": "xterm"}
-    ) as process:
-        os.close(end)
-        read = b""
-        try:
-            while block := os.read(terminal, 1 << 16):
-                read += block
-        except OSError:  # the end, on Linux
-            pass
-    os.close(terminal)
-    assert process.returncode == 0
-    return read.decode()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")

@@ -155,7 +155,8 @@ def test_inspect_has_verdict_table_and_warnings():
     assert "range ratio" in row
     text = "\n".join(lines)
     for kind in ("missing-settings", "float-input", "float-layer", "single-range-depthwise"):
-        assert f"\n{kind}\n" in text
+        severity = "error" if kind == "missing-settings" else "warning"
+        assert f"\n{kind} ({severity})\n" in text
     assert "\x1b" not in text
 
 
@@ -240,7 +241,7 @@ def test_nan_weights(tmp_path):
     assert not (tmp_path / "out.npz").exists()
     result = run("inspect", model)
     assert "weights 1/2 ready" in result.stdout
-    assert "\nno-integers\n" in result.stdout
+    assert "\nno-integers (error)\n" in result.stdout
 
 
 def test_unknown_weights_are_listed_with_what_to_paste(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 
 import qmath
 from qmath import Graph, MissingSettingsError, Node, QatModel, QatTensor, QuantSpec
+from qmath.inspection.advice import Advice, grouped
 from qmath.inspection.report import inspect
 from qmath.integer.lowering.lower import lower
 from tests.exports.models import AVERAGE, CONV, DENSE, FIXED, model, ranged, unknown, weight
@@ -123,7 +124,7 @@ def test_unconverged_averages_tell_their_steps(steps, spec):
     )
     (item,) = warnings(report, "unconverged-average")
     assert f"has seen {steps} steps" in item.message
-    more = int(item.remedy.split()[2])
+    more = int(item.message.partition("needs about ")[2].split()[0])
     after = moving_average(steps + more, peak=4.0)
     assert -after[0] <= 4.0 / 255 / 2 * 1.01
     assert -moving_average(steps + more - 10, peak=4.0)[0] > 4.0 / 255 / 2
@@ -200,8 +201,37 @@ def test_depthwise_kernels_share_a_range():
     report = inspect(model(**{"dw/depthwise_kernel": kernel}))
     (item,) = warnings(report, "single-range-depthwise")
     assert "one range serves 4 channels, the largest of them 10 times the smallest" in item.message
-    assert "channel 2 uses 1 of 16 integers" in item.message
+    assert "channel 2 has only 1 … 1 of the integers -8 … 7" in item.message
     assert "depth multiplier" in item.remedy
+
+
+@pytest.mark.parametrize(("smallest", "num_bits"), [(0.51, 8), (0.26, 8), (0.9, 3), (0.6, 4)])
+def test_a_channel_that_keeps_enough_integers_is_no_problem(smallest, num_bits):
+    values = np.linspace(-1, 1, 27, dtype=np.float32).reshape(3, 3, 3, 1).copy()
+    values[:, :, 1] = np.linspace(-smallest, smallest, 9).reshape(3, 3, 1)
+    values[:, :, 0] = values[:, :, 2] = np.linspace(-1, 1, 9).reshape(3, 3, 1)
+    kernel = weight("dw/depthwise_kernel", values, replace(CONV, num_bits=num_bits))
+    report = inspect(model(**{"dw/depthwise_kernel": kernel}))
+    assert not warnings(report, "single-range-depthwise")
+
+
+def test_each_kind_is_one_group_and_the_severest_comes_first():
+    advice = [
+        Advice("zero-point-half-step", "a", "tie", "use it"),
+        Advice("float-layer", "b", "float", "annotate b"),
+        Advice("missing-settings", "c", "missing", "pass"),
+        Advice("float-layer", "d", "float", "annotate d"),
+        Advice("float-layer", "e", "float", "annotate b"),
+    ]
+    found = [
+        (kind, severity, [(remedy, [item.where for item in items]) for remedy, items in remedies])
+        for kind, severity, remedies in grouped(advice)
+    ]
+    assert found == [
+        ("missing-settings", "error", [("pass", ["c"])]),
+        ("float-layer", "warning", [("annotate b", ["b", "e"]), ("annotate d", ["d"])]),
+        ("zero-point-half-step", "hint", [("use it", ["a"])]),
+    ]
 
 
 def test_zero_point_on_a_half_step():

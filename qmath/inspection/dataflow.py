@@ -70,10 +70,14 @@ class _Tensors:
 
 @dataclass(frozen=True)
 class Flow:
-    """Whether all layers but the last run in integers (``None``: unknown), and which do not."""
+    """Whether all layers but the last run in integers (``None``: unknown), and which do not.
+
+    `program` is the integer program, if there is one with unknown settings as they may be.
+    """
 
     integer_only: bool | None
     warnings: tuple[Advice, ...] = ()
+    program: Program | None = None
 
 
 def follow(model: QatModel, ready: Set[str]) -> Flow:
@@ -98,7 +102,7 @@ def follow(model: QatModel, ready: Set[str]) -> Flow:
     except QmathError:
         return Flow(not warnings, warnings)
     found = (*_of_float_layers(model, program, warnings), *_shapeless(program))
-    return Flow(not program.float_layers, found)
+    return Flow(not program.float_layers, found, program)
 
 
 def _completed(model: QatModel) -> QatModel:

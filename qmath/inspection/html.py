@@ -8,9 +8,12 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from qmath._text import html_text as _text
+from qmath._text import is_plain
+from qmath._version import __version__
 from qmath.inspection import plots
 from qmath.inspection.advice import grouped
 from qmath.inspection.cells import cells
+from qmath.inspection.drawing import blocks, drawing
 from qmath.readers.notes import parts
 
 if TYPE_CHECKING:
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["render"]
 
+_SHORT_GRAPH = 40  # steps that are shown at once
 _MOST_NAMED = 16  # unused integers in words; the plot shows all
 
 
@@ -46,29 +50,55 @@ def render(report: Report) -> str:
     name = _text(PurePath(report.source).name)
     quantized = [row for row in report.rows if row.role != "float"]
     floats = [row for row in report.rows if row.role == "float"]
-    body = (
-        f"<header><h1>{name}</h1>{_verdict(report)}</header>",
-        *_warnings(report),
-        _table(quantized),
-        *_weights(quantized),
-        _floats(floats),
-        _notes(report.notes),
-    )
+    sections = {
+        "Warnings": "".join(_warnings(report)),
+        "Tensors": _table(quantized),
+        "Graph": _graph(report),
+        "Weights": "".join(_weights(quantized)),
+        "Float tensors": _floats(floats),
+        "Notes": _notes(report.notes),
+    }
+    links = [
+        f'<li><a href="#{_section(title)}">{title}</a></li>'
+        for title, text in sections.items()
+        if text
+    ]
+    body = [
+        f"<header><h1>{name}</h1>{_verdict(report)}{_origin(report)}</header>",
+        f'<nav aria-label="Contents"><ul>{"".join(links)}</ul></nav>',
+    ] + [
+        f'<section id="{_section(title)}"><h2>{title}</h2>{text}</section>'
+        for title, text in sections.items()
+        if text
+    ]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         f"<title>{name}: quantization report</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
-        + "\n".join(part for part in body if part)
+        + "\n".join(body)
         + "\n</body>\n</html>\n"
     )
+
+
+def _section(title: str) -> str:
+    return "s-" + title.lower().replace(" ", "-")
+
+
+def _origin(report: Report) -> str:
+    """Return what the page was made of, and by which version."""
+    digest = f"<br>SHA-256 <code>{report.sha256}</code>" if report.sha256 else ""
+    command = ""
+    if is_plain(report.source):
+        command = f'<br><code class="paste">qmath inspect {_text(report.source)}</code>'
+    return f'<p class="origin">qmath {__version__}, of {_text(report.source)}{digest}{command}</p>'
 
 
 def _prose(text: str) -> str:
     """Return text for HTML, with what is to be pasted as code."""
     return "".join(
-        f"<code>{_text(part)}</code>" if i % 2 else _text(part)
+        f'<code class="paste">{_text(part)}</code>' if i % 2 else _text(part)
         for i, part in enumerate(parts(text))
     )
 
@@ -88,9 +118,6 @@ def _verdict(report: Report) -> str:
 
 def _warnings(report: Report) -> Iterator[str]:
     """Yield the warnings, those of one kind together."""
-    if not report.warnings:
-        return
-    yield "<section><h2>Warnings</h2>"
     for kind, severity, remedies in grouped(report.warnings):
         parts = []
         for remedy, items in remedies:
@@ -102,14 +129,20 @@ def _warnings(report: Report) -> Iterator[str]:
             f'<div class="warning {severity}"><h3>{_text(kind)} <span>{severity}</span></h3>'
             f"{''.join(parts)}</div>"
         )
-    yield "</section>"
 
 
 def _table(rows: Sequence[Row]) -> str:
+    """Return the tensors, and switches that hide those of a role: the style sheet does it."""
     if not rows:
-        return "<section><h2>Tensors</h2><p>Nothing in this model is quantized.</p></section>"
+        return "<p>Nothing in this model is quantized.</p>"
+    roles = list(dict.fromkeys(row.role for row in rows))
+    switches = "".join(
+        f'<label><input type="checkbox" id="show-{role}" checked> {role}s</label> '
+        for role in roles
+    )
+    switches += '<label><input type="checkbox" id="only-unready"> only what is not ready</label>'
     body = "".join(
-        f'<tr><th scope="row">{_link(row)}</th>'
+        f'<tr class="{row.role}{"" if row.ready else " unready"}"><th scope="row">{_link(row)}</th>'
         + "".join(
             f'<td data-title="{title}">{_text(cell)}</td>'
             for title, cell in [*cells(row).items()][1:]
@@ -119,9 +152,26 @@ def _table(rows: Sequence[Row]) -> str:
     )
     head = "".join(f'<th scope="col">{title}</th>' for title in cells(rows[0]))
     return (
-        '<section><h2>Tensors</h2><div class="wide" tabindex="0"><table>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></section>"
+        f'<p class="filter">{switches}</p><div class="wide" tabindex="0"><table>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _graph(report: Report) -> str:
+    """Return the drawing of the integer program, where there is one."""
+    if report.program is None:
+        return ""
+    unknown = {row.tensor for row in report.rows if row.role != "float" and row.num_bits is None}
+    rows = blocks(report.program, unknown)
+    assumption = ", if unknown widths are 8" if unknown else ""
+    legend = (
+        '<p class="legend"><b class="integers">●</b> integers <b class="float">●</b> float32 '
+        '<b class="cut">●</b> cut point; a sum has the width that its weights prove'
+        f"{assumption}.</p>"
+    )
+    is_open = " open" if len(rows) <= _SHORT_GRAPH else ""
+    steps = f"<summary>{len(rows)} steps</summary>{drawing(rows)}"
+    return f"{legend}<details{is_open}>{steps}</details>"
 
 
 def _link(row: Row) -> str:
@@ -136,13 +186,11 @@ def _anchor(row: Row) -> str:
 
 def _weights(rows: Iterable[Row]) -> Iterator[str]:
     """Yield the plots of every tensor that has something to plot."""
-    heading = "<h2>Weights</h2>"
     for row in filter(_has_plots, rows):
         yield (
-            f'{heading}<section class="tensor" id="{_anchor(row)}"><h3>{_text(row.tensor)}</h3>'
+            f'<section class="tensor" id="{_anchor(row)}"><h3>{_text(row.tensor)}</h3>'
             f'<div class="plots">{_histogram(row)}{_channels(row)}</div></section>'
         )
-        heading = ""
 
 
 def _has_plots(row: Row) -> bool:
@@ -178,9 +226,9 @@ def _floats(rows: Iterable[Row]) -> str:
     items = "".join(
         f"<li><code>{_text(row.tensor)}</code> {_text(cells(row)['shape'])}</li>" for row in rows
     )
-    return f'<section><h2>Float tensors</h2><ul class="plain">{items}</ul></section>' * bool(items)
+    return f'<ul class="plain">{items}</ul>' * bool(items)
 
 
 def _notes(notes: Iterable[str]) -> str:
     items = "".join(f"<li>{_prose(note)}</li>" for note in notes)
-    return f"<section><h2>Notes</h2><ul>{items}</ul></section>" * bool(items)
+    return f"<ul>{items}</ul>" * bool(items)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from qmath.exports.weights import count
 from qmath.inspection import advice, dataflow
 from qmath.inspection.advice import Advice, Advisor
 from qmath.inspection.cells import cells
+from qmath.integer.program import Program
 from qmath.model import (
     Float32Array,
     QatModel,
@@ -163,6 +164,10 @@ class Report:
         Problems, each with its remedy.
     notes : tuple of str
         Notes of the reader of the file.
+    sha256 : str or None
+        The digest of what was read; ``None`` for a live model.
+    program : Program or None
+        The integer program, where the layers make one; widths that no source says are taken for 8.
     """
 
     source: str
@@ -170,6 +175,8 @@ class Report:
     rows: tuple[Row, ...]
     warnings: tuple[Advice, ...]
     notes: tuple[str, ...]
+    sha256: str | None = None
+    program: Program | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:
         return f"<Report of {self.source}: {self.verdict}; {len(self.warnings)} warnings>"
@@ -180,8 +187,10 @@ class Report:
         return html_table(repr(self)[1:-1], rows)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        return dataclasses.asdict(self) | {"summary": str(self.verdict)}
+        """Return the report as JSON values, without the program."""
+        found = dataclasses.asdict(dataclasses.replace(self, program=None))
+        del found["program"]
+        return found | {"summary": str(self.verdict)}
 
     def to_records(self) -> list[dict[str, Any]]:
         """Return a dictionary for each tensor, all with the same keys: the rows of a table.
@@ -289,7 +298,15 @@ def inspect(
         sum(row.assumed and row.ready is True for row in weights),
         sum(row.assumed and row.ready is True for row in activations),
     )
-    return Report(source.source, verdict, tuple(rows), tuple(warnings), tuple(source.notes))
+    return Report(
+        source.source,
+        verdict,
+        tuple(rows),
+        tuple(warnings),
+        tuple(source.notes),
+        source.sha256,
+        flow.program,
+    )
 
 
 def _row(advisor: Advisor, tensor: QatTensor) -> tuple[Row, list[Advice]]:

@@ -5,12 +5,14 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+import qmath
 from qmath import QatTensor
+from qmath.inspection.drawing import Block, blocks, drawing
 from qmath.inspection.html import plots, render
 from qmath.inspection.report import Row, inspect
 from tests.exports.models import CONV, DENSE, model, unknown, weight
 
-VOID = {"meta", "path", "circle"}
+VOID = {"meta", "path", "circle", "br", "input"}
 
 
 class Page(HTMLParser):
@@ -58,17 +60,55 @@ def test_a_page_loads_and_runs_nothing():
     assert not names & {"src", "style", "srcset", "onload", "onclick"}
     links = [value for name, value in Page(page).attributes if name == "href"]
     assert links
-    assert all(link.startswith("#t-") for link in links)
+    assert all(link.startswith(("#t-", "#s-")) for link in links)
     assert "url(" not in page
     assert "@import" not in page
 
 
-def test_links_lead_to_weights_and_nowhere_else():
+def test_links_lead_to_sections_and_weights_and_nowhere_else():
     attributes = Page(render(inspect(model()))).attributes
     links = {value for name, value in attributes if name == "href"}
     anchors = {f"#{value}" for name, value in attributes if name == "id"}
-    assert links == anchors
-    assert len(anchors) == 4
+    assert links == {anchor for anchor in anchors if anchor.startswith(("#t-", "#s-"))}
+    assert sum(link.startswith("#t-") for link in links) == 4
+
+
+def test_every_switch_has_a_rule_that_hides_rows():
+    page = render(inspect(model()))
+    switches = re.findall(r'<input type="checkbox" id="([^"]*)"', page)
+    assert len(switches) > 2
+    for switch in switches:
+        assert f"body:has(#{switch}:" in page
+
+
+def test_the_graph_has_every_step_with_its_width():
+    report = inspect("reference/samples/nbit4.h5")
+    rows = blocks(report.program)
+    page = Page(drawing(rows))
+    assert [row.name for row in rows][1:] == [step.name for step in report.program.steps]
+    for row in rows:
+        assert row.name in page.text
+        assert row.words in page.text
+    (dense,) = (row for row in rows if row.name == "dense/post_activation")
+    fixed = qmath.quantize_model(qmath.load("reference/samples/nbit4.h5")).constants
+    bits = fixed["dense/post_activation.accumulator_bits"].max()
+    assert f"dense, {bits}-bit sum, 8-bit integers" in dense.words
+    assert drawing(rows).count("V") == sum(len(row.reads) for row in rows)
+
+
+def test_branches_have_lanes_of_their_own():
+    names = [("a", ()), ("b", ("a",)), ("c", ("a",)), ("d", ("b", "c")), ("e", ("d",))]
+    rows = [Block(name, "integers", "", reads) for name, reads in names]
+    places = re.findall(r'<circle class="integers" cx="(\d+)"', drawing(rows))
+    assert len({places[1], places[2]}) == 2
+    assert places[3] in (places[1], places[2])
+    assert places[4] == places[3]
+
+
+def test_unknown_widths_are_not_drawn_as_known():
+    page = inspect("reference/samples/question.h5").to_html()
+    assert "integers of unknown width" in page
+    assert "if unknown widths are 8" in page
 
 
 def test_equal_reports_give_equal_pages():

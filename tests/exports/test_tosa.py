@@ -1,4 +1,4 @@
-"""TFLite files through TOSA's converter and its reference model: neither is in an extra."""
+"""TFLite files through TOSA's converter and its reference model, where they are installed."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""A package, so that no installed wheel with a package of this name hides it."""

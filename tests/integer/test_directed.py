@@ -16,8 +16,9 @@ from qmath.integer.api import program_of
 from qmath.integer.bounds import channel_intervals
 from qmath.integer.directed.cases import PURPOSES, channels_text
 from qmath.integer.directed.goals import Line, goals_of
+from qmath.integer.directed.layout import layout_of
 from qmath.integer.directed.mistakes import rounding_of
-from qmath.integer.directed.residues import least_residues
+from qmath.integer.directed.residues import least_residues, least_roots
 from qmath.integer.directed.solving import solve
 from qmath.integer.directed.vectors import directed_vectors
 from qmath.integer.directed.views import view_of
@@ -75,6 +76,21 @@ def test_the_least_residue_is_the_least(a, b, modulus, last):
     assert every[found[0]] == min(every)
     residues = [every[x] for x in found]
     assert residues == sorted(residues)
+
+
+@given(
+    st.integers(-(2**12), 2**12), st.lists(st.integers(-(2**20), 2**20), min_size=1, max_size=9),
+    st.integers(1, 8), st.integers(-300, 300),
+)  # fmt: skip
+def test_the_least_root_is_the_first_on_a_tie(multiplier, addends, shift, low):
+    found, exists = least_roots(multiplier, np.array(addends, np.int64), shift, low)
+    for addend, a, is_root in zip(addends, found.tolist(), exists.tolist(), strict=True):
+        roots = (
+            x
+            for x in range(low, low + (1 << shift))
+            if not (x * multiplier + addend) % (1 << shift)
+        )
+        assert next(roots, None) == (a if is_root else None)
 
 
 @st.composite
@@ -174,6 +190,46 @@ def test_a_view_reads_what_the_operations_read(program):
             )
 
 
+def test_every_sum_but_products_has_a_layout_whose_views_add_up(program):
+    rng = np.random.RandomState(1)
+    shapes = {step.name: step.shape for step in program.steps}
+    for step in program.steps:
+        if not isinstance(step, Requantize):
+            continue
+        layout = layout_of(step, shapes)
+        if any(op.factor for term in step.value.terms for op in term.ops):
+            assert layout is None
+            continue
+        terms = {term.source: term.params for term in step.value.terms}
+        sources = {
+            name: rng.randint(params.low, params.high + 1, (1, *shapes[name]))
+            for name, params in terms.items()
+        }
+        sums, _ = sums_of(program, step, sources)
+        for number, term in enumerate(step.value.terms):
+            view = layout.views[number]
+            flat = sources[term.source].reshape(-1) - term.params.zero_point
+            read = np.concatenate([[0], flat])[view.inputs(layout.positions)]
+            found = np.einsum("pgk,gko->pgo", read, view.weights).reshape(len(read), -1)
+            elements = view.elements[layout.positions]
+            expected = sums[number].reshape(-1)[elements]
+            assert ((expected == found) | (elements < 0)).all(), step.name
+
+
+def test_sums_that_share_inputs_reach_their_clamps_and_come_near_to_ties():
+    cases = directed_vectors(program_of(networks.branches()))["relu6/output"]
+    clamps = {"upper clamp", "past the upper clamp", "lower clamp", "past the lower clamp"}
+    for purpose in {"below a tie", "above a tie", "narrow accumulator"} | clamps:
+        assert {*(tagged(cases, purpose) % 4)} == {0, 1, 2, 3}, purpose
+
+
+def test_others_beside_a_weighted_term_are_chosen_for_a_tie():
+    found = directed_vectors(program_of(networks.combinations()))
+    for name in ("average11/output", "add12/output"):
+        for purpose in ("half to even", "half away from zero"):
+            assert len(tagged(found[name], purpose)), (name, purpose)
+
+
 def test_expected_integers_are_the_executors(program):
     executor = Executor(program, Integer())
     found = directed_vectors(program)
@@ -192,7 +248,8 @@ def test_tags_are_true(program):
         if not isinstance(step, Requantize):
             continue
         sums, _ = sums_of(program, step, cases.inputs)
-        is_single = len(sums) == 1  # terms of a concatenation are not read everywhere
+        # Terms of a concatenation are not read everywhere; of two sums, ends are those of both.
+        is_single = len(sums) == 1 and sum(op.sums for op in step.value.terms[0].ops) < 2
         for purpose, end in (("least accumulator", 0), ("greatest accumulator", 1)) * is_single:
             at = tagged(cases, purpose)
             for a, term in zip(sums, step.value.terms, strict=True):
@@ -323,6 +380,13 @@ def test_a_gate_serves_many_goals_in_one_input():
     assert len(cases.expected) == 1
     for purpose in ("greatest accumulator", "upper clamp", "past the upper clamp"):
         assert {*(tagged(cases, purpose) % 4)} == {0, 1, 2, 3}, purpose
+
+
+def test_the_last_integer_of_a_product_of_small_factors_is_shown():
+    name = "multiply8/output"
+    program = program_of(networks.combinations())
+    cases = directed_vectors(program)[name]
+    assert (cases.expected[:, -1, -1, -1] != program.step(name).params.zero_point).any()
 
 
 def test_a_negative_number_of_bytes_is_refused():

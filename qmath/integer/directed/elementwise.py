@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ __all__ = ["ElementwisePatches"]
 
 Int64Array = NDArray[np.int64]
 _MOST = 1 << 16  # combinations
+_NEAREST = 2  # combinations
 _CHOICE = 7919  # so that channels have different ones of those that serve a purpose
 
 
@@ -87,9 +89,9 @@ class ElementwisePatches(Patches):
         self.below[channels] = min(float(below.min()), 1.0)
         self.above[channels] = min(float(above.min()), 1.0)
         masks = rounding.masks(sums)
-        for name, distance in (("below a tie", below), ("above a tie", above)):
-            masks[name] = distance <= max(float(distance.min()), NEAR)
-            masks[name] &= np.isfinite(distance)
+        for purpose, distance in (("below a tie", below), ("above a tie", above)):
+            masks[purpose] = distance <= max(float(distance.min()), NEAR)
+            masks[purpose] &= np.isfinite(distance)
         for purpose, mask in masks.items():
             found = self.preferred(np.flatnonzero(mask))
             if not len(found) and self.is_complete:
@@ -97,6 +99,25 @@ class ElementwisePatches(Patches):
             for channel in channels if len(found) else ():
                 chosen = int(found[channel * _CHOICE % len(found)])
                 self.goals[channel].append(Goal(purpose, channel, [chosen]))
+        for purpose, distance in (("below a tie", below), ("above a tie", above)):
+            self._add_nearest(purpose, channels, distance, np.sum(sums, axis=0))
+
+    def _add_nearest(
+        self, purpose: str, channels: list[int], distance: NDArray[np.float64], total: Int64Array
+    ) -> None:
+        """Add combinations whose result the least change of multipliers moves over a tie.
+
+        A change moves a result by as much as the accumulators are large, upward or downward. Of
+        each of these the channels take turns.
+        """
+        turn = cycle(channels)
+        for sign in (1, -1):
+            found = np.flatnonzero(sign * total > 0)
+            ratio = distance[found] / np.abs(total[found])
+            order = np.argsort(ratio, kind="stable")[:_NEAREST]
+            for chosen in found[order[np.isfinite(ratio[order])]].tolist():
+                channel = next(turn)
+                self.goals[channel].append(Goal(purpose, channel, [chosen], takes_any=False))
 
 
 def _combinations(

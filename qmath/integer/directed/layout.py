@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qmath.integer.bounds import channel_intervals
+from qmath.integer.directed.joined import joined, reads_twice, side_by_side
 from qmath.integer.directed.views import View, disjoint_positions, view_of
 from qmath.integer.program import Requantize, Shape, Term
 
@@ -30,11 +32,15 @@ class Layout:
         Slots for patches: positions whose inputs do not overlap.
     groups : int
         Of channels that do not share inputs, so that each has its own patch in a slot.
+    is_joined : bool
+        Whether terms read the same inputs, or one reads an input twice: the views of a source that
+        is so read have the same inputs in the same order.
     """
 
     views: tuple[View, ...]
     positions: Int64Array
     groups: int
+    is_joined: bool = False
 
     def inputs(self, term: int, slot: int) -> Int64Array:
         """Return where all inputs of a slot lie in a term's source, counted from 0."""
@@ -64,17 +70,17 @@ class Layout:
     def ends(
         self, terms: Sequence[Term], shape: Shape
     ) -> tuple[tuple[Int64Array, Int64Array], ...]:
-        """Return for each term each channel's least and greatest sum, 0 where it is not read."""
+        """Return for each term each element's least and greatest sum, 0 where it is not read."""
         ends = []
         for view, term in zip(self.views, terms, strict=True):
             low, high = term.params.limits
-            groups = view.pixels[view.cells].reshape(*view.cells.shape, len(view.weights), -1)
-            is_read = np.repeat((groups > 0).any((1, 3)), view.weights.shape[2], axis=1)
-            shown = view.elements >= 0
+            is_read, shown = view.is_read, view.elements >= 0
             pair = []
-            for better in (np.minimum, np.maximum):
+            for better, proved in zip(
+                (np.minimum, np.maximum), channel_intervals(term), strict=True
+            ):
                 sums = better(view.weights * low, view.weights * high).sum(1).reshape(-1)
-                end = np.zeros(math.prod(shape), np.int64)
+                end = np.broadcast_to(proved, shape).reshape(-1).copy()
                 end[view.elements[shown]] = (is_read * sums)[shown]
                 pair.append(end.reshape(shape))
             ends.append((pair[0], pair[1]))
@@ -82,7 +88,7 @@ class Layout:
 
 
 def layout_of(step: Requantize, shapes: Mapping[str, Shape]) -> Layout | None:
-    """Return where patches go; ``None`` where a term has no view, or sources are shared.
+    """Return where patches go; ``None`` where a term has no view, or none that fits the others'.
 
     Parameters
     ----------
@@ -91,21 +97,33 @@ def layout_of(step: Requantize, shapes: Mapping[str, Shape]) -> Layout | None:
         Of the step's sources.
     """
     views = []
-    by_source: dict[str, list[View]] = {}
     for term in step.value.terms:
         view = view_of(term, shapes[term.source], step.shape) if math.prod(step.shape) else None
         if view is None:
             return None
         views.append(view)
-        by_source.setdefault(term.source, []).append(view)
     if any(not np.array_equal(view.elements, views[0].elements) for view in views[1:]):
+        views = side_by_side(views)
+    by_source: dict[str, list[int]] = {}
+    for number, term in enumerate(step.value.terms):
+        by_source.setdefault(term.source, []).append(number)
+    is_joined = False
+    for numbers in by_source.values() if views else ():
+        if reads_twice([views[i] for i in numbers]):
+            found = joined([views[i] for i in numbers])
+            if found is None:
+                return None
+            is_joined = True
+            for i, view in zip(numbers, found, strict=True):
+                views[i] = view
+    if not views:
         return None
-    if any(_is_shared(parts) for parts in by_source.values()):
-        return None
-    positions = disjoint_positions(by_source, _MOST_POSITIONS)
+    parts = {source: [views[i] for i in numbers] for source, numbers in by_source.items()}
+    positions = disjoint_positions(parts, _MOST_POSITIONS)
     if not len(positions):
         return None
-    return Layout(tuple(views), positions, math.gcd(*(len(view.weights) for view in views)))
+    groups = math.gcd(*(len(view.weights) for view in views))
+    return Layout(tuple(views), positions, groups, is_joined)
 
 
 def channels_of(layout: Layout | None, shape: Shape) -> Int64Array:
@@ -118,11 +136,3 @@ def channels_of(layout: Layout | None, shape: Shape) -> Int64Array:
         channel[:] = elements.shape[1] - 1
         channel[elements[elements >= 0]] = columns[elements >= 0]
     return channel
-
-
-def _is_shared(views: Sequence[View]) -> bool:
-    """Whether an accumulator reads one source by weights more than once."""
-    if all(view.weights.shape[1] == 1 for view in views):
-        return False
-    reads = [view.weights.any(1).reshape(-1) for view in views]
-    return bool((np.sum(reads, axis=0) > 1).any())

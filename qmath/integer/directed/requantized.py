@@ -17,10 +17,11 @@ from qmath.integer.directed.elementwise import ElementwisePatches
 from qmath.integer.directed.layout import channels_of, layout_of
 from qmath.integer.directed.mistakes import NEAR, rounding_of
 from qmath.integer.directed.products import ProductPatches, place_factors, reads_of
+from qmath.integer.directed.shared import SharedPatches
 from qmath.integer.directed.weighted import Goal, Patches, WeightedPatches
 from qmath.integer.executor import Executor
 from qmath.integer.profiles.fixed import Integer
-from qmath.integer.program import QuantParams, Requantize, Shape, sources
+from qmath.integer.program import QuantParams, Requantize, Shape, Term, sources
 from qmath.kernels.affine import smallest_dtype
 
 __all__ = ["cases_of_sum"]
@@ -71,7 +72,7 @@ class _Builder:
         self.rounding = rounding_of(step, constants, profile.multiplier_bits)
         self.layout = layout_of(step, self.shapes)
         self.reads = reads_of(step, self.shapes) if math.prod(step.shape) else None
-        if self.layout is not None and len(self.terms) > 1:
+        if self.layout is not None and (len(self.terms) > 1 or _is_composed(self.terms[0])):
             self.rounding = replace(self.rounding, ends=self.layout.ends(self.terms, step.shape))
         self.size = math.prod(step.shape)
         self.channel = channels_of(self.layout, step.shape)
@@ -119,7 +120,7 @@ class _Builder:
         """
         zero = self.step.params.zero_point
         last = np.concatenate([part[1].reshape(len(part[1]), -1)[:, -1:] for part in self.parts])
-        if self.layout is None or not self.size or (last != zero).any():
+        if not self.size or (last != zero).any():
             return
         inputs, expected = self.parts[-1]
         before = sum(len(part[1]) for part in self.parts[:-1]) * self.size
@@ -128,15 +129,26 @@ class _Builder:
         right = self._accumulators(inputs)[1][:, tags]
         for end in (1, 0):
             tried = {name: x.copy() for name, x in inputs.items()}
-            for i, term in enumerate(self.terms):
-                at, weights = self.layout.last_inputs(i)
-                limits = np.array([term.params.low, term.params.high])
-                row = tried[term.source].reshape(len(expected), -1)[-1]
-                row[at] = limits[np.where(weights > 0, end, 1 - end)]
+            for name, at, values in self._ends_of_last(end):
+                tried[name].reshape(len(expected), -1)[-1][at] = values
             made, sums = self._accumulators(tried)
             if np.array_equal(sums[:, tags], right) and made.reshape(-1)[-1] != zero:
                 self.parts[-1] = tried, made
                 return
+
+    def _ends_of_last(self, end: int) -> Iterator[tuple[str, Int64Array, Int64Array]]:
+        """Yield by source where the last output's inputs lie, and what makes it great, or least."""
+        for i, term in enumerate(self.terms if self.layout is not None else ()):
+            assert self.layout is not None
+            at, weights = self.layout.last_inputs(i)
+            limits = np.array([term.params.low, term.params.high])
+            yield term.source, at, limits[np.where(weights > 0, end, 1 - end)]
+        if self.layout is None and self.reads is not None:
+            for name, params, places in zip(
+                self.reads.sources, self.reads.params, self.reads.places, strict=True
+            ):
+                at = places[-1:][places[-1:] > 0] - 1
+                yield name, at, np.full(len(at), (params.low, params.high)[end])
 
     def _accumulators(self, inputs: Mapping[str, Array]) -> tuple[Array, Int64Array]:
         """Return what inputs give, and each term's accumulators, flat."""
@@ -156,6 +168,11 @@ class _Builder:
         elements = views[0].elements[position]
         rounding = self.rounding.of_channels(np.maximum(elements, 0), self.step.shape)
         limits = [term.params.limits for term in self.terms]
+        if self.layout.is_joined:
+            names = [term.source for term in self.terms]
+            return self._with_ties(
+                SharedPatches(views, names, position, rounding, limits, self.rng)
+            )
         if all(op.weights is None for term in self.terms for op in term.ops) and all(
             view.weights.shape[1] == 1 for view in views
         ):
@@ -323,6 +340,11 @@ class _Builder:
             if goal.tried < _MOST_TRIES:
                 goal.candidates.append(goal.candidates[0])
                 pending[goal.channel // per_group].append(goal)
+
+
+def _is_composed(term: Term) -> bool:
+    """Whether several operations sum up, of whose ends more is known than channel by channel."""
+    return sum(op.sums for op in term.ops) > 1
 
 
 def _noise(

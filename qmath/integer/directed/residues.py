@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["least_residues"]
+import numpy as np
+from numpy.typing import NDArray
 
+__all__ = ["least_residues", "least_roots"]
+
+Int64Array = NDArray[np.int64]
 _KEPT = 4
 
 
@@ -50,3 +54,20 @@ def least_residues(a: int, b: int, modulus: int, last: int) -> list[int]:
         if down_length > last - x:
             break
     return found[: -_KEPT - 1 : -1]
+
+
+def least_roots(
+    multiplier: int, addends: Int64Array, shift: int, low: int
+) -> tuple[Int64Array, NDArray[np.bool_]]:
+    """Return for each addend the least `a` from `low` on with ``a * multiplier + addend`` on a tie.
+
+    That is a multiple of ``2**shift``. Also which addends have one.
+    """
+    twos = (multiplier & -multiplier).bit_length() - 1 if multiplier else shift
+    if twos >= shift:
+        return np.full(len(addends), low, np.int64), addends % (1 << shift) == 0
+    period = 1 << (shift - twos)
+    inverse = np.uint64(pow(multiplier >> twos, -1, period))
+    root = (-(addends >> twos)).astype(np.uint64) * inverse  # modulo 2**64
+    past = (root - np.uint64(low % period)) & np.uint64(period - 1)
+    return low + past.astype(np.int64), addends & ((1 << twos) - 1) == 0

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.integer import ops
+from qmath.integer.directed.taps import counted, taps_of
 from qmath.integer.program import Linear, Shape, Term
 
-__all__ = ["View", "disjoint_positions", "view_of"]
+__all__ = ["View", "disjoint_positions", "in_one_channel", "view_of"]
 
 Array = NDArray[Any]
 Int64Array = NDArray[np.int64]
+_MOST_WEIGHTS = 1 << 23  # of two operations as one
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +43,23 @@ class View:
     weights: Int64Array
     elements: Int64Array
 
+    @property
+    def dense(self) -> Int64Array:
+        """The weights ``(T, G * D, G * O)``, with zeros where a group reads nothing."""
+        groups, width, outputs = self.weights.shape
+        taps = self.cells.shape[1]
+        split = self.weights.reshape(groups, taps, width // taps, outputs)
+        full = np.zeros((taps, groups, width // taps, groups, outputs), np.int64)
+        every = np.arange(groups)
+        full[:, every, :, every, :] = split
+        return full.reshape(taps, groups * (width // taps), groups * outputs)
+
+    @property
+    def is_read(self) -> NDArray[np.bool_]:
+        """Of each element, whether it reads anything but padding."""
+        places = self.pixels[self.cells].reshape(*self.cells.shape, len(self.weights), -1)
+        return np.repeat((places > 0).any((1, 3)), self.weights.shape[2], axis=1)
+
     def inputs(self, positions: Int64Array | int) -> Int64Array:
         """Return where the inputs of positions lie, ``(…, G, T * D)``, counted from 1."""
         groups = len(self.weights)
@@ -53,39 +72,111 @@ class View:
 def view_of(term: Term, before: Shape, after: Shape) -> View | None:
     """Return the view of a term, from its source's shape to its step's; ``None`` if it has none.
 
-    A term has one if at most one of its operations sums up, by the same weights everywhere, no sum
-    reads an input twice, and nothing is multiplied by another tensor.
+    A term has one if nothing is multiplied by another tensor, and of several operations that sum
+    up the later ones read whole pixels of the earlier ones. A place that a sum reads twice is twice
+    among a position's inputs.
     """
-    summing = [i for i, op in enumerate(term.ops) if op.sums]
-    if len(summing) > 1 or any(op.factor or op.kind == "bilinear" for op in term.ops):
+    if any(op.factor for op in term.ops):
         return None
-    at = summing[0] if summing else len(term.ops)
-    source = _moved(_counted(before), term.ops[:at])
+    later = [i for i, op in enumerate(term.ops) if op.sums][1:]
+    shapes = [before, *(term.ops[i - 1].shape for i in later), after]
+    view: View | None = None
+    for start, end, pair in zip([0, *later], [*later, None], pairwise(shapes), strict=True):
+        part = _view(term.ops[start:end], *pair)
+        view = part if view is None else _composed(view, part)
+        if view is None:
+            return None
+    return view
+
+
+def _view(operations: Sequence[Linear], before: Shape, after: Shape) -> View:
+    """Return the view of operations of which at most one sums up."""
+    at = next((i for i, op in enumerate(operations) if op.sums), len(operations))
+    source = _moved(counted(before), operations[:at])
     shape = source.shape
-    added = (0, 0)
-    if summing:
-        linear, moves = term.ops[at], term.ops[at + 1 :]
-        cells, weights, depth = _taps(linear, shape)
-        found = _added_channels(moves, weights)
-        made = _counted(after) if found else _moved(_counted(linear.shape), moves)
-        added = found or added
-        size = math.prod(after) if found else math.prod(linear.shape)
-    else:
-        depth = shape[-1] if shape else 1
-        cells = np.arange(1, source.size // max(depth, 1) + 1, dtype=np.int64)[:, np.newaxis]
-        weights = np.ones((depth, 1, 1), np.int64)
-        made, size = _counted(after), source.size
-    pixels = np.zeros((source.size // max(depth, 1) + 1, depth), np.int64)
+    depth = max(shape[-1], 1) if shape else 1
+    pixels = np.zeros((source.size // depth + 1, depth), np.int64)
     pixels[1:] = source.reshape(-1, depth)
-    if len(weights) == 1:
-        weights = np.pad(weights, ((0, 0), (0, 0), added))
-    else:
-        groups = tuple(n // weights.shape[2] for n in added)
-        pixels = np.pad(pixels, ((0, 0), tuple(n * depth // len(weights) for n in groups)))
-        weights = np.pad(weights, (groups, (0, 0), (0, 0)))
-    elements = np.full(size + 1, -1, np.int64)
+    if at == len(operations):
+        cells = np.arange(1, source.size // depth + 1, dtype=np.int64)[:, np.newaxis]
+        weights = np.ones((depth, 1, 1), np.int64)
+        return View(cells, pixels, weights, (counted(after) - 1).reshape(len(cells), -1))
+    linear, moves = operations[at], operations[at + 1 :]
+    cells, weights, results = taps_of(linear, shape)
+    added = None if linear.kind == "bilinear" else _added_channels(moves, weights)
+    if added is not None:
+        pixels, weights = _with_channels(pixels, weights, added)
+        return View(cells, pixels, weights, (counted(after) - 1).reshape(len(cells), -1))
+    made = _moved(counted(linear.shape), moves)
+    elements = np.full(math.prod(linear.shape) + 1, -1, np.int64)
     elements[made.reshape(-1)] = np.arange(made.size)
-    return View(cells, pixels, weights, elements[1:].reshape(len(cells), -1))
+    return View(cells, pixels, weights, elements[results])
+
+
+def _with_channels(
+    pixels: Int64Array, weights: Int64Array, added: tuple[int, int]
+) -> tuple[Int64Array, Int64Array]:
+    """Return pixels and weights with channels of zeros before and after."""
+    if len(weights) == 1:
+        return pixels, np.pad(weights, ((0, 0), (0, 0), added))
+    depth = pixels.shape[1] // len(weights)
+    groups = added[0] // weights.shape[2], added[1] // weights.shape[2]
+    pixels = np.pad(pixels, ((0, 0), (groups[0] * depth, groups[1] * depth)))
+    return pixels, np.pad(weights, (groups, (0, 0), (0, 0)))
+
+
+def _composed(first: View, second: View) -> View | None:
+    """Return the view of one after the other, ``None`` if it has none."""
+    if _is_alike(first) and _is_alike(second):
+        return _through_pixels(in_one_channel(first), in_one_channel(second))
+    return _through_pixels(first, second)
+
+
+def _is_alike(view: View) -> bool:
+    """Whether all channels read one channel each, by the same weights."""
+    width = view.weights.shape[1]
+    return width == view.cells.shape[1] and not (view.weights != view.weights[:1]).any()
+
+
+def _through_pixels(first: View, second: View) -> View | None:
+    """Return the view of one after the other, ``None`` if pixels are made at several positions."""
+    position = np.zeros(int(first.elements.max(initial=0)) + 2, np.int64)
+    channel = position.copy()
+    at, of = np.nonzero(first.elements >= 0)
+    position[first.elements[at, of] + 1], channel[first.elements[at, of] + 1] = at + 1, of
+    pixels = second.pixels
+    is_real = pixels.any(1)
+    if not is_real.any() or pixels.max() >= len(position):
+        return None
+    made_at, channels = position[pixels], channel[pixels[is_real.argmax()]]
+    if (made_at != made_at[:, :1]).any() or (channel[pixels[is_real]] != channels).any():
+        return None
+    if (made_at[is_real] == 0).any():
+        return None
+    cells = np.concatenate([np.zeros_like(first.cells[:1]), first.cells])[made_at[:, 0]]
+    width, depth = first.cells.shape[1] * first.pixels.shape[1], first.elements.shape[1]
+    outputs = second.cells.shape[1] * second.elements.shape[1]
+    if width * max(depth, outputs) > _MOST_WEIGHTS or len(channels) * outputs > _MOST_WEIGHTS:
+        return None
+    ours, theirs = first.dense[:, :, channels], second.dense
+    # Exact in float64, which is faster: accumulators stay below 2**53.
+    product = ours.reshape(-1, ours.shape[2]).astype(np.float64) @ theirs.astype(np.float64)
+    return View(
+        cells[second.cells].reshape(len(second.cells), -1),
+        first.pixels,
+        product.astype(np.int64).reshape(1, -1, theirs.shape[2]),
+        second.elements,
+    )
+
+
+def in_one_channel(view: View) -> View:
+    """Return a view whose channels each read one channel, all alike, as positions of one."""
+    groups, width, outputs = view.weights.shape
+    pixels = np.concatenate([[0], view.pixels[1:].reshape(-1)])[:, np.newaxis]
+    cells = (view.cells[:, np.newaxis] - 1) * groups + np.arange(groups)[:, np.newaxis] + 1
+    cells = np.where(view.cells[:, np.newaxis] > 0, cells, 0)
+    elements = view.elements.reshape(-1, outputs)
+    return View(cells.reshape(len(elements), width), pixels, view.weights[:1], elements)
 
 
 def disjoint_positions(views: Mapping[str, Sequence[View]], most: int) -> Int64Array:
@@ -121,7 +212,7 @@ def disjoint_positions(views: Mapping[str, Sequence[View]], most: int) -> Int64A
     return np.array(found, np.int64)
 
 
-def _added_channels(moves: tuple[Linear, ...], weights: Int64Array) -> tuple[int, int] | None:
+def _added_channels(moves: Sequence[Linear], weights: Int64Array) -> tuple[int, int] | None:
     """Return how many channels of zeros are added before and after, if the moves do no more."""
     before = after = 0
     for op in moves:
@@ -134,68 +225,9 @@ def _added_channels(moves: tuple[Linear, ...], weights: Int64Array) -> tuple[int
     return before, after
 
 
-def _counted(shape: Shape) -> Int64Array:
-    """Return the flat indices of an array from 1."""
-    return np.arange(1, math.prod(shape) + 1, dtype=np.int64).reshape(shape)
-
-
-def _moved(indices: Int64Array, moves: tuple[Linear, ...]) -> Int64Array:
+def _moved(indices: Int64Array, moves: Sequence[Linear]) -> Int64Array:
     """Return where values come from after moves, 0 where zeros were added."""
     x: Array = indices[np.newaxis].astype(np.float64)
     for op in moves:
         x = op.apply(x, None)
     return np.asarray(x[0].astype(np.int64))
-
-
-def _taps(linear: Linear, before: Shape) -> tuple[Int64Array, Int64Array, int]:
-    """Return cells and weights of a view, and the channels that a pixel has."""
-    depth = before[-1]
-    if linear.kind == "dense":
-        cells = _counted((math.prod(before[:-1]), 1))
-        return cells, np.asarray(linear.weights, np.int64)[np.newaxis], depth
-    grid = _counted(before[:-1] if len(before) > 2 else (1, *before[:-1]))
-    if linear.weights is None:
-        if linear.attributes.get("global"):
-            cells = _counted((1, math.prod(before[:-1])))
-        else:
-            cells = _windows(grid, linear.attributes["size"], linear)
-        return cells, np.ones((depth, cells.shape[1], 1), np.int64), depth
-    kernel = np.asarray(linear.weights, np.int64)
-    if linear.kind == "conv2d_transpose":
-        weights = kernel.reshape(-1, *kernel.shape[2:]).transpose(0, 2, 1)
-        cells = _scattered(grid, kernel.shape[:2], linear)
-        return cells, weights.reshape(1, -1, kernel.shape[2]), depth
-    cells = _windows(grid, kernel.shape[:-2], linear)
-    if linear.kind == "depthwise_conv2d":
-        return cells, kernel.reshape(-1, *kernel.shape[2:]).transpose(1, 0, 2), depth
-    groups = depth // kernel.shape[-2]
-    split = kernel.reshape(-1, kernel.shape[-2], groups, kernel.shape[-1] // groups)
-    weights = split.transpose(2, 0, 1, 3).reshape(groups, -1, kernel.shape[-1] // groups)
-    return cells, weights, depth
-
-
-def _windows(grid: Int64Array, kernel: Iterable[int], linear: Linear) -> Int64Array:
-    """Return the pixels of each window, ``(P, T)``."""
-    attributes, size = linear.attributes, tuple(kernel)
-    padded = ops.pad(grid[np.newaxis, ..., np.newaxis], attributes["pads"])
-    view = ops.windows(padded, size, attributes["strides"], attributes.get("dilation", (1, 1)))
-    return np.asarray(view.reshape(-1, math.prod(size)))
-
-
-def _scattered(grid: Int64Array, kernel: Iterable[int], linear: Linear) -> Int64Array:
-    """Return the pixels that reach each output of a transposed convolution, ``(P, T)``."""
-    size, strides = linear.attributes["size"], linear.attributes["strides"]
-    dilation = linear.attributes.get("dilation", (1, 1))
-    found = []
-    for taps in np.ndindex(*kernel):
-        axes = []
-        for axis, tap in enumerate(taps):
-            offset = linear.attributes["crops"][axis][0] - tap * dilation[axis]
-            reach = np.arange(size[axis]) + offset
-            fits = (reach % strides[axis] == 0) & (reach >= 0)
-            index = reach // strides[axis]
-            axes.append(np.where(fits & (index < grid.shape[axis]), index, -1))
-        rows, columns = np.meshgrid(*axes, indexing="ij")
-        is_read = (rows >= 0) & (columns >= 0)
-        found.append(np.where(is_read, grid[rows, columns], 0).reshape(-1))
-    return np.stack(found, axis=1)

@@ -10,15 +10,17 @@ from numpy.typing import NDArray
 
 from qmath.integer.directed.goals import Goals, Line, goals_of
 from qmath.integer.directed.mistakes import DROPPED, Rounding
+from qmath.integer.directed.residues import least_roots
 from qmath.integer.directed.solving import solve
 from qmath.integer.directed.views import View
 
-__all__ = ["Goal", "Patches", "WeightedPatches"]
+__all__ = ["GREATEST", "LEAST", "Goal", "Limits", "Patches", "WeightedPatches", "weights_at"]
 
 Int64Array = NDArray[np.int64]
 Limits = tuple[int, int]
 SEEN_NEAR_TIES = ("double rounding", "16-bit multiplier", "12-bit multiplier")
 _FEW = 1 << 12
+_DRAWN = 1 << 14  # combinations of the other terms
 GREATEST, LEAST = "greatest accumulator", "least accumulator"
 
 
@@ -110,7 +112,7 @@ class WeightedPatches(Patches):
         rng: np.random.RandomState,
         is_uniform: bool,
     ) -> None:
-        pairs = [_of_channels(view, position) for view in views]
+        pairs = [weights_at(view, position) for view in views]
         self.weights = [weights for weights, _ in pairs]
         self.is_full = np.all([full for _, full in pairs], axis=0)
         is_alone = np.sum([weights.any(1) for weights in self.weights], axis=0) <= 1
@@ -127,6 +129,7 @@ class WeightedPatches(Patches):
             rng.randint(low, high + 1, w.shape, np.int64)
             for w, (low, high) in zip(self.weights, limits, strict=True)
         ]
+        self._put_others_on_ties()
         self._add_goals()
 
     def inputs(self, goals: Sequence[Goal]) -> list[Int64Array]:
@@ -150,6 +153,33 @@ class WeightedPatches(Patches):
     def _solved(self, parts: Sequence[Int64Array]) -> Int64Array:
         """Return of each channel the number that belongs to the term that is solved."""
         return np.asarray(np.stack(parts)[self.term, np.arange(len(self.term))])
+
+    def _put_others_on_ties(self) -> None:
+        """Choose single integers beside a weighted term so that some sum lies on a tie."""
+        singles = [i for i, w in enumerate(self.weights) if w.shape[1] == 1]
+        if not singles or len(singles) != len(self.weights) - 1:
+            return
+        (main,) = {*range(len(self.weights))} - {*singles}
+        drawn = {i: self.rng.randint(self.limits[i][0], self.limits[i][1] + 1, _DRAWN, np.int64)
+                 for i in singles}  # fmt: skip
+        low, high = self.limits[main]
+        side = self.rounding.sides[0]
+        for channel in np.flatnonzero(self.term == main).tolist():
+            w, shift = self.weights[main][channel], int(side.shift[channel])
+            rest = np.full(_DRAWN, side.addend[channel], np.int64)
+            for i in singles:
+                rest += drawn[i] * int(self.weights[i][channel, 0] * side.multipliers[i][channel])
+            least = int(np.minimum(w * low, w * high).sum())
+            most = int(np.maximum(w * low, w * high).sum())
+            multiplier = int(side.multipliers[main][channel])
+            a, is_root = least_roots(multiplier, rest, shift, least)
+            y = (a * multiplier + rest) >> shift
+            shows = (y > self.rounding.low[channel]) & (y <= self.rounding.high[channel])
+            fits = is_root & (a <= most) & shows
+            if fits.any():
+                best = int(np.argmax(fits * (1 + (y % 2) + 2 * (y <= 0))))
+                for i in singles:
+                    self.others[i][channel, 0] = drawn[i][best]
 
     def _add_goals(self) -> None:
         pairs = list(zip(self.weights, self.limits, strict=True))
@@ -251,7 +281,7 @@ class WeightedPatches(Patches):
                 self.unreachable.setdefault(purpose, {})[reason] = missing
 
 
-def _of_channels(view: View, position: int) -> tuple[Int64Array, NDArray[np.bool_]]:
+def weights_at(view: View, position: int) -> tuple[Int64Array, NDArray[np.bool_]]:
     """Return the weights of each channel, ``(C, K)``, 0 where the position reads padding.
 
     Also whether it reads all that a channel has.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from reference.mistakes.c_mistakes import SUBSTITUTIONS as IN_C
 from reference.mistakes.catalogue import MISTAKES
 from reference.mistakes.judge import Verdict, in_numpy
 from reference.mistakes.kernel import Kernel
-from reference.mistakes.layers import layers_of
+from reference.mistakes.layers import Constants, layers_of
 from reference.mistakes.models import Exports, model_named
 from tests.exports import networks
 from tests.exports.compiling import needs_compiler
@@ -98,6 +99,7 @@ def test_noise_instead_of_directed_vectors_lets_mistakes_survive(layers):
         networks.signals,
         networks.float_layers,
         networks.combinations,
+        networks.convolutions,
     ],
 )
 @pytest.mark.parametrize("bits", [3, 8])
@@ -176,7 +178,9 @@ def test_the_proof_agrees_with_every_accumulator(tmp_path):
     assert shown > 100
 
 
-@pytest.mark.parametrize("make", [networks.images, networks.branches, networks.combinations])
+@pytest.mark.parametrize(
+    "make", [networks.images, networks.branches, networks.combinations, networks.convolutions]
+)
 def test_accumulators_stay_in_their_intervals(tmp_path, make):
     for layer in of(make(), tmp_path):
         for term in layer.terms:
@@ -188,6 +192,23 @@ def test_accumulators_stay_in_their_intervals(tmp_path, make):
             low, high = equal.intervals(layer, term)
             assert (sums >= low).all()
             assert (sums <= high).all()
+
+
+def test_ties_of_several_terms_are_all_found():
+    rng, count = np.random.default_rng(0), 0
+    for _ in range(200):
+        ends = [(-int(rng.integers(6)), int(rng.integers(6))) for _ in range(3)]
+        shift, addend = int(rng.integers(5, 9)), int(rng.integers(-200, 200))
+        multipliers = [int(m) for m in rng.integers(1, 60, 3) * rng.choice([-1, 1], 3)]
+        c = Constants((*map(np.array, multipliers),), *map(np.array, (addend, shift, 0, 9)))
+        found = equal._on_ties(ends, (c, None))
+        if found is None:  # one term has several
+            continue
+        every = itertools.product(*(range(low, high + 1) for low, high in ends))
+        wanted = {a for a in every if (np.dot(a, multipliers) + addend) % (1 << shift) == 0}
+        assert {*zip(*(x.tolist() for x in found), strict=True)} == wanted
+        count += len(wanted)
+    assert count > 100
 
 
 @pytest.mark.slow

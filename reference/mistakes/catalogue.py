@@ -240,6 +240,14 @@ def _window(of: Callable[[Window, Here], Window]) -> Change:
     return change
 
 
+def _stride_ignored(w: Window, here: Here) -> Window:
+    """Go by one pixel along axes of more than one output."""
+    shape = here.layer.shape if here.op is None else here.op.entry["shape"]
+    counts = (1, 1, *shape)[-3:-1]
+    rows, columns = (s if n == 1 else 1 for s, n in zip(w.strides, counts, strict=True))
+    return replace(w, strides=(rows, columns))
+
+
 def _raw_zero(w: Window, here: Here) -> Window:
     """Pad with the integer 0, where there is anything to pad."""
     if here.kind == "pool_max" or not any((*w.before, *w.after)):
@@ -382,7 +390,7 @@ def _catalogue() -> tuple[Mistake, ...]:
     add("channels", "groups", ("depth multiplier before the channel", _depth_order))
     add(
         "window", "window",
-        ("stride ignored", _window(lambda w, _: replace(w, strides=(1, 1)))),
+        ("stride ignored", _window(_stride_ignored)),
         ("strides of height and width swapped",
          _window(lambda w, _: replace(w, strides=w.strides[::-1]))),
         ("dilation ignored", _window(lambda w, _: replace(w, dilation=(1, 1)))),

@@ -292,13 +292,15 @@ def _grouped(x: Array, w: Array) -> Array:
 
 def _scattered(x: Array, w: Array, window: Window, shape: Sequence[int]) -> Array:
     """Add every input to all outputs that it reaches; what lies outside is cropped."""
-    full = [(x.shape[a + 1] - 1) * window.strides[a] + window.kernel[a] for a in (0, 1)]
+    steps = [(x.shape[a + 1] - 1) * window.strides[a] + 1 for a in (0, 1)]
+    full = [steps[a] + (window.kernel[a] - 1) * window.dilation[a] for a in (0, 1)]
     room = [max(full[a], window.before[a] + shape[a]) for a in (0, 1)]
     y = np.zeros((len(x), *room, shape[2]), np.int64)
     for i in range(window.kernel[0]):
         for j in range(window.kernel[1]):
-            rows = slice(i, i + (x.shape[1] - 1) * window.strides[0] + 1, window.strides[0])
-            columns = slice(j, j + (x.shape[2] - 1) * window.strides[1] + 1, window.strides[1])
+            top, left = i * window.dilation[0], j * window.dilation[1]
+            rows = slice(top, top + steps[0], window.strides[0])
+            columns = slice(left, left + steps[1], window.strides[1])
             y[:, rows, columns] += _product(x, w[i, j].T)
     top, left = window.before
     return y[:, top : top + shape[0], left : left + shape[1]]

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -140,10 +141,14 @@ def _layer(
 ) -> Layer:
     name, keys = step["name"], manifest["directed"]["steps"][step["name"]]
     is_sum = step["kind"] == "requantize"
+    shapes = {step["name"]: step for step in manifest["program"]["steps"]}
     terms = tuple(
         Term(
             term["source"],
-            tuple(_op(op, arrays, manifest) for op in term["ops"]),
+            tuple(
+                _op(op, before["shape"][-1], arrays, manifest)
+                for before, op in pairwise((shapes[term["source"]], *term["ops"]))
+            ),
             term["accumulator_bits"],
         )
         for term in step.get("terms", ())
@@ -172,13 +177,21 @@ def _layer(
     )
 
 
-def _op(entry: Mapping[str, Any], arrays: Any, manifest: Mapping[str, Any]) -> Op:
+def _op(entry: Mapping[str, Any], depth: int, arrays: Any, manifest: Mapping[str, Any]) -> Op:
     if "weights" not in entry:
         return Op(entry)
     name = entry["weights"]
     tensor = manifest["tensors"][name]
     integers = arrays[name].astype(np.int64)
     zero_point = arrays[f"{name}.zero_point"].astype(np.int64)
+    if "part" in entry:
+        letter, first, step = entry["part"]
+        axis = tensor["layout"].index(letter)
+        # Of input channels the operation has as many as reach it.
+        end = first + step * depth if letter == "I" else None
+        integers = integers[(slice(None),) * axis + (slice(first, end, step),)]
+        if zero_point.size > 1 and axis == integers.ndim - 1:
+            zero_point = zero_point[first:end:step]
     return Op(entry, integers, zero_point, tensor["layout"], tensor["num_bits"])
 
 

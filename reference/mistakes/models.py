@@ -13,7 +13,7 @@ __all__ = ["NETWORKS", "SAMPLES", "Exports", "model_named"]
 FOLDER = Path(__file__).parents[1] / "samples"
 SAMPLES = ("default8", "integer4", "nbit4", "question")
 # Of the tests: with the kernels that the samples do not have.
-NETWORKS = ("branches", "combinations", "functions", "images", "signals")
+NETWORKS = ("branches", "combinations", "convolutions", "functions", "images", "signals")
 
 
 def model_named(name: str) -> QatModel:

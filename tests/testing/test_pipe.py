@@ -285,6 +285,20 @@ def test_settings_that_do_not_fit_are_refused(op, given, message):
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("op", "given", "most"),
+    [
+        ("packing", {"count": 1 << 24, "shape": (1 << 16,)}, "2,730"),
+        ("dense", {"count": 1 << 24, "shape": (1 << 10,), "channels": 1 << 10}, "25"),
+    ],
+)
+def test_cases_that_memory_could_not_hold_are_refused(op, given, most):
+    with pytest.raises(
+        QmathError, match=rf"16,777,216 cases of .* at most {most}\d*, or a smaller"
+    ):
+        next(cases_of(settings_for(op, **given)))
+
+
 def test_a_profile_without_such_layers_says_why():
     with pytest.raises(QmathError, match=r"no conv of 16 bits for the profile tflite: .*32 bits"):
         list(cases_of(settings("conv", "tflite", bits=16)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -21,6 +22,7 @@ __all__ = ["Judgement", "cases_of", "judge", "op_of"]
 
 Array = NDArray[Any]
 _LISTED = 5
+_MOST_NUMBERS = 1 << 28  # of all cases, before memory is taken for them
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,11 @@ def op_of(settings: Settings) -> Numbers:
 def cases_of(settings: Settings, *, is_binary: bool = False) -> Iterator[bytes]:
     """Yield the stream of cases that settings give.
 
+    Raises
+    ------
+    QmathError
+        All cases together are too large.
+
     Examples
     --------
     >>> from qmath.testing.pipe.settings import settings_for
@@ -90,6 +97,13 @@ def cases_of(settings: Settings, *, is_binary: bool = False) -> Iterator[bytes]:
     values=0,-1,0
     """
     op = op_of(settings)
+    size = sum(math.prod(field.shape) for field in (*op.case, op.result))
+    if settings.count * size > _MOST_NUMBERS:
+        raise QmathError(
+            f"{settings.op}: {settings.count:,} cases of {size:,} numbers are too large, all may "
+            f"have {_MOST_NUMBERS:,}: give a count of at most {_MOST_NUMBERS // size:,}, or a "
+            "smaller shape"
+        )
     yield from write_cases(settings, op.cases(), op.result, is_binary=is_binary)
 
 

@@ -4,8 +4,9 @@
 
 - TensorFlow's own op, of fake_quant;
 - TFLite's interpreter, of layers of 8 signed bits under the profiles ``tflite`` (its reference
-  kernels) and ``xnnpack`` (what it runs by default): each layer becomes a file of one operation.
-  ``reference`` or ``default`` as an argument takes the one or the other whatever the profile.
+  kernels), ``xnnpack`` (what it runs by default), ``litert`` (without a delegate) and ``tflm``
+  (that for microcontrollers): each layer becomes a file of one operation. ``reference``,
+  ``default``, ``optimized`` or ``micro`` as an argument takes one of them whatever the profile.
 
 The reader of the stream is of this file's own, from ``docs/testing.md`` alone.
 """
@@ -48,7 +49,9 @@ _OPTIONS = {
     "average_pool": "Pool2DOptions",
     "max_pool": "Pool2DOptions",
 }
-_RESOLVERS: Mapping[str, Any] = {"tflite": "reference", "xnnpack": "default"}
+_RESOLVERS: Mapping[str, Any] = {
+    "tflite": "reference", "xnnpack": "default", "litert": "optimized", "tflm": "micro",
+}  # fmt: skip
 
 
 def answer(stream: bytes, resolver: str | None = None) -> bytes:
@@ -58,7 +61,7 @@ def answer(stream: bytes, resolver: str | None = None) -> bytes:
     ----------
     stream : bytes
         In the binary form.
-    resolver : {"reference", "default"}, optional
+    resolver : {"reference", "default", "optimized", "micro"}, optional
         TFLite's kernels; default: those that the cases' profile mirrors.
     """
     head, _, body = stream.partition(b"\n")
@@ -128,6 +131,8 @@ def _layer(cases: Array, words: Mapping[str, str], shape: tuple[int, ...], resol
     op = words["op"]
     inputs = [cases[name] for name in ("input", "a", "b") if name in (cases.dtype.names or ())]
     content = _file(cases[0], words, [x.shape for x in inputs], (len(cases), *shape))
+    if resolver == "micro":
+        return _micro(content, inputs)
     interpreter = _interpreter(content, resolver)
     interpreter.allocate_tensors()
     for detail, x in zip(interpreter.get_input_details(), inputs, strict=True):
@@ -136,6 +141,16 @@ def _layer(cases: Array, words: Mapping[str, str], shape: tuple[int, ...], resol
     (detail,) = interpreter.get_output_details()
     assert interpreter._get_ops_details()[0]["op_name"] == _OPERATORS[op]
     return np.asarray(interpreter.get_tensor(detail["index"]))
+
+
+def _micro(content: bytes, inputs: list[Array]) -> Array:
+    from tflite_micro import runtime
+
+    interpreter = runtime.Interpreter.from_bytes(content, arena_size=1 << 20)
+    for number, x in enumerate(inputs):
+        interpreter.set_input(x, number)
+    interpreter.invoke()
+    return np.asarray(interpreter.get_output(0))
 
 
 def _file(

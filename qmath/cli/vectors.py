@@ -50,12 +50,15 @@ class _Lengths(click.ParamType):  # type: ignore[type-arg]
 @click.option("--unsigned", is_flag=True, help="Integers from 0 on. Default: two's complement.")
 @click.option(
     "--profile",
-    type=click.Choice(["exact", "integer", "tflite", "xnnpack"]),
-    help="exact: float64, the definition. integer: multiply, add, shift. tflite, xnnpack: as "
-    "TFLite's reference kernels, and as its delegate. Default: integer.",
+    type=click.Choice(["exact", "integer", "tflite", "tflm", "litert", "xnnpack"]),
+    help="exact: float64, the definition. integer: multiply, add, shift. tflite, tflm, litert, "
+    "xnnpack: as TFLite's reference kernels, those for microcontrollers, those without a delegate, "
+    "and as its delegate. Default: integer.",
 )
 @click.option("--multiplier-bits", type=int, metavar="8…31", help="Of the profile integer.")
-@click.option("--rounding", type=click.Choice(["double", "single"]), help="Of the profile tflite.")
+@click.option(
+    "--rounding", type=click.Choice(["double", "single"]), help="Of the profiles tflite and tflm."
+)
 @click.option("--layout", help="Of packing: lsb, msb, nibbles, keras_int4 or words.")
 @click.option("--shape", type=_Lengths(), help="Of the input: HxWxC, or I of a dense layer.")
 @click.option("--kernel", type=_Lengths(), help="HxW of a kernel or a pool.")

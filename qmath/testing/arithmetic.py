@@ -23,7 +23,9 @@ from qmath.integer.program import Requantize
 
 __all__ = [
     "DTYPES",
+    "OF_TFLITE",
     "PROFILES",
+    "ROUNDED",
     "ROUNDINGS",
     "Constant",
     "constants_of",
@@ -37,7 +39,11 @@ __all__ = [
 Array = NDArray[Any]
 Constants = Mapping[str, Array]
 _HALF = Fraction(1, 2)
-PROFILES = ("exact", "integer", "tflite", "xnnpack")
+_LANES = 8  # channels that LiteRT's depthwise convolutions take at a time
+PROFILES = ("exact", "integer", "tflite", "tflm", "litert", "xnnpack")
+_MULTIPLIED = ("tflite", "tflm", "litert")  # by multipliers of 31 bits
+ROUNDED = ("tflite", "tflm")  # in two ways
+OF_TFLITE = (*_MULTIPLIED, "xnnpack")
 # How the records of a pipe write numbers: little-endian.
 DTYPES = {
     f"{letter}{8 * size}": np.dtype(f"<{letter}{size}")
@@ -65,7 +71,7 @@ def constants_spec(kind: str, profile: str) -> tuple[Constant, ...]:
 
     Parameters
     ----------
-    kind : {"weighted", "dense", "add", "average"}
+    kind : {"weighted", "depthwise", "dense", "add", "average"}
     profile : str
     """
     each: str | tuple[int, ...] = (
@@ -92,7 +98,7 @@ def constants_spec(kind: str, profile: str) -> tuple[Constant, ...]:
     if kind == "add":
         left = Constant("left_shift", "i32", ())
         return *scales, left, Constant("multiplier", "i32", (3,)), Constant("shift", "i32", (3,))
-    if kind == "dense":
+    if kind == "dense" and profile == "tflite":
         return *scales, bias, Constant("scale", "f64", "channel")
     factors = Constant("multiplier", "i32", "channel"), Constant("shift", "i32", "channel")
     return *scales, bias, *factors
@@ -145,7 +151,7 @@ def _tflite_constants(step: Requantize, kind: str, profile: str) -> dict[str, Ar
     found |= {"weight_scale": kernel.weight_scale, "bias": kernel.bias}
     if profile == "xnnpack":
         return found | {"scale": inputs[0] * kernel.weight_scale / output}
-    if kind == "dense":
+    if kind == "dense" and profile == "tflite":
         scale = np.float64(inputs[0]) * kernel.weight_scale.astype(np.float64)
         return found | {"scale": scale / np.float64(output)}
     return found | {"multiplier": kernel.multipliers[0], "shift": kernel.shifts[0]}
@@ -171,13 +177,14 @@ def rounded(
     kind, profile : str
     sums : sequence of ndarray of int64
         One, or two for ``"add"``; of ``"average"`` under the profiles of TFLite the sums of the
-        stored integers, whose zero point then is in the result.
+        stored integers, whose zero point then is in the result. Of ``"depthwise"`` the channels
+        are last.
     given : mapping of str to ndarray
         As `constants_spec` names them, and ``count`` for ``"average"``.
     rounding : {"double", "single"}
-        Of the profile tflite.
+        Of the profiles tflite and tflm.
     """
-    if profile in ("tflite", "xnnpack") and kind == "average":
+    if profile in OF_TFLITE and kind == "average":
         return tflite.average(sums[0], given["count"])
     if profile == "exact":
         return np.asarray(np.floor(real(kind, profile, sums, given) + 0.5))
@@ -188,12 +195,18 @@ def rounded(
     total = sums[0] + given["bias"]
     if profile == "xnnpack":
         return tflite.xnnpack_fp32_requantize(total, given["scale"])
-    if kind == "dense":
+    if "multiplier" not in given:
         return tflite.round_half_away(total * given["scale"])
     mode: Any = rounding
-    return tflite.multiply_by_quantized_multiplier(
-        total, given["multiplier"].astype(np.int64), given["shift"].astype(np.int64), mode
-    )
+    numbers = given["multiplier"].astype(np.int64), given["shift"].astype(np.int64)
+    plain = tflite.multiply_by_quantized_multiplier(total, *numbers, mode)
+    if profile != "litert":
+        return plain
+    half_up = tflite.multiply_by_quantized_multiplier_half_up(total, *numbers)
+    if kind != "depthwise":
+        return half_up
+    channels = total.shape[-1]
+    return np.where(np.arange(channels) < channels // _LANES * _LANES, half_up, plain)
 
 
 def _multiply_add(kind: str, sums: Sequence[Array], given: Constants) -> Array:
@@ -209,6 +222,12 @@ def _rounded_sum(profile: str, sums: Sequence[Array], given: Constants, rounding
         return np.asarray((sums[0] * m[0] + sums[1] * m[1] + (1 << (shift - 1))) >> shift)
     mode: Any = rounding
     left: Any = given["left_shift"]
+    if profile == "litert" and min(left + shift[:2]) >= 0:
+        parts = [
+            tflite.saturating_rounding_doubling_high_mul(x << (left + shift[i]), m[i])
+            for i, x in enumerate(sums)
+        ]
+        return tflite.multiply_by_quantized_multiplier(parts[0] + parts[1], m[2], shift[2], mode)
     parts = [
         tflite.multiply_by_quantized_multiplier(x << left, m[i], shift[i], mode)
         for i, x in enumerate(sums)
@@ -238,7 +257,7 @@ def real(
         m = number(given["scale"] if profile == "exact" else given["multiplier"])
         if profile == "xnnpack":
             m = m * power(-given["shift"])
-        elif profile == "tflite":
+        elif profile in _MULTIPLIED:
             m = m * power(given["shift"] - 31)
             m = m[:2] * m[2] * power(given["left_shift"])
         return np.asarray(sums[0] * m[0] + sums[1] * m[1])
@@ -280,12 +299,12 @@ def others(
 ) -> dict[str, Array]:
     """Return by name what other arithmetics make of the same accumulators, as `rounded` does."""
     found: dict[str, Array] = {}
-    if profile == "tflite" and kind in ("weighted", "add"):
+    if profile in ROUNDED and kind != "average" and not (profile == "tflite" and kind == "dense"):
         mode = "single" if rounding == "double" else "double"
-        name = f"the profile tflite with --rounding {mode}"
+        name = f"the profile {profile} with --rounding {mode}"
         found[name] = rounded(kind, profile, sums, given, mode)
     y = real(kind, profile, sums, given)
-    if kind in ("weighted", "dense") and profile == "tflite":
+    if kind not in ("add", "average") and profile in _MULTIPLIED:
         scale = (
             np.ldexp(given["multiplier"], given["shift"] - 31)
             if "multiplier" in given

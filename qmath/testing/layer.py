@@ -37,7 +37,7 @@ CLASSES = {
     "average_pool": "AveragePooling2D",
     "max_pool": "MaxPooling2D",
 }
-_KINDS = {"conv": "weighted", "depthwise": "weighted", "average_pool": "average"}
+_KINDS = {"conv": "weighted", "average_pool": "average"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Geometry:
 
     @property
     def kind(self) -> str:
-        """How its accumulators are rounded: ``weighted``, ``dense``, ``add`` or ``average``."""
+        """How its accumulators are rounded, as `arithmetic.constants_spec` names it."""
         return _KINDS.get(self.op, self.op)
 
     @property
@@ -262,7 +262,8 @@ class Layer:
     def other_integers(self) -> Iterator[tuple[str, Array]]:
         """Yield by name what each profile makes of the layer, those left out that refuse it."""
         runs: list[tuple[str, dict[str, Any]]] = [(name, {}) for name in arithmetic.PROFILES]
-        for profile, options in [*runs, ("tflite", {"rounding": "single"})]:
+        runs += [(name, {"rounding": "single"}) for name in arithmetic.ROUNDED]
+        for profile, options in runs:
             words = f"profile {profile}" + "".join(f", {k} {v}" for k, v in options.items())
             try:
                 yield words, self.expected(profile, **options)

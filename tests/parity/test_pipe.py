@@ -34,9 +34,11 @@ def test_the_worst_cases(function):
     assert judge(io.BytesIO(answer(stream)), "fake_quant").ok
 
 
-@pytest.mark.parametrize("profile", ["tflite", "xnnpack"])
+@pytest.mark.parametrize("profile", ["tflite", "xnnpack", "litert", "tflm"])
 @pytest.mark.parametrize("op", LAYERS)
 def test_tflite_s_interpreter(op, profile):
+    if profile == "tflm":
+        pytest.importorskip("tflite_micro")
     given = {} if op == "max_pool" else {"profile": profile}
     for padding in ("same", "valid"):
         extra = {} if op in ("dense", "add") else {"padding": padding}

@@ -99,7 +99,7 @@ class Layers(Numbers):
     @property
     def _sums_are_stored(self) -> bool:
         """Whether the rounding is of stored integers, zero point included, as TFLite's pool."""
-        return self.divisor is not None and self.settings.profile in ("tflite", "xnnpack")
+        return self.divisor is not None and self.settings.profile in arithmetic.OF_TFLITE
 
     def _unclamped(self, relative: Array, given: Mapping[str, Array]) -> Array:
         zero_point = 0 if self._sums_are_stored else given["output_zero_point"]
@@ -129,7 +129,7 @@ class Layers(Numbers):
         plain = arithmetic.rounded(kind, settings.profile, sums, given, settings.rounding)
         yield "missing clamps", self._unclamped(plain, given)
         yield "a missing output zero point", np.clip(plain, given["low"], given["high"])
-        if kind in ("weighted", "dense"):
+        if kind in ("weighted", "depthwise", "dense"):
             zero = -np.ones((1, *self.geometry.input)) * given["input_zero_point"]
             inside = self.geometry.sums([zero], given.get("weights"))[0]
             bare = [sums[0] - inside]

@@ -10,7 +10,7 @@ from typing import Any
 from qmath.errors import QmathError
 from qmath.kernels.affine import check_num_bits
 from qmath.kernels.packing import LAYOUTS
-from qmath.testing.arithmetic import PROFILES
+from qmath.testing.arithmetic import PROFILES, ROUNDED
 from qmath.testing.layer import CLASSES, Geometry
 
 __all__ = ["OPS", "Settings", "parsed", "settings_for"]
@@ -102,7 +102,7 @@ class Settings:
     def _own(self) -> list[str]:
         """The settings that this op and profile have."""
         own = list(OPS[self.op])
-        if self.profile != "tflite" and "rounding" in own:
+        if self.profile not in ROUNDED and "rounding" in own:
             own.remove("rounding")
         if self.profile != "integer" and "multiplier_bits" in own:
             own.remove("multiplier_bits")

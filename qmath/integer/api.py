@@ -394,7 +394,8 @@ def _reference(stream: Stream, against: Against, axes: Axes | None) -> Profile |
         if axes is not None:
             raise QmathError("a TFLite file has axes of its own: leave them out")
         own = executor.profile if isinstance(executor.profile, Tflite) else Tflite()
-        made = run_deployed(program, program_of(against), stream.whole(), own)
+        model = as_model(against)
+        made = run_deployed(program, model, program_of(model), stream.whole(), own)
         return integers_of(program, made, examples, dict)
     if isinstance(against, Mapping):
         arrays: Mapping[str, Array | RawArray] = {

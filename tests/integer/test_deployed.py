@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,16 @@ import numpy as np
 import pytest
 
 import qmath
+from qmath.containers.tflite.file import parsed
 from qmath.errors import QmathError
+from qmath.exports.bundle import quantize_model
+from qmath.integer.api import program_of
+from qmath.integer.executor import Executor
+from qmath.integer.judging.deployed import paired, run_deployed
+from qmath.integer.profiles.xnnpack import Xnnpack
+from reference import consumers
 from reference.flatbuffers import decoded, encoded
+from tests.exports.networks import Network
 
 ROOT = Path(__file__).parents[2] / "reference"
 MODEL, DEPLOYED = ROOT / "samples" / "default8.h5", ROOT / "golden" / "tflite" / "default8.tflite"
@@ -130,3 +139,45 @@ def test_the_file_is_run_as_the_profile_of_its_runtime(profile: str) -> None:
     comparison = qmath.diff(model, images, profile=profile, against=file)
     assert comparison.layers[-1].name == "dense/post_activation"
     assert not comparison.layers[-1].teacher_forced
+
+
+@pytest.mark.parametrize("weights", ["int4", "int2"])
+def test_a_file_of_packed_weights_is_run_as_its_runtime_does(tmp_path: Path, weights: str) -> None:
+    """XNNPACK leaves convolutions to LiteRT, and of dense layers those of an odd depth."""
+    pytest.importorskip("ai_edge_litert", reason="the extra test is not installed")
+    bits = int(weights[3:])
+    net = Network(6, 5, 3, weight_bits=bits, is_symmetric=True)
+    net.add("Conv2D", kernel=(2, 2, 3, 12), ends=(-4.0, 6.0))
+    net.add("DepthwiseConv2D", kernel=(2, 2, 12, 1), ends=(-16.0, 24.0))
+    net.add("Flatten")
+    net.add("Dense", kernel=(144, 6), ends=(-64.0, 96.0))
+    net.add("Dense", kernel=(6, 5), ends=(-128.0, 192.0))  # of INT2, not by XNNPACK
+    net.add("Dense", kernel=(5, 8), ends=(-256.0, 384.0))
+    net.add("Dense", kernel=(8, 4), per_axis=False, ends=(-512.0, 768.0))  # nor this
+    for i, tensor in enumerate(net.tensors):
+        if tensor.role == "weight":  # scales that are powers of two make ties
+            most = np.full_like(tensor.max, ((1 << (bits - 1)) - 1) / 4)
+            net.tensors[i] = replace(tensor, min=-most, max=most)
+    bundle, path = quantize_model(net.model()), tmp_path / "m.tflite"
+    program = bundle.program
+    assert program is not None
+    content, names = consumers.written(bundle, weights=weights)
+    path.write_bytes(content)
+    model = qmath.load(path)
+    inputs = consumers.integers_on_the_grid(program, 64)
+    places = {tensor.name: i for i, tensor in enumerate(parsed(content, "the file").tensors)}
+    steps = {step: places[entry["name"]] for step, entry in names["integers"].items()}
+    given = [(places[name], inputs[key]) for key, name in names["inputs"].items()]
+    run, _ = consumers.CONSUMERS["default"]
+    computed = list(run(content, given, list(steps.values())))
+    own = program_of(model)
+    made = run_deployed(program, model, own, inputs, Xnnpack())
+    as_int8 = Executor(own, Xnnpack()).run(inputs)
+    differing = 0
+    assert len(steps) >= 5
+    for step, place in steps.items():
+        integers = made[step]
+        found = np.concatenate([batch[place] for batch in computed]).astype(np.int32) + 128
+        assert np.array_equal(integers, found.reshape(integers.shape)), step
+        differing += int((as_int8[paired(program, own)[step]] != integers).sum())
+    assert differing > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from qmath.errors import QmathError
 from qmath.integer.executor import Executor, batches
 from qmath.integer.profiles.exact import Profile
 from qmath.integer.profiles.tflite import Kernel, kernels
+from qmath.integer.profiles.xnnpack import Xnnpack
 from qmath.integer.program import Linear, Program, QuantizedStep, Requantize, unrounded_sums
 from qmath.model import QatModel, QatTensor
 
@@ -131,21 +132,55 @@ def changes(program: Program, deployed: QatModel) -> tuple[KernelChange, ...]:
     return tuple(found)
 
 
+class _OfFile(Xnnpack):
+    """The profile `xnnpack` on a file, whose tensors tell which weights are INT4 or INT2."""
+
+    def __init__(self, profile: Xnnpack, widths: Mapping[str, int]) -> None:
+        super().__init__(None, profile.converts, profile.int4 or "litert")
+        self.widths = widths
+
+    def _weighted(self, kernel: Kernel, x: NDArray[np.int64]) -> Array:
+        return super()._weighted(replace(kernel, weight_bits=self.widths.get(kernel.weights, 8)), x)
+
+    def _takes(self, kernel: Kernel, scale: Array) -> bool:
+        """Whether XNNPACK computes an operation with packed weights; of INT2 in whole bytes."""
+        if kernel.weight_bits > 2:
+            return super()._takes(kernel, scale)
+        return kernel.op == "FULLY_CONNECTED" and kernel.depth % 4 == 0 and scale.size > 1
+
+
 def run_deployed(
     program: Program,
+    model: QatModel,
     deployed: Program,
     inputs: Mapping[str, ArrayLike],
     profile: Profile,
 ) -> dict[str, Array]:
     """Return the unsigned integers that a file computes, by the names of the model's steps.
 
-    A tensor without a counterpart, of other parameters or shape, is left out.
+    A tensor without a counterpart, of other parameters or shape, is left out. Weights that the
+    file packs are computed with as LiteRT does, or under ``xnnpack`` as its option says.
+
+    Parameters
+    ----------
+    program : Program
+        Of the trained model.
+    model : QatModel
+        The file.
+    deployed : Program
+        Of the file.
+    inputs : mapping of str to array-like
+    profile : Profile
 
     Raises
     ------
     QmathError
         The two have other inputs, or no quantized tensor in common.
     """
+    if isinstance(profile, Xnnpack):
+        recovered = {name: tensor.recovered for name, tensor in model.tensors.items()}
+        widths = {name: q.num_bits for name, q in recovered.items() if q is not None}
+        profile = _OfFile(profile, widths)
     executor = Executor(deployed, profile)
     arrays = executor.checked(_renamed(program, deployed, inputs))
     pairs = paired(program, deployed)

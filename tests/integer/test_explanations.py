@@ -12,7 +12,9 @@ import pytest
 import qmath
 from qmath.integer import ops
 from qmath.integer.comparison import LayerDifference
+from qmath.integer.judging.mistakes.rounding import is_same
 from qmath.integer.lowering.geometry import reshape
+from qmath.integer.profiles.fixed import Integer
 from qmath.integer.program import (
     Activation,
     Linear,
@@ -333,6 +335,16 @@ def test_a_profile(name: str) -> None:
     assert all(one.complete for one in told)
     assert {one.name for one in told} == {f"profile {name}"}
     assert found.profile == name
+
+
+def test_the_profile_that_is_judged_with_another_option() -> None:
+    path, images = SAMPLES / "nbit4.h5", read_npz(SAMPLES / "digits_test.npz")["images"]
+    theirs = qmath.run(path, images, profile="tflite").integers
+    found = qmath.diff(path, images, against=theirs, profile="tflite", rounding="single")
+    assert found.first is not None
+    assert found.profile == "tflite"
+    assert is_same(Integer(12), Integer(12))
+    assert not is_same(Integer(12), Integer())
 
 
 def test_what_nothing_explains_is_told_by_how_much() -> None:

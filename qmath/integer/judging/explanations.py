@@ -13,7 +13,7 @@ from qmath.errors import QmathError
 from qmath.integer.executor import Executor
 from qmath.integer.judging.mistakes import ordering, rounding, summing
 from qmath.integer.judging.mistakes.case import Case, Mistake
-from qmath.integer.judging.mistakes.rounding import named_profiles
+from qmath.integer.judging.mistakes.rounding import is_same, named_profiles
 from qmath.integer.streams import Stream
 
 __all__ = ["MISTAKES", "Explanation", "Trial", "agreeing_profile"]
@@ -155,7 +155,7 @@ def agreeing_profile(judged: Executor, stream: Stream) -> str | None:
     for name, profile in named_profiles().items():
         executor = Executor(judged.given, profile)
         try:
-            if name != judged.profile.name and _agrees(executor, stream):
+            if not is_same(profile, judged.profile) and _agrees(executor, stream):
                 return name
         except QmathError:  # it refuses a layer
             continue

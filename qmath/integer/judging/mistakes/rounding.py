@@ -31,6 +31,7 @@ from qmath.integer.program import (
 __all__ = [
     "biases",
     "double_rounding",
+    "is_same",
     "missing_clamps",
     "multipliers",
     "named_profiles",
@@ -137,6 +138,7 @@ def named_profiles() -> dict[str, Profile]:
         "xnnpack": Xnnpack(),
         "tflm": Tflm(),
         "litert": Litert(),
+        "xnnpack with INT4 weights": Xnnpack(int4="litert"),
         "tflite with --rounding single": Tflite("single"),
         "tflm with --rounding single": Tflm("single"),
         "exact": Exact(),
@@ -144,12 +146,20 @@ def named_profiles() -> dict[str, Profile]:
     }
 
 
+def is_same(profile: Profile, other: Profile) -> bool:
+    """Whether two profiles round alike: of one kind, with the same options."""
+    options = ("rounding", "multiplier_bits", "int4")
+    return profile.name == other.name and all(
+        getattr(profile, option, None) == getattr(other, option, None) for option in options
+    )
+
+
 def other_profiles(case: Case) -> Iterator[Mistake]:
-    """Yield the profiles but for the one that is judged."""
+    """Yield the profiles but for exactly the one that is judged: its options may be others."""
     if not isinstance(case.step, Requantize):
         return
     for name, profile in named_profiles().items():
-        if name != case.executor.profile.name:
+        if not is_same(profile, case.executor.profile):
             words = f"computed under the profile {name}"
             yield Mistake(f"profile {name}", words, partial(_under, profile=profile))
 

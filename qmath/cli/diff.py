@@ -13,7 +13,7 @@ from qmath.cli.models import ModelArgument, model_argument
 from qmath.cli.results import Result, Verb
 from qmath.cli.settings import CUT, PROFILE, PROFILES_HELP, given, profile_options
 from qmath.cli.text import advancing, console, count, printable, show
-from qmath.cli.workers import computing, worker_options
+from qmath.cli.workers import check_resumed, computing, resuming, worker_options
 
 if TYPE_CHECKING:
     from qmath.integer.comparison import Comparison, LayerDifference
@@ -102,6 +102,7 @@ def diff(
     orders: tuple[str, ...],
     workers: int | None,
     scheduler: str | None,
+    resume: Path | None,
     at: str | None,
 ) -> Result:
     """Compare a run of MODEL on DATA with another profile, your integers, or the trained model.
@@ -118,6 +119,7 @@ def diff(
 
     if len(profiles) + (against is not None) > 2:
         raise click.UsageError("two runs can be compared: give --profile twice, or with --against")
+    check_resumed(resume, model, [data])
     if against == "":
         raise click.UsageError("--against is empty: give a profile, a file or a folder")
     other = against if against is not None else profiles[1] if len(profiles) == 2 else None
@@ -139,12 +141,14 @@ def diff(
         found = element(program, inputs, at, against=reference, **options)
         return _element_result(found, profiles[0], other, document)
     with (
+        resuming(resume),
         computing(workers, scheduler) as where,
         advancing("comparing …", "comparing …") as progress,
     ):
         comparison = compare(
-            program, inputs, against=reference or "exact", progress=progress, **where, **options
-        )
+            program, inputs, against=reference or "exact", progress=progress, resume=resume,
+            **where, **options,
+        )  # fmt: skip
     other = other or "exact"
     notes = [*comparison.notes, *program.notes]
     _render(comparison, profiles[0], "yours" if other not in PROFILES else other)

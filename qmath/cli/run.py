@@ -14,7 +14,7 @@ from qmath.cli.models import ModelArgument, model_argument
 from qmath.cli.results import Result, Verb
 from qmath.cli.settings import CUT, PROFILE, PROFILES_HELP, given, profile_options
 from qmath.cli.text import advancing, console, count, printable, show
-from qmath.cli.workers import computing, worker_options
+from qmath.cli.workers import check_resumed, computing, resuming, worker_options
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,8 +61,7 @@ __all__ = ["run"]
     multiple=True,
     metavar="outputs|TENSOR",
     shell_complete=tensors,
-    help="Of the tensors, write these alone; the memory grows with the examples for what is "
-    "written. Repeatable.",
+    help="Of the tensors, write these alone. Repeatable.",
 )
 @worker_options
 @click.option(
@@ -88,6 +87,7 @@ def run(
     keep: tuple[str, ...],
     workers: int | None,
     scheduler: str | None,
+    resume: Path | None,
     output: Path | None,
     overwrite: bool,
 ) -> Result:
@@ -103,17 +103,14 @@ def run(
     NAME.multiplier.0, .1, … belong to the tensors in NAME.sources. For a leaky ReLU, NAME.negative
     holds the constants that apply where y is below that half, 1 << (NAME.shift - 1).
     """
-    import numpy as np
-
     from qmath.cli.data import files_of, read_cuts, read_labels, read_program_and_inputs
+    from qmath.cli.written import Written, written
     from qmath.engine.api import engine_named
-    from qmath.exports.arrays.npz import write_arrays
-    from qmath.exports.output.atomic import check_output, replacing
+    from qmath.exports.output.atomic import check_output
     from qmath.integer.api import run as run_model
-    from qmath.integer.describe import arrays as arrays_of
     from qmath.integer.profiles.fixed import constants
-    from qmath.integer.program import sources
 
+    check_resumed(resume, model, [output, *files_of(data)])
     if output is not None:
         output = model.placed(output, ".npz")
         check_output(output, overwrite=overwrite, sources=(*model.inputs, *files_of(data)))
@@ -126,27 +123,24 @@ def run(
     )
     chosen = given(multiplier_bits=multiplier_bits, rounding=rounding)
     chosen |= {} if labels is None else {"labels": read_labels(labels, data)}
-    chosen["keep"] = _kept(program, keep) if output is not None else ()
+    fixed = constants(program, multiplier_bits or 31) if profile == "integer" else {}
+    to = Written(output, program, inputs, recorded, _kept(program, keep), fixed, overwrite)
     with (
+        resuming(resume),
         computing(workers, scheduler) as where,
         advancing("running …", "running …") as progress,
+        written(to, resume) as sink,
     ):
         result = run_model(
             program, inputs, engine=engine_named(engine, loaded), profile=profile,
-            progress=progress, cuts=recorded, activations=activations, **where, **chosen,
+            progress=progress, cuts=recorded, activations=activations, keep=to.kept,
+            resume=resume, sink=sink, **where, **chosen,
         )  # fmt: skip
-    fixed = constants(program, multiplier_bits or 31) if profile == "integer" else {}
-    if output is not None:
-        arrays = {f"output/{name}": values for name, values in result.outputs.items()}
-        arrays |= arrays_of(program, fixed) if fixed else {}
-        arrays |= {f"{name}.sources": np.array(sources(program.step(name))) for name in fixed}
-        with replacing(output, overwrite=overwrite) as file:
-            write_arrays(file, chain(arrays.items(), result.integers.items()))
     needs = {name: _needs(first) for name, (first, *_) in fixed.items()}
     _render(result, needs)
     if output is not None:
         out = console()
-        out.print(f"{printable(str(output))}: {count(len(result.integers), 'quantized tensor')}")
+        out.print(f"{printable(str(output))}: {count(len(to.quantized), 'quantized tensor')}")
     document = {
         "source": str(model.path), "data": str(data), "profile": profile,
         "engine": result.engine,
@@ -155,10 +149,10 @@ def run(
     return Result(document, count(len(document["tensors"]), "quantized tensor"))
 
 
-def _kept(program: Program, names: Sequence[str]) -> list[str] | None:
-    """Return the tensors to write; ``None``: all."""
+def _kept(program: Program, names: Sequence[str]) -> list[str]:
+    """Return the tensors to write; default: all."""
     if not names:
-        return None
+        return [step.name for step in program.steps]
     return [kept for name in names for kept in (program.outputs if name == "outputs" else (name,))]
 
 

@@ -1,23 +1,26 @@
-"""Where a verb computes: in this process, in several, or on the machines of a Dask scheduler."""
+"""How a verb computes: in this process, in others, on Dask's machines, and in instalments."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
+from qmath.cli.models import ModelArgument
+from qmath.cli.streams import complain
 from qmath.errors import MissingExtraError, QmathError
 
-__all__ = ["computing", "worker_options"]
+__all__ = ["check_resumed", "computing", "resuming", "worker_options"]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def worker_options(function: _Function) -> _Function:
-    """Add the options that say where to compute."""
+    """Add the options that say where to compute, and what to go on from."""
     options = (
         click.option(
             "--workers",
@@ -30,6 +33,13 @@ def worker_options(function: _Function) -> _Function:
             metavar="tcp://HOST:PORT",
             help="Let the workers of a Dask scheduler compute, which have qmath; needs Dask's "
             "package distributed.",
+        ),
+        click.option(
+            "--resume",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Keep in FILE what is done, until all is: the same command goes on from there "
+            "after an interruption, to the same result. For one model.",
         ),
     )
     for option in reversed(options):
@@ -64,3 +74,33 @@ def computing(workers: int | None, scheduler: str | None) -> Iterator[dict[str, 
         if not at_once:
             raise QmathError(f"--scheduler {scheduler}: it has no workers yet; start some")
         yield {"workers": at_once, "executor": client.get_executor()}
+
+
+def check_resumed(resume: Path | None, model: ModelArgument, others: Iterable[Path | None]) -> None:
+    """Raise if what is done cannot be kept in that file.
+
+    Raises
+    ------
+    QmathError
+        There are several models; the file is one of `others`.
+    """
+    if resume is None:
+        return
+    if model.others:
+        raise click.UsageError("--resume keeps what is done of one model: give the others after it")
+    taken = [path for path in (*model.inputs, *others) if path is not None]
+    if resume.resolve() in [path.resolve() for path in taken]:
+        raise QmathError(f"--resume {resume} is another file of this command; give it a new name")
+
+
+@contextmanager
+def resuming(resume: Path | None) -> Iterator[None]:
+    """Say after an interruption of the block how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if resume is None:
+            complain("with --resume FILE, the same command could go on from where it stopped")
+        elif resume.exists():
+            complain(f"{resume} holds what is done: give the same command to go on")
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import os
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from qmath.integer.profiles.exact import Profile
 from qmath.integer.profiles.fixed import Integer
 from qmath.integer.program import Program
 from qmath.integer.reducers import Reducer
+from qmath.integer.resuming import Sink
 from qmath.integer.streams import Data
 from qmath.model import QatModel
 from qmath.readers.source import as_model
@@ -44,6 +46,8 @@ def run(
     workers: int = 1,
     executor: concurrent.futures.Executor | None = None,
     progress: Progress | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    sink: Sink | None = None,
     **options: Any,
 ) -> api.Run:
     """Run a model in integers.
@@ -89,6 +93,16 @@ def run(
         ``Client.get_executor()``; `workers` is then how many tasks it can do at once.
     progress : callable, optional
         Called with how many examples are done, and of how many; 0 where an iterable does not say.
+    resume : path, optional
+        A file of what is done, kept while the work lasts: a call with the same arguments goes on
+        from there after an interruption, and its result is that of one call, bit for bit. It is
+        refused for another model, other options, or other data than those that are done. The
+        results that are to be returned are in it, so leave out what is not needed (`keep`);
+        reducers of your own need ``state`` and ``restore``.
+    sink : Sink, optional
+        What gets the results as they are made, in place of the `Run`, such as
+        `qmath.exports.arrays.growing.GrowingNpz`: ``output/NAME`` of each output, and NAME of each
+        quantized tensor. The file `resume` is its user's to remove then.
     **options
         Of the profile: ``multiplier_bits`` of ``"integer"``, ``rounding`` of ``"tflite"`` and
         ``"tflm"``, ``int4`` of ``"xnnpack"``.
@@ -119,7 +133,7 @@ def run(
         model, inputs, engine=engine_named(engine, model), profile=profile,
         require_integer=require_integer, layers=layers, cuts=cuts, keep=keep, labels=labels,
         activations=activations, reducers=reducers, workers=workers, executor=executor,
-        progress=progress, **options,
+        progress=progress, resume=resume, sink=sink, **options,
     )  # fmt: skip
 
 

@@ -33,7 +33,8 @@ from qmath.integer.profiles.tflm import Tflm
 from qmath.integer.profiles.xnnpack import Xnnpack
 from qmath.integer.program import Program
 from qmath.integer.reducers import Accuracy, Activation, Activations, Kept, Reducer, outputs_of
-from qmath.integer.running import Running
+from qmath.integer.resuming import Resumption, Sink
+from qmath.integer.running import Running, Totals
 from qmath.integer.shards import reduced
 from qmath.integer.streams import Data, Stream, chosen_inputs, opened, rows_of
 from qmath.kernels._arrays import as_array
@@ -185,6 +186,8 @@ def run(
     workers: int = 1,
     executor: concurrent.futures.Executor | None = None,
     progress: Progress | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    sink: Sink | None = None,
     **options: Any,
 ) -> Run:
     """Run a model in integers: `qmath.run`, whose parameters these are, on any engine.
@@ -213,10 +216,13 @@ def run(
     own: list[Reducer] = [Kept(_kept(program, keep))]
     own += [Activations(program.quantized)] if activations else []
     own += [Accuracy.of(program)] if labels is not None else []
+    kept_file = None if resume is None else Resumption(resume, sink)
     total = reduced(
-        Running(made, [*own, *reducers]), stream,
-        workers=workers, executor=executor, progress=progress,
+        Running(made, [*own, *reducers]), stream, workers=workers, executor=executor,
+        progress=progress, resume=kept_file, after=None if sink is None else _into(sink, program),
     )  # fmt: skip
+    if kept_file is not None and sink is None:
+        kept_file.remove()
     for given, found in zip(reducers, total.reducers[len(own) :], strict=True):
         given.merge(found)
     results = {type(reducer): reducer.result() for reducer in total.reducers[: len(own)]}
@@ -234,6 +240,20 @@ def run(
     )
 
 
+def _into(sink: Sink, program: Program) -> Callable[[Totals], None]:
+    """Return what moves the results that a run has kept to a sink."""
+
+    def move(total: Totals) -> None:
+        tensors = total.reducers[0].taken()
+        outputs = outputs_of(program, tensors)
+        sink.write(
+            {f"output/{name}": x for name, x in outputs.items()}
+            | {name: x for name, x in tensors.items() if name in program.quant_params}
+        )
+
+    return move
+
+
 def diff(
     model: Source,
     inputs: Data,
@@ -246,13 +266,14 @@ def diff(
     workers: int = 1,
     executor: concurrent.futures.Executor | None = None,
     progress: Progress | None = None,
+    resume: str | os.PathLike[str] | None = None,
     **options: Any,
 ) -> Comparison:
     """Compare a profile with another, with your own integers, or with what training computed.
 
     Parameters
     ----------
-    model, inputs, profile, layers, cuts, workers, executor, progress, **options
+    model, inputs, profile, layers, cuts, workers, executor, progress, resume, **options
         As for `run`. What needs a layer that qmath cannot compute starts from the reference's
         integers where it has them, and is left out elsewhere.
     against : str, path, or mapping of str to array-like
@@ -290,7 +311,12 @@ def diff(
     stream = Stream(Executor(program, judged), _chosen(program, inputs, data), cuts)
     stream.check()
     reference = _reference(stream, against, axes)
-    comparison = compare_stream(stream, reference, progress, workers=workers, executor=executor)
+    kept_file = None if resume is None else Resumption(resume)
+    comparison = compare_stream(
+        stream, reference, progress, workers=workers, executor=executor, resume=kept_file
+    )
+    if kept_file is not None:
+        kept_file.remove()
     if not isinstance(against, Mapping) and is_tflite(against):
         comparison = replace(comparison, kernels=changes(program, as_model(against)))
     return comparison

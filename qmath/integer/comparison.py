@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,7 @@ from qmath.integer.judging.mistakes.case import Case
 from qmath.integer.judging.noise import noise_of
 from qmath.integer.profiles.exact import Profile
 from qmath.integer.program import FloatStep, Program, QuantizedStep, QuantParams
+from qmath.integer.resuming import Resumption
 from qmath.integer.running import Executing
 from qmath.integer.shards import reduced
 from qmath.integer.streams import Part, Stream
@@ -218,6 +219,7 @@ def compare_stream(
     *,
     workers: int = 1,
     executor: concurrent.futures.Executor | None = None,
+    resume: Resumption | None = None,
 ) -> Comparison:
     """Compare what a stream's executor makes of its data, which have been checked.
 
@@ -226,8 +228,8 @@ def compare_stream(
     stream : Stream
     reference, progress
         As for `compare`.
-    workers, executor
-        As for `qmath.integer.shards.reduced`.
+    workers, executor, resume
+        As for `qmath.integer.shards.reduced`. Mistakes are tried anew.
     """
     yours = reference if isinstance(reference, Yours) else None
     reference = reference.integers if isinstance(reference, Yours) else reference
@@ -241,9 +243,11 @@ def compare_stream(
     names = [step.name for step in steps]
     other = None if isinstance(reference, Mapping) else reference
     trials = {name: Trial(beyond_noise=name in yours.reals) for name in names} if yours else {}
-    if workers > 1 or executor is not None:
+    if workers > 1 or executor is not None or resume is not None:
         job = _Comparing(judged, other, names)
-        layers = reduced(job, stream, workers=workers, executor=executor, progress=progress).layers
+        layers = reduced(
+            job, stream, workers=workers, executor=executor, progress=progress, resume=resume
+        ).layers
         if yours is not None and any(layer.teacher_forced for layer in layers):
             # Mistakes are tried in the order of the examples.
             reduced(_Comparing(judged, other, names, trials), stream, progress=progress)
@@ -273,6 +277,22 @@ class _Layers:
             self.layers = [own.joined(further) for own, further in pairs]
         else:
             self.layers = self.layers or other.layers
+
+    def state(self) -> list[dict[str, Any]]:
+        """See `qmath.integer.resuming.Keepable`."""
+        return [asdict(layer) for layer in self.layers]
+
+    def restore(self, state: list[dict[str, Any]]) -> None:
+        """See `qmath.integer.resuming.Keepable`."""
+        self.layers = [_restored(**layer) for layer in state]
+
+
+def _restored(
+    *, differences: list[dict[str, Any]], histogram: list[list[int]], **fields: Any
+) -> LayerDifference:
+    listed = (Difference(**{**d, "index": tuple(d["index"])}) for d in differences)
+    pairs = ((step, number) for step, number in histogram)
+    return LayerDifference(differences=tuple(listed), histogram=tuple(pairs), **fields)
 
 
 class _Comparing(Executing[_Layers]):

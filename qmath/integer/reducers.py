@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -87,6 +87,17 @@ class Reducer(ABC):
     def result(self) -> Any:
         """Return what all examples come to."""
 
+    def state(self) -> Any:
+        """Return what it holds, as JSON values and arrays, for a run that can be resumed."""
+        raise QmathError(
+            f"{type(self).__name__} has no state() and restore(), which a run with resume needs: "
+            "write them, or leave resume out"
+        )
+
+    def restore(self, state: Any) -> None:
+        """Take what `state` returned, in place of nothing."""
+        raise NotImplementedError(state)
+
 
 class Kept(Reducer):
     """The results of steps themselves, of all examples: memory grows with their number.
@@ -119,6 +130,20 @@ class Kept(Reducer):
     def result(self) -> dict[str, Array]:
         """Return an array of each step that was computed."""
         return {name: np.concatenate(parts) for name, parts in self._parts.items()}
+
+    def taken(self) -> dict[str, Array]:
+        """Return the result so far, and hold nothing of it any more."""
+        found = self.result()
+        self._parts.clear()
+        return found
+
+    def state(self) -> dict[str, Array]:
+        """See `Reducer`."""
+        return self.result()
+
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """See `Reducer`."""
+        self._parts = {name: [values] for name, values in state.items()}
 
 
 class Accuracy(Reducer):
@@ -182,6 +207,14 @@ class Accuracy(Reducer):
         """See `Reducer`."""
         self._right += other._right
         self._number += other._number
+
+    def state(self) -> list[int]:
+        """See `Reducer`."""
+        return [self._right, self._number]
+
+    def restore(self, state: list[int]) -> None:
+        """See `Reducer`."""
+        self._right, self._number = state
 
     def result(self) -> float | None:
         """Return the share of labels that were found; ``None`` without any."""
@@ -280,6 +313,14 @@ class Activations(Reducer):
         """See `Reducer`."""
         for name, use in self._uses.items():
             use.merge(other._uses[name])
+
+    def state(self) -> dict[str, Any]:
+        """See `Reducer`."""
+        return {name: asdict(use) for name, use in self._uses.items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See `Reducer`."""
+        self._uses = {name: _Use(**state[name]) for name in self._uses}
 
     def result(self) -> dict[str, Activation]:
         """Return the use of each tensor that was computed."""

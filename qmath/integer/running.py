@@ -39,6 +39,17 @@ class Totals:
             own.merge(further)
         self.examples += other.examples
 
+    def state(self) -> dict[str, Any]:
+        """See `qmath.integer.resuming.Keepable`."""
+        states = [reducer.state() for reducer in self.reducers]
+        return {"examples": self.examples, "reducers": states}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """See `qmath.integer.resuming.Keepable`."""
+        self.examples = state["examples"]
+        for reducer, held in zip(self.reducers, state["reducers"], strict=True):
+            reducer.restore(held)
+
 
 class Executing(Job[T]):
     """A job that an executor does. Other processes make one of their own, of NumPy.

@@ -14,7 +14,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from weakref import WeakKeyDictionary
 
 from qmath._progress import Progress
 from qmath.errors import QmathError
+from qmath.integer.resuming import Keepable, Resumption
 from qmath.integer.streams import Part, Stream
 
 __all__ = ["Job", "T", "reduced"]
@@ -36,7 +37,7 @@ _TRIES = 2
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-class Total(Protocol):
+class Total(Keepable, Protocol):
     """What adds up."""
 
     def merge(self, other: Any) -> None:
@@ -65,6 +66,8 @@ def reduced(
     workers: int = 1,
     executor: Executor | None = None,
     progress: Progress | None = None,
+    resume: Resumption | None = None,
+    after: Callable[[T], object] | None = None,
 ) -> T:
     """Return the total of all examples.
 
@@ -79,6 +82,10 @@ def reduced(
         many as this machine has processors.
     progress : callable, optional
         Called with how many examples are done, and of how many, 0 if that is not known.
+    resume : Resumption, optional
+        What was done before, and where to keep what is.
+    after : callable, optional
+        Called with the total, in this process, whenever further examples are in it.
 
     Raises
     ------
@@ -87,24 +94,71 @@ def reduced(
     """
     if workers < 1:
         raise QmathError(f"workers must be 1 or more, got {workers}")
-    if executor is None and workers == 1:
-        return _serial(job, stream, progress)
-    if executor is not None:
-        at_once = workers if workers > 1 else os.cpu_count() or 1
-        return _Division(job, stream, _Given(executor), at_once, progress).total()
-    with _Processes(workers) as processes:
-        return _Division(job, stream, processes, workers, progress).total()
+    tally = _Tally(job, stream, progress, resume, after)
+    try:
+        if executor is None and workers == 1:
+            _serial(job, stream, tally)
+        elif executor is not None:
+            at_once = workers if workers > 1 else os.cpu_count() or 1
+            _Division(job, stream, _Given(executor), at_once, tally).work()
+        else:
+            with _Processes(workers) as processes:
+                _Division(job, stream, processes, workers, tally).work()
+    except BaseException:
+        tally.keep()
+        raise
+    return tally.total
 
 
-def _serial(job: Job[T], stream: Stream, progress: Progress | None) -> T:
-    total, done = job.empty(), 0
-    for given in stream.parts(lambda: stream.batch):
+class _Tally(Generic[T]):
+    """The total so far, of this and of earlier calls."""
+
+    def __init__(
+        self,
+        job: Job[T],
+        stream: Stream,
+        progress: Progress | None,
+        resume: Resumption | None,
+        after: Callable[[T], object] | None,
+    ) -> None:
+        self.total = job.empty()
+        self._stream, self._progress = stream, progress
+        self._resume, self._after = resume, after
+        self._done, self._is_whole, self._is_new = 0, True, False
+        if resume is not None:
+            resume.begin(job, stream, self.total)
+            self._done = resume.done
+
+    def parts(self, size: Callable[[], int]) -> Iterator[Part]:
+        """Yield the data that are not in the total yet."""
+        parts = self._stream.parts(size)
+        return parts if self._resume is None else self._resume.rest(parts)
+
+    def add(self, found: T, parts: list[Part]) -> None:
+        """Add the total of further examples."""
+        self._is_whole = False
+        self.total.merge(found)
+        if self._after:
+            self._after(self.total)
+        if self._resume is not None:
+            self._resume.count(parts, self.total)
+        self._is_whole = self._is_new = True
+        self._done += sum(map(len, parts))
+        if self._progress:
+            self._progress(self._done, self._stream.length or 0)
+
+    def keep(self) -> None:
+        """Keep what this call did, unless an addition was interrupted: the last file holds."""
+        if self._resume is not None and self._is_whole and self._is_new:
+            self._resume.save(self.total)
+
+
+def _serial(job: Job[T], stream: Stream, tally: _Tally[T]) -> None:
+    for given in tally.parts(lambda: stream.batch):
         for part in given.cut(stream.batch):
-            job.add(total, part)
-            done += len(part)
-            if progress:
-                progress(done, stream.length or 0)
-    return total
+            found = job.empty()
+            job.add(found, part)
+            tally.add(found, [part])
 
 
 class _Given:
@@ -167,31 +221,27 @@ class _Division(Generic[T]):
         stream: Stream,
         place: _Given | _Processes,
         at_once: int,
-        progress: Progress | None,
+        tally: _Tally[T],
     ) -> None:
-        self._job, self._stream, self._place = job, stream, place
-        self._most, self._progress = 2 * at_once, progress
+        self._stream, self._place, self._tally = stream, place, tally
+        self._most = 2 * at_once
         self._content = _pickled(job)
         self._size = stream.batch
         self._tasks: deque[_Task] = deque()
 
-    def total(self) -> T:
-        """Compute all shards, and return their total."""
-        total, done = self._job.empty(), 0
+    def work(self) -> None:
+        """Compute all shards, and add them up."""
         shards = self._shards()
         try:
             while True:
                 while self._has_room() and (parts := next(shards, None)):
                     self._tasks.append(_Task(parts, self._submitted(parts)))
                 if not self._tasks:
-                    return total
+                    return
                 found, seconds = self._first()
-                total.merge(found)
                 task = self._tasks.popleft()
-                done += task.examples
+                self._tally.add(found, task.parts)
                 self._adapt(task.examples / max(seconds, 1e-3))
-                if self._progress:
-                    self._progress(done, self._stream.length or 0)
         finally:
             for task in self._tasks:
                 task.future.cancel()
@@ -239,7 +289,7 @@ class _Division(Generic[T]):
     def _shards(self) -> Iterator[list[Part]]:
         """Yield shards of whole batches, or of whole parts that an iterable gives."""
         parts: list[Part] = []
-        for part in self._stream.parts(lambda: self._size):
+        for part in self._tally.parts(lambda: self._size):
             parts.append(part)
             if sum(map(len, parts)) >= self._size:
                 yield parts

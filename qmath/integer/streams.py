@@ -52,11 +52,17 @@ class Part:
     def cut(self, size: int) -> Iterator[Part]:
         """Yield parts of at most `size` examples; of none, one without any."""
         for at in range(0, max(len(self), 1), size):
-            inputs, beside = (
-                {name: x[at : at + size] for name, x in arrays.items()}
-                for arrays in (self.inputs, self.beside)
-            )
-            yield Part(self.start + at, inputs, beside)
+            yield self._of(slice(at, at + size))
+
+    def cut_at(self, count: int) -> tuple[Part, Part]:
+        """Return the first `count` examples, and the others."""
+        return self._of(slice(count)), self._of(slice(count, None))
+
+    def _of(self, rows: slice) -> Part:
+        inputs, beside = (
+            {name: x[rows] for name, x in arrays.items()} for arrays in (self.inputs, self.beside)
+        )
+        return Part(self.start + (rows.start or 0), inputs, beside)
 
 
 class Stream:

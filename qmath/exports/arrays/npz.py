@@ -31,7 +31,7 @@ from qmath.exports.bundle import Bundle
 from qmath.exports.exporter import Content, Exporter, Reading
 from qmath.exports.reading import checked
 
-__all__ = ["Npz", "write_arrays"]
+__all__ = ["Npz", "array_header", "finished", "local_header", "member_info", "write_arrays"]
 
 MANIFEST = "manifest"
 # What zipfile and numpy raise on damaged files.
@@ -85,15 +85,23 @@ def write_arrays(file: BinaryIO, arrays: Iterable[tuple[str, NDArray[Any]]]) -> 
     QmathError
         Two arrays cannot be told apart by their names.
     """
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        names: set[str] = set()
-        for name, array in arrays:
-            _add(archive, file, name, array, names)
+    names: set[str] = set()
+    members: list[zipfile.ZipInfo] = []
+    for name, array in arrays:
+        header = array_header(array.dtype, array.shape)
+        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        info = member_info(name, names, len(header) + array.nbytes)
+        info.CRC = zlib.crc32(data, zlib.crc32(header))
+        info.header_offset = file.tell()
+        file.write(local_header(info))
+        file.write(header)
+        file.write(data)
+        members.append(info)
+    finished(file, members, file.tell())
 
 
-def _add(
-    archive: zipfile.ZipFile, file: BinaryIO, name: str, array: NDArray[Any], names: set[str]
-) -> None:
+def member_info(name: str, names: set[str], size: int) -> zipfile.ZipInfo:
+    """Return the entry of an array among those of other names, of so many bytes with its header."""
     member = name + ".npy"
     # numpy.load("f.npz")["x.npy"] means the member of the array x.
     if {name, member, member + ".npy"} & names:
@@ -104,22 +112,29 @@ def _add(
     names.add(member)
     info = zipfile.ZipInfo(member, _EPOCH)
     info.create_system, info.external_attr = _UNIX, 0o644 << 16
-    header = _header(array.dtype, array.shape)
-    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-    # What `archive.open` does for a member whose size it is not told: it writes the member's own
-    # header twice, which for small arrays takes longer than all the rest.
-    info.file_size = info.compress_size = len(header) + array.nbytes
-    info.CRC = zlib.crc32(data, zlib.crc32(header))
-    info.header_offset = file.tell()
-    file.write(info.FileHeader(zip64=info.file_size > _LARGEST))
-    file.write(header)
-    file.write(data)
-    archive.filelist.append(info)
-    archive.start_dir = file.tell()
+    info.CRC, info.file_size, info.compress_size = 0, size, size
+    return info
+
+
+def local_header(info: zipfile.ZipInfo) -> bytes:
+    """Return what precedes a member's content.
+
+    `ZipFile.open`, which is not told the size, would write it twice; for small arrays that takes
+    longer than all the rest.
+    """
+    return info.FileHeader(zip64=info.file_size > _LARGEST)
+
+
+def finished(file: BinaryIO, members: Iterable[zipfile.ZipInfo], end: int) -> None:
+    """Write the directory of an archive whose members end there."""
+    file.seek(0)
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        archive.filelist.extend(members)
+        archive.start_dir = end
 
 
 @lru_cache(maxsize=64)
-def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+def array_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     """Return how an ``.npy`` begins: most arrays of a model are scales and zero points alike."""
     header = io.BytesIO()
     descr = npy.dtype_to_descr(dtype)

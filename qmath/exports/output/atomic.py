@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fnmatch
 import os
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +16,7 @@ from qmath.errors import OutputError
 from qmath.exports.output.folder import foreign_entry
 from qmath.exports.output.temporary import Aside, Temporary
 
-__all__ = ["check_output", "replacing", "replacing_folder"]
+__all__ = ["check_output", "move", "replacing", "replacing_folder"]
 
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux
 _HERE = -100  # AT_FDCWD
@@ -125,6 +127,26 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
             os.replace(temporary.path, target)
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+def move(source: Path, path: Path, *, overwrite: bool) -> None:
+    """Give a file that is written the name `path`, as `replacing` does for a new one.
+
+    Raises
+    ------
+    OutputError
+        As `replacing`.
+    """
+    check_output(path, overwrite=overwrite)
+    try:
+        os.replace(source, path.resolve())
+        return
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise _cannot_write(path, error) from error
+    with replacing(path, overwrite=overwrite) as file, open(source, "rb") as written:
+        shutil.copyfileobj(written, file, 1 << 20)
+    source.unlink()
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ _BLOCK = 1 << 17
 _BLOCK_WITH_CHANNELS = 1 << 15
 _SMALLEST_BLOCK_WITH_CHANNELS = 1 << 13
 _LONG_ROW = 128
+_WITH_CHANNELS_AT_ONCE = 1 << 16
+_ROWS_AT_ONCE = 64  # for each channel
 _SMALLEST_SHARE = 1 << 18  # elements for a thread: their work has to outweigh starting it
 
 _VARIABLE = "QMATH_NUM_THREADS"
@@ -61,6 +63,16 @@ def each_block(work: Work, size: int, constants: Sequence[NDArray[Any]]) -> None
         run_blocks(work, first, min(first + share, size), constants)
 
     in_threads(run, range(0, size, share))
+
+
+def fits_at_once(size: int, constant: NDArray[Any]) -> bool:
+    """Whether an array is worked on fastest whole, in its shape, with the constants broadcast.
+
+    Then each row costs a pass its start, but the constants need not be repeated.
+    """
+    if not constant.ndim:
+        return size <= _BLOCK
+    return size <= min(_WITH_CHANNELS_AT_ONCE, _ROWS_AT_ONCE * constant.size**2)
 
 
 def run_blocks(work: Work, first: int, last: int, constants: Sequence[NDArray[Any]]) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import QmathError
 from qmath.kernels._arrays import unmasked
-from qmath.kernels._blocks import each_block
+from qmath.kernels._blocks import each_block, fits_at_once
 from qmath.kernels._environment import check_rounding
 from qmath.kernels._float32 import SMALLEST_NORMAL, Float32Array, as_float32
 from qmath.kernels._nudge import Nudged, is_ordinary
@@ -25,6 +25,8 @@ from qmath.kernels._range import MOST_KEPT, Range, Steps, exact_steps, range_of
 from qmath.kernels.quantized_tensor import QuantizedTensor
 
 __all__ = ["quantize"]
+
+_FEW = 1 << 12  # elements, of which no library adds up squares in threads
 
 
 def check_num_bits(num_bits: SupportsIndex) -> int:
@@ -372,14 +374,15 @@ def _fill(
     """Write the integers of `x` to `values`, block by block."""
     ranges, is_shifted = integers.ranges, integers.is_shifted
     steps = ranges.divide if divide else ranges.multiply
+    if not ranges.any_flush and fits_at_once(x.size, integers.shift):
+        _fill_at_once(x, values, integers, steps, prefix)
+        return
     flat, result = np.ascontiguousarray(x).reshape(-1), values.reshape(-1)
 
     def check(block: slice, buffer: Float32Array) -> None:
         least = np.minimum.reduce(buffer)
         if least != least:
-            index = np.unravel_index(block.start + int(np.isnan(buffer).argmax()), x.shape)
-            where = tuple(int(i) for i in index)
-            raise QmathError(f"{prefix}the input at {where} is NaN, which no integer stands for")
+            raise _is_nan(block.start + int(np.isnan(buffer).argmax()), x.shape, prefix)
 
     def plainly(block: slice, shift: Float32Array, *constants: Float32Array) -> None:
         buffer = np.empty(block.stop - block.start, np.float32)
@@ -398,3 +401,24 @@ def _fill(
         each_block(exactly, flat.size, (integers.shift, *ranges.nudged))
     else:
         each_block(plainly, flat.size, (integers.shift, *steps.constants))
+
+
+def _fill_at_once(
+    x: Float32Array, values: NDArray[Any], integers: _Integers, steps: Steps, prefix: str
+) -> None:
+    """Write the integers of few floats, as `_fill`, whose calls would cost more than the work."""
+    buffer = np.empty(x.shape, np.float32)
+    with np.errstate(all="ignore"):
+        steps(x, steps.constants, buffer, floor=integers.is_shifted or not steps.truncates)
+        flat = buffer.reshape(-1)
+        least = flat.dot(flat) if x.size <= _FEW else np.minimum.reduce(flat)  # finite, or NaN
+        if least != least:
+            raise _is_nan(int(np.isnan(flat).argmax()), x.shape, prefix)
+        if integers.is_shifted:
+            np.add(buffer, integers.shift, out=buffer)
+        np.copyto(values, buffer, casting="unsafe")
+
+
+def _is_nan(index: int, shape: tuple[int, ...], prefix: str) -> QmathError:
+    where = tuple(int(i) for i in np.unravel_index(index, shape))
+    return QmathError(f"{prefix}the input at {where} is NaN, which no integer stands for")

@@ -25,7 +25,7 @@ Array = NDArray[Any]
 Batch = ArrayLike | Rows | Mapping[str, ArrayLike | Rows]
 # All data, or a path of them, or an iterable of batches.
 Data = Batch | os.PathLike[str] | Iterable[Batch]
-_CHECKED = 1 << 20  # elements of which the range is checked at once
+_CHECKED = 1 << 18  # elements of which the range is checked at once
 
 
 @dataclass(frozen=True, eq=False)

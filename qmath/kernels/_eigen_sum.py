@@ -24,7 +24,7 @@ from qmath.kernels._float32 import Float32Array, flush
 _LANES = 8  # float32 in an AVX register
 _ACCUMULATORS = 4  # in Eigen's inner loop
 _UNROLLED = _ACCUMULATORS * _LANES
-_LEAF = 1024 * _LANES
+LARGEST_LEAF = 1024 * _LANES
 _GROUP = np.dtype((np.void, 4 * _UNROLLED))  # bytes of what the accumulators take at once
 _SMALL = np.float32(2.0**-102)
 
@@ -44,6 +44,27 @@ def has_small_magnitude(magnitudes: Float32Array) -> bool:
     bits = magnitudes.view(np.uint32)
     np.subtract(bits, np.uint32(1), out=bits)  # what is zero becomes the largest
     return bool(bits.min() < _SMALL.view(np.uint32) - np.uint32(1))
+
+
+def leaf_sums(rows: Float32Array) -> Float32Array:
+    """Return the sum of each row of an array, one leaf long, that can meet no subnormal.
+
+    It is what `Leaves` comes to, without what only more leaves need.
+    """
+    count, size = rows.shape
+    unrolled, packed = (size // part * part for part in (_UNROLLED, _LANES))
+    accumulators = _ACCUMULATORS * (unrolled > 0)
+    registers = np.zeros((count, accumulators + (packed - unrolled) // _LANES, _LANES), np.float32)
+    if unrolled:
+        groups = np.add.reduce(rows[:, :unrolled].reshape(count, -1, _UNROLLED), axis=1)
+        registers[:, :accumulators] += groups.reshape(count, _ACCUMULATORS, _LANES)
+    registers[:, accumulators:] += rows[:, unrolled:packed].reshape(count, -1, _LANES)
+    sums = np.add.reduce(registers, axis=1)
+    for half in (4, 2, 1):
+        sums = sums[:, :half] + sums[:, half:]
+    if packed < size:
+        sums[:, 0] += np.add.accumulate(rows[:, packed:], axis=1)[:, -1]
+    return np.asarray(sums[:, 0])
 
 
 class Leaves:
@@ -174,7 +195,7 @@ class Leaves:
 
 def _sizes(count: int) -> Iterator[int]:
     """Yield the number of rows of each leaf, in order."""
-    if count <= _LEAF:
+    if count <= LARGEST_LEAF:
         yield count
     else:
         split = _split(count)
@@ -188,7 +209,7 @@ def _split(count: int) -> int:
 
 
 def _tree_sum(leaves: Iterator[Float32Array], count: int, *, flushing: bool) -> Float32Array:
-    if count <= _LEAF:
+    if count <= LARGEST_LEAF:
         return next(leaves)
     split = _split(count)
     left = _tree_sum(leaves, split, flushing=flushing)

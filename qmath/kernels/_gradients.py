@@ -13,7 +13,13 @@ from qmath.kernels._blocks import (
     run_blocks,
     threads_for,
 )
-from qmath.kernels._eigen_sum import Leaves, has_small, has_small_magnitude
+from qmath.kernels._eigen_sum import (
+    LARGEST_LEAF,
+    Leaves,
+    has_small,
+    has_small_magnitude,
+    leaf_sums,
+)
 from qmath.kernels._float32 import Bounds, Float32Array, flush
 from qmath.kernels._range import Range
 
@@ -32,7 +38,8 @@ def backward(
         gs, xs = (non_overlapping(a, out) for a in (g, x))
         idle = ranges.zero_range.reshape(-1)
         if channels == 1 and not ranges.any_zero_range:
-            low, high = _in_one_pass(gs, xs, ranges.bounds, out.reshape(-1)).reshape(2, *shape)
+            both = _in_one_leaf if _is_one_leaf(gs) else _in_one_pass
+            low, high = both(gs, xs, ranges.bounds, out.reshape(-1)).reshape(2, *shape)
             return out, np.asarray(low), np.asarray(high)
         passed = gs.reshape(columns)[:, idle] if ranges.any_zero_range else None
         if not idle.all():
@@ -85,6 +92,28 @@ def _outside_sums(g: Float32Array, x: Float32Array, bounds: Bounds) -> Float32Ar
     in_threads(run, range(0, leaves.number, share))
     with np.errstate(all="ignore"):
         return leaves.total(products)
+
+
+def _is_one_leaf(g: Float32Array) -> bool:
+    """Whether gradients are few, and no sum of them can meet a subnormal."""
+    return g.size <= LARGEST_LEAF and not has_small(g)
+
+
+def _in_one_leaf(
+    g: Float32Array, x: Float32Array, bounds: Bounds, out: Float32Array
+) -> Float32Array:
+    """Do what `_in_one_pass` does for few elements, whose passes cost more to start than to run."""
+    lower, upper = (bound.reshape(()) for bound in bounds)
+    masks = np.empty((3, g.size), np.bool_)
+    with np.errstate(all="ignore"):
+        np.less(x, lower, out=masks[0])
+        np.greater(x, upper, out=masks[1])
+        np.greater_equal(x, lower, out=masks[2])
+        np.greater(masks[2], masks[1], out=masks[2])  # inside: not above the range
+        products = masks.astype(np.float32)
+        np.multiply(products, g, out=products)
+        out[...] = products[2]
+        return leaf_sums(products[:2])
 
 
 def _in_one_pass(

@@ -20,6 +20,7 @@ TITLES = {
     "start": "Start",
     "job": "The job: from a file to integers in a file",
     "growth": "Growth",
+    "datasets": "Data sets",
     "packing": "Packing",
     "inference": "Inference",
 }
@@ -40,8 +41,8 @@ def parser() -> argparse.ArgumentParser:
         "--clock",
         choices=measure.CLOCKS,
         default="wall",
-        help="of kernels, growth, packing; cpu: what the process's threads used, on a machine that "
-        "others use, too",
+        help="of kernels, growth, datasets, packing; cpu: what the process's threads used, on a "
+        "machine that others use, too",
     )
     of.add_argument("--json", type=Path, metavar="FILE", help="write what was measured here")
     of.add_argument("--plot", type=Path, metavar="FILE", help="draw it here (SVG or PNG)")

@@ -27,6 +27,7 @@ PARTS = {
     "start": (100, 10),
     "job": (600, 12),
     "growth": (40, 3),
+    "datasets": (200, 3),
     "packing": (15, 2),
     "inference": (90, 30),
 }

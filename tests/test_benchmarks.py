@@ -14,6 +14,7 @@ import qmath
 from benchmarks import (
     __main__,
     allocator,
+    datasets,
     growth,
     inference,
     job,
@@ -163,6 +164,18 @@ def test_growth_is_measured_along_each_curve(
     assert {row["of"] for row in rows} == set(growth.CURVES)
     assert all(row["bytes"] > 0 for row in rows)
     assert growth.summary(rows).count("\n") == 1 + len(growth.CURVES)
+
+
+def test_data_sets_are_measured_at_each_size(
+    monkeypatch: pytest.MonkeyPatch, one_thread: measure.Options
+) -> None:
+    monkeypatch.setitem(datasets.SIZES, "quick", (20, 150))
+    rows = list(datasets.measure(one_thread._replace(rounds=1), nothing))
+    assert [(row["of"], row["images"]) for row in rows] == [
+        (verb, size) for size in (20, 150) for verb in ("run", "run -o", "diff")
+    ]
+    assert all(row[name] > 0 for row in rows for name in ("microseconds", "alone", "mebibytes"))
+    assert datasets.summary(rows).count("\n") == 1 + len(rows)
 
 
 def test_imports_are_measured(monkeypatch: pytest.MonkeyPatch, one_thread: measure.Options) -> None:

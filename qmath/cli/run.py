@@ -107,7 +107,9 @@ def run(
     from qmath.cli.written import Written, written
     from qmath.engine.api import engine_named
     from qmath.exports.output.atomic import check_output
+    from qmath.integer.api import profile_named
     from qmath.integer.api import run as run_model
+    from qmath.integer.executor import planned
     from qmath.integer.profiles.fixed import constants
 
     check_resumed(resume, model, [output, *files_of(data)])
@@ -122,9 +124,12 @@ def run(
         loaded, data, require_integer=require_integer, cuts=recorded
     )
     chosen = given(multiplier_bits=multiplier_bits, rounding=rounding)
+    computed = planned(program, profile_named(profile, **chosen))
     chosen |= {} if labels is None else {"labels": read_labels(labels, data)}
     fixed = constants(program, multiplier_bits or 31) if profile == "integer" else {}
-    to = Written(output, program, inputs, recorded, _kept(program, keep), fixed, overwrite)
+    to = Written(
+        output, program, computed, inputs, recorded, _kept(program, keep), fixed, overwrite
+    )
     with (
         resuming(resume),
         computing(workers, scheduler) as where,

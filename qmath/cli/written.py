@@ -36,6 +36,8 @@ class Written:
     ----------
     output : Path or None
     program : Program
+    computed : Program
+        What is computed of it; results that it has no step for are not written.
     inputs, cuts : mapping of str to Rows
         The data.
     names : sequence of str
@@ -47,6 +49,7 @@ class Written:
 
     output: Path | None
     program: Program
+    computed: Program
     inputs: Mapping[str, Rows]
     cuts: Mapping[str, Rows]
     names: Sequence[str]
@@ -59,22 +62,23 @@ class Written:
         return () if self.output is None else self.names
 
     @cached_property
-    def computed(self) -> frozenset[str]:
+    def _made(self) -> frozenset[str]:
         """The steps that are both written and computed."""
         lacking = missing(self.program, frozenset(self.inputs) | frozenset(self.cuts))
-        return frozenset(self.names) - {*lacking, *chain(*lacking.values())}
+        made = {step.name for step in self.computed.steps} & set(self.names)
+        return frozenset(made - {*lacking, *chain(*lacking.values())})
 
     @cached_property
     def quantized(self) -> list[str]:
         """The quantized tensors that are written."""
-        return [step.name for step in self.program.quantized if step.name in self.computed]
+        return [step.name for step in self.program.quantized if step.name in self._made]
 
     def arrays(self) -> Iterator[tuple[str, Array | Shaped]]:
         """Yield the arrays in order."""
         program, (first, *_) = self.program, self.inputs.values()
         examples = first.shape[0]
         for name in program.outputs:
-            if name in self.computed:
+            if name in self._made:
                 shape = (examples, *program.step(name).shape)
                 yield f"output/{name}", Shaped(np.dtype(np.float32), shape)
         if self.constants:

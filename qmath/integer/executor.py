@@ -42,7 +42,7 @@ from qmath.kernels._environment import (
 )
 from qmath.kernels.affine import smallest_dtype
 
-__all__ = ["Executor", "batches"]
+__all__ = ["Executor", "batches", "planned"]
 
 Array = NDArray[Any]
 # Of a batch: its mean tensor, and the greatest. With half or twice as many, seven models took up to
@@ -84,7 +84,7 @@ class Executor:
     def __init__(self, program: Program, profile: Profile | None = None) -> None:
         self.given = program
         self.profile = profile or Exact()
-        self.program = program = _planned(program, self.profile)
+        self.program = program = planned(program, self.profile)
         self.quant_params = program.quant_params
         self._plans: dict[Profile, Program] = {}
         self._others: dict[Profile, Executor] = {}
@@ -148,7 +148,7 @@ class Executor:
             The integers relative to the output's zero point, as float32.
         """
         if profile not in self._plans:
-            self._plans[profile] = _planned(self.given, profile)
+            self._plans[profile] = planned(self.given, profile)
         plan = {each.name: each for each in self._plans[profile].quantized}
         if plan.get(step.name, step) is step:
             sums = self.accumulators(step, integers)
@@ -377,7 +377,8 @@ class Executor:
         return np.asarray(total)
 
 
-def _planned(program: Program, profile: Profile) -> Program:
+def planned(program: Program, profile: Profile) -> Program:
+    """Return what a profile computes of a program: the runtime's own steps, where they differ."""
     return profile.planned(program) if isinstance(profile, Planner) else program
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,6 +75,21 @@ class GraphBuilder(UniqueNames):
             self.onnx.helper.make_node(op, list(inputs), [name], name=name, **attributes)
         )
         return name
+
+    def layer(
+        self,
+        op: str,
+        inputs: Sequence[Value | str],
+        layer: str,
+        shape: Sequence[int] | None = None,
+        **attributes: Any,
+    ) -> Value:
+        """Add a node of a layer; the result has its first input's order, and its shape."""
+        first = inputs[0]
+        assert isinstance(first, Value)
+        names = [x.name if isinstance(x, Value) else x for x in inputs]
+        name = self.node(op, names, f"{layer}/{op}", **attributes)
+        return replace(first, name=name, shape=first.shape if shape is None else tuple(shape))
 
     def channels_first(self, value: Value) -> Value:
         """Return the value with its channels right after the batch."""

@@ -7,7 +7,7 @@ of fake-quantized tensors. How a quantizer is written is a format's own affair, 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from qmath.errors import OutputError
 from qmath.exports.bundle import Bundle, QuantizedRange
-from qmath.exports.onnx import windows
+from qmath.exports.onnx import moves, windows
 from qmath.exports.onnx.axes import elsewhere
 from qmath.exports.onnx.cuts import Cuts, is_cut
 from qmath.exports.onnx.folding import Fold, foldable, real
 from qmath.exports.onnx.graph import GraphBuilder, Value, arranged
 from qmath.integer.budget import Budget
 from qmath.integer.lowering import activations, geometry, layouts, rescaling
-from qmath.integer.program import Activation, Linear, Shape
+from qmath.integer.program import Activation, Shape
 from qmath.layers import (
     ACTIVATIONS,
     LAYERS,
@@ -244,12 +244,14 @@ class _Layers:
             value = self.joined(node, inputs)
         elif kind in ("average_pool", "global_average"):
             linear, _ = geometry.average_pool(node, x.shape, Budget())
-            value = self.pooled(node, x, "Average", linear.attributes, linear.shape)
+            value = moves.pooled(
+                self.builder, x, node.name, "Average", linear.attributes, linear.shape
+            )
         elif kind in ("max_pool", "global_max"):
             _, shape, attributes = geometry.max_pool(node, x.shape)
-            value = self.pooled(node, x, "Max", attributes, shape)
+            value = moves.pooled(self.builder, x, node.name, "Max", attributes, shape)
         elif kind in MOVES:
-            value = self.moved(node, x, geometry.move(node, x.shape))
+            value = moves.moved(self.builder, x, node.name, geometry.move(node, x.shape))
         else:
             assert kind in ("identity", "activation")  # `check_exportable` refuses others
             value = x
@@ -298,11 +300,7 @@ class _Layers:
         **attributes: Any,
     ) -> Value:
         """Add a node; the result has the order of axes of its first input, and its shape."""
-        first = inputs[0]
-        assert isinstance(first, Value)
-        names = [x.name if isinstance(x, Value) else x for x in inputs]
-        name = self.builder.node(op, names, f"{node.name}/{op}", **attributes)
-        return replace(first, name=name, shape=first.shape if shape is None else tuple(shape))
+        return self.builder.layer(op, inputs, node.name, shape, **attributes)
 
     # ---- layers with weights
 
@@ -427,21 +425,15 @@ class _Layers:
         if len(ranks) == 1 and any(x.channels_first for x in inputs):
             order = self.builder.channels_first
         op = _COMBINATIONS.get(node.class_name, "Add")
-        total, *others = (self.unsqueezed(node, order(x), max(ranks)) for x in inputs)
+        total, *others = (
+            moves.unsqueezed(self.builder, order(x), node.name, max(ranks)) for x in inputs
+        )
         for x in others:
             total = self.add(op, [total, x], node, np.broadcast_shapes(total.shape, x.shape))
         if node.class_name == "Average":
             count = self.builder.constant(f"{node.name}/count", float(len(inputs)))
             total = self.add("Div", [total, count], node)
         return total
-
-    def unsqueezed(self, node: Node, x: Value, rank: int) -> Value:
-        """Add the axes that a value lacks after the batch, as Keras does."""
-        count = rank - len(x.shape)
-        if not count:
-            return x
-        axes = self.builder.constant(f"{node.name}/axes", np.arange(1, count + 1), "INT64")
-        return self.add("Unsqueeze", [x, axes], node, (1,) * count + x.shape)
 
     def joined(self, node: Node, inputs: list[Value]) -> Value:
         rank = len(inputs[0].shape)
@@ -453,48 +445,3 @@ class _Layers:
         shape[axis] = sum(x.shape[axis] for x in inputs)
         place = (1 if axis == rank - 1 else axis + 2) if first else axis + 1
         return self.add("Concat", [order(x) for x in inputs], node, shape, axis=place)
-
-    def pooled(
-        self, node: Node, x: Value, kind: str, attributes: Any, shape: Sequence[int]
-    ) -> Value:
-        x = self.builder.channels_first(x)
-        if attributes.get("global"):
-            kept = (1,) * (len(x.shape) - 1) + x.shape[-1:]
-            pooled = self.add(f"Global{kind}Pool", [x], node, kept)
-            return (
-                pooled
-                if tuple(shape) == kept
-                else self.reshaped(node, replace(pooled, channels_first=False), shape)
-            )
-        return self.add(f"{kind}Pool", [x], node, shape, **windows.of_pool(kind, attributes, x))
-
-    def moved(self, node: Node, x: Value, linear: Linear) -> Value:
-        attributes = linear.attributes
-        if linear.kind == "reshape":
-            return self.reshaped(node, self.builder.channels_last(x), linear.shape)
-        if linear.kind == "broadcast":
-            x = self.unsqueezed(node, self.builder.channels_last(x), len(linear.shape))
-            repeats = self.builder.constant(
-                f"{node.name}/repeats", [1, *attributes["size"]], "INT64"
-            )
-            return self.add("Tile", [x, repeats], node, linear.shape)
-        if linear.kind == "permute":
-            x = self.builder.channels_last(x)
-            return self.add("Transpose", [x], node, linear.shape, perm=attributes["axes"])
-        x = self.builder.channels_first(x)
-        if linear.kind in ("pad", "crop"):
-            *spatial, channels = attributes.get("pads") or attributes["crops"]
-            if linear.kind == "crop":
-                spatial = [(-first, -last) for first, last in spatial]
-            pads = windows.begins_and_ends([(0, 0), channels, *spatial])
-            name = self.builder.constant(f"{node.name}/pads", pads, "INT64")
-            return self.add("Pad", [x, name], node, linear.shape)
-        scales = self.builder.constant(f"{node.name}/scales", [1, 1, *attributes["size"]])
-        # Of no meaning here, but QONNX's tools want a name for it.
-        region = self.builder.constant(f"{node.name}/roi", np.zeros(0))
-        given = windows.of_resize(linear)
-        return self.add("Resize", [x, region, scales], node, linear.shape, **given)
-
-    def reshaped(self, node: Node, x: Value, shape: Sequence[int]) -> Value:
-        target = self.builder.constant(f"{node.name}/shape", [0, *shape], "INT64")
-        return self.add("Reshape", [x, target], node, shape)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import qmath
-from qmath import FileFormatError, OutputError
+from qmath import FileFormatError, OutputError, QatModel
 from qmath.errors import MissingExtraError
 from qmath.exports.bundle import quantize_model
 from qmath.exports.onnx.qonnx import Qonnx
@@ -100,6 +100,54 @@ def test_every_width(num_bits, per_axis, signed):
         assert sum(layer.free_running for layer in found.layers) == 0
         outputs = qmath.run(network, inputs, profile="exact").outputs
         assert_same_bits(tensors["dense"].astype(np.float32), outputs["dense/output"])
+
+
+def relu6(high: float) -> QatModel:
+    """Return a convolution, and a ReLU6 whose quantizer ends at `high`."""
+    net = networks.Network(4, 3, 2, seed=4)
+    net.add("Conv2D", kernel=(3, 3, 2, 3))
+    net.add("ReLU", max_value=6.0, ends=(0.0, high))
+    net.add("Conv2D", kernel=(1, 1, 3, 2), activation="relu6", ends=(0.0, high))
+    return net.model()
+
+
+@pytest.mark.parametrize(("high", "clips"), [(5.5, 0), (6.0, 0), (6.003, 0), (6.01, 2), (6.5, 2)])
+def test_a_quantizer_needs_no_clip_before_it(high, clips):
+    network = relu6(high)
+    data = written(network, batch=64)
+    ops = [node.op_type for node in onnx.load_from_string(data).graph.node]
+    assert ops.count("Clip") == clips
+    inputs = images(network, 64)
+    found = integers(data, execute(data, inputs), network)
+    expected = qmath.run(network, inputs, profile="exact").integers
+    assert len(found) == 3
+    for step, array in found.items():
+        np.testing.assert_array_equal(array, expected[step])
+        assert array.max() == (235 if high == 6.5 and "quantize" not in step else 255)
+
+
+def test_biases_are_nodes_of_their_own(tmp_path):
+    network = networks.images()
+    data = written(network)
+    nodes = onnx.load_from_string(data).graph.node
+    assert {len(node.input) for node in nodes if node.op_type.startswith("Conv")} == {2}
+    (tmp_path / "m.qonnx").write_bytes(data)
+    with open(tmp_path / "m.qonnx", "rb") as file:
+        _, arrays = Qonnx().read(file)
+    for name, tensor in network.tensors.items():
+        if name.endswith("bias"):
+            np.testing.assert_array_equal(arrays[name], tensor.values)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_the_range_analysis_of_qonnx_runs(name, tmp_path):
+    pytest.importorskip("h5py")
+    analysis = pytest.importorskip("qonnx.util.range_analysis", reason="no qonnx for this Python")
+    qmath.export(f"reference/samples/{name}.h5", tmp_path / "m.qonnx")
+    ranges = analysis.range_analysis(
+        str(tmp_path / "m.qonnx"), irange=(0.0, 1.0), report_mode="range"
+    )
+    assert "dense/post_activation" in ranges
 
 
 def test_halves_are_rounded_up():

@@ -155,6 +155,8 @@ def arranged(values: Array, layout: str | None) -> Array:
 def restored(values: Array, layout: str | None, shape: Shape) -> Array:
     """Return a kernel in its own order of axes, and of that shape: the reverse of `arranged`.
 
+    What has no layout may have more axes, of length 1.
+
     Raises
     ------
     ValueError
@@ -167,10 +169,11 @@ def restored(values: Array, layout: str | None, shape: Shape) -> Array:
         expected = tuple(shape[axis] for axis in axes)
         if "M" in layout:
             expected = (expected[0] * expected[1], 1, *expected[2:])
-    if values.shape != expected:
+    is_spread = layout is None and len(values.shape) > len(shape) and values.size == np.prod(shape)
+    if values.shape != expected and not is_spread:
         raise ValueError(f"its shape is {values.shape} instead of {expected}")
     if layout is None:
-        return values
+        return values.reshape(shape)
     moved = values.reshape([shape[axis] for axis in axes])
     return np.ascontiguousarray(moved.transpose(np.argsort(axes)))
 

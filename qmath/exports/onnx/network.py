@@ -61,7 +61,18 @@ class Weight:
 
 
 class Quantizers(Protocol):
-    """How a format writes quantizers."""
+    """How a format writes quantizers.
+
+    Attributes
+    ----------
+    clamps : bool
+        Whether what quantizes a value clamps it, so that nothing has to before.
+    adds_biases : bool
+        Whether a convolution's bias is an addition of its own.
+    """
+
+    clamps: bool
+    adds_biases: bool
 
     def weight(self, builder: GraphBuilder, weight: Weight) -> str:
         """Add a weight; return the name of its real values, in ONNX's order of axes."""
@@ -322,41 +333,52 @@ class _Layers:
         kernel = np.broadcast_to(np.float32(0), np.shape(tensor.values))
         linear = geometry.weighted(node, x.shape, kernel, name)
         weight = self.weight(tensor, layout, fold)
-        bias = self.bias(node, fold) if is_last else None
+        rank = len(x.shape)
+        is_added = self.quantizers.adds_biases and layer.axes != "IO"
+        axes = (1, -1, *(1,) * (rank - 1)) if is_added else (-1,)
+        bias = self.bias(node, fold, axes) if is_last else None
         if layer.axes == "IO":
             product = self.add(
                 "MatMul", [self.builder.channels_last(x), weight], node, linear.shape
             )
             return product if bias is None else self.add("Add", [product, bias], node)
         x = self.builder.channels_first(x)
-        given: list[Value | str] = [x, weight, *([] if bias is None else [bias])]
+        inputs = [] if bias is None or self.quantizers.adds_biases else [bias]
         transposed = layer.axes == "HWOI"
         attributes = (
             windows.of_transposed(linear, x) if transposed else windows.of_convolution(linear, x)
         )
-        return self.add("ConvTranspose" if transposed else "Conv", given, node, linear.shape,
-                        **attributes)  # fmt: skip
+        made = self.add("ConvTranspose" if transposed else "Conv", [x, weight, *inputs], node,
+                        linear.shape, **attributes)  # fmt: skip
+        return made if bias is None or inputs else self.add("Add", [made, bias], node)
 
-    def weight(self, tensor: QatTensor, layout: str | None, fold: Fold | None = None) -> str:
-        """Return the name of a tensor's real values, in ONNX's order of axes."""
+    def weight(
+        self,
+        tensor: QatTensor,
+        layout: str | None,
+        fold: Fold | None = None,
+        axes: Shape | None = None,
+    ) -> str:
+        """Return the name of a tensor's real values, in ONNX's order of axes, or in a shape."""
         if tensor.role == "weight":
             factor = fold.factor if fold else None
             return self.quantizers.weight(self.builder, Weight(tensor, layout, factor))
-        values = np.asarray(tensor.values)
+        values = arranged(np.asarray(tensor.values), layout)
+        values = values if axes is None else values.reshape(axes)
         if tensor.stored is not None:  # a bias in integers
             step = np.asarray(self.model.tensors[tensor.stored.scale].values, np.float32)
             return self.builder.constant(f"{tensor.name}/real", values.astype(np.float32) * step)
         if values.dtype == np.float32:
-            return self.builder.parameter(tensor.name, "FLOAT", arranged(values, layout))
+            return self.builder.parameter(tensor.name, "FLOAT", values)
         # Of float16, say: what is computed with is float32.
-        return self.builder.constant(f"{tensor.name}/float32", arranged(values, layout))
+        return self.builder.constant(f"{tensor.name}/float32", values)
 
-    def bias(self, node: Node, fold: Fold | None) -> str | None:
+    def bias(self, node: Node, fold: Fold | None, axes: Shape) -> str | None:
         tensor = self.model.tensors.get(f"{node.layer}/bias")
         if fold:
             shift = fold.shift + (0 if tensor is None else real(self.bundle, tensor) * fold.factor)
-            return self.builder.constant(f"{fold.node.name}/bias", shift)
-        return None if tensor is None else self.weight(tensor, None)
+            return self.builder.constant(f"{fold.node.name}/bias", shift.reshape(axes))
+        return None if tensor is None else self.weight(tensor, None, axes=axes)
 
     def normalized(self, node: Node, x: Value) -> Value:
         x = self.builder.channels_first(x)
@@ -399,6 +421,8 @@ class _Layers:
         if activation is None:
             return x
         slope, limit = float(activation.slope), float(activation.limit)
+        if limit < np.inf and self.is_clamped(node, limit):
+            limit = np.inf
         if slope:
             x = self.add("LeakyRelu", [x], node, alpha=slope)
         elif limit == np.inf:
@@ -408,6 +432,20 @@ class _Layers:
             ends = [high] if slope else [self.builder.constant(f"{node.name}/min", 0), high]
             x = self.add("Min" if slope else "Clip", [x, *ends], node)
         return x
+
+    def is_clamped(self, node: Node, limit: float) -> bool:
+        """Whether the quantizer right after an activation clamps to this limit, or below it."""
+        ends = ["post_activation", "output"]
+        if kind_of(node.class_name) == "relu":
+            ends = ["pre_activation", *(ends if activation_of(node) == "linear" else [])]
+        names = (f"{node.layer}/{end}" for end in ends)
+        found = next((name for name in names if name in self.model.tensors), None)
+        if found is None or not self.quantizers.clamps:
+            return False
+        params = self.bundle.tensors[found]
+        assert isinstance(params, QuantizedRange)
+        highest = 2**params.num_bits - 1 - int(params.zero_point)
+        return bool(limit >= (highest - 0.25) * float(params.scale))  # it is rounded to that
 
     def rescaled(self, node: Node, x: Value) -> Value:
         def weight(name: str) -> Array | None:

@@ -53,6 +53,8 @@ class Onnx(NetworkExporter):
 class _Qdq:
     """Quantizers as QuantizeLinear and DequantizeLinear; a weight's QuantizeLinear is done."""
 
+    clamps = adds_biases = False  # where runtimes look for both
+
     def __init__(self, bundle: Bundle, opset: int) -> None:
         self.weights, self.signed = bundle.weights, bundle.manifest["options"]["signed"]
         self.narrowest = 2 if opset >= 25 else 4

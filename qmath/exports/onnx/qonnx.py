@@ -63,7 +63,12 @@ class Qonnx(NetworkExporter):
 
 
 class _Quant:
-    """Quantizers as ``Quant`` nodes."""
+    """Quantizers as ``Quant`` nodes, which clamp.
+
+    QONNX's range analysis takes no convolution with a bias, and hls4ml no ``Clip``.
+    """
+
+    clamps = adds_biases = True
 
     def __init__(self, bundle: Bundle, rounding: str) -> None:
         self.weights, self.rounding = bundle.weights, rounding

@@ -94,7 +94,7 @@ def test_export_and_verify_every_sample(tmp_path, name):
 
 OPTIONS = {
     "safetensors": "packing=msb", "bin": "alignment=64", "h5": None, "mem": "per_word=4",
-    "hex": "per_word=2", "coe": "per_word=4", "mif": "per_word=4",
+    "hex": "comments=false", "coe": "per_word=4", "mif": "per_word=4",
 }  # fmt: skip
 
 

@@ -16,6 +16,10 @@ needs_simulator = pytest.mark.skipif(
     reason="there is no Icarus Verilog (the package iverilog)",
 )
 
+needs_ghdl = pytest.mark.skipif(
+    not shutil.which("ghdl"), reason="there is no GHDL (the package ghdl)"
+)
+
 
 def simulated(folder: Path, *sources: Path) -> str:
     """Compile Verilog sources, run them in `folder`, and return what they print."""
@@ -75,6 +79,60 @@ def simulator(folder: Path) -> dict[str, np.ndarray]:
         name, word = line.split()
         words.setdefault(name, []).append(int(word, 16))
     return as_arrays(folder, words)
+
+
+def vhdl(folder: Path) -> dict[str, np.ndarray]:
+    """Let GHDL read every memory, each word with VHDL's hread, which takes nothing else."""
+    calls = [
+        f'show("{name}", {entry["width"]}, {entry["depth"]});'
+        for name, entry in listed(folder).items()
+    ]
+    source = folder.with_name(f"{folder.name}_reader.vhd")
+    source.write_text(_VHDL.replace("CALLS", "\n    ".join(calls)))
+    library = folder.with_name(f"{folder.name}_library")
+    library.mkdir()
+    options = ["--std=08", f"--workdir={library}"]
+    words: dict[str, list[int]] = {}
+    for command in (["-a", *options, source], ["-c", *options, "-r", "reader"]):
+        done = subprocess.run(
+            ["ghdl", *command], cwd=folder, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert not done.returncode, done.stdout + done.stderr
+    for line in done.stdout.splitlines():
+        name, word = line.split()
+        words.setdefault(name, []).append(int(word, 16))
+    return as_arrays(folder, words)
+
+
+_VHDL = """\
+library ieee;
+use ieee.std_logic_1164.all;
+use std.textio.all;
+entity reader is end;
+architecture test of reader is
+begin
+  process
+    procedure show(name : string; width, depth : natural) is
+      file memory : text open read_mode is name;
+      variable row, told : line;
+      variable word : std_logic_vector(width - 1 downto 0);
+    begin
+      for i in 1 to depth loop
+        readline(memory, row);
+        hread(row, word);
+        assert row.all'length = 0 report name severity failure;
+        write(told, name & " ");
+        hwrite(told, word);
+        writeline(output, told);
+      end loop;
+      assert endfile(memory) report name severity failure;
+    end procedure;
+  begin
+    CALLS
+    wait;
+  end process;
+end;
+"""
 
 
 def coe(folder: Path) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from qmath.exports.bundle import quantize_model
 from qmath.exports.memories import formats
 from qmath.exports.memories.words import memories
 from tests.exports import networks
-from tests.exports.memory_readers import FORMATS, READERS
+from tests.exports.memory_readers import FORMATS, READERS, needs_ghdl, vhdl
 from tests.exports.models import every_width, model, strange_names
 
 
@@ -41,6 +41,31 @@ def test_constants_and_vectors_are_memories_too(tmp_path, format):
     assert len(bundle.constants) > 10
     assert len(bundle.vectors) > 5
     assert_read_back(bundle, tmp_path / "o", format)
+
+
+@needs_ghdl
+@pytest.mark.parametrize("per_word", [1, 3])
+def test_vhdl_reads_words_without_comments(tmp_path, per_word):
+    options = {"per_word": per_word, "comments": False, "vectors": 1}
+    bundle = qmath.export(networks.images(), tmp_path / "o.mem", **options)
+    found = vhdl(tmp_path / "o.mem")
+    for key, expected in bundle.arrays():
+        np.testing.assert_array_equal(found[key], expected)
+    assert qmath.verify(networks.images(), tmp_path / "o.mem").ok
+
+
+@pytest.mark.parametrize("format", READERS)
+def test_only_the_comments_are_left_out(tmp_path, format):
+    marks = {"coe": "; ", "mif": "-- "}
+    for name, comments in (("with", True), ("without", False)):
+        qmath.export(model(), tmp_path / name, format=format, comments=comments)
+    files = sorted((tmp_path / "with").glob(f"*.{format}"))
+    assert len(files) > 10
+    for path in files:
+        lines = path.read_text().splitlines()
+        kept = [line for line in lines if not line.startswith(marks.get(format, "// "))]
+        assert len(kept) < len(lines)
+        assert (tmp_path / "without" / path.name).read_text().splitlines() == kept
 
 
 def test_hex_is_mem_under_another_suffix(tmp_path):

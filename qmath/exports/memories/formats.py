@@ -7,7 +7,8 @@ Vivado and ISE, ``mif`` for those of Intel (Altera) Quartus.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -57,9 +58,19 @@ class _Memories(Exporter):
         range(1, MOST_PER_WORD + 1),
     )
 
+    # VHDL's hread takes words alone.
+    comments: bool = option(True, "begin each file with lines that say what it holds")
+
     def files(self, bundle: Bundle) -> Iterator[tuple[str, Content]]:
         """Yield a file for every array, and ``memories.json``."""
-        yield from files(bundle, f".{self.name}", type(self).text, self.per_word)
+        yield from self._listed(bundle)
+
+    def _listed(
+        self, bundle: Bundle
+    ) -> Generator[tuple[str, Content], None, dict[str, dict[str, Any]]]:
+        return (yield from files(
+            bundle, f".{self.name}", type(self).text, self.per_word, comments=self.comments
+        ))  # fmt: skip
 
 
 class Mem(_Memories):
@@ -81,7 +92,7 @@ class Mem(_Memories):
 
     def files(self, bundle: Bundle) -> Iterator[tuple[str, Content]]:
         """Yield a file for every array, ``memories.json``, and the testbenches."""
-        listed = yield from files(bundle, f".{self.name}", _readmemh, self.per_word)
+        listed = yield from self._listed(bundle)
         yield from testbenches(bundle, listed)
 
 

@@ -46,6 +46,8 @@ class Memory(NamedTuple):
         Of the array.
     layout : str or None
         Letters of its axes.
+    comments : tuple of str
+        Lines of ASCII for the file's reader.
     """
 
     key: str
@@ -56,10 +58,11 @@ class Memory(NamedTuple):
     per_word: int
     shape: tuple[int, ...]
     layout: str | None
+    comments: tuple[str, ...] = ()
 
     @property
-    def comments(self) -> list[str]:
-        """Lines of ASCII for the file's reader."""
+    def described(self) -> Memory:
+        """The memory with comments."""
         bits = f"{self.width // self.per_word} bits, {self.encoding}"
         layout = f" ({self.layout})" if self.layout else ""
         lines = [
@@ -69,7 +72,7 @@ class Memory(NamedTuple):
         ]
         if self.per_word > 1:
             lines.append(f"{self.per_word} values in a word, the first in the lowest bits")
-        return lines
+        return self._replace(comments=tuple(lines))
 
 
 def memories(bundle: Bundle, per_word: int = 1) -> Iterator[Memory]:
@@ -175,7 +178,12 @@ def ascii_text(text: str) -> str:
 
 
 def files(
-    bundle: Bundle, suffix: str, content: Callable[[Memory], bytes], per_word: int
+    bundle: Bundle,
+    suffix: str,
+    content: Callable[[Memory], bytes],
+    per_word: int,
+    *,
+    comments: bool = True,
 ) -> Generator[tuple[str, bytes], None, dict[str, dict[str, Any]]]:
     """Yield a file for every memory, and ``memories.json``, whose content is returned.
 
@@ -188,11 +196,13 @@ def files(
         Returns what is to be written of a memory.
     per_word : int
         As of `memories`.
+    comments : bool
+        Whether each file begins with lines that say what it holds.
     """
     listed: dict[str, dict[str, Any]] = {}
     for memory in memories(bundle, per_word):
         name = memory.identifier + suffix
-        yield name, content(memory)
+        yield name, content(memory.described if comments else memory)
         listed[name] = {
             "array": memory.key,
             "depth": len(memory.words),

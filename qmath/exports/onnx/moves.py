@@ -53,9 +53,8 @@ def moved(builder: GraphBuilder, x: Value, layer: str, linear: Linear) -> Value:
         return builder.layer("Transpose", [x], layer, linear.shape, perm=attributes["axes"])
     x = builder.channels_first(x)
     if linear.kind in ("pad", "crop"):
-        *spatial, channels = attributes.get("pads") or attributes["crops"]
-        if linear.kind == "crop":
-            spatial = [(-first, -last) for first, last in spatial]
+        ends = attributes.get("pads") or [(-a, -b) for a, b in attributes["crops"]]
+        *spatial, channels = ends
         pads = windows.begins_and_ends([(0, 0), channels, *spatial])
         name = builder.constant(f"{layer}/pads", pads, "INT64")
         return builder.layer("Pad", [x, name], layer, linear.shape)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from qmath.exports.bundle import Bundle, QuantizedRange
 from qmath.exports.exporter import option
-from qmath.exports.onnx import library
+from qmath.exports.onnx import integer_graph, library
 from qmath.exports.onnx.exporter import NetworkExporter
 from qmath.exports.onnx.graph import GraphBuilder, Value, arranged, scale_axis
 from qmath.exports.onnx.network import Network, Weight, build
@@ -23,7 +23,7 @@ from qmath.kernels.quantized_tensor import QuantizedTensor
 
 __all__ = ["Qonnx"]
 
-_DOMAIN = "qonnx.custom_op.general"
+_DOMAIN = integer_graph.DOMAIN
 _MOST_BATCH = 1 << 31
 _OPSETS = {"": 13, _DOMAIN: 1}
 # How QONNX calls rounding halves away from zero: of the unsigned integers of activations, up, as
@@ -40,14 +40,24 @@ class Qonnx(NetworkExporter):
         "the activations' rounding mode: halves up, as in TensorFlow, or to even",
         _ROUNDINGS,
     )
+    arithmetic: str = option(
+        "float",
+        "real values between quantizers, or the integer model: integers, multipliers and floors",
+        ("float", "integer"),
+    )
     batch: int = option(
         1, "how many examples the network takes; QONNX's tools want a number", range(1, _MOST_BATCH)
     )
 
     def network(self, bundle: Bundle) -> Network:
         """Return the network that `files` writes."""
+        onnx = library.library(self.name)
+        if self.arithmetic == "integer":
+            return integer_graph.build(
+                onnx, bundle, _OPSETS, options=self.given, batch=self.batch
+            )  # fmt: skip
         return build(
-            library.library(self.name), bundle, _Quant(bundle, self.rounding), _OPSETS,
+            onnx, bundle, _Quant(bundle, self.rounding), _OPSETS,
             format=self.name, options=self.given, batch=self.batch,
         )  # fmt: skip
 

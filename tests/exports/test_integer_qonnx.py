@@ -177,14 +177,15 @@ def test_the_constants_are_those_of_the_integer_model(name, bits):
     for step, (fixed, *_) in constants(program, bits).items():
         zero_point = program.quant_params[step].zero_point
         found = scaling(fixed, zero_point)
-        shape = found.rest.shape
+        shape = np.broadcast_shapes(*(m.shape for m in fixed.multipliers), fixed.shift.shape)
         shift, addend = (np.broadcast_to(x, shape).ravel() for x in (fixed.shift, fixed.addend))
-        total = found.rest
+        total = np.broadcast_to(found.rest, shape)
         for multiplier, bias, given in zip(
             found.multipliers, found.biases, fixed.multipliers, strict=True
         ):
             total = total + multiplier * bias
-            scaled = [m * 2 ** int(s) for m, s in zip(multiplier.ravel(), shift, strict=True)]
+            whole = np.broadcast_to(multiplier, shape).ravel()
+            scaled = [m * 2 ** int(s) for m, s in zip(whole, shift, strict=True)]
             assert scaled == np.broadcast_to(given, shape).ravel().tolist()
         expected = [Fraction(int(a), 2 ** int(s)) + zero_point
                     for a, s in zip(addend, shift, strict=True)]  # fmt: skip

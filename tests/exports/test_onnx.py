@@ -89,6 +89,25 @@ def in_onnx_order(values: np.ndarray, layer: str) -> np.ndarray:
     return values.transpose(3, 2, 0, 1)
 
 
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("num_bits", [2, 4, 8, 10])
+def test_weights_are_int8_where_a_runtime_has_no_int4(num_bits, signed, tmp_path):
+    network, path = of_width(num_bits, True), tmp_path / "m.onnx"
+    qmath.export(network, path, signed=signed, weights="int8")
+    proto = onnx.load(path)
+    kinds = {
+        onnx.TensorProto.DataType.Name(tensor.data_type).removeprefix("U")
+        for tensor in proto.graph.initializer
+        if tensor.name.endswith(("kernel", "kernel.zero_point"))
+    }
+    assert kinds == {"INT16" if num_bits > 8 else "INT8"}
+    assert qmath.verify(network, path).ok
+    inputs = images(network)
+    plain = integers(written(network, signed), inputs)
+    for step, array in integers(path.read_bytes(), inputs).items():
+        np.testing.assert_array_equal(array, plain[step])
+
+
 @pytest.mark.parametrize("opset", [21, 25])
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("per_axis", [True, False])

@@ -27,7 +27,7 @@ class Scaling:
     Attributes
     ----------
     multipliers, biases : list of ndarray of Fraction
-        One for each term; a bias is a whole number.
+        One for each term, of shape ``()``, ``(C,)`` or the output's; a bias is a whole number.
     rest : ndarray of Fraction
         Smaller than the multiplier of a term, so that float32 holds it.
     """
@@ -69,8 +69,12 @@ def scaling(fixed: FixedPoint, zero_point: int) -> Scaling:
 
 
 def _array(values: Any, shape: tuple[int, ...]) -> Fractions:
+    """Return an array of numbers, of shape ``()`` where they are all equal."""
+    given = list(values)
+    if given and given.count(given[0]) == len(given):
+        given, shape = given[:1], ()
     made = np.empty(math.prod(shape), object)
-    made[:] = list(values)
+    made[:] = given
     return made.reshape(shape)
 
 

@@ -1,6 +1,7 @@
 """The ``.onnx`` format: the whole network, quantizers as QuantizeLinear and DequantizeLinear.
 
-Weights are int4 or int8 (int16 beyond 8 bits; int2 from opset 25 on), activations uint8 or uint16,
+Weights are int4 or int8 (int16 beyond 8 bits; int2 from opset 25 on; int8 at least, where asked
+for), activations uint8 or uint16,
 with a Clip before where they have fewer bits; biases and batch normalization stay float.
 ``docs/onnx.md`` says what ONNX Runtime makes of it.
 """
@@ -36,6 +37,13 @@ class Onnx(NetworkExporter):
         "multiply the weights' scales by the batch normalizations that follow directly",
     )
 
+    weights: str = option(
+        "narrowest",
+        "the type of weights: the narrowest that holds them, or no narrower one than int8, for "
+        "runtimes without int4",
+        ("narrowest", "int8"),
+    )
+
     def network(self, bundle: Bundle) -> Network:
         """Return the network that `files` writes."""
         onnx = library.library(self.name)
@@ -45,9 +53,16 @@ class Onnx(NetworkExporter):
                 f"{onnx.defs.onnx_opset_version()}; update it"
             )
         return build(
-            onnx, bundle, _Qdq(bundle, self.opset), {"": self.opset}, format=self.name,
+            onnx, bundle, _Qdq(bundle, self._narrowest), {"": self.opset}, format=self.name,
             options=self.given, fold=self.fold,
         )  # fmt: skip
+
+    @property
+    def _narrowest(self) -> int:
+        """The width of the narrowest type of weights."""
+        if self.weights == "int8":
+            return 8
+        return 2 if self.opset >= 25 else 4
 
 
 class _Qdq:
@@ -55,9 +70,9 @@ class _Qdq:
 
     clamps = adds_biases = False  # where runtimes look for both
 
-    def __init__(self, bundle: Bundle, opset: int) -> None:
+    def __init__(self, bundle: Bundle, narrowest: int) -> None:
         self.weights, self.signed = bundle.weights, bundle.manifest["options"]["signed"]
-        self.narrowest = 2 if opset >= 25 else 4
+        self.narrowest = narrowest
         self._real: dict[str, str] = {}
 
     def weight(self, builder: GraphBuilder, weight: Weight) -> str:

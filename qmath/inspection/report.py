@@ -16,7 +16,7 @@ from qmath._text import html_table
 from qmath.errors import QmathError
 from qmath.exports import bundle
 from qmath.exports.weights import count
-from qmath.inspection import advice, dataflow
+from qmath.inspection import advice, dataflow, scales
 from qmath.inspection.advice import Advice, Advisor
 from qmath.inspection.cells import cells
 from qmath.integer.program import Program
@@ -78,6 +78,8 @@ class Row:
     elements, clipped, near_ties : int or None
         A weight's elements, those outside the nudged range, and those so close to a rounding tie
         that other kernels could differ.
+    from_power_of_two : tuple of float or None
+        How far each scale is from the nearest power of two, as a share of that; 0 where it is one.
     sqnr_db : float or None
         Signal-to-quantization-noise ratio of a weight; ``None`` also if there is no noise.
     """
@@ -103,6 +105,7 @@ class Row:
     elements: int | None = None
     clipped: int | None = None
     near_ties: int | None = None
+    from_power_of_two: tuple[float, ...] | None = None
     sqnr_db: float | None = None
 
 
@@ -163,7 +166,7 @@ class Report:
     warnings : tuple of Advice
         Problems, each with its remedy.
     notes : tuple of str
-        Notes of the reader of the file.
+        Notes of the reader of the file, and on the scales.
     sha256 : str or None
         The digest of what was read; ``None`` for a live model.
     program : Program or None
@@ -303,7 +306,7 @@ def inspect(
         verdict,
         tuple(rows),
         tuple(warnings),
-        tuple(source.notes),
+        (*source.notes, *scales.notes(rows)),
         source.sha256,
         flow.program,
     )
@@ -389,6 +392,7 @@ def _ready(row: Row, scale: Float32Array, zero_point: Any) -> Row:
         row,
         ready=True,
         scale=tuple(scale.ravel().tolist()),
+        from_power_of_two=scales.from_power_of_two(scale),
         zero_point=tuple(zero_point.ravel().tolist()),
     )
 

@@ -78,7 +78,9 @@ def arrays(program: Program, constants: Constants) -> dict[str, NDArray[Any]]:
     zero point. Of several terms the multipliers are ``NAME.multiplier.0``, ``.1``, …; of a leaky
     ReLU, ``NAME.negative`` holds the constants that count where ``y`` is below that half,
     ``1 << (NAME.shift - 1)``. ``NAME.accumulator_bits`` is the two's complement width that the
-    accumulators need, proved from the weights. ``NAME.table`` holds the integer, relative to the
+    accumulators need, proved from the weights. Where the multiplier is a power of two in every
+    channel, ``accumulator + NAME.shift_only.bias >> NAME.shift_only.shift`` is the same integer,
+    without a multiplication. ``NAME.table`` holds the integer, relative to the
     zero point, for each unsigned integer of the source; ``NAME.exponentials`` those of a softmax,
     see `qmath.integer.softmax`.
 
@@ -106,6 +108,9 @@ def arrays(program: Program, constants: Constants) -> dict[str, NDArray[Any]]:
                 found[f"{step.name}.accumulator_bits{suffix}"] = bits.astype(np.int32)
             found[f"{step.name}{side}.addend"] = fixed.addend
             found[f"{step.name}{side}.shift"] = fixed.shift
+        alone = constants[step.name][0].shift_only if len(constants[step.name]) == 1 else None
+        if alone is not None:
+            found[f"{step.name}.shift_only.bias"], found[f"{step.name}.shift_only.shift"] = alone
         for end, limit in zip(("low", "high"), clamps(step), strict=True):
             found[f"{step.name}.{end}"] = np.asarray(limit, np.int32)
     return found

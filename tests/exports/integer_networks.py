@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from qmath import QatModel
+import numpy as np
+
+from qmath import QatModel, QatTensor
 from tests.exports.networks import Network
 
 
@@ -28,3 +30,23 @@ def residual(**widths: int) -> QatModel:
     net.add("Flatten")
     net.add("Dense", kernel=(3, 2), ends=(-5.0, 5.0))
     return net.model(net.add("Activation", activation="softmax"))
+
+
+def of_powers_of_two() -> QatModel:
+    """Return a convolution whose scales are all powers of two, other ones in each channel."""
+    net = Network(5, 4, 2, is_symmetric=True)
+    net.add("Conv2D", kernel=(2, 2, 2, 3), activation="relu", ends=(0.0, 255 * 2.0**-6))
+    tensors = {tensor.name: tensor for tensor in net.tensors}
+    kernel = tensors["conv2d2/kernel"]
+    high = 127 * 2.0 ** np.float32([-5, -6, -7])
+    low, values = np.float32(-high), np.clip(kernel.values, -high, high)
+    net.tensors = [
+        _ranged(tensors["quantizelayer1/output"], np.float32(-1), np.float32(127 * 2.0**-7)),
+        QatTensor(kernel.name, "weight", values, low, np.float32(high), kernel.spec),
+        *(t for t in net.tensors if t.name.startswith("conv2d2") and t is not kernel),
+    ]
+    return net.model()
+
+
+def _ranged(tensor: QatTensor, low: np.float32, high: np.float32) -> QatTensor:
+    return QatTensor(tensor.name, tensor.role, None, low, high, tensor.spec)

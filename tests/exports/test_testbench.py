@@ -10,6 +10,7 @@ import qmath
 from qmath import Graph, QatModel
 from qmath.exports.bundle import quantize_model
 from tests.exports import networks
+from tests.exports.integer_networks import of_powers_of_two
 from tests.exports.memory_readers import needs_simulator, simulated
 from tests.exports.models import STRANGE_NAMES, WIDTHS
 
@@ -55,6 +56,23 @@ def test_every_width(tmp_path, bits, per_axis, options):
     bundle = qmath.export(model, tmp_path / "o.mem", **options)
     assert_all_pass(tmp_path / "o.mem", bundle, 5)
     assert qmath.verify(model, tmp_path / "o.mem").ok
+
+
+@pytest.mark.parametrize("bits", [8, 31])
+def test_a_layer_of_shifts_alone_has_no_multiplier(tmp_path, bits):
+    model, folder = of_powers_of_two(), tmp_path / "o.mem"
+    bundle = qmath.export(model, folder, multiplier_bits=bits)
+    text = (folder / "conv2d2_output_tb.v").read_text()
+    assert "shift_only_bias" in text
+    assert "multiplier.mem" not in text
+    assert_all_pass(folder, bundle, 1)
+    assert qmath.verify(model, folder).ok
+    source = bundle.constants["conv2d2/output.shift_only.bias"]
+    changed = (folder / "conv2d2_output_shift_only_bias.mem").read_text().splitlines()
+    assert len(changed) == len(source) + 3
+    (folder / "conv2d2_output_shift_only_bias.mem").write_text("0\n0\n0\n")
+    (said,) = run(folder).values()
+    assert "FAIL conv2d2/output" in said
 
 
 def test_products_in_a_sum_of_several_terms(tmp_path):

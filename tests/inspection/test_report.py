@@ -10,6 +10,7 @@ from qmath import Graph, MissingSettingsError, Node, QatModel, QatTensor, QuantS
 from qmath.inspection.advice import Advice, grouped
 from qmath.inspection.report import inspect
 from qmath.integer.lowering.lower import lower
+from tests.exports.integer_networks import of_powers_of_two
 from tests.exports.models import AVERAGE, CONV, DENSE, FIXED, model, ranged, unknown, weight
 
 
@@ -322,7 +323,9 @@ def test_functions_in_the_middle(kind, config, integer):
 
 def test_notes_and_source_are_passed_on():
     report = inspect(model())
-    assert report.notes == ("a note",)
+    assert report.notes[0] == "a note"
+    (said,) = report.notes[1:]
+    assert said.startswith("scales: 0 of 9 tensors have powers of two alone; the farthest from one")
     assert report.source == "/somewhere/hand made.h5"
     assert FIXED.num_bits == row(report, "dense/post_activation").num_bits
 
@@ -346,6 +349,23 @@ def test_the_verdict_on_a_sample_is_its_programs(name):
     assert report.verdict.integer_only is not bool(float_layers)
     assert {w.where for w in report.warnings if w.kind.startswith("float-")} == set(float_layers)
     assert set(float_layers) == ({"dense"} if name == "question" else set())
+
+
+def test_scales_are_measured_by_powers_of_two():
+    report = inspect(of_powers_of_two())
+    near = {row.tensor: row.from_power_of_two for row in report.rows}
+    assert near.pop("conv2d2/bias") is None
+    assert all(distances and not any(distances) for distances in near.values())
+    (said,) = report.notes
+    assert said.startswith(
+        f"scales: {len(near)} of {len(near)} tensors have powers of two alone; o"
+    )
+    plain = inspect(model()).rows
+    for row in plain:
+        for scale, distance in zip(row.scale or (), row.from_power_of_two or (), strict=True):
+            power = np.log2(scale / (1 + distance))
+            assert power == pytest.approx(np.rint(power), abs=1e-9)
+            assert abs(np.log2(scale) - np.rint(power)) <= 0.5
 
 
 def test_what_runs_in_integers_is_called_so():

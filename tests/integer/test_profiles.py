@@ -10,10 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmath.errors import QmathError
+from qmath.exports.bundle import quantize_model
 from qmath.integer.api import profile_named
 from qmath.integer.profiles.exact import Exact
-from qmath.integer.profiles.fixed import Integer
+from qmath.integer.profiles.fixed import FixedPoint, Integer, constants
 from qmath.integer.program import Activation, QuantParams, Requantize, Term, UnroundedSum
+from tests.exports.integer_networks import of_powers_of_two
 
 widths = st.integers(2, 16)
 scales = st.floats(2.0**-40, 2.0**10)
@@ -105,3 +107,27 @@ def test_refusals() -> None:
         profile_named("fast")
     with pytest.raises(QmathError, match="the profile 'exact' has no option 'multiplier_bits'"):
         profile_named("exact", multiplier_bits=8)
+
+
+@pytest.mark.parametrize("bits", [8, 24, 31])
+def test_a_power_of_two_is_a_shift_alone(bits: int) -> None:
+    (fixed,) = constants(quantize_model(of_powers_of_two()).program, bits)["conv2d2/output"]
+    bias, shift = fixed.shift_only
+    assert sorted(shift.tolist()) == [6, 7, 8]  # from scales of 2**-7 and 2**-5, -6, -7 to 2**-6
+    a = np.arange(-70_000, 70_000)[:, np.newaxis]
+    expected = (a * fixed.multipliers[0] + fixed.addend) >> fixed.shift
+    np.testing.assert_array_equal((a + bias) >> shift, expected)
+
+
+@pytest.mark.parametrize(
+    ("multipliers", "shift"),
+    [(([3],), [5]), (([4, 5],), [6, 6]), (([-4],), [6]), (([0],), [6]), (([8], [8]), [6]),
+     (([8],), [2])],
+)  # fmt: skip
+def test_other_multipliers_are_no_shift_alone(
+    multipliers: tuple[list[int], ...], shift: list[int]
+) -> None:
+    arrays = tuple(np.array(m, np.int64) for m in multipliers)
+    shifts = np.array(shift, np.int64)
+    fixed = FixedPoint(arrays, np.full_like(shifts, 9), shifts, (shifts,) * len(arrays), 0.0)
+    assert fixed.shift_only is None

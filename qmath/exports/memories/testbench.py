@@ -241,7 +241,11 @@ class _Testbench:
 
     def _results(self, terms: int) -> list[str]:
         """Return the lines that round and clamp: ``y`` is the unsigned integer then."""
-        name, zero_point = self.step.name, self.step.params.zero_point
+        name = self.step.name
+        if f"{name}.shift_only.shift" in self.bundle.constants:
+            bias = self._constant("bias", f"{name}.shift_only.bias")
+            shift = self._constant("shift", f"{name}.shift_only.shift")
+            return [f"y = sum_0 + {bias};", f"y = y >>> {shift};", *self._clamps()]
         shift = self._constant("shift", f"{name}.shift")
         lines = [self._total("", terms)]
         if f"{name}.negative.shift" in self.bundle.constants:
@@ -254,10 +258,15 @@ class _Testbench:
             ]
         else:
             lines.append(f"y = y >>> {shift};")
+        return [*lines, *self._clamps()]
+
+    def _clamps(self) -> list[str]:
+        """Return the lines that clamp ``y``, and count it from 0."""
+        lines = []
         for end, sign in (("low", "<"), ("high", ">")):
-            limit = self._constant(end, f"{name}.{end}")
+            limit = self._constant(end, f"{self.step.name}.{end}")
             lines.append(f"if (y {sign} {limit}) y = {limit};")
-        return [*lines, f"y = y + {zero_point};"]
+        return [*lines, f"y = y + {self.step.params.zero_point};"]
 
     def _total(self, side: str, terms: int) -> str:
         key = f"{self.step.name}.{side.replace('_', '.')}"

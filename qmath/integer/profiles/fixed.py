@@ -51,6 +51,19 @@ class FixedPoint:
     accumulator_bits: tuple[NDArray[Any], ...]
     error: float
 
+    @property
+    def shift_only(self) -> tuple[Int64Array, Int64Array] | None:
+        """Bias and shift of ``(a + bias) >> shift``, which is the same; ``None`` if there is none.
+
+        There is one if the multiplier of the only term is a power of two in every channel, no
+        larger than ``2**shift``.
+        """
+        m, *others = self.multipliers
+        exponent = np.frexp(m.astype(np.float64))[1].astype(np.int64) - 1
+        if others or (m <= 0).any() or (m & (m - 1)).any() or (exponent > self.shift).any():
+            return None
+        return np.asarray(self.addend >> exponent), np.asarray(self.shift - exponent)
+
 
 class Integer:
     """Multiply, add, shift in int64.

@@ -32,6 +32,18 @@ def residual(**widths: int) -> QatModel:
     return net.model(net.add("Activation", activation="softmax"))
 
 
+def leaky() -> QatModel:
+    """Return leaky ReLUs of two slopes."""
+    net = Network(5, 4, 2)
+    net.add("Conv2D", kernel=(3, 3, 2, 3), padding="same")
+    net.add("LeakyReLU", alpha=0.3, ends=(-2.0, 7.0))
+    net.add("DepthwiseConv2D", kernel=(2, 2, 3, 2))
+    net.add("LeakyReLU", alpha=0.1, ends=(-0.5, 3.0))
+    net.add("Flatten")
+    net.add("Dense", kernel=(72, 2), ends=(-9.0, 9.0))
+    return net.model()
+
+
 def of_powers_of_two() -> QatModel:
     """Return a convolution whose scales are all powers of two, other ones in each channel."""
     net = Network(5, 4, 2, is_symmetric=True)

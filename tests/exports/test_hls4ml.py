@@ -81,9 +81,12 @@ def test_the_simulation_has_the_integers_of_the_profile(tmp_path):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("bits", [8, 31])
-def test_branches_and_pools_are_simulated(bits, tmp_path):
-    model = integer_networks.residual()
+@pytest.mark.parametrize(
+    ("make", "bits"),
+    [(integer_networks.residual, 8), (integer_networks.residual, 31), (integer_networks.leaky, 16)],
+)
+def test_branches_pools_and_slopes_are_simulated(make, bits, tmp_path):
+    model = make()
     assert_simulated(tmp_path, model, images(model, 100), bits)
 
 

@@ -27,6 +27,7 @@ NETWORKS = {
     "straight": integer_networks.straight(),
     "residual": integer_networks.residual(),
     "signals": networks.signals(),
+    "combinations": networks.combinations(),
     "shared": of_shared_layers(),
     **{f"w{bits}": of_width(bits, True) for bits in (2, 4, 8)},
 }
@@ -84,6 +85,18 @@ def test_wide_multipliers_have_the_bits_that_float32_holds():
     assert sum(found) < 0.05 * len(found)
 
 
+def test_a_table_between_layers_is_refused_by_name():
+    said = r"dense15/output: .* it follows activation13/output, which has none"
+    with pytest.raises(OutputError, match=said.replace(" .* ", r".*\(")):
+        written(networks.images(), 16)
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_a_leaky_relu_is_two_parts(bits):
+    data = written(integer_networks.leaky(), bits, batch=BATCH)
+    assert not any(differences(integer_networks.leaky(), data, bits))
+
+
 @pytest.mark.parametrize("name", ["straight", "residual", "w4"])
 def test_all_is_integer(name):
     proto = onnx.load_from_string(written(NETWORKS[name]))
@@ -138,7 +151,8 @@ def test_what_follows_the_last_integers_is_left():
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (networks.images(), r"leakyrelu6/output.*a leaky ReLU.*mem or c"),
+        (networks.images(), r"leakyrelu6/output.*a leaky ReLU.*too narrow multipliers.*mem or c"),
+        (networks.functions(), r"prelu3/output.*a leaky ReLU of a negative slope"),
         (of_every_layer(), r"sum: arithmetic=integer has no form of it"),
         (of_width(16, False), r"conv/output: its bias.*24 bits"),
     ],

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qmath.errors import OutputError
 from qmath.integer.profiles.fixed import FixedPoint
 
-__all__ = ["MOST_BITS", "Scaling", "exact", "fixed_type", "scaling"]
+__all__ = ["MOST_BITS", "Scaling", "exact", "fixed_type", "fractions", "result", "scaling", "whole"]
 
 Fractions = NDArray[np.object_]
 MOST_BITS = 24  # of a multiplier: float32 holds no more
@@ -112,3 +112,21 @@ def fixed_type(*values: Fractions) -> str:
     bits = max(max(most, 0).bit_length(), (~least).bit_length() if least < 0 else 0) + (least < 0)
     width = max(bits, 1)
     return f"ap_{'' if least < 0 else 'u'}fixed<{width},{width - fraction}>"
+
+
+def whole(number: int) -> Fractions:
+    """Return a whole number as an array of fractions."""
+    return fractions(number)
+
+
+def fractions(values: Any) -> Fractions:
+    """Return whole numbers, or fractions, as an array of fractions."""
+    given = np.asarray(values, object)
+    made = np.empty(given.size, object)
+    made[:] = [v if isinstance(v, Fraction) else Fraction(int(v)) for v in given.ravel()]
+    return made.reshape(given.shape)
+
+
+def result(low: int, high: int) -> dict[str, str]:
+    """Return the type of whole numbers of an interval, as that of a layer's result."""
+    return {"result": fixed_type(whole(low), whole(high))}

@@ -7,25 +7,32 @@ has the details.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qmath.errors import OutputError
 from qmath.exports.bundle import Bundle
-from qmath.exports.onnx import moves, windows
-from qmath.exports.onnx.fixed_types import MOST_BITS, exact, fixed_type, scaling
-from qmath.exports.onnx.graph import GraphBuilder, Value, arranged
+from qmath.exports.onnx import moves
+from qmath.exports.onnx.fixed_types import (
+    MOST_BITS,
+    exact,
+    fixed_type,
+    fractions,
+    result,
+    scaling,
+    whole,
+)
+from qmath.exports.onnx.graph import GraphBuilder, Value
 from qmath.exports.onnx.hls4ml_names import layer_names
+from qmath.exports.onnx.integer_sums import MOVES, Sums, UnsupportedError, quant
 from qmath.exports.onnx.network import Network, check_exportable
 from qmath.integer.bounds import accumulator_bits, channel_intervals
 from qmath.integer.profiles.exact import clamps
-from qmath.integer.profiles.fixed import constants
+from qmath.integer.profiles.fixed import FixedPoint, constants
 from qmath.integer.program import (
     FloatStep,
     Linear,
@@ -36,23 +43,12 @@ from qmath.integer.program import (
     SoftmaxStep,
     Step,
     TableStep,
-    Term,
     sources,
 )
 
-__all__ = ["DOMAIN", "build"]
+__all__ = ["build"]
 
-DOMAIN = "qonnx.custom_op.general"
-_LAYOUTS = {
-    "conv2d": "HWIO", "depthwise_conv2d": "HWIM", "conv2d_transpose": "HWOI", "conv3d": "DHWIO",
-    "dense": "IO",
-}  # fmt: skip
-_MOVES = ("reshape", "broadcast", "permute", "pad", "crop", "upsample")
 Precision = dict[str, str]
-
-
-class _UnsupportedError(Exception):
-    """Nothing in the graph's words is a part of a step."""
 
 
 def build(
@@ -81,7 +77,9 @@ def build(
     assert program is not None  # checked
     bits = min(bundle.manifest["options"]["multiplier_bits"], MOST_BITS)
     writer = _Writer(onnx, bundle, program, bits)
-    left = [step.name for step in program.steps if not writer.written(step)]
+    for step in program.steps:
+        writer.write(step)
+    left = writer.left
     outputs = list(dict.fromkeys(writer.output(n) for name in program.outputs for n in
                                  _reached(program, name, left)))  # fmt: skip
     shapes = {value.name: value.shape for value in outputs}
@@ -122,6 +120,8 @@ class _Writer:
     values, unsigned : dict of str to Value
         By step, its integers from the zero point, and as TensorFlow counts them; either may be
         missing until it is read.
+    left : list of str
+        Steps that are not in the graph.
     ends : dict of str to (int, int)
         By step, the least and greatest of its integers from the zero point.
     precisions : dict of str to dict
@@ -135,15 +135,16 @@ class _Writer:
         self.inputs: dict[str, Value] = {}
         self.values: dict[str, Value] = {}
         self.unsigned: dict[str, Value] = {}
+        self.left: list[str] = []
         self.ends: dict[str, tuple[int, int]] = {}
         self.integers: dict[str, dict[str, Any]] = {}
         self.precisions: dict[str, Precision] = {}
-        self._weights: dict[int, str] = {}
+        self.sums = Sums(self.builder, bundle, self.precisions, self.relative)
 
     # ---- steps
 
-    def written(self, step: Step) -> bool:
-        """Write a step, or tell that it is one of the functions after the last integers.
+    def write(self, step: Step) -> None:
+        """Write a step, or leave it: it may be one of the functions after the last integers.
 
         Raises
         ------
@@ -153,7 +154,7 @@ class _Writer:
         read = [name for name in sources(step) if name not in self.program.inputs]
         try:
             if not all(name in self.values or name in self.unsigned for name in read):
-                raise _UnsupportedError("what it reads is not in the graph")
+                raise UnsupportedError(f"it follows {self.left[0]}, which has none")
             if isinstance(step, QuantizeStep) and not read:
                 self._input(step)
             elif isinstance(step, Requantize):
@@ -161,16 +162,16 @@ class _Writer:
             elif isinstance(step, MoveStep):
                 self._moved(step)
             else:
-                raise _UnsupportedError("it is no integer arithmetic of sums")
-        except _UnsupportedError as error:
+                raise UnsupportedError("it is no integer arithmetic of sums")
+        except UnsupportedError as error:
             is_function = isinstance(step, FloatStep) and step.is_function
             if is_function or isinstance(step, (TableStep, SoftmaxStep, MoveStep, QuantizeStep)):
-                return False
+                self.left.append(step.name)
+                return
             raise OutputError(
                 f"{step.name}: arithmetic=integer has no form of it ({error}); export to qonnx "
                 "without it, or to mem or c"
             ) from None
-        return True
 
     def _input(self, step: QuantizeStep) -> None:
         if step.source in self.inputs:
@@ -181,8 +182,10 @@ class _Writer:
         x = Value(self.builder.unique(step.source), step.shape)
         self.inputs[step.source] = x
         params = step.params
-        name = self._quant(x.name, step.name, params.num_bits, signed=False, rounding="ROUND")
-        self.precisions[x.name] = self._result(0, (1 << params.num_bits) - 1)
+        name = quant(
+            self.builder, x.name, step.name, params.num_bits, signed=False, rounding="ROUND"
+        )
+        self.precisions[x.name] = result(0, (1 << params.num_bits) - 1)
         self._made(step, replace(x, name=name), params.limits)
 
     def _made(self, step: Any, unsigned: Value, ends: tuple[int, int]) -> None:
@@ -199,8 +202,8 @@ class _Writer:
             return x
         constant = self.builder.constant(f"{step.name}/zero_point", float(zero_point))
         made = self.builder.layer(op, [x, constant], step.name)
-        bias = _whole(-zero_point if op == "Sub" else zero_point)
-        self.precisions[made.name] = {"bias": fixed_type(bias), **self._result(*ends)}
+        bias = whole(-zero_point if op == "Sub" else zero_point)
+        self.precisions[made.name] = {"bias": fixed_type(bias), **result(*ends)}
         return made
 
     def relative(self, name: str) -> Value:
@@ -211,7 +214,9 @@ class _Writer:
             if step.params.zero_point:  # else QONNX's tools take what follows for floats
                 bits = int(accumulator_bits(*step.params.limits))
                 given = f"{name}/relative"
-                x = replace(x, name=self._quant(x.name, given, bits, signed=True, rounding="ROUND"))
+                x = replace(
+                    x, name=quant(self.builder, x.name, given, bits, signed=True, rounding="ROUND")
+                )
             self.values[name] = x
         return self.values[name]
 
@@ -224,38 +229,34 @@ class _Writer:
         return self.builder.channels_last(self.unsigned[name])
 
     def _moved(self, step: MoveStep) -> None:
-        kind, x = step.attributes["kind"], self.relative(step.source)
+        kind = step.attributes["kind"]
+        is_pool = kind == "pool_max" and "rows" not in step.attributes
+        if not is_pool and kind not in MOVES:
+            raise UnsupportedError(f"the kind {kind}")
+        x = self.relative(step.source)
         before = len(self.builder.nodes)
-        if kind == "pool_max" and "rows" not in step.attributes:
+        if is_pool:
             x = moves.pooled(self.builder, x, step.name, "Max", step.attributes, step.shape)
-        elif kind in _MOVES:
+        else:
             linear = Linear(kind, step.apply, step.shape, attributes=step.attributes)
             x = moves.moved(self.builder, x, step.name, linear)
-        else:
-            raise _UnsupportedError(f"the kind {kind}")
         self.values[step.name] = x
         for node in self.builder.nodes[before:]:
-            self.precisions[node.name] = self._result(*step.params.limits)
+            self.precisions[node.name] = result(*step.params.limits)
 
     def _requantized(self, step: Requantize) -> None:
         positive, *negative = self.constants[step.name]
-        if negative:
-            raise _UnsupportedError("a leaky ReLU")
         params = step.params
-        numbers = scaling(positive, params.zero_point)
-        total, ends = None, (_whole(0), _whole(0))
-        rests = [_whole(0)] * (len(step.value.terms) - 1) + [numbers.rest]
-        for term, multiplier, bias, rest in zip(
-            step.value.terms, numbers.multipliers, numbers.biases, rests, strict=True
-        ):
-            x, interval = self._sum(step, term), channel_intervals(term)
-            part, of_part = self._affine(step, x, interval, multiplier, bias, rest)
-            ends = (ends[0] + of_part[0], ends[1] + of_part[1])
-            total = part if total is None else self._added(step, total, part, ends)
-        assert total is not None
+        sums = [self.sums.sum(step, term) for term in step.value.terms]
+        rounding = "ROUND" if negative else "FLOOR"
+        if negative:
+            total = self._leaky(step, sums, positive, negative[0])
+        else:
+            total = self._total(step, sums, positive, params.zero_point)
         low, high = (np.asarray(end, np.int64) for end in clamps(step))
-        name = self._quant(
-            total.name, step.name, params.num_bits, signed=False, rounding="FLOOR"
+        name = quant(
+            self.builder, total.name, step.name, params.num_bits, signed=False, rounding=rounding,
+            is_reserved=True,
         )  # fmt: skip
         made = replace(total, name=name)
         low_end, high_end = low + params.zero_point, high + params.zero_point
@@ -263,113 +264,66 @@ class _Writer:
             made = self._clamped(step, made, low_end, high_end)
         self._made(step, made, (int(low.min()), int(high.max())))
 
+    def _total(
+        self, step: Requantize, sums: Sequence[Value], fixed: FixedPoint, zero_point: int
+    ) -> Value:
+        """Return what is to be rounded down."""
+        numbers = scaling(fixed, zero_point)
+        total, ends = None, (whole(0), whole(0))
+        rests = [whole(0)] * (len(sums) - 1) + [numbers.rest]
+        for term, x, multiplier, bias, rest in zip(
+            step.value.terms, sums, numbers.multipliers, numbers.biases, rests, strict=True
+        ):
+            part, of_part = self._affine(step, x, channel_intervals(term), multiplier, bias, rest)
+            ends = (ends[0] + of_part[0], ends[1] + of_part[1])
+            total = part if total is None else self._added(step, total, part, ends)
+        assert total is not None
+        return total
+
+    def _leaky(
+        self, step: Requantize, sums: Sequence[Value], positive: FixedPoint, negative: FixedPoint
+    ) -> Value:
+        """Return the positive part and the negative one, each rounded down, as a sum.
+
+        Where one of them counts, the other is rounded to 0: their signs are alike up to the errors
+        of their constants, which are below the half that both hold.
+        """
+        activation = step.value.activation
+        assert activation is not None  # else there are no negative constants
+        error = negative.error + positive.error * float(np.max(activation.slope))
+        if np.min(activation.slope) < 0 or error >= 0.5:
+            raise UnsupportedError(
+                "a leaky ReLU of a negative slope, or of too narrow multipliers for its sums"
+            )
+        bits = step.params.num_bits
+        parts = {}
+        for side, fixed in (("positive", positive), ("negative", negative)):
+            x = self._total(step, sums, fixed, 0)
+            signed = side == "negative"
+            name = quant(self.builder, x.name, f"{step.name}/{side}", bits + signed, signed=signed,
+                         rounding="FLOOR")  # fmt: skip
+            parts[side] = replace(x, name=name)
+        minus = self.builder.constant(f"{step.name}/minus", -1.0)
+        up = self.builder.layer("Mul", [parts["negative"], minus], step.name)
+        below = self.builder.layer("Relu", [up], step.name)
+        total = self.builder.layer("Sub", [parts["positive"], below], step.name)
+        most = 1 << bits
+        self.precisions[up.name] = result(-most, most) | {"scale": "ap_fixed<2,2>"}
+        self.precisions[below.name] = result(0, most)
+        self.precisions[total.name] = result(-most, most)
+        return self._shifted(step, total, "Add", (-most, 2 * most))
+
     def _clamped(self, step: Requantize, x: Value, low: Any, high: Any) -> Value:
         """Clamp where the width of the quantizer does not: hls4ml has no form of it."""
         if low.ndim or high.ndim:
-            raise _UnsupportedError("limits of channels")
+            raise UnsupportedError("limits of channels")
         ends = [
             self.builder.constant(f"{step.name}/{key}", float(end))
             for key, end in (("low", low), ("high", high))
         ]
         made = self.builder.layer("Clip", [x, *ends], step.name)
-        self.precisions[made.name] = self._result(int(low), int(high))
+        self.precisions[made.name] = result(int(low), int(high))
         return made
-
-    # ---- sums
-
-    def _sum(self, step: Requantize, term: Term) -> Value:
-        x = self.relative(term.source)
-        for number, op in enumerate(term.ops, 1):
-            before = len(self.builder.nodes)
-            x = self._linear(step, op, x)
-            low, high = channel_intervals(dataclasses.replace(term, ops=term.ops[:number]))
-            result = self._result(int(low.min()), int(high.max()))
-            for node in self.builder.nodes[before:]:
-                if node.op_type != "Quant":
-                    is_sum = node.op_type in ("Conv", "ConvTranspose", "MatMul")
-                    self.precisions[node.name] = (
-                        {"accum": result["result"], **self._weight_type(op), **result}
-                        if is_sum
-                        else result
-                    )
-        return x
-
-    def _weight_type(self, op: Linear) -> Precision:
-        weights = np.ones(1) if op.weights is None else np.asarray(op.weights)
-        ends = (_whole(int(end)) for end in (weights.min(), weights.max()))
-        return {"weight": fixed_type(*ends), "bias": fixed_type(_whole(0))}  # which there is not
-
-    def _linear(self, step: Requantize, op: Linear, x: Value) -> Value:
-        if op.kind in _MOVES:
-            return moves.moved(self.builder, x, step.name, op)
-        if op.kind == "multiply":
-            assert op.factor is not None
-            return self._product(step, op, x, self.relative(op.factor.source))
-        if op.kind == "pool_sum":
-            return self._pooled(step, op, x)
-        if op.kind not in _LAYOUTS:
-            raise _UnsupportedError(f"the kind {op.kind}")
-        layout, weights = _LAYOUTS[op.kind], np.asarray(op.weights)
-        if op.kind == "dense":
-            kernel = self._weight(op, weights)
-            given = self.builder.channels_last(x)
-            return self.builder.layer("MatMul", [given, kernel], step.name, op.shape)
-        if len(x.shape) == 2:  # a signal
-            layout, weights = layout[1:], weights[0]
-        kernel = self._weight(op, arranged(weights, layout))
-        x = self.builder.channels_first(x)
-        if op.kind == "conv2d_transpose":
-            attributes = windows.of_transposed(op, x)
-            return self.builder.layer(
-                "ConvTranspose", [x, kernel], step.name, op.shape, **attributes
-            )
-        attributes = windows.of_convolution(op, x)
-        return self.builder.layer("Conv", [x, kernel], step.name, op.shape, **attributes)
-
-    def _product(self, step: Requantize, op: Linear, x: Value, factor: Value) -> Value:
-        rank = len(op.shape)
-        both = [
-            moves.unsqueezed(self.builder, self.builder.channels_last(y), step.name, rank)
-            for y in (x, factor)
-        ]
-        return self.builder.layer("Mul", both, step.name, op.shape)
-
-    def _pooled(self, step: Requantize, op: Linear, x: Value) -> Value:
-        """Sum up windows as a convolution with ones, which is exact in every tool."""
-        x = self.builder.channels_first(x)
-        *spatial, channels = x.shape
-        is_global = bool(op.attributes.get("global"))
-        size = spatial if is_global else windows.last(op.attributes["size"], x)
-        plain: dict[str, Any] = {"strides": size, "pads": [(0, 0)] * len(size)}
-        of_window = plain if is_global else op.attributes
-        kernel = self._weight(op, np.ones((channels, 1, *size)))
-        kept = (*[1] * len(size), channels) if is_global else op.shape
-        made = self.builder.layer(
-            "Conv", [x, kernel], step.name, kept, kernel_shape=size,
-            strides=windows.last(of_window["strides"], x), dilations=[1] * len(size),
-            pads=windows.of_pads(of_window["pads"], x), group=channels,
-        )  # fmt: skip
-        if kept == op.shape:
-            return made
-        # The order of axes of length 1 does not matter.
-        flat = Linear("reshape", op.apply, op.shape)
-        return moves.moved(self.builder, replace(made, channels_first=False), step.name, flat)
-
-    def _weight(self, op: Linear, values: NDArray[Any]) -> str:
-        """Return the name of an operation's integers, in ONNX's order of axes."""
-        if op.weights is None or id(op.weights) not in self._weights:
-            tensor = op.name or "ones"
-            integers = self.builder.constant(f"{tensor}/integers", values)
-            least, most = int(values.min()), int(values.max())
-            needed = int(accumulator_bits(least, most))
-            held = self.bundle.weights[op.name].num_bits if op.name in self.bundle.weights else 2
-            made = self._quant(
-                integers, f"{tensor}/quantized", max(needed, held), signed=True, rounding="ROUND"
-            )
-            if op.weights is None:
-                return made
-            self._weights[id(op.weights)] = made
-        return self._weights[id(op.weights)]
 
     # ---- what follows a sum
 
@@ -377,29 +331,30 @@ class _Writer:
         self, step: Requantize, x: Value, interval: Any, multiplier: Any, bias: Any, rest: Any
     ) -> tuple[Value, tuple[Any, Any]]:
         """Return ``(x + bias) * multiplier + rest``, and the ends of what it can be."""
-        low, high = (np.asarray(_fractions(end)) for end in interval)
+        low, high = (np.asarray(fractions(end)) for end in interval)
         if any(bias.ravel()):
             low, high = low + bias, high + bias
-            result = {"result": fixed_type(low, high)}
-            types = {"bias": fixed_type(bias), **result}
+            made = {"result": fixed_type(low, high)}
+            types = {"bias": fixed_type(bias), **made}
             if self._is_by_channel(x, bias):  # hls4ml adds by channel only so
-                one = _whole(1)
+                one = whole(1)
                 x = self._normalized(step, x, one, bias, {"scale": fixed_type(one), **types})
             else:
                 x = self._each(step, "Add", x, bias, types)
-        both = np.stack(np.broadcast_arrays(low * multiplier, high * multiplier)) + rest
-        ends = both.min(0), both.max(0)
+        *products, rests = np.broadcast_arrays(low * multiplier, high * multiplier, rest)
+        both = np.stack(products)
+        ends = both.min(0) + rests, both.max(0) + rests
         # Products in between have the fractions of multipliers, even where their ends have not.
-        grain = _fractions([Fraction(1, max(v.denominator for v in array.ravel()))
+        grain = fractions([Fraction(1, max(v.denominator for v in array.ravel()))
                             for array in (multiplier, rest)])  # fmt: skip
-        result = {"result": fixed_type(*ends, grain)}
+        made = {"result": fixed_type(*ends, grain)}
         types = {"scale": fixed_type(multiplier), "bias": fixed_type(rest)}
         if self._is_by_channel(x, multiplier, rest):
-            return self._normalized(step, x, multiplier, rest, types | result), ends
-        product = {"scale": types["scale"], "result": fixed_type(*both - rest, *ends, grain)}
+            return self._normalized(step, x, multiplier, rest, types | made), ends
+        product = {"scale": types["scale"], "result": fixed_type(both, *ends, grain)}
         x = self._each(step, "Mul", x, multiplier, product)
         if any(rest.ravel()):
-            x = self._each(step, "Add", x, rest, {"bias": types["bias"], **result})
+            x = self._each(step, "Add", x, rest, {"bias": types["bias"], **made})
         return x, ends
 
     def _is_by_channel(self, x: Value, *constants: Any) -> bool:
@@ -443,30 +398,3 @@ class _Writer:
         made = self.builder.layer("Add", [total, part], step.name)
         self.precisions[made.name] = {"result": fixed_type(*ends)}
         return made
-
-    def _quant(self, x: str, wanted: str, num_bits: int, *, signed: bool, rounding: str) -> str:
-        name = wanted if wanted in self.program.quant_params else self.builder.unique(wanted)
-        names = {
-            key: self.builder.constant(f"{wanted}/{key}", value)
-            for key, value in (("scale", 1.0), ("zeropt", 0.0), ("bitwidth", float(num_bits)))
-        }
-        self.builder.nodes.append(self.builder.onnx.helper.make_node(
-            "Quant", [x, *names.values()], [name], name=name, domain=DOMAIN,
-            signed=int(signed), narrow=0, rounding_mode=rounding,
-        ))  # fmt: skip
-        return name
-
-    def _result(self, low: int, high: int) -> Precision:
-        return {"result": fixed_type(_whole(low), _whole(high))}
-
-
-def _whole(number: int) -> NDArray[np.object_]:
-    return _fractions(number)
-
-
-def _fractions(values: Any) -> NDArray[np.object_]:
-    """Return whole numbers, or fractions, as an array of fractions."""
-    given = np.asarray(values, object)
-    made = np.empty(given.size, object)
-    made[:] = [v if isinstance(v, Fraction) else Fraction(int(v)) for v in given.ravel()]
-    return made.reshape(given.shape)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from qmath.exports.bundle import Bundle, QuantizedRange
 from qmath.exports.exporter import option
-from qmath.exports.onnx import integer_graph, library
+from qmath.exports.onnx import integer_graph, integer_sums, library
 from qmath.exports.onnx.exporter import NetworkExporter
 from qmath.exports.onnx.graph import GraphBuilder, Value, arranged, scale_axis
 from qmath.exports.onnx.network import Network, Weight, build
@@ -23,7 +23,7 @@ from qmath.kernels.quantized_tensor import QuantizedTensor
 
 __all__ = ["Qonnx"]
 
-_DOMAIN = integer_graph.DOMAIN
+_DOMAIN = integer_sums.DOMAIN
 _MOST_BATCH = 1 << 31
 _OPSETS = {"": 13, _DOMAIN: 1}
 # How QONNX calls rounding halves away from zero: of the unsigned integers of activations, up, as

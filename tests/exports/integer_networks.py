@@ -37,10 +37,10 @@ def leaky() -> QatModel:
     net = Network(5, 4, 2)
     net.add("Conv2D", kernel=(3, 3, 2, 3), padding="same")
     net.add("LeakyReLU", alpha=0.3, ends=(-2.0, 7.0))
-    net.add("DepthwiseConv2D", kernel=(2, 2, 3, 2))
+    net.add("DepthwiseConv2D", kernel=(2, 2, 3, 1))
     net.add("LeakyReLU", alpha=0.1, ends=(-0.5, 3.0))
     net.add("Flatten")
-    net.add("Dense", kernel=(72, 2), ends=(-9.0, 9.0))
+    net.add("Dense", kernel=(36, 2), ends=(-9.0, 9.0))
     return net.model()
 
 

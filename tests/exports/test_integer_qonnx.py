@@ -141,6 +141,44 @@ def test_the_tools_of_qonnx_run(name):
     assert not any("FLOAT" in key for key in products)
 
 
+@pytest.mark.parametrize("name", ["straight", "residual", "leaky"])
+def test_the_types_are_those_of_the_layers_that_hls4ml_sees(name):
+    pytest.importorskip("qonnx", reason="no qonnx for this Python")
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.core.onnx_exec import execute_onnx
+    from qonnx.transformation.channels_last import ConvertToChannelsLastAndClean
+    from qonnx.util.cleanup import cleanup_model
+
+    model = getattr(integer_networks, name)()
+    data = written(model, 12, batch=BATCH)
+    export = exported(data)
+    graph = cleanup_model(ModelWrapper(onnx.load_from_string(data)))
+    graph = cleanup_model(graph.transform(ConvertToChannelsLastAndClean()))
+    run = qmath.run(model, images(model, BATCH), profile="integer", multiplier_bits=12)
+    integers = given(model, export, run.integers)
+    inputs = [info.name for info in graph.graph.input]
+    tensors = execute_onnx(
+        graph, dict(zip(inputs, integers.values(), strict=True)), return_full_exec_context=True
+    )
+    outputs = {node.name: node.output[0] for node in graph.graph.node}
+    outputs |= {name: name for name in inputs}
+    assert len(export["hls4ml"]) > 10
+    for layer, types in export["hls4ml"].items():
+        width, whole = map(int, types["result"].partition("<")[2][:-1].split(","))
+        values = np.ldexp(np.float64(tensors[outputs[layer]]), width - whole)
+        signed = types["result"].startswith("ap_fixed")
+        assert (values == np.rint(values)).all(), layer
+        assert values.min() >= (-(2.0 ** (width - 1)) if signed else 0), layer
+        assert values.max() < 2.0 ** (width - signed), layer
+
+
+def test_every_input_has_its_type():
+    types = exported(written(NETWORKS["shared"]))["hls4ml"]
+    assert [types[name]["result"] for name in ("global_in", "global_in_1")] == [
+        "ap_ufixed<8,8>"
+    ] * 2
+
+
 def test_what_follows_the_last_integers_is_left():
     names = exported(written(NETWORKS["residual"]))["names"]
     assert names["left"] == ["activation10"]

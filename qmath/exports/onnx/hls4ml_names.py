@@ -33,7 +33,7 @@ def layer_names(
         own = 0 if node.op_type == "Transpose" else 1
         depth[node.name] = max(before, default=0) + own
     counts: Counter[str] = Counter()
-    endings = [""] if len(inputs) == 1 else [f"_{i}" for i in range(len(inputs))]
+    endings = ["", *(f"_{i}" for i in range(1, len(inputs)))]
     found = {
         f"global_in{ending}": precisions[name] for name, ending in zip(inputs, endings, strict=True)
     }

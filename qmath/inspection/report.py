@@ -239,6 +239,7 @@ def _record(source: str, row: Row) -> dict[str, Any]:
         "max": extreme(max, row.max),
         "scale_min": extreme(min, row.scale),
         "scale_max": extreme(max, row.scale),
+        "from_power_of_two": extreme(max, [abs(share) for share in row.from_power_of_two or ()]),
         "zero_point_min": extreme(min, row.zero_point),
         "zero_point_max": extreme(max, row.zero_point),
         "integers_used": row.integers_used,

@@ -236,6 +236,14 @@ ACTIVATIONS: Mapping[str, ActivationFunction] = {
     "swish":        ActivationFunction("elementwise"),
     "tanh":         ActivationFunction("elementwise", "Tanh"),
     "softmax":      ActivationFunction("vector", "Softmax"),
+
+    # Operations of TFLite files, by names that no Keras config has.
+    "tflite.abs":      ActivationFunction("elementwise", onnx="Abs"),
+    "tflite.clip":     ActivationFunction("elementwise", onnx="Clip"),
+    "tflite.log":      ActivationFunction("elementwise", onnx="Log"),
+    "tflite.negative": ActivationFunction("elementwise", onnx="Neg"),
+    "tflite.sqrt":     ActivationFunction("elementwise", onnx="Sqrt"),
+    "tflite.square":   ActivationFunction("elementwise", onnx="Mul"),
 }  # fmt: skip
 # Layers that are one activation.
 _CLASSES = {"Softmax": "softmax", "ELU": "elu"}

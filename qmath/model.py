@@ -138,10 +138,13 @@ class StatedParams:
         Of shape ``()``.
     zero_point : ndarray of int32
         Counted from 0, as TensorFlow counts.
+    is_unsigned : bool
+        Whether the file's integers count so, too.
     """
 
     scale: Float32Array
     zero_point: NDArray[np.int32]
+    is_unsigned: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,6 +27,7 @@ __all__ = [
     "Linear",
     "MoveStep",
     "Normalization",
+    "Operand",
     "Origin",
     "Program",
     "QuantParams",
@@ -64,6 +65,8 @@ class QuantParams:
         The stored range that the rest is derived from.
     op : {"vars", "args", "tflite"}
         The TensorFlow op that quantizes floats with these parameters, or TFLite's ``QUANTIZE``.
+    is_unsigned : bool
+        Whether a TFLite file holds them so; else they are less by half of their number there.
     """
 
     scale: float
@@ -74,6 +77,7 @@ class QuantParams:
     min: float
     max: float
     op: Literal["vars", "args", "tflite"] = "vars"
+    is_unsigned: bool = False
 
     def quantize(self, x: Array, name: str) -> NDArray[np.int32]:
         """Return the integers of floats, relative to the zero point, by the arithmetic of `op`."""
@@ -198,11 +202,34 @@ class Origin:
 
 
 @dataclass(frozen=True, eq=False)
+class Operand:
+    """A constant of an operation of a TFLite file, which works with its integers.
+
+    Attributes
+    ----------
+    op : str
+        TFLite's name.
+    integers : ndarray
+        Relative to their zero point; they broadcast against the tensor.
+    scale : float
+        A float32's value.
+    is_first : bool
+        Whether it is the first operand.
+    """
+
+    op: str
+    integers: Array
+    scale: float
+    is_first: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class Term:
     """Operations on one quantized tensor's integers (relative to the zero point), and their scale.
 
     `scale` is float64, of shape ``()``, ``(C,)`` or the output's. `params` are the source's.
-    `origin` is known while only batch normalization follows an operation with weights.
+    `origin` is known while only batch normalization follows an operation with weights. `operand`
+    is the constant that its scale, the sum's offset or the activation's slope are made of.
     """
 
     source: str
@@ -210,6 +237,7 @@ class Term:
     scale: Float64Array
     params: QuantParams
     origin: Origin | None = None
+    operand: Operand | None = None
 
     @property
     def sources(self) -> list[str]:
@@ -285,7 +313,8 @@ class TableStep:
     """Integers → integers by a table with an entry for each integer of the source.
 
     `results` are the function's results, in float32, that the table's integers stand for;
-    `function` is its name, ``""`` where it has settings of its own.
+    `function` is its name, ``""`` where it has settings of its own. `kernel` is the operation of a
+    TFLite file that has a table of its own, ``""`` if none.
     """
 
     name: str
@@ -295,6 +324,7 @@ class TableStep:
     shape: Shape
     results: NDArray[np.float32]
     function: str = ""
+    kernel: str = ""
 
 
 @dataclass(frozen=True, eq=False)

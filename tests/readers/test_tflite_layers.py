@@ -12,6 +12,7 @@ import pytest
 import qmath
 from qmath.errors import FileFormatError, QmathError
 from qmath.integer.api import program_of
+from qmath.integer.program import TableStep
 from reference import odd_tflite
 from reference.flatbuffers import encoded
 
@@ -59,14 +60,15 @@ def test_an_activation_by_itself(tmp_path: Path, name: str, options: Any, expect
     assert np.array_equal(made.reshape(-1), wanted)
 
 
-@pytest.mark.parametrize(("zero_point", "is_cut"), [(-8, False), (7, False), (-9, True), (8, True)])
-def test_a_width_has_to_hold_the_zero_point(tmp_path: Path, zero_point: int, is_cut: bool) -> None:
+@pytest.mark.parametrize(("zero_point", "is_width"), [(-8, 1), (7, 1), (-9, 0), (8, 0)])
+def test_a_width_has_to_hold_the_zero_point(tmp_path: Path, zero_point: int, is_width: int) -> None:
     """Clamps to 4 bits that leave zero out are no width: they stay operations of their own."""
     path = tmp_path / "m.tflite"
     path.write_bytes(encoded(odd_tflite.clamps("INT8", 7, 0.1, zero_point)))
     program = program_of(qmath.load(path))
-    assert [cut.class_name for cut in program.cuts] == ["MAXIMUM", "MINIMUM"] * is_cut
-    assert {step.params.num_bits for step in program.quantized} == {8 if is_cut else 4, 8}
+    clamps = [step for step in program.steps if isinstance(step, TableStep)]
+    assert [step.kernel for step in clamps] == ["MAXIMUM", "MINIMUM"] * (1 - is_width)
+    assert {step.params.num_bits for step in program.quantized} == {4 if is_width else 8, 8}
 
 
 def test_integers_without_a_meaning_are_not_taken_for_floats(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from qmath.exports.onnx import library
 from qmath.exports.output.identifiers import UniqueNames
 from qmath.integer.program import Shape
+from qmath.model import Node
 
 __all__ = ["GraphBuilder", "Value", "arranged", "restored", "scale_axis"]
 
@@ -67,6 +68,13 @@ class GraphBuilder(UniqueNames):
     def constant(self, wanted: str, values: Any, kind: str = "FLOAT") -> str:
         """Add an initializer; return its name."""
         return self.parameter(self.unique(wanted), kind, np.asarray(values))
+
+    def operands(self, node: Node, name: str, value: Value) -> list[Value | str]:
+        """Return what the operation of an activation takes besides its input."""
+        if name == "tflite.square":
+            return [value]
+        ends = ("low", "high") if name == "tflite.clip" else ()
+        return [self.constant(f"{node.name}/{end}", node.config[end]) for end in ends]
 
     def node(self, op: str, inputs: Iterable[str], wanted: str, **attributes: Any) -> str:
         """Add a node of one output; return the output's name, which is also the node's."""

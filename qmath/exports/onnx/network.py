@@ -270,8 +270,7 @@ class _Layers:
 
     def ended(self, node: Node, value: Value) -> Value:
         """Add the quantizers and the activation that a layer ends with."""
-        name = activation_of(node)
-        function = ACTIVATIONS[name]
+        function = ACTIVATIONS[name := activation_of(node)]
         value = self.quantized(node, value, "pre_activation")
         if name in activations.PIECEWISE and not function.onnx:
             value = self.piecewise(node, value, activations.PIECEWISE[name])
@@ -287,7 +286,8 @@ class _Layers:
             line = self.add("HardSigmoid", [value], node, alpha=1 / 6, beta=0.5)
             value = self.add("Mul", [value, line], node)
         else:
-            value = self.add(function.op or function.onnx, [value], node)
+            inputs = [value, *self.builder.operands(node, name, value)]
+            value = self.add(function.op or function.onnx, inputs, node)
         value = self.quantized(node, value, "post_activation")
         return self.quantized(node, value, "output")
 

@@ -136,6 +136,22 @@ def softsign(x: Array) -> Array:
     return np.asarray(x / (1 + np.abs(x)))
 
 
+def logarithm(x: Array) -> Array:
+    """Return the natural logarithm, the lowest float32 where there is none."""
+    lowest = float(np.finfo(np.float32).min)
+    return np.log(x, out=np.full_like(x, lowest), where=x > 0)
+
+
+def square_root(x: Array) -> Array:
+    """Return the square root, zero of what is negative."""
+    return np.asarray(np.sqrt(np.maximum(x, 0)))
+
+
+def clip(x: Array, low: float, high: float) -> Array:
+    """Bound values from below and above."""
+    return np.asarray(np.clip(x, x.dtype.type(low), x.dtype.type(high)))
+
+
 SMOOTH: dict[str, Callable[..., Array]] = {
     "elu": _precise("an elu", elu),
     "exponential": _precise("an exponential", np.exp),
@@ -151,6 +167,12 @@ SMOOTH: dict[str, Callable[..., Array]] = {
     "softsign": _precise("a softsign", softsign),
     "swish": swish,
     "tanh": np.tanh,
+    "tflite.abs": np.abs,
+    "tflite.clip": clip,  # with ends of its own
+    "tflite.log": _precise("a logarithm", logarithm),
+    "tflite.negative": np.negative,
+    "tflite.sqrt": _precise("a square root", square_root),
+    "tflite.square": np.square,
 }
 
 
@@ -162,6 +184,8 @@ def smooth(node: Node, name: str, rank: int) -> Callable[[Array], Array]:
     if node.class_name == "ELU":
         alpha = float(np.float32(node.config.get("alpha", 1.0)))
         return _precise("an elu", partial(elu, alpha=alpha))
+    if name == "tflite.clip":
+        return partial(SMOOTH[name], low=node.config["low"], high=node.config["high"])
     if name == "softmax":
         return partial(softmax, axis=softmax_axis(node, rank))
     return SMOOTH[name]

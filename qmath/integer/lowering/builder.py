@@ -220,14 +220,16 @@ class Builder:
             )
             if params.op == "tflite":
                 self.notes.append(
-                    f"{name}: TFLite has this softmax in fixed point; it may be off by one here"
+                    f"{name}: TFLite has this softmax in fixed point, as the profiles of its "
+                    "runtimes do; the other profiles may be off by one from it"
                 )
         elif isinstance(value, Function):
             results = activations.results(value.function, value.source.params)
             table = params.quantize(results, "a table")
             step = TableStep(
-                name, value.source.name, table, params, value.shape, results, value.name
-            )
+                name, value.source.name, table, params, value.shape, results, value.name,
+                value.kernel,
+            )  # fmt: skip
         elif isinstance(value, Extreme):
             rows = f"{name}/rows" if "rows" in value.attributes else f"{name}/channels_last"
             self.budget.spend_again(name, value.source)

@@ -231,7 +231,7 @@ def _activated(build: Builder, node: Node, value: Value) -> Value:
     lack = ""
     if isinstance(value, Integers):
         if ACTIVATIONS[name].kind == "elementwise":
-            return Function(value, function, name=name)
+            return Function(value, function, name=name, kernel=node.config.get("kernel", ""))
         axis, params = activations.softmax_axis(node, len(value.shape)), build.params_after(node)
         error = softmax.error_of(params, value.shape[axis]) if params else 0.0
         if params and error <= softmax.MOST_ERROR:

@@ -38,7 +38,9 @@ class Operations:
         if key not in self._made:
             q = self.quantize(tensor)
             linear = geometry.weighted(node, shape, relative_integers(q), tensor.name)
-            self._made[key] = replace(linear, name=tensor.name), q.scale.astype(np.float64)
+            own = {k: node.config[k] for k in ("kernel", "is_dynamic") if k in node.config}
+            linear = replace(linear, name=tensor.name, attributes={**linear.attributes, **own})
+            self._made[key] = linear, q.scale.astype(np.float64)
         return self._made[key]
 
 

@@ -64,8 +64,9 @@ def _stated(tensor: QatTensor, stated: StatedParams) -> QuantParams:
     low, high = int(bool(tensor.spec.narrow_range)), highest(tensor.spec)
     least, greatest = ((end - zero_point) * scale for end in (low, high))
     return QuantParams(
-        scale, zero_point, low, high, tensor.spec.num_bits or 0, least, greatest, tensor.spec.op
-    )
+        scale, zero_point, low, high, tensor.spec.num_bits or 0, least, greatest, tensor.spec.op,
+        stated.is_unsigned,
+    )  # fmt: skip
 
 
 def width_and_steps(tensor: QatTensor) -> tuple[Array, int]:

@@ -21,6 +21,7 @@ from qmath.integer.budget import check_size
 from qmath.integer.lowering import activations, geometry, portability, rescaling
 from qmath.integer.lowering.builder import Builder
 from qmath.integer.lowering.cuts import UnsupportedError
+from qmath.integer.lowering.operations import relative_integers
 from qmath.integer.lowering.params import width_and_steps
 from qmath.integer.lowering.sums import ZERO, can_pool, joined_activation, moved, normalized
 from qmath.integer.lowering.values import Extreme, Floats, Function, Integers, Value
@@ -30,6 +31,7 @@ from qmath.integer.program import (
     Linear,
     MoveStep,
     Normalization,
+    Operand,
     Origin,
     Shape,
     Term,
@@ -240,7 +242,7 @@ def _relu(build: Builder, node: Node, values: Sequence[Value]) -> Value:
     value = values[0]
     if node.class_name == "PReLU":
         slope = _slope(build.real(build.tensor(node, "alpha")), node, value.shape)
-        return build.activate(node, value, Activation(slope))
+        return _with_operand(build, node, build.activate(node, value, Activation(slope)), "alpha")
     activation = activations.relu_layer(node)
     if activation is not None:
         return build.activate(node, value, activation)
@@ -386,7 +388,20 @@ def _rescaling(build: Builder, node: Node, values: Sequence[Value]) -> Value:
         tensor = build.model.tensors.get(f"{node.layer}/{name}")
         return None if tensor is None else build.real(tensor)
 
-    return build.rescaled(node, values[0], rescaling.of_layer(node, values[0].shape, weight))
+    operations = rescaling.of_layer(node, values[0].shape, weight)
+    return _with_operand(build, node, build.rescaled(node, values[0], operations), "constant")
+
+
+def _with_operand(build: Builder, node: Node, value: Value, name: str) -> Value:
+    """Return a sum that a TFLite operation makes of a constant of integers, with these."""
+    tensor = build.model.tensors.get(f"{node.layer}/{name}")
+    op = node.config.get("kernel")
+    if tensor is None or op is None or not isinstance(value, UnroundedSum):
+        return value
+    q = build.operations.quantize(tensor)
+    is_first = bool(node.config.get("is_first"))
+    operand = Operand(op, relative_integers(q), float(q.scale), is_first)
+    return replace(value, terms=tuple(replace(term, operand=operand) for term in value.terms))
 
 
 def _average(build: Builder, node: Node, values: Sequence[Value]) -> Value:

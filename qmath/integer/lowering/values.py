@@ -35,13 +35,14 @@ class Function:
     """An elementwise function of integers, or a softmax: a table, if a quantizer follows.
 
     `axis` is that of a softmax, counted from the last one; `name` is what Keras calls the function,
-    if it does.
+    if it does; `kernel` is the operation of a TFLite file that it is on integers, if any.
     """
 
     source: Integers
     function: Callable[[Array], Array]
     axis: int | None = None
     name: str = ""
+    kernel: str = ""
 
     @property
     def shape(self) -> Shape:

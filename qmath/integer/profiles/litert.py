@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ Array = NDArray[Any]
 Int64Array = NDArray[np.int64]
 
 # Channels taken at a time; the rest as in `Tflite`.
-_LANES = {"DEPTHWISE_CONV_2D": 8, "MEAN": 16, "TRANSPOSE_CONV": 8}
+_LANES = {"DEPTHWISE_CONV_2D": 8, "MEAN": 16, "QUANTIZE": 16, "TRANSPOSE_CONV": 8}
 
 
 def optimized(kernel: Kernel, x: Int64Array) -> Array:
@@ -67,18 +67,28 @@ class Litert(Tflite):
         converts: bool = True,
     ) -> None:
         super().__init__("double", stored, converts)
+        self._reference = Tflite()
+
+    def _compute(self, kernel: Kernel, values: Sequence[Array]) -> Array:
+        if kernel.is_wide:  # no kernel of its own
+            return self._reference._compute(kernel, values)
+        return super()._compute(kernel, values)
 
     def _weighted(self, kernel: Kernel, x: Int64Array) -> Array:
         return optimized(kernel, x)
 
     def _quantize(self, kernel: Kernel, x: Int64Array) -> Array:
-        return arithmetic.multiply_by_quantized_multiplier_half_up(
-            x, kernel.multipliers[0], kernel.shifts[0]
-        )
+        numbers = kernel.multipliers[0], kernel.shifts[0]
+        made = arithmetic.multiply_by_quantized_multiplier_half_up(x, *numbers)
+        if kernel.is_of_file:  # which takes one example at a time
+            rows, rest = made.reshape(len(x), -1), x.reshape(len(x), -1)
+            whole = rest.shape[1] // _LANES["QUANTIZE"] * _LANES["QUANTIZE"]
+            rows[:, whole:] = arithmetic.multiply_by_quantized_multiplier(rest[:, whole:], *numbers)
+        return made
 
     def _add(self, kernel: Kernel, a: Int64Array, b: Int64Array) -> Array:
         left = [kernel.left_shift + shift for shift in kernel.shifts[:2]]
-        if kernel.op != "ADD" or min(left) < 0:
+        if kernel.op != "ADD" or min(left) < 0 or kernel.output.is_unsigned:
             return super()._add(kernel, a, b)
         total = sum(  # one shift to the left, where the original shifts left and then right
             arithmetic.saturating_rounding_doubling_high_mul(x << left[i], kernel.multipliers[i])

@@ -8,6 +8,8 @@ round the product otherwise, which is why there is no one TFLite result.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,7 +21,17 @@ from qmath.integer.profiles import tflite_arithmetic as arithmetic
 from qmath.integer.profiles.converter import check_converted, converted
 from qmath.integer.profiles.tflite_kernels import Kernel, TfliteStored
 from qmath.integer.profiles.tflite_parts import Part, kernels, parts
-from qmath.integer.program import Linear, Program, Requantize
+from qmath.integer.profiles.tflite_tables import softmax, table
+from qmath.integer.program import (
+    Linear,
+    MoveStep,
+    Program,
+    QuantParams,
+    Requantize,
+    SoftmaxStep,
+    Step,
+    TableStep,
+)
 
 __all__ = ["Kernel", "Tflite", "TfliteStored", "kernels"]
 
@@ -65,9 +77,10 @@ class Tflite:
         self._parts: WeakKeyDictionary[Requantize, tuple[Part, ...]] = WeakKeyDictionary()
 
     def planned(self, program: Program) -> Program:
-        """Return a program as the converter writes it; one of a TFLite file is written already."""
-        is_of_file = any(params.op == "tflite" for params in program.quant_params.values())
-        return program if is_of_file or not self.converts else converted(program)
+        """Return a program as the converter writes it, or a file's with TFLite's own functions."""
+        if any(params.op == "tflite" for params in program.quant_params.values()):
+            return _with_functions(program)
+        return converted(program) if self.converts else program
 
     def requantize(
         self, step: Requantize, sums: Sequence[Array], _intervals: Sequence[tuple[int, int]]
@@ -90,6 +103,8 @@ class Tflite:
     def _run(self, part: Part, sums: Sequence[Array]) -> Array:
         values = [np.asarray(total, np.int64) for total in sums]
         for kernel in part.kernels:
+            if kernel.constant is not None:
+                values.insert(0 if kernel.is_constant_first else 1, kernel.constant)
             result = self._compute(kernel, values)
             low, high = self._limits(kernel)
             values = [np.clip(result, low, high)]
@@ -106,12 +121,16 @@ class Tflite:
         if kernel.op in ("ADD", "SUB"):
             return self._add(kernel, *values)
         if kernel.op == "MUL":
-            return self._product(kernel, values[0])
+            total = values[0] if len(values) == 1 else values[0] * values[1]
+            return self._product(kernel, total)
+        if kernel.op == "PRELU":
+            return self._sloped(kernel, *values)
+        if kernel.op == "SUM":
+            return self._total(kernel, values[0])
+        if kernel.op == "RESIZE_BILINEAR":
+            return self._interpolated(kernel, values[0])
         if kernel.op == "AVERAGE_POOL_2D":
-            assert kernel.count is not None
-            zero_point = kernel.output.zero_point
-            total = values[0] + zero_point * kernel.count
-            return arithmetic.average(total, kernel.count) - zero_point
+            return self._averaged(kernel, values[0])
         if kernel.op == "LEAKY_RELU":
             return self._leaky(kernel, values[0])
         if kernel.op == "QUANTIZE":
@@ -128,10 +147,15 @@ class Tflite:
 
     def _weighted(self, kernel: Kernel, x: Int64Array) -> Array:
         if kernel.op != "FULLY_CONNECTED":
+            if kernel.is_wide:
+                return self._reduced(kernel, x)
             return self._scaled(kernel, x)
         assert kernel.weight_scale is not None
         scale = np.float64(kernel.inputs[0].scale) * kernel.weight_scale.astype(np.float64)
         return arithmetic.round_half_away(x * (scale / np.float64(kernel.output.scale)))
+
+    def _reduced(self, kernel: Kernel, x: Int64Array) -> Array:
+        return arithmetic.multiply_by_reduced_multiplier(x, kernel.multipliers[0], kernel.shifts[0])
 
     def _add(self, kernel: Kernel, a: Int64Array, b: Int64Array) -> Array:
         first, second = (
@@ -154,6 +178,48 @@ class Tflite:
 
     def _leaky(self, kernel: Kernel, x: Int64Array) -> Array:
         return np.where(x >= 0, self._scaled(kernel, x), self._scaled(kernel, x, 1))
+
+    def _sloped(self, kernel: Kernel, x: Int64Array, slopes: Int64Array) -> Array:
+        return np.where(x >= 0, self._scaled(kernel, x), self._scaled(kernel, x * slopes, 1))
+
+    def _total(self, kernel: Kernel, x: Int64Array) -> Array:
+        assert kernel.count is not None
+        (source,), output, count = kernel.inputs, kernel.output, int(kernel.count)
+        total = x + source.zero_point * count
+        zero_points = source.zero_point, output.zero_point
+        made = arithmetic.total_in_float(total, count, source.scale / output.scale, zero_points)
+        return made - output.zero_point
+
+    def _interpolated(self, kernel: Kernel, x: Int64Array) -> Array:
+        return self._averaged(kernel, x)
+
+    def _averaged(self, kernel: Kernel, x: Int64Array) -> Array:
+        """Divide the stored integers' sum, ties away from their zero."""
+        assert kernel.count is not None
+        zero_point = kernel.output.stored_zero_point
+        return arithmetic.average(x + zero_point * kernel.count, kernel.count) - zero_point
+
+
+def _with_functions(program: Program) -> Program:
+    """Return a file's program with the tables of its operations, and its softmax, as TFLite's."""
+    params = program.quant_params
+    steps: list[Step] = []
+    for step in program.steps:
+        if isinstance(step, TableStep) and step.kernel:
+            step = replace(step, table=table(step, params[step.source]))
+        elif isinstance(step, SoftmaxStep) and _has_softmax(step, params[step.source]):
+            apply = partial(_softmax, params[step.source], step.params)
+            step = MoveStep(step.name, step.source, apply, step.params, step.shape)
+        steps.append(step)
+    return replace(program, steps=tuple(steps))
+
+
+def _has_softmax(step: SoftmaxStep, source: QuantParams) -> bool:
+    return step.axis == -1 and step.params.num_bits == source.num_bits in (8, 16)
+
+
+def _softmax(source: QuantParams, params: QuantParams, x: Array) -> Array:
+    return softmax(x, source, params).astype(np.float32)
 
 
 def _spread(part: Part) -> Part:

@@ -17,10 +17,12 @@ __all__ = [
     "mean_multiplier",
     "multiply_by_quantized_multiplier",
     "multiply_by_quantized_multiplier_half_up",
+    "multiply_by_reduced_multiplier",
     "quantize_multiplier",
     "round_half_away",
     "rounding_divide_by_pot",
     "saturating_rounding_doubling_high_mul",
+    "total_in_float",
     "xnnpack_add_multipliers",
     "xnnpack_fp32_requantize",
     "xnnpack_mean",
@@ -113,6 +115,18 @@ def multiply_by_quantized_multiplier_half_up(
     return np.asarray((high + ((np.int64(1) << right) >> 1)) >> right)
 
 
+def multiply_by_reduced_multiplier(
+    x: Int64Array, multiplier: Int64Array, shift: Int64Array
+) -> Int64Array:
+    """Return ``x * multiplier * 2**(shift - 31)`` with a multiplier of 15 bits, rounded half up.
+
+    What ``MultiplyByQuantizedMultiplier`` makes of an accumulator of 64 bits.
+    """
+    reduced = np.where(multiplier < 0x7FFF0000, (multiplier + (1 << 15)) >> 16, 0x7FFF)
+    right = 15 - shift
+    return np.asarray((x * reduced + (np.int64(1) << (right - 1))) >> right)
+
+
 def mean_multiplier(
     multiplier: Int64Array, shift: Int64Array, count: int
 ) -> tuple[Int64Array, Int64Array]:
@@ -124,6 +138,17 @@ def mean_multiplier(
 def average(total: Int64Array, count: Int64Array) -> Int64Array:
     """Return ``total / count``, ties away from zero, as the ``AVERAGE_POOL_2D`` kernel does."""
     return np.asarray(np.sign(total) * ((np.abs(total) + count // 2) // count))
+
+
+def total_in_float(
+    total: Int64Array, count: int, ratio: np.float32, zero_points: tuple[int, int]
+) -> Array:
+    """Return the sum of `count` signed integers with another scale, as ``SUM`` does in float32.
+
+    Parameters are those of `xnnpack_mean`.
+    """
+    bias = np.float32(-zero_points[0]) * ratio * np.float32(count)
+    return round_half_away(total.astype(np.float32) * ratio + bias) + zero_points[1]
 
 
 def xnnpack_fp32_requantize(x: Int64Array, scale: NDArray[np.float32]) -> Array:

@@ -19,7 +19,15 @@ from qmath.integer.profiles.tflite_arithmetic import (
     quantize_multiplier,
     round_half_away,
 )
-from qmath.integer.program import Activation, Linear, Origin, QuantParams, Requantize, Term
+from qmath.integer.program import (
+    Activation,
+    Linear,
+    Operand,
+    Origin,
+    QuantParams,
+    Requantize,
+    Term,
+)
 
 __all__ = [
     "Kernel",
@@ -33,8 +41,10 @@ __all__ = [
     "quantization",
     "reciprocal_sqrt",
     "refused",
+    "resize",
     "stored_params",
     "weighted",
+    "with_constant",
 ]
 
 Array = NDArray[Any]
@@ -47,26 +57,37 @@ OPERATIONS = {
     "dense": "FULLY_CONNECTED",
     "depthwise_conv2d": "DEPTHWISE_CONV_2D",
 }
+_RELUS = {1.0: "RELU_0_TO_1", 6.0: "RELU6"}  # by their limit
 _INT32 = 2**31
+_WIDE_CARRIER = 2**47  # of sums of 16-bit activations, which have 64 bits and a multiplier of 15
 _DEAD_WIDTH = 1e-6  # what the converter widens an empty range of weights to
 _ADD_SHIFT, _WIDE_ADD_SHIFT = 20, 15  # of ADD's inputs, up to 8 bits and above
 
 
 class Quantization(NamedTuple):
-    """Parameters as TFLite stores them: signed integers, the float64 scale rounded once."""
+    """Parameters as TFLite stores them: signed integers, the float64 scale rounded once.
+
+    Those of UINT8 are less by 128 here than in the file, which `is_unsigned` says.
+    """
 
     scale: np.float32
     zero_point: int
     low: int
     high: int
     exact_scale: float
+    is_unsigned: bool = False
+
+    @property
+    def stored_zero_point(self) -> int:
+        """The zero point in the file."""
+        return self.zero_point + 128 * self.is_unsigned
 
 
 class TfliteStored(NamedTuple):
     """What a deployed file holds of an operation with weights."""
 
     weight_scale: Float32Array
-    bias: NDArray[np.int32]
+    bias: NDArray[np.int32] | Int64Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +118,8 @@ class Kernel:
         Two's complement width of the weights with their sign: one more than training's where a
         ``-2**(n-1)`` turned positive.
     bias : ndarray of int64 or None
-        In steps of input scale times weight scale; int32, in which it saturates as the converter's.
+        In steps of input scale times weight scale; int32, in which it saturates as the converter's,
+        unless activations have 16 bits.
     count : ndarray of int64 or None
         Values that an average divides by.
     left_shift : int
@@ -113,6 +135,14 @@ class Kernel:
         outputs.
     depth : int
         Inputs of a dense layer.
+    constant : ndarray of int64 or None
+        The integers of a constant operand, relative to their zero point.
+    is_constant_first : bool
+        Whether that is the first operand.
+    is_dynamic : bool
+        Whether the shape of its output is computed, too: delegates leave such an operation alone.
+    is_of_file : bool
+        Of a change of scale: whether a file holds it, and no plan for one.
     """
 
     op: str
@@ -133,11 +163,20 @@ class Kernel:
     channel: Int64Array | None = None
     groups: int = 1
     depth: int = 0
+    constant: Int64Array | None = None
+    is_constant_first: bool = False
+    is_dynamic: bool = False
+    is_of_file: bool = False
 
     @property
     def limits(self) -> tuple[int, int]:
         """Lowest and highest result, relative to the output's zero point."""
         return self.output.low - self.output.zero_point, self.output.high - self.output.zero_point
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether its inputs have more than 8 bits, so that sums have 64."""
+        return any(q.high > 127 for q in self.inputs)
 
     def moved(self, move: Callable[[Array], Array]) -> Kernel:
         """Return the kernel with `move` applied to what each channel has of its own."""
@@ -175,7 +214,8 @@ def quantization(params: QuantParams, name: str) -> Quantization:
         )
     offset = 2 ** (params.num_bits - 1)
     ends = (params.low - offset, params.high - offset)
-    return Quantization(np.float32(scale), zero_point - offset, *ends, float(scale))
+    zero_point -= offset
+    return Quantization(np.float32(scale), zero_point, *ends, float(scale), params.is_unsigned)
 
 
 def stored_params(scale: float, zero_point: int, num_bits: int = 8) -> QuantParams:
@@ -215,19 +255,25 @@ def weighted(
     width = np.where(origin.weight_width == 0, _DEAD_WIDTH, origin.weight_width)
     scale = width / origin.weight_steps * np.where(sign, np.abs(factor), 1).astype(np.float64)
     steps = round_half_away(real_bias.astype(np.float64) / (source.exact_scale * scale))
-    steps = np.broadcast_to(np.clip(steps, -_INT32, _INT32 - 1), linear.shape[-1:])
-    found = stored.get(linear.name, TfliteStored(scale.astype(np.float32), steps.astype(np.int32)))
+    is_wide = source.high > 127 and term.params.op == "tflite"
+    carrier = _WIDE_CARRIER if is_wide else _INT32
+    steps = np.broadcast_to(np.clip(steps, -carrier, carrier - 1), linear.shape[-1:])
+    own = TfliteStored(scale.astype(np.float32), steps.astype(np.int64 if is_wide else np.int32))
+    found = stored.get(linear.name, own)
     bias: Int64Array = found.bias.astype(np.int64)
     multiplier, shift = quantize_multiplier(
         np.float64(source.scale) * found.weight_scale.astype(np.float64) / np.float64(output.scale)
     )
     low, high = _channel_ends(linear, term.params, sign)
-    _check_carrier(step, low + bias, high + bias, shift)
+    _check_carrier(step, low + bias, high + bias, shift, carrier)
+    op = linear.attributes.get("kernel", OPERATIONS[linear.kind])
+    groups = 1 if op == "DEPTHWISE_CONV_2D" else linear.attributes.get("groups", 1)
     return Kernel(
-        OPERATIONS[linear.kind], step.name, (source,), output, (multiplier,), (shift,), linear.name,
+        op, step.name, (source,), output, (multiplier,), (shift,), linear.name,
         found.weight_scale, sign, _weight_bits(linear, sign), bias,
-        channel=np.arange(linear.shape[-1]), groups=linear.attributes.get("groups", 1),
+        channel=np.arange(linear.shape[-1]), groups=groups,
         depth=np.asarray(linear.weights).shape[0] if linear.kind == "dense" else 0,
+        is_dynamic=linear.attributes.get("is_dynamic", False),
     )  # fmt: skip
 
 
@@ -237,7 +283,12 @@ def pool(step: Requantize, term: Term) -> tuple[Kernel, ...]:
     count = np.rint(term.params.scale / term.scale).astype(np.int64)
     ratio = np.float64(source.scale) / np.float64(output.scale)
     multiplier, shift = quantize_multiplier(ratio)
-    span = term.params.high - term.params.low
+    span, gain = term.params.high - term.params.low, term.ops[0].gain
+    if term.ops[0].attributes.get("global") and count == 1 < gain:
+        summed = np.asarray(gain, np.int64)
+        _check_carrier(step, 0, span * gain, shift)
+        numbers = (multiplier,), (shift,)
+        return (Kernel("SUM", step.name, (source,), output, *numbers, count=summed),)
     if not term.ops[0].attributes.get("global"):
         _check_carrier(step, 0, span, shift)
         average = Kernel("AVERAGE_POOL_2D", step.name, (source,), source, count=count)
@@ -258,12 +309,58 @@ def multiply(step: Requantize, term: Term, activation: Activation | None) -> Ker
     factor = term.ops[0].factor
     assert factor is not None
     sources = quantization(term.params, term.source), quantization(factor.params, factor.source)
+    reach = _reach(term.params) * _reach(factor.params)
+    return _product(step, sources, reach, activation)
+
+
+def _reach(params: QuantParams) -> int:
+    """Return the greatest magnitude of integers relative to their zero point."""
+    return max(abs(end) for end in params.limits)
+
+
+def _product(
+    step: Requantize,
+    sources: tuple[Quantization, Quantization],
+    reach: int,
+    activation: Activation | None,
+) -> Kernel:
     output = _output(step, activation)
     real = np.float64(sources[0].scale * sources[1].scale / output.scale)  # divided in float32
     multiplier, shift = quantize_multiplier(real)
-    span = (term.params.high - term.params.low) * (factor.params.high - factor.params.low)
-    _check_carrier(step, 0, span, shift)
+    _check_carrier(step, 0, reach, shift)
     return Kernel("MUL", step.name, sources, output, (multiplier,), (shift,))
+
+
+def with_constant(
+    step: Requantize, term: Term, operand: Operand, activation: Activation | None
+) -> Kernel:
+    """Return the kernel of a sum, difference, product or sloped ReLU with a constant."""
+    source, constant = quantization(term.params, term.source), operand.integers.astype(np.int64)
+    other = Quantization(np.float32(operand.scale), 0, 0, 0, operand.scale)
+    sources = (other, source) if operand.is_first else (source, other)
+    span = _reach(term.params) * int(np.abs(constant).max(initial=0))
+    if operand.op == "PRELU":
+        output = _output(step, None)
+        reals = [
+            np.float64(source.scale) / np.float64(output.scale),
+            np.float64(source.scale) * np.float64(other.scale) / np.float64(output.scale),
+        ]
+        multipliers, shifts = zip(*map(quantize_multiplier, reals), strict=True)
+        for reach, shift in zip((term.params.high, span), shifts, strict=True):
+            _check_carrier(step, 0, reach, shift)
+        kernel = Kernel("PRELU", step.name, (source, other), output, multipliers, shifts)
+    elif operand.op == "MUL":
+        kernel = _product(step, sources, span, activation)
+    else:
+        kernel = _sum(step, sources, term.params.num_bits, activation, operand.op)
+    return replace(kernel, constant=constant, is_constant_first=operand.is_first)
+
+
+def resize(step: Requantize, term: Term) -> Kernel:
+    """Return the kernel of a bilinear resizing, which keeps the scale."""
+    source = quantization(term.params, term.source)
+    count = np.asarray(term.ops[0].gain, np.int64)
+    return Kernel("RESIZE_BILINEAR", step.name, (source,), _output(step, None), count=count)
 
 
 def add(
@@ -271,8 +368,19 @@ def add(
 ) -> Kernel:
     """Return the kernel of a sum of two tensors, or a difference, each scaled by itself first."""
     sources = tuple(quantization(term.params, term.source) for term in terms)
+    num_bits = max(term.params.num_bits for term in terms)
+    return _sum(step, sources, num_bits, activation, op)
+
+
+def _sum(
+    step: Requantize,
+    sources: tuple[Quantization, ...],
+    num_bits: int,
+    activation: Activation | None,
+    op: str,
+) -> Kernel:
     output = _output(step, activation)
-    left = _ADD_SHIFT if max(term.params.num_bits for term in terms) <= 8 else _WIDE_ADD_SHIFT
+    left = _ADD_SHIFT if num_bits <= 8 else _WIDE_ADD_SHIFT
     twice = 2 * max(np.float64(source.scale) for source in sources)
     total = twice / (2.0**left * np.float64(output.scale))
     if total >= 1:
@@ -292,7 +400,8 @@ def elementwise(step: Requantize, term: Term, activation: Activation | None) -> 
     op, slope = "QUANTIZE", 0.0
     reals: list[ArrayLike] = [np.float64(source.scale) / np.float64(output.scale)]
     if activation is not None:  # these kernels divide in float32
-        op, slope = ("RELU6" if activation.limit == 6 else "RELU"), float(activation.slope)
+        slope = float(activation.slope)
+        op = _RELUS.get(float(activation.limit), "RELU")
         reals = [source.scale / output.scale]
         if slope:
             op = "LEAKY_RELU"
@@ -302,7 +411,10 @@ def elementwise(step: Requantize, term: Term, activation: Activation | None) -> 
     multipliers, shifts = zip(*map(quantize_multiplier, reals), strict=True)
     for shift in shifts:
         _check_carrier(step, *term.params.limits, shift)
-    return Kernel(op, step.name, (source,), output, multipliers, shifts, slope=slope)
+    return Kernel(
+        op, step.name, (source,), output, multipliers, shifts, slope=slope,
+        is_of_file=step.params.op == "tflite",
+    )  # fmt: skip
 
 
 def reciprocal_sqrt(x: Float32Array) -> Float32Array:
@@ -355,14 +467,16 @@ def _channel_ends(
     return np.minimum(*ends), np.maximum(*ends)
 
 
-def _check_carrier(step: Requantize, low: Any, high: Any, shift: Int64Array) -> None:
-    """Refuse what 32 bits do not hold, before or after the multiplier's left shift."""
+def _check_carrier(
+    step: Requantize, low: Any, high: Any, shift: Int64Array, carrier: int = _INT32
+) -> None:
+    """Refuse what TFLite's bits do not hold, before or after the multiplier's left shift."""
     largest = np.maximum(np.abs(low), np.abs(high)) * 2.0 ** np.maximum(shift, 0)
-    if (largest >= _INT32).any():
+    if (largest >= carrier).any():
         raise QmathError(
             f"{step.name}: an accumulator with its bias can reach {largest.max():.3g}, and TFLite "
-            "has 32 bits for it; use the integer profile, or fewer bits, or set the gamma of "
-            "channels that are all but dead to zero"
+            f"has {carrier.bit_length()} bits for it; use the integer profile, or fewer bits, or "
+            "set the gamma of channels that are all but dead to zero"
         )
 
 

@@ -137,13 +137,19 @@ def _within(array: Array, axis: int, span: slice, rank: int) -> Array:
 
 def _classified(step: Requantize, part: Part, stored: Mapping[str, TfliteStored]) -> Part:
     """Return the part with its kernels."""
-    activation, terms = activation_of(step, part.region), part.terms
+    terms, is_of_file = part.terms, step.params.op == "tflite"
+    if (operand := terms[0].operand) is not None:
+        activation = None if operand.op == "PRELU" else activation_of(step, part.region)
+        kernel = tflite_kernels.with_constant(step, terms[0], operand, activation)
+        return replace(part, kernels=(kernel,))
+    activation = activation_of(step, part.region)
     leaks = activation is not None and activation.leaks
-    if activation and np.isfinite(activation.limit) and (leaks or activation.limit != 6):
+    limits = (1, 6) if is_of_file else (6,)
+    if activation and np.isfinite(activation.limit) and (leaks or activation.limit not in limits):
         raise refused(step, f"an activation bounded at {activation.limit:g}")
     for term in terms:
         products = [op.kind for op in term.ops if op.weights is not None]
-        unknown = [op.kind for op in term.ops if op.kind == "bilinear"]
+        unknown = [op.kind for op in term.ops if op.kind == "bilinear" and not is_of_file]
         unknown += [kind for kind in products if kind not in tflite_kernels.OPERATIONS]
         if unknown:
             raise refused(step, f"the operation {unknown[0]}")
@@ -161,9 +167,11 @@ def _classified(step: Requantize, part: Part, stored: Mapping[str, TfliteStored]
             kernel = tflite_kernels.weighted(step, term, activation, stored)
             return replace(part, kernels=(kernel,), moves=term.ops[1:])
     if any(op.factor for term in terms for op in term.ops):
-        if len(terms) > 1 or len(terms[0].ops) > 1 or activation:
+        if len(terms) > 1 or len(terms[0].ops) > 1 or (activation and (leaks or not is_of_file)):
             raise refused(step, "a product of tensors together with what follows it")
-        return replace(part, kernels=(tflite_kernels.multiply(step, terms[0], None),))
+        return replace(part, kernels=(tflite_kernels.multiply(step, terms[0], activation),))
+    if is_of_file and any(op.kind == "bilinear" for term in terms for op in term.ops):
+        return replace(part, kernels=(tflite_kernels.resize(step, terms[0]),))
     shifted = _cut(step.value.offset, part.region).any()
     if any(op.kind == "pool_sum" for term in terms for op in term.ops):
         if len(terms) > 1 or len(terms[0].ops) > 1 or activation or shifted:

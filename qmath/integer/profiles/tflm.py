@@ -33,7 +33,7 @@ class Tflm(Tflite):
     name = "tflm"
 
     def _weighted(self, kernel: Kernel, x: Int64Array) -> Array:
-        return self._scaled(kernel, x)
+        return self._reduced(kernel, x) if kernel.is_wide else self._scaled(kernel, x)
 
     def _product(self, kernel: Kernel, x: Int64Array) -> Array:
         first, second = (np.float64(q.scale) for q in kernel.inputs)
@@ -52,3 +52,6 @@ class Tflm(Tflite):
             return kernel.limits
         source, zero_point = kernel.inputs[0], kernel.output.zero_point
         return source.low - zero_point, source.high - zero_point
+
+    def _total(self, kernel: Kernel, x: Int64Array) -> Array:
+        return self._scaled(kernel, x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -51,10 +51,18 @@ class Xnnpack(Tflite):
         if int4 not in (None, "tensorflow", "litert"):
             raise QmathError(f"int4 must be 'tensorflow' or 'litert', got {int4!r}")
         super().__init__("double", stored, converts)
+        self._reference = Tflite()
         self.int4 = int4
+
+    def _compute(self, kernel: Kernel, values: Sequence[Array]) -> Array:
+        if kernel.is_wide:  # no kernel of its own
+            return self._reference._compute(kernel, values)
+        return super()._compute(kernel, values)
 
     def _weighted(self, kernel: Kernel, x: Int64Array) -> Array:
         assert kernel.weight_scale is not None
+        if kernel.is_dynamic:
+            return optimized(kernel, x)
         if self.int4 and kernel.weight_bits <= 4 and not self._takes(kernel, kernel.weight_scale):
             return optimized(kernel, x)
         scale = kernel.inputs[0].scale * kernel.weight_scale / kernel.output.scale
@@ -95,6 +103,17 @@ class Xnnpack(Tflite):
         total = x + source.zero_point * count
         mean = arithmetic.xnnpack_mean(total, count, source.scale / output.scale, zero_points)
         return mean - output.zero_point
+
+    def _total(self, kernel: Kernel, x: Int64Array) -> Array:
+        """Round as LiteRT's XNNPACK does, ties to even; TensorFlow 2.21's has them otherwise."""
+        output = kernel.output
+        ratio = np.float32(kernel.inputs[0].scale / output.scale)
+        made = np.rint(x.astype(np.float32) * ratio + np.float32(output.zero_point))
+        return np.asarray(made - output.zero_point)
+
+    def _interpolated(self, kernel: Kernel, x: Int64Array) -> Array:
+        assert kernel.count is not None
+        return (x + kernel.count // 2) // kernel.count  # halves up
 
     def _leaky(self, kernel: Kernel, x: Int64Array) -> Array:
         positive = kernel.inputs[0].scale / kernel.output.scale

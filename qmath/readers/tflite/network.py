@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from qmath.containers.tflite.schema import ACTIVATIONS
 from qmath.model import Node, QatTensor, Role
 from qmath.readers.tflite import tensors
 
-__all__ = ["Network"]
+__all__ = ["Network", "Rule"]
 
 _ACTIVATIONS = {number: name.lower() for name, number in ACTIVATIONS.items()}
 _ACTIVATIONS[ACTIVATIONS["NONE"]] = "linear"
@@ -44,6 +44,7 @@ class Network:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.widths: dict[int, int] = {}
         self._constants: dict[int, Tensor] = {}
+        self._of_shapes: set[int] = set()
         self.readers = Counter(i for op in file.operations for i in op.inputs)
         self.readers.update(file.outputs)
 
@@ -81,15 +82,30 @@ class Network:
             self.file.tensors[index], type="FLOAT32", data=values, is_constant=True
         )
 
+    def is_of_shapes(self, operation: Operation) -> bool:
+        """Whether an operation computes with shapes alone, which the file states, too."""
+        given = [i for i in operation.inputs if i >= 0 and not self.tensor(i).is_constant]
+        is_one = operation.name == "SHAPE" or (given and all(i in self._of_shapes for i in given))
+        if is_one:
+            self._of_shapes.update(operation.outputs)
+        return bool(is_one)
+
     def same_integers(self, indexes: Iterable[int]) -> bool:
         """Whether the integers of tensors all mean the same, or all are floats."""
         found = set()
         for index in indexes:
-            tensor = self.file.tensors[index]
-            q = tensor.quantization
-            meaning = (q.scale.tobytes(), q.zero_point.tobytes()) if q else None
-            found.add((tensor.type, meaning))
+            found.add(self.meaning(self.file.tensors[index]))
         return len(found) == 1
+
+    def meaning(self, tensor: Tensor) -> tuple[str, Any]:
+        """Return what tells apart the meanings of integers."""
+        q = tensor.quantization
+        return tensor.type, (q.scale.tobytes(), q.zero_point.tobytes()) if q else None
+
+    def is_integer(self, index: int) -> bool:
+        """Whether a tensor holds integers of a scale."""
+        tensor = self.file.tensors[index]
+        return tensor.type in tensors.WIDTHS and tensor.quantization is not None
 
     def is_understood(self, index: int) -> bool:
         """Whether a tensor's integers have a meaning that an activation of qmath's can have."""
@@ -104,9 +120,24 @@ class Network:
         is_integer = self.file.tensors[operation.outputs[0]].type in tensors.WIDTHS
         if number == ACTIVATIONS["TANH"] and is_integer:  # which TFLite's kernels leave out
             return f"activation_{number}"
+        if number == ACTIVATIONS["RELU_N1_TO_1"]:  # a layer of its own, see `end`
+            return "linear"
         return _ACTIVATIONS.get(number, f"activation_{number}")
 
     # ---- what is made of it
+
+    def mark(self) -> tuple[int, int]:
+        """Return how much there is, for `go_back`."""
+        return len(self.nodes), len(self.tensors)
+
+    def go_back(self, mark: tuple[int, int], operation: Operation) -> None:
+        """Take back all that the rule of an operation added before it gave up."""
+        nodes, held = mark
+        del self.nodes[nodes:]
+        while len(self.tensors) > held:
+            self.tensors.popitem()
+        for index in operation.outputs:
+            self.made_by.pop(index, None)
 
     def add(
         self,
@@ -130,11 +161,27 @@ class Network:
     def end(self, operation: Operation, name: str, which: str, role: Role = "output") -> None:
         """Say that a node makes an operation's output, which it rounds as the file says."""
         (index,) = operation.outputs
-        self.made_by[index] = name
         bits = self.widths.get(index)
         found = tensors.activation(f"{name}/{which}", self.file.tensors[index], role, bits)
         if found is not None:
             self.hold(found)
+        fused = operation.options.get("fused_activation_function")
+        if fused == ACTIVATIONS["RELU_N1_TO_1"]:
+            name = self._clip(name, index, bits)
+        self.made_by[index] = name
+
+    def _clip(self, name: str, index: int, bits: int | None) -> str:
+        """Add the layer of bounds at -1 and 1, which commutes with the rounding before it."""
+        kernel = "RELU_N1_TO_1" if self.is_integer(index) else ""
+        name = self.add(
+            f"{name}/clip", "Activation", [name],
+            {"activation": "tflite.clip", "low": -1.0, "high": 1.0, "kernel": kernel},
+        )  # fmt: skip
+        tensor = self.file.tensors[index]
+        found = tensors.activation(f"{name}/post_activation", tensor, "output", bits)
+        if found is not None:
+            self.hold(found)
+        return name
 
     def cut(self, operation: Operation, name: str, computed: Sequence[int]) -> None:
         """Add a layer for an operation that no layer class of qmath computes."""
@@ -149,3 +196,7 @@ class Network:
                 self.shapes[name] = shape
             if len(operation.outputs) == 1:
                 self.end(operation, name, "output")
+
+
+Rule = Callable[[Network, Operation, str], bool | str]
+"""Adds layers of an operation's name, and says whether it did, or why it cannot."""

@@ -7,6 +7,7 @@ clamps integers to fewer bits than int8 has is no layer: it is the width of what
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from qmath.containers.source_files import SourceFiles
@@ -14,12 +15,14 @@ from qmath.containers.tflite.file import Operation, Tensor, TfliteFile, read_tfl
 from qmath.errors import QmathError
 from qmath.model import Graph, QatModel
 from qmath.readers.records import ModelFile
-from qmath.readers.tflite.layers import LAYERS
+from qmath.readers.tflite.layers import LAYERS, UNKNOWN
 from qmath.readers.tflite.names import WEIGHTED, input_name, layer_names
 from qmath.readers.tflite.network import Network
 from qmath.readers.tflite.tensors import WIDTHS
 
-__all__ = ["read"]
+__all__ = ["network", "read"]
+
+SEVERAL = frozenset(("SPLIT", "SPLIT_V", "UNPACK"))  # operations whose rules know their outputs
 
 
 def read(file: ModelFile) -> QatModel:
@@ -39,41 +42,53 @@ def read(file: ModelFile) -> QatModel:
         )
     files = file.files([file.path])
     content = read_tflite(file.path)
+    net, left_out, reasons = network(content)
+    return _model(file.path, files, net, left_out, reasons)
+
+
+def network(content: TfliteFile) -> tuple[Network, list[str], dict[str, str]]:
+    """Return a file's layers, what is left out, and why some operations are cut points."""
     net = Network(content)
     net.widths, clamps = _clamped(content)
     for index in content.inputs:
         _add_input(net, index)
     left_out: list[str] = []
+    reasons: dict[str, str] = {}
     for number, (operation, name) in enumerate(
         zip(content.operations, layer_names(content), strict=True)
     ):
         if number in clamps:
             net.made_by[operation.outputs[0]] = net.made_by[clamps[number]]
             continue
-        _add(net, operation, name, left_out)
-    return _model(file.path, files, net, left_out)
+        if net.is_of_shapes(operation):
+            continue
+        reason = _add(net, operation, name)
+        if reason is None:
+            continue
+        computed = net.computed(operation)
+        if computed:
+            net.cut(operation, name, computed)
+            reasons[f"{name} ({operation.name})"] = reason
+        else:
+            left_out.append(f"{name} ({operation.name})")
+    return net, left_out, reasons
 
 
-def _add(net: Network, operation: Operation, name: str, left_out: list[str]) -> None:
-    """Add an operation as a layer, or as a cut point; without inputs that are known, not at all."""
-    rule = LAYERS.get(operation.name)
-    if (
-        rule is not None
-        and not operation.is_custom
-        and operation.inputs
-        and len(operation.outputs) == 1
-        and net.is_understood(operation.outputs[0])
-        and rule(net, operation, name)
-    ):
-        return
-    computed = net.computed(operation)
-    if not computed:
-        left_out.append(f"{name} ({operation.name})")
-        return
-    for key in [key for key in net.tensors if key.rpartition("/")[0] == name]:
-        del net.tensors[key]  # what a rule added before it gave up
-    net.nodes = [node for node in net.nodes if node.layer.partition(name)[1:] != (name, "")]
-    net.cut(operation, name, computed)
+def _add(net: Network, operation: Operation, name: str) -> str | None:
+    """Add the layers of an operation, or return why none of qmath's computes it."""
+    rule = None if operation.is_custom else LAYERS.get(operation.name)
+    if rule is None or not operation.inputs or not operation.outputs:
+        return UNKNOWN.get(operation.name, "") if not operation.is_custom else ""
+    if len(operation.outputs) > 1 and operation.name not in SEVERAL:
+        return "it has several outputs"
+    if not all(map(net.is_understood, operation.outputs)):
+        return "its integers have no meaning that qmath's have"
+    mark = net.mark()
+    found = rule(net, operation, name)
+    if found is True:
+        return None
+    net.go_back(mark, operation)
+    return found or ""
 
 
 def _add_input(net: Network, index: int) -> None:
@@ -143,7 +158,9 @@ def _meaning(tensor: Tensor) -> Any:
     return q and (tensor.type, q.scale.tobytes(), q.zero_point.tobytes())
 
 
-def _model(path: str, files: SourceFiles, net: Network, left_out: list[str]) -> QatModel:
+def _model(
+    path: str, files: SourceFiles, net: Network, left_out: list[str], reasons: Mapping[str, str]
+) -> QatModel:
     content, notes = net.file, list[str]()
     names = {node.name for node in net.nodes}
     outputs = tuple(
@@ -166,6 +183,8 @@ def _model(path: str, files: SourceFiles, net: Network, left_out: list[str]) -> 
             f"These operations have no inputs that depend on the data and are left out: "
             f"{', '.join(left_out)}."
         )
+    if told := [f"{name}: {why}" for name, why in reasons.items() if why]:
+        notes.append(f"These operations are cut points: {'; '.join(told)}.")
     if any(t.type == "INT16" for t in content.tensors if not t.is_constant):
         notes.append(
             "Activations of 16 bits: TFLite rounds their multipliers to 16 bits, which no profile "

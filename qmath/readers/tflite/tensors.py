@@ -44,11 +44,17 @@ class Dequantized:
 
 @np.errstate(over="ignore")  # an infinite range is refused where it is used
 def activation(
-    name: str, tensor: Tensor, role: Role, num_bits: int | None = None
+    name: str,
+    tensor: Tensor,
+    role: Role,
+    num_bits: int | None = None,
+    *,
+    is_mirrored: bool = False,
 ) -> QatTensor | None:
     """Return what the integers of a computed tensor mean, ``None`` of one that has none.
 
     `num_bits` is their width where operations clamp them to fewer than the file's type holds.
+    Mirrored, an integer stands for what the one at the other end stood for, with the other sign.
     """
     q, width = tensor.quantization, WIDTHS.get(tensor.type)
     if q is None or width is None or q.scale.size != 1 or not q.scale[0]:
@@ -58,6 +64,8 @@ def activation(
     zero_point, scale = int(q.zero_point[0]) + half, np.float32(q.scale[0])
     if not 0 <= zero_point < 1 << bits:
         return None
+    if is_mirrored:
+        zero_point = (1 << bits) - 1 - zero_point
     low, high = (np.float32((end - zero_point) * float(scale)) for end in (0, (1 << bits) - 1))
     return QatTensor(
         name,
@@ -67,7 +75,9 @@ def activation(
         np.asarray(high),
         QuantSpec(None, bits, False, None, False, "tflite"),
         dict.fromkeys(_SETTINGS, PROVENANCE),
-        stated=StatedParams(np.asarray(scale), np.asarray(zero_point, np.int32)),
+        stated=StatedParams(
+            np.asarray(scale), np.asarray(zero_point, np.int32), tensor.type[0] == "U"
+        ),
     )
 
 

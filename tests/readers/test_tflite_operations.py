@@ -11,6 +11,8 @@ import pytest
 import qmath
 from qmath.containers.tflite.file import parsed
 from qmath.integer.api import program_of
+from qmath.integer.profiles.tflite import kernels
+from qmath.integer.program import Requantize
 from reference import odd_tflite
 from reference.flatbuffers import encoded
 from reference.tflite_reading import (
@@ -197,3 +199,23 @@ def test_a_constant_that_does_not_fit_is_no_operand(tmp_path: Path) -> None:
     )
     model = qmath.load(path)
     assert [cut.class_name for cut in program_of(model).cuts] == ["ADD"]
+
+
+@pytest.mark.parametrize("multiplier", [1, 2])
+def test_scales_of_a_depthwise_multiplier_keep_its_kernel(tmp_path: Path, multiplier: int) -> None:
+    """As groups of a convolution, but with the rounding of a depthwise one."""
+    count = 2 * multiplier
+    scales = {
+        "scale": np.float32([0.1] * count),
+        "zero_point": np.int64([0] * count),
+        "quantized_dimension": 3,
+    }
+    path = tmp_path / "m.tflite"
+    path.write_bytes(encoded(odd_tflite.model(
+        "DEPTHWISE_CONV_2D", (1, 4, 4, count), np.ones((1, 3, 3, count), np.int8),
+        options={"stride_w": 1, "stride_h": 1}, of={"quantization": scales},
+    )))  # fmt: skip
+    program = program_of(qmath.load(path))
+    (step,) = (step for step in program.steps if isinstance(step, Requantize))
+    (kernel,) = kernels(step)
+    assert (kernel.op, kernel.groups) == ("DEPTHWISE_CONV_2D", 1)

@@ -50,8 +50,8 @@ class Litert(Tflite):
     So round convolutions, dense layers and changes of scale; depthwise and transposed convolutions
     in as many of their channels as make a multiple of 8, the last ones as in `Tflite`. INT4 weights
     change nothing. Convolutions of groups and whatever is not named here are as in `Tflite`. A mean
-    that keeps its axes adds a zero point that is rounded by itself. Not mirrored: a change of scale
-    rounds as `Tflite` in the last values of a tensor, up to 15, batch included.
+    that keeps its axes adds a zero point that is rounded by itself. A change of scale in a file
+    rounds as `Tflite` in the last values of an example, up to 15: files take one example at a time.
 
     Parameters
     ----------

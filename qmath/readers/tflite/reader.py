@@ -22,6 +22,7 @@ from qmath.readers.tflite.tensors import WIDTHS
 
 __all__ = ["network", "read"]
 
+_LOOKED_UP = frozenset(("ELU", "EXP", "GELU", "LOG"))
 SEVERAL = frozenset(("SPLIT", "SPLIT_V", "UNPACK"))  # operations whose rules know their outputs
 
 
@@ -185,11 +186,7 @@ def _model(
         )
     if told := [f"{name}: {why}" for name, why in reasons.items() if why]:
         notes.append(f"These operations are cut points: {'; '.join(told)}.")
-    if any(t.type == "INT16" for t in content.tensors if not t.is_constant):
-        notes.append(
-            "Activations of 16 bits: TFLite rounds their multipliers to 16 bits, which no profile "
-            "does."
-        )
+    notes += _not_mirrored(content)
     if hybrid := _hybrid(content):
         notes.append(
             "These operations have float inputs and integer weights. TFLite's kernels quantize "
@@ -197,6 +194,29 @@ def _model(
             f"weights: {', '.join(hybrid)}."
         )
     return QatModel(net.tensors, graph, tuple(notes), path, files, net.shapes)
+
+
+def _not_mirrored(file: TfliteFile) -> list[str]:
+    """Return notes on operations whose integers no profile has."""
+    wide, sums = [], []
+    for operation, name in zip(file.operations, layer_names(file), strict=True):
+        kinds = {file.tensors[i].type for i in operation.outputs}
+        if "INT16" in kinds and operation.name in _LOOKED_UP:
+            wide.append(name)
+        if operation.name == "SUM" and kinds & WIDTHS.keys():
+            sums.append(name)
+    notes = []
+    if wide:
+        notes.append(
+            "TFLite interpolates these functions of 16 bits in tables, which no profile does; they "
+            f"may be off by some steps: {', '.join(wide)}."
+        )
+    if sums:
+        notes.append(
+            "TFLite's reference kernels change no scale in a SUM of integers, against its own "
+            f"definition; the profile tflite does: {', '.join(sums)}."
+        )
+    return notes
 
 
 def _hybrid(file: TfliteFile) -> list[str]:

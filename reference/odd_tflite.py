@@ -198,6 +198,85 @@ def _of_values() -> Iterator[Values]:
     yield model("SIN", (0,))
 
 
+def _moves() -> Iterator[Values]:
+    """Yield moves as they should be, of other grids, and with numbers that mean nothing."""
+    other = {"quantization": {"scale": np.float32([0.3])}}
+    for begin, size in (([0, 1, 0, 0], [1, 2, -1, 2]), ([0] * 3, [1] * 3), ([1, 0, 0, 0], [0] * 4),
+                        ([0, 3, 0, 0], [1, 9, 4, 2]), ([0, 0, 0, 1], [1, 4, 4, 1])):  # fmt: skip
+        for made in (None, other):
+            yield model("SLICE", (1, *(max(n, 1) for n in size[1:4])), np.int32(begin),
+                        np.int32(size), options={}, made=made)  # fmt: skip
+    yield model("SLICE", _IMAGE, options={})
+    ends = [np.int32(v) for v in ([0, 0, 1, 0], [1, 4, 4, 2])]
+    for steps in ([1, 2, 1, 1], [1, 3, 3, 1], [1, -1, 1, 1], [1, 0, 1, 1]):
+        yield model("STRIDED_SLICE", (1, 2, 1, 2), *ends, np.int32(steps), options={})
+    for options in ({"ellipsis_mask": 1}, {"shrink_axis_mask": 2}, {"shrink_axis_mask": 1}):
+        yield model("STRIDED_SLICE", (1, 3, 2), *ends, np.int32([1] * 4), options=options)
+    for name, constants, order in (("SPLIT", [2], (1, 0)), ("SPLIT", [9], (1, 0)),
+                                   ("SPLIT", [0], (1, 0)), ("SPLIT", [2], (0,)),
+                                   ("SPLIT_V", [[4], 2], ()), ("SPLIT_V", [[4]], ())):  # fmt: skip
+        arrays = [np.int32(c) for c in constants]
+        yield model(name, _IMAGE, *arrays, order=order, options={})
+        yield model(name, (1, 4, 1, 2), *arrays, order=order, options={}, made=other)
+    for axis in (0, 1, 2, 3, 9):
+        yield model("UNPACK", (1, 4, 2), options={"axis": axis, "num": 1})
+        for order in ((0, 0), (0,), (0, -1)):
+            yield model("PACK", (1, 4, 4, 2, 2), options={"axis": axis + 1}, order=order)
+            yield model("PACK", (1, 2, 4, 4, 2), options={"axis": axis}, order=order, made=other)
+        for places in ([0, 1, 3], [0], [7], [-1], []):
+            yield model("GATHER", (1, 3, 4, 2), np.int32(places), options={"axis": axis})
+    yield model("GATHER", _IMAGE, np.int32([0]), options={"axis": 1, "batch_dims": 1})
+    for name in ("TILE", "BROADCAST_TO"):
+        for out in ((1, 8, 4, 2), (2, 4, 4, 2), (1, 7, 4, 2), (1, 4)):
+            yield model(name, out, np.int32([1, 2, 1, 1]), options={})
+    for name, out in (("SPACE_TO_DEPTH", (1, 2, 2, 8)), ("DEPTH_TO_SPACE", (1, 8, 8, 1))):
+        for size in (0, 2, 3):
+            yield model(name, out, options={"block_size": size})
+    for out in ((1, 2, 2, 2), (1, 3, 3, 2), (1, 7, 7, 2), (1, 8, 8), (1, 1, 1, 2)):
+        for options in ({"align_corners": 1}, {"half_pixel_centers": 1}, {}):
+            for name in ("RESIZE_NEAREST_NEIGHBOR", "RESIZE_BILINEAR"):
+                yield model(name, out, np.int32(out[1:3]), options=options)
+    yield model("RESIZE_BILINEAR", (1, 8, 8, 2), np.int32([8, 8]),
+                options={"half_pixel_centers": 1}, made=other)  # fmt: skip
+
+
+def _constants() -> Iterator[Values]:
+    other = {"quantization": {"scale": np.float32([0.3])}}
+    nothing: Values = {"quantization": {}}
+    shapes = ((), (2,), (1, 1, 1, 2), (4, 4, 2), (3,), (1, 1, 1, 1, 2), (2, 4, 4, 2))
+    for name in ("ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM"):
+        for shape in shapes:
+            for order in ((), (1, 0)):
+                held = np.ones(shape, np.int8)
+                yield model(name, _IMAGE, held, options={}, order=order)
+        for of in (other, nothing):
+            yield model(name, _IMAGE, np.ones(1, np.int8), options={}, of=of)
+        yield model(name, _IMAGE, np.ones(1, "f4"), options={}, kind="FLOAT32")
+        yield model(name, _IMAGE, np.float32([np.inf]), options={}, kind="FLOAT32")
+        yield model(name, (1, 4, 4, 3), np.ones(3, np.int8), options={})
+        yield model(name, _IMAGE, np.ones(1, np.int8), options={}, order=(0, 1, 1))
+    for shape in ((2,), (1, 1, 2), (1, 4, 4, 2), (3,), (1, 1, 1, 1, 2)):
+        yield model("PRELU", _IMAGE, np.ones(shape, np.int8))
+        yield model("PRELU", _IMAGE, np.ones(shape, np.int8), of=nothing)
+        yield model("PRELU", _IMAGE, np.ones(shape, "f4"), kind="FLOAT32")
+    yield model("PRELU", _IMAGE, order=(0, 0))
+    for name in ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN"):
+        for axes in ([3], [2, 3], [0], [9], [], [1, 2, 3], [-1]):
+            for out in ((1, 4, 4), (1, 4), (1,), (1, 5)):
+                yield model(name, out, np.int32(axes), options={})
+                yield model(name, out, np.int32(axes), options={}, made=other)
+    for name in ("RELU_N1_TO_1", "RELU_0_TO_1", "ABS", "EXP", "LOG", "SQRT", "NEG", "SQUARE"):
+        for kind in ("INT8", "INT16", "FLOAT32"):
+            yield model(name, _IMAGE, kind=kind)
+    volume = {"stride_d": 1, "stride_w": 1, "stride_h": 1}
+    for shape, kernel in (((1, 3, 4, 4, 2), (1, 1, 1, 2, 3)), ((1, 4, 4, 2), (1, 1, 1, 2, 3))):
+        for options in (volume, {}):
+            yield model("CONV_3D", (*shape[:-1], 3), np.ones(kernel, "f4"), shape=shape,
+                        kind="FLOAT32", options=options)  # fmt: skip
+    clip = {"stride_w": 1, "stride_h": 1, "fused_activation_function": 2}
+    yield model("CONV_2D", (1, 4, 4, 3), np.ones((3, 1, 1, 2), np.int8), options=clip)
+
+
 def _of_files() -> Iterator[Values]:
     plain = model("RELU", _IMAGE)
     yield {**plain, "subgraphs": plain["subgraphs"] * 2}
@@ -249,7 +328,7 @@ def clamps(kind: str, high: int, scale: float, zero_point: int = 0) -> Values:
 
 def written() -> Iterator[Entry]:
     """Yield each file as an entry of the corpus."""
-    for part in (_weighted, _without_weights, _of_values, _of_files):
+    for part in (_weighted, _without_weights, _moves, _constants, _of_values, _of_files):
         for values in part():
             yield Entry({"m/model.tflite": encoded(values)}, "m/model.tflite")
     plain = {"m/model.tflite": encoded(model("RELU", _IMAGE))}

@@ -36,7 +36,7 @@ def test_each_is_run_cut_or_refused(tmp_path: Path) -> None:
     assert came["run"] > 50
     assert came["cut"] > 50
     assert came["refused"] == 3
-    assert came["not run"] < 10
+    assert came["not run"] < 20
 
 
 @pytest.mark.parametrize(

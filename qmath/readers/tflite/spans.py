@@ -84,6 +84,8 @@ def _spanned(net: Network, operation: Operation, name: str, spans: Sequence[Span
 
 def _split(net: Network, operation: Operation, name: str) -> bool | str:
     place, data = (2, 0) if operation.name == "SPLIT_V" else (0, 1)
+    if len(operation.inputs) <= data:
+        return moves.UNKNOWN
     x, axes = operation.inputs[data], net.numbers(operation, place)
     if x not in net.made_by or not axes or not all(net.shape(x)):
         return moves.UNKNOWN

@@ -17,7 +17,7 @@ from qmath._text import html_table
 from qmath.containers.stored_arrays import Rows
 from qmath.errors import QmathError
 from qmath.integer.comparison import Comparison, compare_stream
-from qmath.integer.cuts import Layers, bind, missing
+from qmath.integer.cuts import Layers, bind, checked_cuts, checked_layers, missing
 from qmath.integer.executor import Executor
 from qmath.integer.judging.axes import Axes
 from qmath.integer.judging.deployed import changes, is_tflite, run_deployed
@@ -157,6 +157,7 @@ def program_of(
     QmathError
         See `qmath.load` and `qmath.integer.lowering.lower.lower`.
     """
+    layers = checked_layers(layers)
     if isinstance(model, Program):
         program = model
     else:
@@ -201,7 +202,7 @@ def run(
     program = program_of(
         model,
         require_integer=require_integer,
-        input_shapes=_shapes(data) | _shapes(cuts or {}),
+        input_shapes=_shapes(data) | _shapes(checked_cuts(cuts)),
         layers=layers,
     )
     judged = profile_named(profile, **options)
@@ -305,7 +306,7 @@ def diff(
     0
     """
     data = opened(inputs)
-    shapes = _shapes(data) | _shapes(cuts or {})
+    shapes = _shapes(data) | _shapes(checked_cuts(cuts))
     program = program_against(model, None if axes else against, shapes, layers)
     judged = profile_named(profile, **options)
     stream = Stream(Executor(program, judged), _chosen(program, inputs, data), cuts)
@@ -363,7 +364,7 @@ def element(
     ('conv1/post_activation', (0, 3, 3, 5), 86, '-33.7898')
     """
     data = opened(inputs)
-    shapes = _shapes(data) | _shapes(cuts or {})
+    shapes = _shapes(data) | _shapes(checked_cuts(cuts))
     program = program_against(model, None if axes else against, shapes, layers)
     judged = profile_named(profile, **options)
     executor = Executor(program, judged)

@@ -12,12 +12,58 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import QmathError
 from qmath.integer.program import CutStep, FloatStep, Program, Shape, sources
+from qmath.kernels._arrays import unmasked
 
-__all__ = ["Layers", "bind", "function_of", "missing", "probed", "with_cuts"]
+__all__ = [
+    "Layers",
+    "bind",
+    "checked_cuts",
+    "checked_layers",
+    "function_of",
+    "missing",
+    "probed",
+    "with_cuts",
+]
 
 Array = NDArray[Any]
 # By a layer's name or its class: float32 arrays of some examples in, one float32 array out.
 Layers = Mapping[str, Callable[..., Any]]
+
+
+def checked_layers(layers: Layers | None) -> Layers:
+    """Return functions of layers, none if there are none.
+
+    Raises
+    ------
+    QmathError
+        They are no mapping of names to functions.
+    """
+    expected = "expected {NAME: function}, by the name or the class of a layer"
+    for name, function in _checked_names("layers", layers, expected).items():
+        if not callable(function):
+            raise QmathError(
+                f"layers has {_shown(function)} for {name}; expected a function of the layer's "
+                "inputs, float32 arrays, that returns its output"
+            )
+    return layers or {}
+
+
+def checked_cuts(cuts: Mapping[str, ArrayLike] | None) -> Mapping[str, ArrayLike]:
+    """Return recorded outputs of cut points, none if there are none.
+
+    Raises
+    ------
+    QmathError
+        They are no mapping of names to arrays.
+    """
+    expected = "expected {NAME: array}, by the name of a layer"
+    for name, array in _checked_names("cuts", cuts, expected).items():
+        if array is None or isinstance(array, (str, bytes, Mapping)) or callable(array):
+            raise QmathError(
+                f"cuts has {_shown(array)} for {name}; expected an array (N, …) of what the layer "
+                "made of the examples; functions of layers are given as layers="
+            )
+    return cuts or {}
 
 
 def bind(program: Program, layers: Layers) -> Program:
@@ -36,6 +82,7 @@ def bind(program: Program, layers: Layers) -> Program:
     QmathError
         A name is that of no cut.
     """
+    layers = checked_layers(layers)
     names = {name for cut in program.cuts for name in _names(cut.name, cut.layer, cut.class_name)}
     if unknown := [name for name in layers if name not in names]:
         raise _unasked("layers", unknown, program)
@@ -54,7 +101,7 @@ def with_cuts(
     """
     steps = {name: cut.name for cut in program.cuts for name in (cut.layer, cut.name)}
     given = dict(inputs)
-    for name, array in (cuts or {}).items():
+    for name, array in checked_cuts(cuts).items():
         if name not in steps:
             raise _unasked("cuts", [name], program)
         given[steps[name]] = array
@@ -110,6 +157,22 @@ def missing(program: Program, given: Collection[str]) -> dict[str, tuple[str, ..
     return {cut: tuple(names) for cut, names in found.items()}
 
 
+def _checked_names(argument: str, given: object, expected: str) -> Mapping[str, object]:
+    """Return a mapping if it is one of strings."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise QmathError(f"{argument} is of type {type(given).__name__}; {expected}")
+    for name in given:
+        if not isinstance(name, str):
+            raise QmathError(f"{argument} has {_shown(name)} as a name; {expected}")
+    return given
+
+
+def _shown(value: object) -> str:
+    return "None" if value is None else f"what is of type {type(value).__name__}"
+
+
 def _unasked(argument: str, names: Sequence[str], program: Program) -> QmathError:
     """Return the error that there is no cut of these names."""
     cuts = ", ".join(f"{cut.name} ({cut.class_name})" for cut in program.cuts)
@@ -161,12 +224,17 @@ def _called(function: Callable[..., Any], name: str, parts: Sequence[Array]) -> 
     for part in given:
         part.flags.writeable = False
     try:
-        made = np.asarray(function(*given))
+        returned = function(*given)
+        made = np.asarray(returned)
     except Exception as error:
         raise QmathError(f"{name}: its function failed ({error!r})") from error
+    unmasked(returned, f"{name}: what its function returns")
     if made.dtype != np.float32:
+        is_array = isinstance(returned, np.ndarray) or made.dtype.kind in "fiubc"
+        what = str(made.dtype) if is_array else _shown(returned)
         raise QmathError(
-            f"{name}: its function returned {made.dtype}; a layer's output is float32: convert it"
+            f"{name}: its function returned {what}; a layer's output is an array of float32: "
+            "convert it"
         )
     if not np.isfinite(made).all():
         raise QmathError(f"{name}: its function returned NaN or infinities")

@@ -7,6 +7,7 @@ import math
 import subprocess
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,11 +102,36 @@ def test_a_function_is_found_by_the_name_and_the_class_of_its_layer(key: str) ->
      (lambda x: x[:, :3], r"returned an array of shape \(7, 3, 4, 2\), and \(7, 4, 4, 2\) follows"),
      (lambda x: x / np.float32(0), "my: its function returned NaN or infinities"),
      (lambda x: np.multiply(x, 2, out=x), "my: its function failed .*read-only"),
-     (lambda x: [x, x[0]], "my: its function failed .*inhomogeneous")],
+     (lambda x: [x, x[0]], "my: its function failed .*inhomogeneous"),
+     (lambda _: None, "my: its function returned None; a layer's output is an array of float32"),
+     (lambda _: {}, "my: its function returned what is of type dict; a layer's output is an arr"),
+     (lambda x: x.astype(object), "my: its function returned object; a layer's output is an arr"),
+     (lambda x: np.ma.masked_array(x, x > 0), "my: what its function returns must have no mask")],
 )  # fmt: skip
 def test_what_a_function_returns_is_checked(function: Any, words: str) -> None:
     with np.errstate(all="ignore"), pytest.raises(ValueError, match=words):
         qmath.run(cut_model(), X, layers={"my": function})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"layers": [doubled]}, "layers is of type list; expected {NAME: function}, by the name or"),
+     ({"layers": ()}, "layers is of type tuple; expected"),
+     ({"layers": doubled}, "layers is of type function; expected"),
+     ({"layers": {0: doubled}}, "layers has what is of type int as a name; expected {NAME: fun"),
+     ({"layers": {"my": None}}, "layers has None for my; expected a function of the layer's inp"),
+     ({"layers": {"my": X}}, "layers has what is of type ndarray for my; expected a function"),
+     ({"cuts": [X]}, "cuts is of type list; expected {NAME: array}, by the name of a layer"),
+     ({"cuts": X}, "cuts is of type ndarray; expected"),
+     ({"cuts": {0: X}}, "cuts has what is of type int as a name; expected"),
+     ({"cuts": {"my": None}}, "cuts has None for my; expected an array"),
+     ({"cuts": {"my": doubled}}, "cuts has what is of type function for my; expected an array"),
+     ({"cuts": {"my": X.astype(object)}}, "my: the data must be numbers, got dtype object")],
+)  # fmt: skip
+def test_what_stands_for_cuts_has_to_be_of_its_type(given: dict[str, Any], words: str) -> None:
+    for call in (qmath.run, partial(qmath.diff, against="exact")):
+        with pytest.raises(QmathError, match=words):
+            call(cut_model(), X, **given)  # type: ignore[operator]
 
 
 def test_names_of_no_cut_are_refused() -> None:

@@ -138,23 +138,32 @@ def missing(program: Program, given: Collection[str]) -> dict[str, tuple[str, ..
     Returns
     -------
     dict of str to tuple of str
-        A step that needs several cuts is in the list of the first one.
+        A step that needs several cuts is in the list of the first one, and so is a tensor that is
+        no step because nothing tells the cut's shape. A cut that nothing but given ones reads is
+        not missing.
     """
     origin: dict[str, str] = {}
+    found: dict[str, list[str]] = {}
+    is_read: dict[str, bool] = {}  # whether what is missing needs a step; without: it is an end
     for step in program.steps:
+        if isinstance(step, CutStep) and step.name not in given:
+            found[step.name] = list(step.left_out)
+        reads = step.behind if isinstance(step, CutStep) and step.behind else sources(step)
+        for name in reads:
+            is_read[name] = is_read.get(name, False) or step.name not in given
         if isinstance(step, CutStep):
             if step.name not in given:
                 origin[step.name] = step.name
             continue
-        for name in sources(step):
-            if name in origin:
-                origin[step.name] = origin[name]
-                break
-    found: dict[str, list[str]] = {cut: [] for name, cut in origin.items() if name == cut}
-    for name, cut in origin.items():
-        if name != cut:
-            found[cut].append(name)
-    return {cut: tuple(names) for cut, names in found.items()}
+        first = next((origin[name] for name in reads if name in origin), None)
+        if first is not None:
+            origin[step.name] = first
+            found[first].append(step.name)
+    return {
+        cut: tuple(names)
+        for cut, names in found.items()
+        if names or cut in program.outputs or is_read.get(cut, True)
+    }
 
 
 def _checked_names(argument: str, given: object, expected: str) -> Mapping[str, object]:
@@ -196,7 +205,7 @@ def _bound(step: Any, layers: Layers) -> Any:
     if not isinstance(step, CutStep):
         return step
     function = function_of(layers, step.name, step.layer, step.class_name)
-    if function is None:
+    if function is None or step.behind:  # what it reads is not in the program
         return step
     if not step.is_shaped:
         raise QmathError(

@@ -388,12 +388,19 @@ class CutStep(FloatStep):
         Whether `shape` is known. Nothing follows a cut whose shape is not.
     reason : str
         Of a class that qmath knows: why it cannot compute this layer.
+    behind : tuple of str
+        The cuts whose shape is not known that it follows: what it reads is left out then, and it
+        has no sources.
+    left_out : tuple of str
+        The tensors that are no steps, for want of this cut's shape.
     """
 
     layer: str = ""
     class_name: str = ""
     is_shaped: bool = True
     reason: str = ""
+    behind: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 QuantizedStep = QuantizeStep | Requantize | MoveStep | TableStep | SoftmaxStep

@@ -160,7 +160,7 @@ def test_a_shape_that_nothing_tells_is_asked_for() -> None:
     (note,) = program.notes
     assert note.startswith("my: nothing in the model tells the shape of what this Mine>My makes")
     assert "--shape my=N,N" in note
-    assert qmath.run(of, X).missing == {"my": ()}
+    assert qmath.run(of, X).missing == {"my": ("my/output", "after/post_activation")}
     (advice,) = [item for item in inspect(of).warnings if item.kind == "open-shape"]
     assert (advice.where, "--shape my=N,N" in advice.remedy) == ("my", True)
     for known in (
@@ -221,6 +221,104 @@ def test_two_cuts_in_a_row_miss_the_first() -> None:
     given = qmath.run(of, X, layers={"one": doubled}, cuts={"two": X})
     assert given.missing == {}
     assert (given.integers["two/output"] != found.integers["two/output"]).any()
+
+
+def two_open_cuts() -> QatModel:
+    """Return input → conv → first → mid → second → conv, and what needs both ways."""
+    return model(
+        *image("a"), conv("before", "a_q", "kp"), layer("My", "first", "before", marks="o"),
+        conv("mid", "first", "kp"), layer("Its", "second", "mid", marks="o"),
+        conv("tail", "second", "kp"), layer("Add", "both", "mid", "tail", marks="o"),
+    )  # fmt: skip
+
+
+BEHIND_FIRST = ("first/output", "mid/post_activation", "both/output")
+
+
+def test_a_run_goes_on_behind_an_open_cut_from_the_outputs_of_a_later_one() -> None:
+    of = two_open_cuts()
+    program = lower(of)
+    assert [(cut.name, cut.is_shaped, cut.behind) for cut in program.cuts] == [
+        ("first", False, ()), ("second", False, ("first",)),
+    ]  # fmt: skip
+    assert [note.split(":")[0] for note in program.notes] == ["first", "second"]
+    assert qmath.run(of, X).missing == {
+        "first": BEHIND_FIRST, "second": ("second/output", "tail/post_activation"),
+    }  # fmt: skip
+    given = qmath.run(of, X, cuts={"second": X})
+    assert given.missing == {"first": BEHIND_FIRST}
+    whole = qmath.run(
+        replace(of, shapes={"first": SHAPE, "second": SHAPE}), X,
+        layers={"My": doubled}, cuts={"second": X},
+    )  # fmt: skip
+    assert list(given.integers) == [
+        "a_q/output", "before/post_activation", "second/output", "tail/post_activation",
+    ]  # fmt: skip
+    for name, integers in given.integers.items():
+        np.testing.assert_array_equal(integers, whole.integers[name])
+    # A function of what is not computed is not called; one of the first computes everything.
+    left = qmath.run(replace(of, shapes={"second": SHAPE}), X, layers={"second": doubled})
+    assert left.missing["second"] == ("second/output", "tail/post_activation")
+    assert not qmath.run(of, X, layers={"My": doubled, "Its": doubled}).missing
+    with pytest.raises(QmathError, match=r"cuts has mid, .* are: first .*, second"):
+        qmath.run(of, X, cuts={"mid": X})
+
+
+def test_an_open_cut_that_only_a_given_one_reads_is_not_missing() -> None:
+    of = model(
+        *image("a"), layer("My", "one", "a_q"), layer("My", "two", "one", marks="o"),
+        conv("tail", "two", "kp"),
+    )  # fmt: skip
+    for shapes in ({}, {"one": SHAPE}):
+        known = replace(of, shapes=shapes)
+        assert qmath.run(known, X).missing["two"] == ("two/output", "tail/post_activation")
+        assert qmath.run(known, X, cuts={"two": X}).missing == {}
+
+
+def test_an_unknown_activation_behind_an_open_cut_starts_again() -> None:
+    of = model(
+        *image("a"), layer("My", "first", "a_q"), conv("mid", "first", "kbp", activation="mine"),
+        conv("tail", "mid", "kp"),
+    )  # fmt: skip
+    given = qmath.run(of, X, cuts={"mid": X})
+    assert given.missing == {"first": ("mid/pre_activation",)}
+    assert "tail/post_activation" in given.integers
+
+
+def test_a_comparison_goes_on_behind_an_open_cut() -> None:
+    of = two_open_cuts()
+    shaped = replace(of, shapes={"first": SHAPE, "second": SHAPE})
+    whole = qmath.run(shaped, X, layers={"My": doubled, "Its": doubled}, profile="exact")
+    params = Executor(whole.program).quant_params
+    dump = {name: params[name].dequantize(q) for name, q in whole.integers.items()}
+    found = qmath.diff(of, X, against={
+        name: x for name, x in dump.items() if not name.startswith(("first", "mid", "both"))
+    })  # fmt: skip
+    assert [layer.name for layer in found.layers] == [
+        "a_q/output", "before/post_activation", "tail/post_activation",
+    ]  # fmt: skip
+    assert all(layer.explained for layer in found.layers)
+    opened = qmath.diff(of, X, against="exact", cuts={"second": X})
+    assert [layer.name for layer in opened.layers][2:] == ["second/output", "tail/post_activation"]
+
+
+def test_what_lies_behind_an_open_cut_is_exported(tmp_path: Path) -> None:
+    of = replace(two_open_cuts(), shapes={"second": SHAPE})
+    qmath.export(of, tmp_path / "c", format="c", vectors=2)
+    header = (tmp_path / "c" / "model.h").read_text()
+    assert "second (Its), of what follows first, whose shape is not known" in header
+    assert verify(of, tmp_path / "c", format="c").ok
+    with pytest.warns(
+        qmath.QmathWarning, match=r"NumPy runs the model: .*cut points: first, second"
+    ):
+        by_c = qmath.run(of, X, engine="c", cuts={"second": X})
+    assert by_c.missing == {"first": BEHIND_FIRST}
+    onnx = pytest.importorskip("onnx")
+    qmath.export(of, tmp_path / "m.onnx")
+    graph = onnx.load(str(tmp_path / "m.onnx")).graph
+    assert [value.name for value in graph.input] == ["a", "second"]
+    assert [value.name for value in graph.output] == ["first/input"]
+    assert verify(of, tmp_path / "m.onnx").ok
 
 
 def test_a_layer_that_is_called_twice_is_cut_twice_and_computed_by_one_function() -> None:
@@ -339,7 +437,9 @@ def test_the_command_takes_recorded_outputs(
     np.save(tmp_path / "y.npy", X)
     np.savez(tmp_path / "y.npz", my=X, other=X)
     words = ["run", "m.h5", str(tmp_path / "x.npy"), "--json"]
-    assert json.loads(run(*words).stdout)["missing"] == {"my": []}
+    assert json.loads(run(*words).stdout)["missing"] == {
+        "my": ["my/output", "after/post_activation"]
+    }
     shaped = json.loads(run(*words, "--shape", "my=4,4,2").stdout)
     assert shaped["missing"] == {"my": ["my/output", "after/post_activation"]}
     for name in ("y.npy", "y.npz"):
@@ -357,6 +457,13 @@ def test_the_command_takes_recorded_outputs(
     assert "not computed, for want of my: my/output, after/post_activation" in said
     said = run("diff", "m.h5", str(tmp_path / "x.npy"), "--shape", "my=4,4,2").stdout
     assert "not compared, for want of my: my/output, after/post_activation" in said
+    monkeypatch.setattr(loading, "load", lambda *_, **__: two_open_cuts())
+    for verb, word in (("run", "computed"), ("diff", "compared")):
+        given = [verb, "m.h5", str(tmp_path / "x.npy"), "--cut", f"second={tmp_path / 'y.npy'}"]
+        said = " ".join(run(*given).stdout.split())
+        assert f"not {word}, for want of first: {', '.join(BEHIND_FIRST)}" in said
+        assert "for want of second" not in said
+        assert "tail/post_activation" in said
 
 
 def test_what_a_model_is_compared_with_tells_the_shape_of_a_cut(

@@ -134,7 +134,10 @@ def _usage(program: Program, model: Model) -> Iterator[str]:
         yield "Not in here, because qmath cannot compute it, so that it is yours to compute:"
     for cut in program.cuts:
         reason = f": {cut.reason}" if cut.reason else ""
-        yield f"  {cut.name} ({cut.class_name}), of {', '.join(sources(cut))}{reason}"
+        reads = f"of {', '.join(sources(cut))}"
+        if cut.behind:
+            reads = f"of what follows {', '.join(cut.behind)}, whose shape is not known"
+        yield f"  {cut.name} ({cut.class_name}), {reads}{reason}"
     unknown = {cut.name.removesuffix("/activation") for cut in program.cuts}
     for layer, remedy in program.float_layers.items():
         if layer in unknown:

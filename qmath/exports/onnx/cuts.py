@@ -58,9 +58,11 @@ class Cuts:
 
     def written(self, node: Node) -> Value | None:
         """Return what a layer makes, ``None`` if no shape is known of it."""
-        layers, read = self.layers, [self.layers.values[name] for name in node.inputs]
-        if is_cut(node) or self.is_unsupported(node):
-            value = self._cut(node.name, read)
+        layers, values = self.layers, self.layers.values
+        if not all(name in values for name in node.inputs):  # behind a cut of unknown shape
+            value = self._cut(node.name, []) if self._starts(node) else None
+        elif is_cut(node) or self.is_unsupported(node):
+            value = self._cut(node.name, [values[name] for name in node.inputs])
         elif unknown_of(node):
             value = layers.quantized(node, layers.computed(node), "pre_activation")
             activation = f"{node.name}/activation"
@@ -80,6 +82,11 @@ class Cuts:
         """Whether a layer of a known class is a cut, for its settings."""
         step = self.steps.get(node.name)
         return isinstance(step, CutStep) and step.class_name == node.class_name
+
+    def _starts(self, node: Node) -> bool:
+        """Whether the network goes on from a layer although what that reads is not in it."""
+        step = self.steps.get(node.name)
+        return isinstance(step, CutStep) and bool(step.behind)
 
     def _cut(self, key: str, read: Sequence[Value]) -> Value | None:
         step, unique = self.steps.get(key), self.layers.builder.unique

@@ -181,9 +181,9 @@ def build(
         if kind_of(node.class_name) == "input":
             shape = bundle.program.inputs[node.name]
             layers.values[node.name] = Value(inputs[node.name], shape)
-        elif all(name in layers.values for name in node.inputs):  # else no shape is known there
+        else:
             value = cuts.written(node)
-            if value is not None:
+            if value is not None:  # else no shape is known there
                 layers.values[node.name] = value
     reached = [key for key in graph.outputs if key in layers.values]
     outputs = [outputs[graph.outputs.index(key)] for key in reached]

@@ -301,11 +301,13 @@ class Builder:
         shape_of: Callable[[str], Shape | None],
         lack: str = SHAPELESS,
         why: UnsupportedError | None = None,
+        behind: tuple[str, ...] = (),
     ) -> Floats | None:
         """Add a layer that qmath cannot compute; return what it makes, if its shape is known.
 
         `shape_of` returns the shape of what a step makes, ``None`` if nothing tells it; `lack` says
-        what is lacking then. `why` is the setting that is to blame, if the class is known.
+        what is lacking then. `why` is the setting that is to blame, if the class is known; `behind`
+        are the cuts of unknown shape that it follows.
         """
         sources, name = self._float_sources(node, values), self._float_name(node)
         shape = shape_of(name)
@@ -316,7 +318,7 @@ class Builder:
             CutStep(
                 name, sources, partial(_unknown, name), shape or (), layer=node.layer,
                 class_name=class_name, is_shaped=shape is not None,
-                reason=why.reason if why else "",
+                reason=why.reason if why else "", behind=behind,
             )
         )  # fmt: skip
         return None if shape is None else Floats(name, shape)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from qmath.errors import QmathError
 from qmath.integer.cuts import Layers, function_of, probed
 from qmath.integer.lowering.values import Value
-from qmath.integer.program import Shape
+from qmath.integer.program import CutStep, Shape, Step
 from qmath.model import Graph, Node
 
-__all__ = ["Shapes", "UnsupportedError"]
+__all__ = ["Open", "Shapes", "UnsupportedError"]
 
 _QUANTIZERS = ("pre_activation", "post_activation", "output")
 # Classes of Keras that keep the shape of their input, whatever else they do.
@@ -80,12 +81,70 @@ class Shapes:
         for name in (step, node.name, *(f"{node.name}/{which}" for which in _QUANTIZERS)):
             if name in self.given:
                 return _checked(step, tuple(self.given[name]))
+        if not values:  # it follows a cut whose shape is not known
+            return None
         if node.class_name in _KEEP_SHAPE:
             return values[0].shape
         function = function_of(self.layers, step, node.layer, node.class_name)
         if function is None:
             return None
         return probed(function, step, [value.shape for value in values])
+
+
+class Open:
+    """What follows cuts whose shape is not known, and is left out therefore.
+
+    Parameters
+    ----------
+    tensors : collection of str
+        The names of the model's tensors.
+
+    Attributes
+    ----------
+    read : set of str
+        The layers that a layer which is left out reads.
+    """
+
+    def __init__(self, tensors: Collection[str]) -> None:
+        self.read: set[str] = set()
+        self._tensors = tensors
+        self._cuts: dict[str, tuple[str, ...]] = {}  # by the name of a layer that is left out
+        self._left_out: dict[str, list[str]] = {}
+
+    def before(self, node: Node) -> tuple[str, ...]:
+        """Return the cuts of unknown shape that a layer follows."""
+        found = (cut for name in node.inputs for cut in self._cuts.get(name, ()))
+        return tuple(dict.fromkeys(found))
+
+    def follow(
+        self, node: Node, is_known: bool, steps: Sequence[Step], behind: tuple[str, ...]
+    ) -> None:
+        """Note what is left out with a layer, whose steps are the last ones.
+
+        `is_known` says whether the shape of what it makes is known, `behind` is what `before` said.
+        """
+        made = [step.name for step in steps[-1:] if _is_open(step, node)]
+        cuts = tuple(made) or behind
+        if not is_known:
+            self._cuts[node.name] = cuts
+            self.read.update(node.inputs)
+        for cut in cuts[:1]:
+            places = _QUANTIZERS[:1] if is_known else _QUANTIZERS
+            self._left_out.setdefault(cut, []).extend(
+                f"{node.name}/{place}"
+                for place in places
+                if f"{node.layer}/{place}" in self._tensors
+            )
+
+    def noted(self, step: Step) -> Step:
+        """Return a cut with what is left out for want of its shape, and any other step itself."""
+        if not isinstance(step, CutStep) or step.name not in self._left_out:
+            return step
+        return replace(step, left_out=tuple(self._left_out[step.name]))
+
+
+def _is_open(step: Step, node: Node) -> bool:
+    return isinstance(step, CutStep) and not step.is_shaped and step.layer == node.layer
 
 
 def _checked(step: str, shape: Shape) -> Shape:

@@ -18,7 +18,7 @@ from qmath.integer.budget import check_size
 from qmath.integer.cuts import Layers
 from qmath.integer.lowering import activations, geometry, layouts, rescaling
 from qmath.integer.lowering.builder import SEVERAL, Builder
-from qmath.integer.lowering.cuts import Shapes, UnsupportedError
+from qmath.integer.lowering.cuts import Open, Shapes, UnsupportedError
 from qmath.integer.lowering.float_layers.rule import float_layer
 from qmath.integer.lowering.masks import MASKED, Masks
 from qmath.integer.lowering.operations import Operations, Quantize
@@ -26,7 +26,14 @@ from qmath.integer.lowering.rules import RULES
 from qmath.integer.lowering.values import Function, Integers, Value
 from qmath.integer.program import CutStep, FloatStep, Program, Shape, Step, sources
 from qmath.kernels._environment import in_default_environment
-from qmath.layers import ACTIVATIONS, LAYERS, activation_of, ends_with_activation, supports
+from qmath.layers import (
+    ACTIVATIONS,
+    LAYERS,
+    activation_of,
+    ends_with_activation,
+    supports,
+    unknown_of,
+)
 from qmath.model import Graph, Node, QatModel, QatTensor, ask_for_settings, why_no_graph
 
 __all__ = ["lower"]
@@ -93,20 +100,20 @@ def lower(
 
 def _program(build: Builder, graph: Graph, shapes: Shapes) -> Program:
     values: dict[str, Value] = {}
-    masks = Masks()
+    masks, left = Masks(), Open(build.model.tensors)
     for node in graph.nodes:
-        is_masked = masks.act_on(node)
-        if not all(name in values for name in node.inputs):
-            continue  # behind a cut point whose shape is not known
+        masked = UnsupportedError(node.name, MASKED, "mask nothing there")
+        why, behind = masked if masks.act_on(node) else None, left.before(node)
         try:
-            inputs = [values[name] for name in node.inputs]
-            if is_masked:
-                masked = UnsupportedError(node.name, MASKED, "mask nothing there")
-                value = _cut(build, shapes, node, inputs, masked)
+            if behind:
+                value = _behind(build, shapes, node, why, behind)
+            elif why is not None:
+                value = _cut(build, shapes, node, [values[name] for name in node.inputs], why)
             else:
-                value = _layer(build, shapes, node, inputs)
+                value = _layer(build, shapes, node, [values[name] for name in node.inputs])
             if value is not None:
                 values[node.name] = value
+            left.follow(node, value is not None, build.steps, behind)
         except QmathError:
             raise
         except MemoryError:
@@ -121,7 +128,8 @@ def _program(build: Builder, graph: Graph, shapes: Shapes) -> Program:
     outputs = tuple(
         _finished(build, values[name], name) for name in graph.outputs if name in values
     )
-    steps = _needed(build.steps, outputs)
+    ends = [value.name for value in map(values.get, left.read) if isinstance(value, Integers)]
+    steps = [left.noted(step) for step in _needed(build.steps, {*outputs, *ends})]
     names = Counter([*build.inputs, *(step.name for step in steps)])
     name, count = max(names.items(), key=lambda item: item[1])
     if count > 1:
@@ -150,6 +158,19 @@ def _layer(build: Builder, shapes: Shapes, node: Node, inputs: Sequence[Value]) 
         return _cut(build, shapes, node, inputs, why)
 
 
+def _behind(
+    build: Builder,
+    shapes: Shapes,
+    node: Node,
+    why: UnsupportedError | None,
+    behind: tuple[str, ...],
+) -> Value | None:
+    """Lower a layer that follows cuts of unknown shape: only another cut starts again there."""
+    if why is None and unknown_of(node) is None:
+        return None
+    return _cut(build, shapes, node, (), why, behind)
+
+
 def _known(build: Builder, node: Node, inputs: Sequence[Value]) -> Value:
     """Lower a layer of a known class, with the quantizers and the activation that it ends with."""
     kind = LAYERS[node.class_name].kind
@@ -174,16 +195,19 @@ def _cut(
     node: Node,
     inputs: Sequence[Value],
     why: UnsupportedError | None = None,
+    behind: tuple[str, ...] = (),
 ) -> Value | None:
     """Add a cut point for a layer, with the quantizers that are sure to act on what it makes."""
-    if not inputs:
+    if not inputs and not behind:
         raise QmathError(f"{node.name}: this {node.class_name} has no inputs, so that it is none")
     if node.outputs > 1:
-        build.cut(node, inputs, node.class_name, lambda _: None, SEVERAL)
+        build.cut(node, inputs, node.class_name, lambda _: None, SEVERAL, behind=behind)
         return None
+    class_name = node.class_name if why else unknown_of(node) or node.class_name
     made = build.cut(
-        node, inputs, node.class_name, lambda step: shapes.of(node, step, inputs), why=why
-    )
+        node, inputs, class_name, lambda step: shapes.of(node, step, inputs), why=why,
+        behind=behind,
+    )  # fmt: skip
     if made is None:
         return None
     check_size(node.name, made.shape)
@@ -271,9 +295,9 @@ def _counts(made: Step, readers: Sequence[Step]) -> bool:
     return not all(isinstance(step, FloatStep) and step.is_function for step in (made, *readers))
 
 
-def _needed(steps: list[Step], outputs: tuple[str, ...]) -> list[Step]:
-    """Return the steps that the outputs depend on, in order."""
-    needed = {*outputs, *(step.name for step in steps if isinstance(step, CutStep))}
+def _needed(steps: list[Step], ends: set[str]) -> list[Step]:
+    """Return the steps that these and the cuts depend on, in order."""
+    needed = {*ends, *(step.name for step in steps if isinstance(step, CutStep))}
     kept: list[Step] = []
     for step in reversed(steps):
         if step.name in needed:

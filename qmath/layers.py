@@ -144,10 +144,10 @@ LAYERS: Mapping[str, LayerClass] = {
 
     "Add":                    _row("sum",            "run onnx ops"),
     "Subtract":               _row("sum",            "run onnx ops"),
-    "Average":                _row("sum",            "run onnx"),
-    "Multiply":               _row("product",        "run onnx"),
-    "Maximum":                _row("extreme",        "run onnx"),
-    "Minimum":                _row("extreme",        "run onnx"),
+    "Average":                _row("sum",            "run onnx ops"),
+    "Multiply":               _row("product",        "run onnx ops"),
+    "Maximum":                _row("extreme",        "run onnx ops"),
+    "Minimum":                _row("extreme",        "run onnx ops"),
     "Concatenate":            _row("concatenation",  "run onnx ops"),
 
     "AveragePooling1D":       _row("average_pool",   "run onnx ops"),
@@ -170,14 +170,14 @@ LAYERS: Mapping[str, LayerClass] = {
     "Permute":                _row("permute",        "run onnx ops"),
     "ZeroPadding1D":          _row("pad",            "run onnx ops"),
     "ZeroPadding2D":          _row("pad",            "run onnx ops"),
-    "ZeroPadding3D":          _row("pad",            "run onnx"),
-    "Cropping1D":             _row("crop",           "run onnx"),
-    "Cropping2D":             _row("crop",           "run onnx"),
-    "Cropping3D":             _row("crop",           "run onnx"),
+    "ZeroPadding3D":          _row("pad",            "run onnx ops"),
+    "Cropping1D":             _row("crop",           "run onnx ops"),
+    "Cropping2D":             _row("crop",           "run onnx ops"),
+    "Cropping3D":             _row("crop",           "run onnx ops"),
     "UpSampling1D":           _row("upsample",       "run onnx ops"),
     "UpSampling2D":           _row("upsample",       "run onnx ops"),
-    "UpSampling3D":           _row("upsample",       "run onnx"),
-    "RepeatVector":           _row("upsample",       "run onnx"),
+    "UpSampling3D":           _row("upsample",       "run onnx ops"),
+    "RepeatVector":           _row("upsample",       "run onnx ops"),
 }  # fmt: skip
 
 # TFMOT computes a SeparableConv1D in two dimensions, between two Lambda layers of these names: they

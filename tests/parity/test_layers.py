@@ -12,6 +12,7 @@ from qmath.integer.comparison import compare, integers_of_dump
 from qmath.integer.lowering.lower import lower
 from qmath.integer.profiles.exact import Exact
 from qmath.integer.profiles.fixed import Integer
+from qmath.integer.program import sources
 
 pytest.importorskip("tensorflow_model_optimization")
 import tensorflow as tf
@@ -113,6 +114,29 @@ def test_saved_separable_convolutions_have_no_lambda_layers(separable, tmp_path,
     assert found.keys() == expected.keys()
     for name, array in found.items():
         np.testing.assert_array_equal(array, expected[name], name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Cropping1D", "Maximum of three", "RepeatVector", "UpSampling3D",
+     *(pytest.param(name, marks=pytest.mark.nightly) for name in (
+         "Average of three", "Cropping3D", "Minimum", "Multiply a mask", "Multiply a vector",
+         "ZeroPadding3D",
+     ))],
+)  # fmt: skip
+def test_ops_alone_tell_the_layer(name, tmp_path):
+    model = layer_models.build(name)
+    model.export(tmp_path / "saved")
+    found, live = (lower(m) for m in (qmath.load(tmp_path / "saved"), qmath.from_keras(model)))
+    steps, expected = (
+        {step.name: (type(step), sources(step), step.shape) for step in program.steps}
+        for program in (found, live)
+    )
+    assert steps == expected
+    inputs = inputs_of(model, models.data(model, 3))
+    ran, whole = (qmath.run(program, inputs, profile="exact") for program in (found, live))
+    for tensor, array in whole.integers.items():
+        np.testing.assert_array_equal(ran.integers[tensor], array, tensor)
 
 
 def test_the_sign_of_an_exported_slope_is_the_variables_own(tmp_path):

@@ -159,8 +159,31 @@ def constants(meta: Any, name: str) -> list[Any]:
 
 
 @pytest.mark.parametrize(
+    ("op", "class_name"),
+    [("AddV2", "Add"), ("Mul", "Multiply"), ("Maximum", "Maximum"), ("Minimum", "Minimum")],
+)
+def test_ops_of_two_make_a_layer_of_three_inputs(
+    edit: Callable[..., Path], op: str, class_name: str
+) -> None:
+    def change(_: Any, meta: Any) -> None:
+        for node in nodes(meta, "AddV2"):
+            if node.name.startswith("model/add/"):
+                node.op = op
+
+    graph = qmath.load(edit(FLOAT, change)).graph
+    assert graph is not None
+    found = [node for node in graph.nodes if node.name.startswith("add")]
+    assert [(node.name, node.class_name, node.inputs) for node in found] == [
+        ("add", class_name, ("activation",) * 3)
+    ]
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
+        (lambda meta: nodes(meta, "AddV2")[-1].__setattr__("op", "Mul"), "Mul (model/add/add_1)"),
+        (lambda meta: nodes(meta, "AddV2")[-1].__setattr__("op", "RealDiv"), "RealDiv"),
+        (lambda meta: constants(meta, "split/split_dim")[0].int_val.__setitem__(0, 2), "ConcatV2"),
         (lambda meta: constants(meta, "apart/Conv1D/BatchToSpaceND/crops")[0].Clear(), "BatchTo"),
         (lambda meta: nodes(meta, "Split")[0].attr["num_split"].__setattr__("i", 0), "ConcatV2"),
         (lambda meta: nodes(meta, "Split")[0].attr["num_split"].__setattr__("i", 7), "ConcatV2"),
@@ -239,7 +262,7 @@ def test_a_model_without_metadata_takes_an_architecture() -> None:
     ("op", "other", "said"),
     [
         ("Relu6", "Erf", r"the op Erf \(model/quant_r/Relu6\) is not one"),
-        ("AddV2", "Mul", "Mul .* is not one"),
+        ("AddV2", "Pow", "Pow .* is not one"),
         ("Conv2D", "Conv3D", "Conv3D .* is not one"),
     ],
 )

@@ -12,6 +12,7 @@ from typing import Any
 from qmath.layers import ACTIVATIONS, LAYERS, NORMALIZATION
 from qmath.readers.architecture.graph import NotAGraphError
 from qmath.readers.saved_model.functions import Output, key_of
+from qmath.readers.saved_model.rebuilding.joins import averaged, joined
 from qmath.readers.saved_model.rebuilding.params import (
     Param,
     batch_normalization,
@@ -33,6 +34,8 @@ __all__ = ["OPS"]
 _ACTIVATIONS = {row.op: name for name, row in ACTIVATIONS.items() if row.op}
 _POOLS = {"AvgPool": "AveragePooling", "MaxPool": "MaxPooling"}
 _GLOBAL_POOLS = {"Mean": "GlobalAveragePooling", "Max": "GlobalMaxPooling"}
+_TWO_OF_THREE = "UpSampling3D of two axes"  # a volume's upsampling under construction
+_SLICES = ("begin_mask", "end_mask", "ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
 _CONVOLUTIONS = {"Conv2D": "Conv2D", "DepthwiseConv2dNative": "DepthwiseConv2D",
                  "Conv2DBackpropInput": "Conv2DTranspose"}  # fmt: skip
 
@@ -121,8 +124,10 @@ def _leaky(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
 
 
 def _clip(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
-    """Recognize the ReLU with a bound, which Keras makes of three ops."""
+    """Recognize the ReLU with a bound, which Keras makes of three ops, and extremes of layers."""
     flow, bound = inputs
+    if isinstance(bound, LayerOutput):
+        return joined(layers, output.node.op, output, inputs)
     if not isinstance(flow, LayerOutput) or not isinstance(bound, Param) or not bound.values:
         raise unknown(output)
     partial, limit = flow.partial, shortest(bound.values[0])
@@ -150,12 +155,16 @@ def _sum(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
         return flow
     if any(isinstance(value, Param) for value in inputs):
         raise NotAGraphError(f"{output.name}: {NO_BROADCAST}")
-    return layers.add("Subtract" if is_difference else "Add", inputs, {}, output)
+    if is_difference:
+        return layers.add("Subtract", inputs, {}, output)
+    return joined(layers, "Add", output, inputs)
 
 
 def _scale(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
-    """Keep a factor until an op tells that it is a batch normalization's."""
+    """Keep a factor until an op tells that it is a batch normalization's; multiply layers."""
     flow, factor = inputs
+    if isinstance(flow, LayerOutput) and isinstance(factor, LayerOutput):
+        return joined(layers, "Multiply", output, inputs)
     if not isinstance(flow, LayerOutput) or not isinstance(factor, Param):
         raise unknown(output)
     return layers.add("Mul", [flow], {"factor": factor}, output)
@@ -181,31 +190,77 @@ def _normalize(layers: PartialLayers, output: Output, inputs: list[Value]) -> Va
 
 def _split(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     axis, flow = inputs
-    if _values(axis) != (1,) or not isinstance(flow, LayerOutput):
+    if len(_values(axis)) != 1 or not isinstance(flow, LayerOutput):
         raise unknown(output)
-    return _viewed(layers, output, flow, ("steps", output.node.attr["num_split"].i))
+    return _viewed(layers, output, flow, ("steps", *_values(axis), output.node.attr["num_split"].i))
 
 
-def _repeated(layers: PartialLayers, output: Output, flows: list[Value]) -> Value:
-    """Recognize ``UpSampling1D``, which Keras makes of all steps of a signal, each repeated."""
+def _repeated(layers: PartialLayers, output: Output, axis: int, flows: list[Value]) -> Value:
+    """Recognize upsampling by all steps of an axis, each repeated: Keras's of signals and volumes.
+
+    That of volumes goes on with the second and the third axis.
+    """
     steps = [flow.views[-1] for flow in flows if isinstance(flow, LayerOutput)]
-    _, count, _ = steps[0]
+    count = steps[0][2]
     size = len(flows) // count
-    if steps != [("step", count, i // size) for i in range(count * size)]:
+    if steps != [("step", axis, count, i // size) for i in range(count * size)]:
         raise unknown(output)
     (whole,) = {
         LayerOutput(flow.partial, flow.views[:-1])
         for flow in flows
         if isinstance(flow, LayerOutput)
     }
-    return layers.add("UpSampling1D", [whole], {"size": size}, output)
+    if axis == 1:
+        return layers.add("UpSampling1D", [whole], {"size": size}, output)
+    partial = whole.partial
+    is_next = partial.class_name == ("UpSampling1D" if axis == 2 else _TWO_OF_THREE)
+    if not is_next or partial.ranges or whole.views:
+        raise unknown(output)
+    sizes = partial.config["size"]
+    partial.config["size"] = [*(sizes if axis == 3 else [sizes]), size]
+    partial.class_name = "UpSampling3D" if axis == 3 else _TWO_OF_THREE
+    partial.last = key_of(output)
+    return whole
+
+
+def _tile(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
+    """Recognize ``RepeatVector``, which Keras makes of an axis and its repetitions."""
+    flow, counts = inputs
+    if not isinstance(flow, LayerOutput) or flow.views != (("axis", 1),):
+        raise unknown(output)
+    first, count, last = _values(counts)
+    if (first, last) != (1, 1):
+        raise unknown(output)
+    return layers.add("RepeatVector", [LayerOutput(flow.partial)], {"n": int(count)}, output)
+
+
+def _crop(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
+    flow, begins, ends, strides = inputs
+    attr, rank = output.node.attr, len(_values(begins)) - 2
+    masks = {name: attr[name].i if name in attr else 0 for name in _SLICES}
+    outer = 1 | 1 << rank + 1
+    if rank not in (1, 2, 3) or set(_values(strides)) != {1}:
+        raise unknown(output)
+    if any(masks[name] for name in _SLICES[2:]) or any(
+        masks[name] & outer != outer for name in _SLICES[:2]
+    ):
+        raise unknown(output)
+    cropping = [
+        [0 if masks[mask] >> axis & 1 else sign * int(_values(value)[axis]) for mask, value, sign
+         in zip(_SLICES, (begins, ends), (1, -1), strict=False)]
+        for axis in range(1, rank + 1)
+    ]  # fmt: skip
+    if min(min(pair) for pair in cropping) < 0:
+        raise unknown(output)
+    config = {"cropping": cropping[0] if rank == 1 else cropping}
+    return layers.add(f"Cropping{rank}D", [flow], config, output)
 
 
 def _concatenate(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     *flows, axis = inputs
     first = flows[0]
-    if _values(axis) == (1,) and isinstance(first, LayerOutput) and first.views[-1:]:
-        return _repeated(layers, output, flows)
+    if len(_values(axis)) == 1 and isinstance(first, LayerOutput) and first.views[-1:]:
+        return _repeated(layers, output, _values(axis)[0], flows)
     if not isinstance(axis, Param) or not axis.values or len(axis.values) != 1:
         raise unknown(output)
     return layers.add("Concatenate", flows, {"axis": int(axis.values[0])}, output)
@@ -236,12 +291,12 @@ def _global_pool(layers: PartialLayers, output: Output, inputs: list[Value]) -> 
 def _pad(layers: PartialLayers, output: Output, inputs: list[Value]) -> Value:
     flow, widths, *fill = inputs
     pads = [int(n) for n in _values(widths)]
-    if len(pads) not in (6, 8) or any(pads[:2] + pads[-2:]):
+    if len(pads) not in (6, 8, 10) or any(pads[:2] + pads[-2:]):
         raise unknown(output)
     if any(_values(value) != (0.0,) for value in fill):
         raise unknown(output)
     inner = pads[2:-2]
-    padding: Any = inner if len(inner) == 2 else [inner[:2], inner[2:]]
+    padding: Any = inner if len(inner) == 2 else [inner[i : i + 2] for i in range(0, len(inner), 2)]
     return layers.add(f"ZeroPadding{len(inner) // 2}D", [flow], {"padding": padding}, output)
 
 
@@ -379,9 +434,12 @@ OPS: Mapping[str, Callable[[PartialLayers, Output, list[Value]], Value]] = {
     "MatMul": _dense,
     "Mul": _scale,
     "Reshape": _reshape,
+    "RealDiv": averaged,
     "ResizeNearestNeighbor": _upsample,
     "SpaceToBatchND": _to_blocks,
     "Split": _split,
     "Squeeze": _squeeze,
+    "StridedSlice": _crop,
+    "Tile": _tile,
     "Transpose": _transpose,
 }

@@ -70,8 +70,8 @@ class LayerOutput(NamedTuple):
     views : tuple
         How its layout differs for the moment: ``("axis", 1)``, an axis that makes a signal an
         image; ``("blocks", (2, 2), (1, 1, 1, 1))``, pixels apart put side by side, with padding;
-        ``("rows",)``, all axes but the last put together; ``("steps", 12)``, a signal cut in its
-        steps; ``("step", 12, 3)``, one of them.
+        ``("rows",)``, all axes but the last put together; ``("steps", 1, 12)``, an axis cut in its
+        steps; ``("step", 1, 12, 3)``, one of them.
     """
 
     partial: PartialLayer

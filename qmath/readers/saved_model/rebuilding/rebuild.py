@@ -156,8 +156,8 @@ class _Builder:
         if isinstance(source, Output):
             place = source.output.rpartition(":")[2]
             if source.node.op == "Split" and isinstance(value, LayerOutput):
-                (_, count), number = value.views[-1], place[:6]
-                step = ("step", count, int(number) if number.isdecimal() else 0)
+                (_, axis, count), number = value.views[-1], place[:6]
+                step = ("step", axis, count, int(number) if number.isdecimal() else 0)
                 return LayerOutput(value.partial, (*value.views[:-1], step))
             if place not in ("", "0") or source.output.startswith(_OTHER_OUTPUTS):
                 raise NotAGraphError(f"the op {source.node.op} has several outputs")

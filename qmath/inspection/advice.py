@@ -28,6 +28,8 @@ Every piece of advice has a kind, which scripts can rely on:
     A layer or activation that qmath cannot compute.
 ``open-shape``
     Such a layer whose output's shape is not known, so that what follows it is left out.
+``wide-sums``
+    Sums of so many bits that the profile ``integer`` has few left for their multipliers.
 
 And a severity: an ``error`` takes integers away, by a ``warning`` the model computes otherwise than
 meant, or in float, and a ``hint`` changes nothing that qmath writes.

@@ -14,6 +14,7 @@ from typing import Literal
 from qmath._text import is_plain
 from qmath.errors import QmathError
 from qmath.inspection.advice import OTHER_SOURCES, Advice
+from qmath.integer.lowering import portability
 from qmath.integer.lowering.builder import remedy_of
 from qmath.integer.lowering.float_layers.rule import REMEDY
 from qmath.integer.lowering.lower import lower
@@ -101,7 +102,9 @@ def follow(model: QatModel, ready: Set[str]) -> Flow:
         program = lower(_completed(model))
     except QmathError:
         return Flow(not warnings, warnings)
-    found = (*_of_float_layers(model, program, warnings), *_shapeless(program))
+    found = (
+        *_of_float_layers(model, program, warnings), *_shapeless(program), *_wide_sums(program),
+    )  # fmt: skip
     return Flow(not program.float_layers, found, program)
 
 
@@ -159,6 +162,15 @@ def _shapeless(program: Program) -> Iterator[Advice]:
             message, end, remedy = note.removeprefix(f"{cut.name}: ").partition(" left out; ")
             message += end.removesuffix("; ")
             yield Advice("open-shape", cut.name, message, remedy)
+
+
+def _wide_sums(program: Program) -> Iterator[Advice]:
+    """Say of which sums the profile `integer` has few bits of a multiplier."""
+    for note in program.notes:
+        if portability.FEW_BITS in note:
+            where, _, text = note.partition(": ")
+            message, _, remedy = text.partition("; ")
+            yield Advice("wide-sums", where, message, remedy)
 
 
 def _follow_graph(model: QatModel) -> tuple[Advice, ...]:

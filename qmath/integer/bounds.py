@@ -10,7 +10,19 @@ from numpy.typing import NDArray
 from qmath.errors import QmathError
 from qmath.integer.program import Linear, Term
 
+__all__ = [
+    "CARRIER",
+    "accumulator_bits",
+    "channel_intervals",
+    "exact_dtype",
+    "interval",
+    "least_weights",
+    "multiplier_room",
+]
+
 Array = NDArray[Any]
+
+CARRIER = 62  # bits of magnitude in int64, one left for the sum of product and addend
 
 
 def interval(term: Term) -> tuple[int, int]:
@@ -59,6 +71,11 @@ def accumulator_bits(low: Array | int, high: Array | int) -> Array:
     # frexp's exponent is the bit length; below 2**53 the conversion is exact.
     lengths = np.frexp(np.asarray(high, np.float64))[1], np.frexp(-1.0 - np.asarray(low))[1]
     return np.asarray(np.maximum(lengths[0], np.where(np.asarray(low) < 0, lengths[1], 0)) + 1)
+
+
+def multiplier_room(terms: int) -> int:
+    """Return the bits of int64 for the products of sums and multipliers, of so many terms."""
+    return CARRIER - 1 - (terms + 1).bit_length()
 
 
 def exact_dtype(low: int, high: int, name: str) -> type[np.floating[Any]]:

@@ -11,6 +11,7 @@ import pytest
 
 import qmath
 from qmath import QatModel, QatTensor
+from qmath.inspection.report import inspect
 from qmath.integer import ops
 from qmath.integer.api import program_of
 from qmath.integer.lowering import rules
@@ -290,6 +291,30 @@ def test_sums_that_leave_no_room_for_a_multiplier_are_computed_in_float(class_na
     )
     if class_name == "Multiply":
         np.testing.assert_allclose(integer.outputs[f"{name}/output"], x**4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("count", "bits", "left"), [(2, 16, None), (3, 15, 15), (3, 16, 12)])
+def test_sums_that_leave_few_bits_for_a_multiplier_are_noted(
+    count: int, bits: int, left: int | None
+) -> None:
+    net = Network(6, 5, 4, bits=bits)
+    name = net.add("Multiply", *[net.nodes[-1].name] * count, ends=(-1.0, 5.0))
+    program = program_of(net.model())
+    step = program.step(f"{name}/output")
+    assert isinstance(step, Requantize)
+    (multiplier,) = constants(program)[step.name][0].multipliers
+    notes = [note for note in program.notes if note.startswith(f"{step.name}: its sums take")]
+    advice = [item for item in inspect(net.model()).warnings if item.kind == "wide-sums"]
+    if left is None:
+        assert (notes, advice) == ([], [])
+        assert int(abs(multiplier).max()).bit_length() > 20
+        return
+    assert int(abs(multiplier).max()).bit_length() == left
+    (note,), (item,) = notes, advice
+    assert f"which leaves {left} of int64, and not 31, for the multipliers" in note
+    assert (item.where, item.remedy) == (
+        step.name, "give what it multiplies fewer bits, or quantize in between"
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("axis", [1, -2, [2], -1])

@@ -233,12 +233,14 @@ class Builder:
         elif isinstance(value, Extreme):
             rows = f"{name}/rows" if "rows" in value.attributes else f"{name}/channels_last"
             self.budget.spend_again(name, value.source)
+            self.notes += portability.of_sums(name, value.source)
             self.steps.append(Requantize(rows, value.source, params))
             step = MoveStep(name, rows, value.function, params, value.shape, value.attributes)
         else:
             accumulator = self.accumulator(value)
             assert accumulator is not None
             self.budget.spend_again(name, accumulator)
+            self.notes += portability.of_sums(name, accumulator)
             step = Requantize(name, accumulator, params)
         self.steps.append(step)
         return Integers(name, params, value.shape)

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmath.integer.bounds import least_weights
-from qmath.integer.program import QuantParams, Term
+from qmath.integer.bounds import accumulator_bits, interval, least_weights, multiplier_room
+from qmath.integer.program import QuantParams, Term, UnroundedSum
 
 Array = NDArray[Any]
+
+FEW_BITS = "for the multipliers of the profile integer"  # in the notes of `of_sums`
+_FEW = 16  # bits of a multiplier; 31 are usual
 
 
 def of_weights(name: str, scale: Array) -> list[str]:
@@ -41,6 +44,21 @@ def of_range(name: str, params: QuantParams) -> list[str]:
     return [
         f"{name}: its range is the initial one, [-6, 6], so it was never trained; run the model "
         "with training=True on real data"
+    ]
+
+
+def of_sums(name: str, value: UnroundedSum) -> list[str]:
+    """Note sums so wide that few bits are left for what they are multiplied by."""
+    if not any(map(_may_be_wide, value.terms)):
+        return []
+    bits = max(int(accumulator_bits(*interval(term))) for term in value.terms)
+    left = multiplier_room(len(value.terms)) - bits
+    if left >= _FEW:
+        return []
+    return [
+        f"{name}: its sums take {bits} bits, which leaves {left} of int64, and not 31, {FEW_BITS}, "
+        f"so that results are exact to about {left} bits; give what it multiplies fewer bits, or "
+        "quantize in between"
     ]
 
 
@@ -77,3 +95,9 @@ def of_normalization(name: str, factor: Array, terms: Sequence[Term]) -> list[st
                 f"weights needs {num_bits + 1} bits, or saturates"
             )
     return notes
+
+
+def _may_be_wide(term: Term) -> bool:
+    """Whether sums may take more than some 40 bits: of wide integers, or products of several."""
+    factors = sum(op.weights is not None or op.factor is not None for op in term.ops)
+    return factors > 1 or term.params.num_bits > 8

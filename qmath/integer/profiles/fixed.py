@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import QmathError
-from qmath.integer.bounds import accumulator_bits, channel_intervals, interval
+from qmath.integer.bounds import (
+    CARRIER,
+    accumulator_bits,
+    channel_intervals,
+    interval,
+    multiplier_room,
+)
 from qmath.integer.profiles.exact import clamped
 from qmath.integer.program import Program, Requantize
 from qmath.kernels._environment import in_default_environment
@@ -21,8 +27,6 @@ __all__ = ["FixedPoint", "Integer", "constants"]
 Array = NDArray[Any]
 Float64Array = NDArray[np.float64]
 Int64Array = NDArray[np.int64]
-
-_CARRIER = 62  # bits of magnitude in int64, one left for the sum of product and addend
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,9 +120,9 @@ class Integer:
         value = step.value
         scales = [term.scale * (slope / step.params.scale) for term in value.terms]
         offset = value.offset * (slope / step.params.scale)
-        room = _CARRIER - 1 - (len(scales) + 1).bit_length()
+        room = multiplier_room(len(scales))
         # Of each output channel: the largest shift at which nothing can overflow.
-        shift = np.minimum(room - _exponent(offset), _CARRIER)
+        shift = np.minimum(room - _exponent(offset), CARRIER)
         for scale, ends in zip(scales, intervals, strict=True):
             width = min(self.multiplier_bits, room - int(accumulator_bits(*ends)))
             fits = width - _exponent(scale)

@@ -103,6 +103,8 @@ class Exporter:
         that `qmath.verify` knows the options. Only for a file that no option changes, False.
     options : tuple of Option
         Those that the class declares by `option`.
+    remarks : tuple of str
+        Notes of what `files` has written otherwise than the bundle says, for whoever exports.
 
     Raises
     ------
@@ -131,6 +133,7 @@ class Exporter:
     takes_stored_integers: ClassVar[bool] = False
     is_recorded: ClassVar[bool] = True
     options: ClassVar[tuple[Option, ...]] = ()
+    remarks: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

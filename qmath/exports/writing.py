@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,8 @@ def export(
             f"test vectors need an integer model, and there is none; notes: {bundle.obstacles}"
         )
     _write(bundle, exporter, target, overwrite)
-    return bundle
+    notes = [*bundle.manifest["notes"], *exporter.remarks]
+    return replace(bundle, manifest=bundle.manifest | {"notes": notes})
 
 
 def check_outputs(

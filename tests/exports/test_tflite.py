@@ -189,6 +189,16 @@ def test_what_is_computed_in_float32_is_named():
     assert tensors["conv2d3/kernel"].quantization.scale.tolist() == [1]  # tflite-micro has one
 
 
+def test_who_exports_is_told_what_is_in_float32(tmp_path: Path):
+    floats = consumers.written(quantize_model(network("branches")))[1]["floats"]
+    bundle = qmath.export(network("branches"), tmp_path / "m.tflite")
+    assert bundle.manifest["notes"][-1].endswith(f"quantizer in training: {', '.join(floats)}")
+    net = small()
+    net.add("Conv2D", kernel=(2, 2, 3, 4), ends=(-4.0, 4.0), per_axis=False)
+    whole = qmath.export(net.model(), tmp_path / "s.tflite")
+    assert not any("in float32" in note for note in whole.manifest["notes"])
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_reader_makes_the_same_integers_of_it(name: str):
     model = network(name)

@@ -59,6 +59,11 @@ class Tflite(Exporter):
     def files(self, bundle: Bundle) -> Iterator[tuple[str, Content]]:
         """Yield the one file."""
         network = self.network(bundle)
+        if floats := network.export["names"]["floats"]:
+            self.remarks = (
+                "in this file these steps are computed in float32, for want of an integer operator "
+                f"of TFLite or of a quantizer in training: {', '.join(floats)}",
+            )
         manifest = bundle.manifest | {"export": network.export}
         text = None if self.bare else json.dumps(manifest, allow_nan=False).encode()
         model = with_manifest(network.model, text)

@@ -110,6 +110,7 @@ LAYERS: Mapping[str, LayerClass] = {
     "Conv1D":                 _row("weighted",       "run onnx ops", "kernel", "WIO"),
     "Conv2D":                 _row("weighted",       "run onnx ops", "kernel", "HWIO"),
     "Conv2DTranspose":        _row("weighted",       "run onnx ops", "kernel", "HWOI"),
+    "Conv1DTranspose":        _row("weighted",       "run onnx", "kernel", "WOI"),
     "DepthwiseConv1D":        _row("weighted",       "run onnx", "depthwise_kernel", "WIM"),
     "DepthwiseConv2D":        _row("weighted",       "run onnx ops", "depthwise_kernel", "HWIM"),
     "SeparableConv1D":        _row("weighted",       "run onnx", "depthwise_kernel", "WIM",
@@ -120,6 +121,12 @@ LAYERS: Mapping[str, LayerClass] = {
 
     "Embedding":              _row("float",          "run",          "embeddings"),
     "EinsumDense":            _row("float",          "run",          "kernel"),
+    "Conv3DTranspose":        _row("float",          "run",          "kernel"),
+    "LocallyConnected1D":     _row("float",          "run",          "kernel"),
+    "LocallyConnected2D":     _row("float",          "run",          "kernel"),
+    "UnitNormalization":      _row("float",          "run"),
+    "RNN":                    _row("float",          "run"),
+    "AdditiveAttention":      _row("float",          "run"),
     "SimpleRNN":              _row("float",          "run"),
     "GRU":                    _row("float",          "run"),
     "LSTM":                   _row("float",          "run"),
@@ -131,7 +138,7 @@ LAYERS: Mapping[str, LayerClass] = {
     "MultiHeadAttention":     _row("float",          "run"),
 
     "BatchNormalization":     _row("normalization",  "run onnx ops"),
-    "SyncBatchNormalization": _row("normalization",  ""),
+    "SyncBatchNormalization": _row("normalization",  "run onnx"),
     "Rescaling":              _row("rescaling",      "run onnx"),
     "Normalization":          _row("rescaling",      "run onnx"),
     "ReLU":                   _row("relu",           "run onnx ops"),
@@ -174,10 +181,12 @@ LAYERS: Mapping[str, LayerClass] = {
     "Cropping1D":             _row("crop",           "run onnx ops"),
     "Cropping2D":             _row("crop",           "run onnx ops"),
     "Cropping3D":             _row("crop",           "run onnx ops"),
+    "CenterCrop":             _row("crop",           "run onnx"),
     "UpSampling1D":           _row("upsample",       "run onnx ops"),
     "UpSampling2D":           _row("upsample",       "run onnx ops"),
     "UpSampling3D":           _row("upsample",       "run onnx ops"),
     "RepeatVector":           _row("upsample",       "run onnx ops"),
+    "Resizing":               _row("upsample",       "run onnx"),
 }  # fmt: skip
 
 # TFMOT computes a SeparableConv1D in two dimensions, between two Lambda layers of these names: they
@@ -245,6 +254,10 @@ ACTIVATIONS: Mapping[str, ActivationFunction] = {
     "tflite.sqrt":     ActivationFunction("elementwise", onnx="Sqrt"),
     "tflite.square":   ActivationFunction("elementwise", onnx="Mul"),
 }  # fmt: skip
+# Float layers that end with an activation, as others do.
+_ENDING = frozenset({
+    "Conv3DTranspose", "EinsumDense", "LocallyConnected1D", "LocallyConnected2D",
+})  # fmt: skip
 # Layers that are one activation.
 _CLASSES = {"Softmax": "softmax", "ELU": "elu"}
 
@@ -267,7 +280,7 @@ def ends_with_activation(class_name: str) -> bool:
     Inside a recurrent layer there are others, and of an unknown class it is not known.
     """
     kind = kind_of(class_name)
-    return kind is not None and (kind != "float" or class_name == "EinsumDense")
+    return kind is not None and (kind != "float" or class_name in _ENDING)
 
 
 def unknown_of(node: Node) -> str | None:

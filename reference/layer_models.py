@@ -162,6 +162,18 @@ LAYERS: dict[str, Case] = {
         lambda: layers.Conv2DTranspose(5, (3, 2), dilation_rate=3, activation="relu"), IMAGE,
         weights="kernel", per_axis=True,
     ),
+    "Conv1DTranspose": _case(
+        lambda: layers.Conv1DTranspose(5, 3, 2, "same", activation="relu"), SIGNAL,
+        weights="kernel",
+    ),
+    "Conv1DTranspose, valid, with output padding": _case(
+        lambda: layers.Conv1DTranspose(4, 2, 3, output_padding=1), SIGNAL, weights="kernel"
+    ),
+    "CenterCrop": _case(lambda: layers.CenterCrop(5, 4), IMAGE),
+    "Resizing, nearest": _case(
+        lambda: layers.Resizing(16, 21, interpolation="nearest"), IMAGE
+    ),
+    "Resizing, bilinear": _case(lambda: layers.Resizing(16, 7), IMAGE),
     "Conv3D": _case(
         lambda: layers.Conv3D(4, (3, 2, 3), (1, 2, 2), "same", activation="relu"), VOLUME,
         weights="kernel",
@@ -235,7 +247,7 @@ NEED_INTEGERS = frozenset(
     for name in LAYERS
     if name.startswith((
         "Multiply", "Activation", "ELU", "ReLU with threshold", "ReLU with all", "Thresholded",
-        "DepthwiseConv1D", "Conv2DTranspose", "Conv3D", "Separable", "Softmax",
+        "DepthwiseConv1D", "Conv1DTranspose", "Conv2DTranspose", "Conv3D", "Separable", "Softmax",
     )) and name != "Activation hard_sigmoid"
 )
 # fmt: on

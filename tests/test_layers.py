@@ -23,6 +23,8 @@ from tests.exports.models import DENSE, ranged, unknown, weight
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "Activation": {"activation": "tanh"},
+    "CenterCrop": {"height": 2, "width": 3},
+    "Resizing": {"height": 8, "width": 4, "interpolation": "nearest"},
     "Cropping1D": {"cropping": 1},
     "Cropping2D": {"cropping": 1},
     "Cropping3D": {"cropping": 1},
@@ -51,7 +53,9 @@ JOINS = ("sum", "product", "extreme", "concatenation")
 def network(class_name: str, *, is_last: bool, is_quantized: bool) -> QatModel:
     """Return a model with one layer of a class, and a dense layer beside it, which it ignores."""
     kind, row = kind_of(class_name), LAYERS[class_name]
-    shape = {"1D": [None, 4, 2], "3D": [None, 4, 4, 4, 2]}.get(class_name[-2:], [None, 4, 4, 2])
+    shape = [None, 4, 4, 2]
+    if "1D" in class_name or "3D" in class_name:
+        shape = [None, 4, 2] if "1D" in class_name else [None, 4, 4, 4, 2]
     shape = {"RepeatVector": [None, 2], "SeparableConvSqueeze": [None, 1, 4, 2]}.get(
         class_name, shape
     )

@@ -35,8 +35,8 @@ USER = "user"  # the provenance of settings that no file holds
 _FORMULA = "(values.astype(np.int32) - zero_point).astype(np.float32) * scale"
 # Keras's kernels: height, width, input and output channels, depth multiplier.
 _AXES = {"Dense": "IO", "Conv1D": "WIO", "Conv2D": "HWIO", "DepthwiseConv2D": "HWIM",
-         "DepthwiseConv1D": "WIM", "Conv2DTranspose": "HWOI", "Conv3D": "DHWIO",
-         "SeparableConv1D": "WIM", "SeparableConv2D": "HWIM"}  # fmt: skip
+         "DepthwiseConv1D": "WIM", "Conv1DTranspose": "WOI", "Conv2DTranspose": "HWOI",
+         "Conv3D": "DHWIO", "SeparableConv1D": "WIM", "SeparableConv2D": "HWIM"}  # fmt: skip
 _TRAINING = ("initializer", "regularizer", "constraint")
 # Whether the user told what a range's ratio shows, too, is not in the model.
 _EQUAL_EVIDENCE = ([USER, "range ratio"], ["range ratio", USER])

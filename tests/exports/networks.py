@@ -48,7 +48,7 @@ class Network:
             is_depthwise = class_name.startswith("Depthwise")
             weight = "depthwise_kernel" if is_depthwise or pointwise else "kernel"
             self.tensors.append(self._weight(f"{name}/{weight}", kernel, per_axis, is_float))
-            channels = kernel[2 if class_name == "Conv2DTranspose" else -1]
+            channels = kernel[-2 if class_name.endswith("Transpose") else -1]
             if is_depthwise or pointwise:
                 channels *= kernel[-2]
             if pointwise:

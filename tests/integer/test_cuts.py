@@ -184,7 +184,7 @@ def test_a_shape_that_nothing_tells_is_asked_for() -> None:
     ("class_name", "config", "shape"),
     [("Lambda", {"output_shape": [4, 4, 2], "output_shape_type": "raw"}, SHAPE),
      ("Lambda", {"output_shape": [None, 2]}, None), ("Lambda", {}, None),
-     ("UnitNormalization", {}, SHAPE)],
+     ("Masking", {}, SHAPE)],
 )  # fmt: skip
 def test_a_config_tells_some_shapes(
     class_name: str, config: dict[str, Any], shape: tuple[int, ...] | None
@@ -504,7 +504,7 @@ def test_lowering_is_linear_in_the_number_of_layers() -> None:
         for number in range(count):
             before = layers[-1][0]
             if number % 4 == 3:
-                layers.append(layer("UnitNormalization", f"u{number}", before, marks="o"))
+                layers.append(layer("Masking", f"u{number}", before, marks="o"))
             else:
                 layers.append(layer("Conv2D", f"c{number}", before, marks="kp",
                                     activation="relu", **CONV))  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from qmath.integer.api import program_of
 from qmath.integer.lowering import rules
 from qmath.integer.profiles.fixed import constants
 from qmath.integer.program import FloatStep, Program, QuantParams, Requantize
+from qmath.verification.check import verify
+from tests.exports.compiling import needs_compiler
 from tests.exports.networks import Network
 
 Array = np.ndarray[Any, Any]
@@ -526,6 +529,68 @@ def test_a_bilinear_upsampling_and_an_average_of_it() -> None:
         net.model(start, last),
         lambda x: resized(x, (3, 3)).reshape(-1, 6, 2, 9, 2, 2).mean((2, 4)),
     )
+
+
+def transposed(class_name: str, per_axis: bool) -> QatModel:
+    """Return a transposed convolution of a signal, or of an image that has it as its one row."""
+    row = () if "1D" in class_name else (1,)
+    net = Network(*row, 9, 6, is_symmetric=True)
+    start = net.nodes[-1].name
+    settings = {"strides": (*row, 2), "padding": "same", "activation": "relu"}
+    net.add(class_name, kernel=(*row, 3, 5, 6), per_axis=per_axis, **settings,
+            ends=(-4.0, 3.96875))  # fmt: skip
+    more = {"strides": (*row, 3), "output_padding": (*(0,) * len(row), 1)}
+    last = net.add(class_name, kernel=(*row, 2, 4, 5), per_axis=per_axis, **more,
+                   ends=(-4.0, 3.96875))  # fmt: skip
+    return net.model(start, last)
+
+
+@needs_compiler
+@pytest.mark.parametrize("per_axis", [True, False])
+def test_a_signal_is_transposed_as_the_row_of_an_image(per_axis: bool, tmp_path: Path) -> None:
+    signal, image = (transposed(f"Conv{n}DTranspose", per_axis) for n in (1, 2))
+    x = np.random.default_rng(0).uniform(-1, 1, (5, 9, 6)).astype(np.float32)
+    found = qmath.run(signal, x).integers
+    expected = qmath.run(image, x[:, np.newaxis]).integers
+    assert [array.shape for array in found.values()][1:] == [(5, 18, 5), (5, 54, 4)]
+    for mine, other in zip(found.values(), expected.values(), strict=True):
+        np.testing.assert_array_equal(mine, other[:, 0])
+    assert np.unique(mine).size > 100
+    in_c = qmath.run(signal, x, engine="c")
+    assert in_c.engine == "c"
+    for name, array in in_c.integers.items():
+        np.testing.assert_array_equal(array, found[name])
+    for format in ("npz", "onnx", *(() if per_axis else ("tflite",))):
+        path = tmp_path / f"model.{format}"
+        qmath.export(signal, path)
+        assert verify(signal, path).ok
+
+
+def test_a_runtime_transposes_signals(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    of, path = transposed("Conv1DTranspose", False), tmp_path / "model.onnx"
+    qmath.export(of, path)
+    x = np.random.default_rng(0).uniform(-1, 1, (5, 9, 6)).astype(np.float32)
+    session = onnxruntime.InferenceSession(str(path))
+    made = session.run(None, {session.get_inputs()[0].name: x})[-1]
+    (*_, expected) = qmath.run(of, x, profile="exact").outputs.values()
+    assert np.abs(made - expected).max() < 1.5 / 32
+
+
+@pytest.mark.parametrize(
+    ("class_name", "config", "function"),
+    [("CenterCrop", {"height": 3, "width": 2}, lambda x: x[:, 1:4, 1:3]),
+     ("Resizing", {"height": 10, "width": 4, "interpolation": "nearest"},
+      lambda x: x.repeat(2, 1)),
+     ("Resizing", {"height": 5, "width": 4}, lambda x: x),
+     ("SyncBatchNormalization", {"epsilon": 0.25}, lambda x: x / np.sqrt(1.25))],
+)  # fmt: skip
+def test_what_changes_images_by_whole_pixels(
+    class_name: str, config: dict[str, Any], function: Function
+) -> None:
+    net = Network(5, 4, 2)
+    start = net.nodes[-1].name
+    check(net.model(start, net.add(class_name, start, **config, ends=(-1.0, 1.2))), function)
 
 
 @pytest.mark.parametrize("per_axis", [True, False])

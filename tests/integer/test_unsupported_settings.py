@@ -32,7 +32,9 @@ ROOT = Path(qmath.__file__).parent / "integer" / "lowering"
 CUTS = {
     "activations softmax_axis": 1,
     "float_layers/rule float_layer": 2,
-    "geometry _conv2d_transpose": 1,
+    "geometry _around_center": 1,
+    "geometry _conv2d_transpose": 2,
+    "geometry _factors": 1,
     "geometry _pads": 1,
     "geometry _upsample": 1,
     "layouts _normalized_axes": 1,
@@ -54,8 +56,8 @@ ERRORS = {
     "geometry _check_kernel": (2, "kernel and input do not fit"),
     "geometry _permute": (1, "the input has other axes"),
     "geometry _reshape_layer": (2, "the input does not fill the shape"),
-    "geometry _transposed_size": (1, "TensorFlow refuses the layer: no model has it"),
     "geometry _upsample": (1, "the input has other axes"),
+    "geometry transposed_size": (1, "TensorFlow refuses the layer: no model has it"),
     "layouts _normalized_axes": (1, "the input has no such axis"),
     "lower _check_inputs": (2, "more inputs or other axes than the class takes"),
     "lower _cut": (1, "a layer without inputs"),
@@ -188,6 +190,10 @@ CASES: dict[str, tuple[Callable[[Network], None], str, tuple[int, ...] | None]] 
         layer("UpSampling2D", size=(2, 2), interpolation="lanczos3"),
         "because it interpolates ('lanczos3')", None,
     ),
+    "resizing that crops": (
+        layer("Resizing", height=4, width=3, crop_to_aspect_ratio=True),
+        "because it resizes (4, 3) to (4, 3) and crops", SAME,
+    ),
     "a range for each channel": (
         by_channel, "because output has a range for each channel", None,
     ),
@@ -297,6 +303,30 @@ def test_networks_leave_the_layer_to_whoever_runs_them(
     graph = onnx.load(str(out)).graph
     assert where in [value.name for value in graph.input]
     assert any(value.name.startswith(f"{where}/input") for value in graph.output)
+
+
+@pytest.mark.parametrize(
+    ("add", "words", "shape"),
+    [(layer("Resizing", height=6, width=3), "resizes (4, 3) to (6, 3), no whole multiple",
+      (6, 3, 2)),
+     (layer("CenterCrop", height=5, width=3), "(4, 3) is smaller than (5, 3), so that it inter",
+      (5, 3, 2))],
+)  # fmt: skip
+def test_a_size_that_is_none_of_whole_pixels_is_a_reason(
+    add: Callable[[Network], None], words: str, shape: tuple[int, ...]
+) -> None:
+    net = Network(*SAME)
+    add(net)
+    (cut,) = program_of(net.model()).cuts
+    assert words in cut.reason
+    assert cut.shape == shape
+
+
+def test_a_dilation_that_tensorflow_does_not_compute_is_a_reason() -> None:
+    net = Network(5, 2)
+    net.add("Conv1DTranspose", kernel=(2, 3, 2), per_axis=False, dilation_rate=2, ends=(-2.0, 2.0))
+    (cut,) = program_of(net.model()).cuts
+    assert "TensorFlow's CPU kernels compute no dilation of it, (2,)" in cut.reason
 
 
 def test_a_mask_is_a_reason() -> None:

@@ -115,6 +115,25 @@ CASES: dict[str, tuple[Any, tuple[str, ...], int]] = {
         lambda: L.TimeDistributed(L.Dense(5, activation="relu"), name="u"), ("layer.kernel",), 1),
     "attention": (lambda: L.Attention(name="u"), (), 2),
     "attention_with_a_key": (lambda: L.Attention(use_scale=True, name="u"), (), 3),
+    "additive_attention": (lambda: L.AdditiveAttention(name="u"), (), 2),
+    "unit_normalization": (lambda: L.UnitNormalization(axis=[1, 2], name="u"), (), 1),
+    "rnn_of_gru": (lambda: L.RNN(L.GRUCell(4), name="u"), RECURRENT, 1),
+    "rnn_of_lstm": (
+        lambda: L.RNN(L.LSTMCell(4, recurrent_activation="hard_sigmoid"), return_sequences=True,
+                      go_backwards=True, name="u"), (), 1),
+    "locally_connected1d": (
+        lambda: L.LocallyConnected1D(4, 3, strides=2, activation="relu", name="u"), ("kernel",), 1),
+    "locally_connected2d": (
+        lambda: L.LocallyConnected2D(4, (2, 3), name="u"), ("kernel",), 1),
+    "conv3d_transpose": (
+        lambda: L.Conv3DTranspose(4, (2, 3, 2), (1, 2, 3), "same", name="u"), ("kernel",), 1),
+    "conv3d_transpose_valid": (
+        lambda: L.Conv3DTranspose(2, (1, 2, 3), (2, 1, 1), activation="relu", name="u"),
+        ("kernel",), 1),
+}  # fmt: skip
+RESHAPED = {  # what the layer takes in place of the sequence
+    "locally_connected2d": (3, 3, CHANNELS), "conv3d_transpose": (3, 3, 2, 3),
+    "conv3d_transpose_valid": (3, 3, 2, 3),
 }  # fmt: skip
 
 
@@ -126,6 +145,7 @@ def quantized(name):
     with K.quantize_scope({"Quantized": Quantized}):
         image = L.Input((STEPS, 8), name="image")
         x = annotate(L.Dense(CHANNELS, name="before"), Quantized(["kernel"]))(image)
+        x = L.Reshape(RESHAPED.get(name, (STEPS, CHANNELS)))(x)
         x = annotate(make(), Quantized(paths))([x] * count if count > 1 else x)
         x = annotate(L.Dense(3, name="after"), Quantized(["kernel"]))(x)
         return calibrated(K.quantize_apply(keras.Model(image, x)), models.images)
@@ -148,7 +168,8 @@ def compared(model, x):
     wrapper = _layer(model, "u")
     count = len(tf.nest.flatten(wrapper.inbound_nodes[0].input_tensors))
     # When it ran, the wrapper has put the fake-quantized weights into the layer.
-    made = wrapper.layer([tf.constant(before)] * count if count > 1 else tf.constant(before))
+    given = tf.reshape(before, (-1, *wrapper.input_shape[1:])) if count == 1 else before
+    made = wrapper.layer([tf.constant(before)] * count if count > 1 else given)
     return before, made.numpy()
 
 

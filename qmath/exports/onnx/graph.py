@@ -20,8 +20,9 @@ Array = NDArray[Any]
 
 # Which axes of a kernel, in its own order, are ONNX's axes: output channels, input channels, space;
 # of a transposed convolution, input channels come first. A depthwise kernel's are joined besides.
-_KERNELS = {"HWIO": (3, 2, 0, 1), "WIO": (2, 1, 0), "HWOI": (3, 2, 0, 1), "HWIM": (2, 3, 0, 1),
-            "WIM": (1, 2, 0), "IO": (0, 1), "DHWIO": (4, 3, 0, 1, 2)}  # fmt: skip
+_KERNELS = {"HWIO": (3, 2, 0, 1), "WIO": (2, 1, 0), "WOI": (2, 1, 0), "HWOI": (3, 2, 0, 1),
+            "HWIM": (2, 3, 0, 1), "WIM": (1, 2, 0), "IO": (0, 1),
+            "DHWIO": (4, 3, 0, 1, 2)}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -191,6 +192,6 @@ def scale_axis(layout: str | None, rank: int, axis: int | None = None) -> int:
 
     That is the last of the kernel's own, or `axis`, which is the one of its output channels.
     """
-    if layout == "HWOI" and axis == layout.index("O"):
+    if layout in ("HWOI", "WOI") and axis == layout.index("O"):
         return 1
     return rank - 1 if layout in (None, "IO") else 0

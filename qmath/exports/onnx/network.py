@@ -344,7 +344,7 @@ class _Layers:
             return product if bias is None else self.add("Add", [product, bias], node)
         x = self.builder.channels_first(x)
         inputs = [] if bias is None or self.quantizers.adds_biases else [bias]
-        transposed = layer.axes == "HWOI"
+        transposed = layer.axes in ("HWOI", "WOI")
         attributes = (
             windows.of_transposed(linear, x) if transposed else windows.of_convolution(linear, x)
         )

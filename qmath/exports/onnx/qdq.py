@@ -90,7 +90,7 @@ class _Qdq:
             scale, zero_point = np.tile(scale, count), np.tile(zero_point, count)
         scale_name, zero_point_name = f"{name}.scale", f"{name}.zero_point"
         if weight.factor is not None:
-            axis = 1 if weight.layout == "HWOI" else axis
+            axis = 1 if weight.layout in ("HWOI", "WOI") else axis
             scale = np.float32(scale.astype(np.float64) * weight.factor)
             zero_point = np.broadcast_to(zero_point, scale.shape)
             scale_name, zero_point_name = (

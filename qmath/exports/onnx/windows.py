@@ -31,18 +31,19 @@ def of_transposed(linear: Linear, x: Value) -> dict[str, Any]:
     strides, crops = linear.attributes["strides"], linear.attributes["crops"]
     kernel, size = np.asarray(linear.weights).shape[:2], linear.attributes["size"]
     dilation = linear.attributes.get("dilation", (1, 1))
+    rows = (1,) * (len(size) + 1 - len(x.shape)) + x.shape  # of a signal one
     # Where the kernel is smaller than its steps, the rows after the last one are empty.
     missing = [
         out - ((n - 1) * s + (k - 1) * d + 1 - sum(c))
-        for out, n, s, k, d, c in zip(size, x.shape, strides, kernel, dilation, crops, strict=False)
+        for out, n, s, k, d, c in zip(size, rows, strides, kernel, dilation, crops, strict=False)
     ]
-    spread = {"dilations": list(dilation)} if dilation != (1, 1) else {}
+    spread = {"dilations": last(dilation, x)} if dilation != (1, 1) else {}
     return {
-        "kernel_shape": list(kernel),
+        "kernel_shape": last(kernel, x),
         **spread,
-        "strides": list(strides),
+        "strides": last(strides, x),
         "pads": of_pads(crops, x),
-        "output_padding": missing,
+        "output_padding": last(missing, x),
     }
 
 

@@ -23,6 +23,7 @@ _KEEP_SHAPE = frozenset({
     "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "SyncBatchNormalization",
     "ThresholdedReLU", "UnitNormalization",
 })  # fmt: skip
+_SIZED = frozenset({"CenterCrop", "Resizing"})  # whose config has the size of what they make
 
 
 class UnsupportedError(QmathError):
@@ -69,7 +70,7 @@ class Shapes:
     def of(self, node: Node, step: str, values: Sequence[Value]) -> Shape | None:
         """Return the shape of what a layer makes, ``None`` if nothing tells it.
 
-        It is what the model's config says of a layer that it feeds, or of a Lambda layer; what the
+        It is what the model's config says of the layer, or of one that it feeds; what the
         user says; the input's, of classes that keep it; or what the user's function makes.
         """
         built = self._built.get(node.name)
@@ -85,6 +86,10 @@ class Shapes:
             return None
         if node.class_name in _KEEP_SHAPE:
             return values[0].shape
+        if node.class_name in _SIZED:
+            height, width = node.config.get("height"), node.config.get("width")
+            if type(height) is int and type(width) is int:
+                return (height, width, *values[0].shape[2:])
         function = function_of(self.layers, step, node.layer, node.class_name)
         if function is None:
             return None

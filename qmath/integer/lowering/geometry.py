@@ -61,7 +61,9 @@ def weighted(node: Node, shape: Shape, kernel: Array, name: str = "") -> Linear:
     one_dimensional = "H" not in axes
     if one_dimensional:
         shape, kernel = (1, *shape), kernel[np.newaxis]
-    strides, dilation = _pair(node, "strides"), _pair(node, "dilation_rate")
+    if axes == "WOI":
+        return _of_one_row(_conv2d_transpose(node, shape, kernel))
+    strides, dilation = of_axes(node, "strides"), of_axes(node, "dilation_rate")
     size = [(k - 1) * d + 1 for k, d in zip(kernel.shape[:-2], dilation, strict=True)]
     pads = _pads(node, shape, size, strides)
     _check_padded(node, shape, pads)
@@ -103,8 +105,18 @@ def _of_signals(function: Callable[[Array, Array], Array], x: Array, kernel: Arr
     return function(x[:, np.newaxis], kernel)[:, 0]
 
 
+def _of_one_row(linear: Linear) -> Linear:
+    """Return an operation on images of one row as one on signals."""
+    return replace(linear, apply=partial(_of_signals, linear.apply), shape=linear.shape[1:])
+
+
 def _conv2d_transpose(node: Node, shape: Shape, kernel: Array) -> Linear:
-    strides, dilation = _pair(node, "strides"), _pair(node, "dilation_rate")
+    strides, dilation = of_axes(node, "strides"), of_axes(node, "dilation_rate")
+    if dilation != (1, 1) and node.class_name == "Conv1DTranspose":
+        raise UnsupportedError(
+            node.name, f"TensorFlow's CPU kernels compute no dilation of it, {dilation[1:]}",
+            "let its dilation_rate be 1",
+        )  # fmt: skip
     if dilation != (1, 1) and strides != (1, 1):
         raise UnsupportedError(
             node.name,
@@ -112,7 +124,7 @@ def _conv2d_transpose(node: Node, shape: Shape, kernel: Array) -> Linear:
             "let one of them be 1",
         )
     size = [(k - 1) * d + 1 for k, d in zip(kernel.shape[:2], dilation, strict=True)]
-    out = _transposed_size(node, shape, size, strides)
+    out = transposed_size(node, shape, size, strides)
     is_same = node.config["padding"] == "same"
     crops = ops.same_pads(out, size, strides) if is_same else ((0, 0), (0, 0))
     attributes: dict[str, Any] = {"strides": strides, "crops": crops, "size": out}
@@ -124,15 +136,15 @@ def _conv2d_transpose(node: Node, shape: Shape, kernel: Array) -> Linear:
     )  # fmt: skip
 
 
-def _transposed_size(
-    node: Node, shape: Shape, size: Sequence[int], strides: Sequence[int]
-) -> Shape:
-    """Return height and width, as Keras's ``deconv_output_length`` computes them."""
+def transposed_size(node: Node, shape: Shape, size: Sequence[int], strides: Sequence[int]) -> Shape:
+    """Return the length of each spatial axis, as Keras's ``deconv_output_length`` computes it."""
     is_same = node.config["padding"] == "same"
     axes = list(zip(shape, size, strides, strict=False))
     if node.config.get("output_padding") is None:
         return tuple(n * s + (0 if is_same else max(k - s, 0)) for n, k, s in axes)
-    added = _pair(node, "output_padding")
+    added = of_axes(node, "output_padding")
+    if node.class_name == "Conv1DTranspose":
+        added = (0, *added[1:])
     out = tuple(
         (n - 1) * s + k - (k // 2 * 2 if is_same else 0) + more
         for (n, k, s), more in zip(axes, added, strict=True)
@@ -141,8 +153,8 @@ def _transposed_size(
         if -(-(n if is_same else n - k + 1) // s) != before:
             raise QmathError(
                 f"{node.name}: no convolution of an output of {out} gives an input of "
-                f"{shape[:2]}, so that TensorFlow refuses this Conv2DTranspose; its output_padding "
-                f"is {added}"
+                f"{shape[:-1]}, so that TensorFlow refuses this {node.class_name}; its "
+                f"output_padding is {added}"
             )
     return out
 
@@ -279,6 +291,8 @@ def _pad(node: Node, shape: Shape) -> Linear:
 
 
 def _crop(node: Node, shape: Shape) -> Linear:
+    if node.class_name == "CenterCrop":
+        return crop((*_around_center(node, shape), (0, 0)), shape)
     return crop((*_ends(node, "cropping", shape), (0, 0)), shape)
 
 
@@ -287,6 +301,17 @@ def crop(crops: ops.Pads, shape: Shape) -> Linear:
     out = tuple(n - sum(ends) for n, ends in zip(shape, crops, strict=True))
     part = (slice(None), *(slice(e[0], n - e[1]) for e, n in zip(crops, shape, strict=True)))
     return Linear("crop", partial(_part, part=part), out, attributes={"crops": crops})
+
+
+def _around_center(node: Node, shape: Shape) -> ops.Pads:
+    sizes = (node.config["height"], node.config["width"])
+    spare = [n - size for n, size in zip(shape, sizes, strict=False)]
+    if min(spare) < 0:
+        raise UnsupportedError(
+            node.name, f"its input of {shape[:2]} is smaller than {sizes}, so that it interpolates",
+            "crop to a size within its input's",
+        )  # fmt: skip
+    return tuple((n // 2, n - n // 2) for n in spare)
 
 
 def _ends(node: Node, key: str, shape: Shape) -> ops.Pads:
@@ -304,12 +329,13 @@ def _upsample(node: Node, shape: Shape) -> Linear:
         if len(shape) != 1:
             raise misfit(node, shape, "one axis")
         return broadcast(shape, (config["n"], *shape))
-    interpolation = config.get("interpolation", "nearest")
+    default = "bilinear" if node.class_name == "Resizing" else "nearest"
+    interpolation = config.get("interpolation", default)
     if interpolation not in ("nearest", "bilinear"):
         raise UnsupportedError(
             node.name, f"it interpolates ({interpolation!r})", "use 'nearest' or 'bilinear'"
         )
-    factors = _listed(config["size"])
+    factors = _factors(node, shape) if node.class_name == "Resizing" else _listed(config["size"])
     factors *= (len(shape) - 1) // len(factors)
     out = (*(n * factor for n, factor in zip(shape, factors, strict=False)), shape[-1])
     attributes = {"size": factors}
@@ -317,6 +343,21 @@ def _upsample(node: Node, shape: Shape) -> Linear:
         return Linear("upsample", partial(_repeat, factors=factors), out, attributes=attributes)
     gain = math.prod(map(ops.bilinear_steps, factors))
     return Linear("bilinear", partial(_bilinear, factors=factors), out, None, "", gain, attributes)
+
+
+def _factors(node: Node, shape: Shape) -> Shape:
+    """Return by how much a Resizing multiplies height and width."""
+    sizes = (node.config["height"], node.config["width"])
+    is_cropped = node.config.get("crop_to_aspect_ratio")
+    if is_cropped or any(size % n for size, n in zip(sizes, shape, strict=False)):
+        raise UnsupportedError(
+            node.name,
+            f"it resizes {shape[:2]} to {sizes}" + (
+                " and crops" if is_cropped else ", no whole multiple"
+            ),
+            "resize by whole factors, pool, or resize the data before the network",
+        )  # fmt: skip
+    return tuple(size // n for size, n in zip(sizes, shape, strict=False))
 
 
 def broadcast(shape: Shape, to: Shape) -> Linear:
@@ -404,8 +445,8 @@ def _pool(x: Array, _: Array | None, fill: float, **geometry: Any) -> Array:
 
 def _pool_geometry(node: Node, shape: Shape) -> tuple[Shape, Shape, Shape, ops.Pads, Shape]:
     one_dimensional = node.class_name.endswith("1D")
-    size = _pair(node, "pool_size")
-    strides = _pair(node, "strides") if node.config.get("strides") is not None else size
+    size = of_axes(node, "pool_size")
+    strides = of_axes(node, "strides") if node.config.get("strides") is not None else size
     spatial = (1, *shape) if one_dimensional else shape
     pads = _pads(node, spatial, size, strides)
     _check_padded(node, spatial, pads)
@@ -430,12 +471,11 @@ def _pads(node: Node, shape: Shape, size: Sequence[int], strides: Sequence[int])
     return ((0, 0),) * len(size)
 
 
-def _pair(node: Node, key: str) -> Shape:
+def of_axes(node: Node, key: str) -> Shape:
     """Return a setting of each spatial axis: two or three; of one dimension, it is the second."""
-    values = _listed(node.config.get(key, 1))
-    if node.class_name.endswith("1D"):
+    values, rank = _listed(node.config.get(key, 1)), rank_of(node.class_name) or 2
+    if rank == 1:
         return (1, values[0])
-    rank = 3 if node.class_name.endswith("3D") else 2
     return values if len(values) == rank else values[:1] * rank
 
 

@@ -11,11 +11,11 @@ __all__ = ["MASKED", "Masks"]
 # What computes otherwise under a mask, and what hands none on.
 _USERS = frozenset({
     "AdditiveAttention", "Attention", "Bidirectional", "GRU", "GlobalAveragePooling1D", "LSTM",
-    "MultiHeadAttention", "SimpleRNN", "Softmax", "TimeDistributed",
+    "MultiHeadAttention", "RNN", "SimpleRNN", "Softmax", "TimeDistributed",
 })  # fmt: skip
 MASKED = "a mask acts on it, which Masking or mask_zero=True of an Embedding made before it"
 _ENDS = frozenset({"Flatten", "GlobalAveragePooling1D", "GlobalMaxPooling1D", "Reshape"})
-_RECURRENT = frozenset({"Bidirectional", "GRU", "LSTM", "SimpleRNN"})
+_RECURRENT = frozenset({"Bidirectional", "GRU", "LSTM", "RNN", "SimpleRNN"})
 
 
 class Masks:

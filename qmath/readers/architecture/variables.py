@@ -303,7 +303,6 @@ _LAYERS: Mapping[str, Callable[[Config], Iterator[Slot]]] = {
     "ConvLSTM2D": _recurrent("ConvLSTMCell", ""),
     "ConvLSTM3D": _recurrent("ConvLSTMCell", ""),
     "ConvLSTMCell": _convolutional_cell,
-    "Conv1DTranspose": _weighted("kernel", "WOI"),
     "Conv3DTranspose": _weighted("kernel", "DHWOI"),
     "EinsumDense": _einsum_dense,
     "Embedding": _embedding,

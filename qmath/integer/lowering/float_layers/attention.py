@@ -9,7 +9,7 @@ import numpy as np
 from qmath.integer.lowering.activations import softmax
 from qmath.integer.lowering.float_layers.layer import Call, Computation, Float64Array
 
-__all__ = ["attention", "multi_head_attention"]
+__all__ = ["additive_attention", "attention", "multi_head_attention"]
 
 _PROJECTIONS = ("query", "key", "value")
 
@@ -32,6 +32,28 @@ def attention(call: Call) -> Computation | None:
     def apply(q: Float64Array, v: Float64Array, *others: Float64Array) -> Float64Array:
         k = others[0] if others else v
         return np.asarray(softmax(factor * (q @ k.transpose(0, 2, 1))) @ v)
+
+    return Computation(apply, (query[0], value[1]))
+
+
+def additive_attention(call: Call) -> Computation | None:
+    """Return Keras's AdditiveAttention of a query, a value and, of three inputs, a key."""
+    if (
+        len(call.shapes) not in (2, 3)
+        or any(len(shape) != 2 for shape in call.shapes)
+        or call.config.get("causal")
+    ):
+        return None
+    query, value, key = (*call.shapes, call.shapes[-1])[:3]
+    if query[1] != key[1] or key[0] != value[0]:
+        return None
+    scale = call.weight("scale")
+    factor = np.ones(query[1]) if scale is None else scale
+
+    def apply(q: Float64Array, v: Float64Array, *others: Float64Array) -> Float64Array:
+        k = others[0] if others else v
+        scores = np.tanh(q[:, :, np.newaxis] + k[:, np.newaxis]) @ factor
+        return np.asarray(softmax(scores) @ v)
 
     return Computation(apply, (query[0], value[1]))
 

@@ -9,7 +9,7 @@ import numpy as np
 from qmath.integer.lowering.float_layers.layer import Call, Computation, Float64Array
 from qmath.integer.program import Shape
 
-__all__ = ["group_normalization", "layer_normalization"]
+__all__ = ["group_normalization", "layer_normalization", "unit_normalization"]
 
 
 def layer_normalization(call: Call) -> Computation | None:
@@ -39,6 +39,21 @@ def group_normalization(call: Call) -> Computation | None:
 
     def apply(x: Float64Array) -> Float64Array:
         return found.apply(x.reshape(len(x), *split)).reshape(x.shape)
+
+    return Computation(apply, shape)
+
+
+def unit_normalization(call: Call) -> Computation | None:
+    """Return Keras's UnitNormalization: a length of 1 along axes."""
+    (shape,) = call.shapes
+    rank, given = len(shape) + 1, call.config.get("axis", -1)
+    axes = tuple(a % rank for a in (given if isinstance(given, list) else [given]))
+    if 0 in axes:
+        return None
+
+    def apply(x: Float64Array) -> Float64Array:
+        squares = np.square(x).sum(axes, keepdims=True)
+        return np.asarray(x / np.sqrt(np.maximum(squares, 1e-12)))
 
     return Computation(apply, shape)
 

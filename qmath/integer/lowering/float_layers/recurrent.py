@@ -14,7 +14,7 @@ from qmath.integer.lowering.float_layers.layer import (
     function_named,
 )
 
-__all__ = ["bidirectional", "recurrent"]
+__all__ = ["bidirectional", "of_cell", "recurrent"]
 
 Function = Callable[[Float64Array], Float64Array]
 # From the inputs of all steps, times the kernel, and the state, to the state and the output.
@@ -33,6 +33,15 @@ _MERGES: Mapping[str, Callable[[Float64Array, Float64Array], Float64Array]] = {
 def recurrent(call: Call) -> Computation | None:
     """Return Keras's SimpleRNN, GRU or LSTM from a state of zeros, without a mask."""
     return _layer(call, call.node.class_name)
+
+
+def of_cell(call: Call) -> Computation | None:
+    """Return Keras's RNN of one of its own cells."""
+    cell = call.config.get("cell")
+    if not isinstance(cell, Mapping):
+        return None
+    inner = call.within("", {**_config(cell), **call.config})
+    return _layer(inner, str(cell.get("class_name")).rpartition(">")[2].removesuffix("Cell"))
 
 
 def bidirectional(call: Call) -> Computation | None:

@@ -11,14 +11,20 @@ from numpy.typing import NDArray
 
 from qmath.integer.lowering.builder import Builder
 from qmath.integer.lowering.cuts import UnsupportedError
-from qmath.integer.lowering.float_layers.attention import attention, multi_head_attention
+from qmath.integer.lowering.float_layers.attention import (
+    additive_attention,
+    attention,
+    multi_head_attention,
+)
+from qmath.integer.lowering.float_layers.convolutions import conv3d_transpose, locally_connected
 from qmath.integer.lowering.float_layers.layer import Call, Computation
 from qmath.integer.lowering.float_layers.normalization import (
     group_normalization,
     layer_normalization,
+    unit_normalization,
 )
 from qmath.integer.lowering.float_layers.products import dot, einsum_dense, embedding
-from qmath.integer.lowering.float_layers.recurrent import bidirectional, recurrent
+from qmath.integer.lowering.float_layers.recurrent import bidirectional, of_cell, recurrent
 from qmath.integer.lowering.values import Floats, Value
 from qmath.layers import ends_with_activation
 from qmath.model import Node
@@ -34,7 +40,13 @@ FLOAT_LAYERS: Mapping[str, Callable[[Call], Computation | None]] = {
     "SimpleRNN": recurrent,
     "GRU": recurrent,
     "LSTM": recurrent,
+    "RNN": of_cell,
     "Bidirectional": bidirectional,
+    "Conv3DTranspose": conv3d_transpose,
+    "LocallyConnected1D": locally_connected,
+    "LocallyConnected2D": locally_connected,
+    "UnitNormalization": unit_normalization,
+    "AdditiveAttention": additive_attention,
     "Attention": attention,
     "MultiHeadAttention": multi_head_attention,
 }

@@ -16,7 +16,7 @@ MEANT = (
     (
         "load exported",
         "*the order of its layers is not known (*",
-        "of ops alone, without a config, only layers with an op of their own are known",
+        "of ops alone, without a config, only layers whose ops are unmistakable are known",
     ),
     (
         "export cmsis-nn",

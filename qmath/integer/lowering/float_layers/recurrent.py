@@ -22,6 +22,7 @@ Step = Callable[[Float64Array, "State"], "State"]
 State = tuple[Float64Array, ...]
 
 _GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
+_CELLS = {f"{name}Cell": name for name in _GATES}
 _MERGES: Mapping[str, Callable[[Float64Array, Float64Array], Float64Array]] = {
     "concat": lambda a, b: np.concatenate([a, b], -1),
     "sum": np.add,
@@ -38,10 +39,10 @@ def recurrent(call: Call) -> Computation | None:
 def of_cell(call: Call) -> Computation | None:
     """Return Keras's RNN of one of its own cells."""
     cell = call.config.get("cell")
-    if not isinstance(cell, Mapping):
+    if not isinstance(cell, Mapping) or cell.get("class_name") not in _CELLS:
         return None
     inner = call.within("", {**_config(cell), **call.config})
-    return _layer(inner, str(cell.get("class_name")).rpartition(">")[2].removesuffix("Cell"))
+    return _layer(inner, _CELLS[cell["class_name"]])
 
 
 def bidirectional(call: Call) -> Computation | None:

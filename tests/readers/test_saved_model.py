@@ -153,6 +153,33 @@ def test_layers_whose_ops_are_not_named_after_them() -> None:
     assert layers["batch_normalization_1"].config["epsilon"] == 0.001
 
 
+def in_parts(_: Any, meta: Any) -> None:
+    """Let every layer read its quantized kernel by way of a ``Split``."""
+    for function in meta.graph_def.library.function:
+        for node in list(function.node_def):
+            if node.op in ("Conv2D", "MatMul") and "FakeQuant" in node.input[1]:
+                axis, split = function.node_def.add(), function.node_def.add()
+                axis.name, axis.op = f"{node.name}/axis", "Const"
+                axis.attr["value"].tensor.dtype = 3
+                axis.attr["value"].tensor.int_val.append(0)
+                split.name, split.op = f"{node.name}/split", "Split"
+                split.attr["num_split"].i = 1
+                split.input.extend([f"{axis.name}:output:0", node.input[1]])
+                node.input[1] = f"{split.name}:output:0"
+
+
+def test_a_kernel_that_is_read_in_parts_is_quantized_as_a_whole(edit: Callable[..., Path]) -> None:
+    exported = GOLDEN / "tf2.21" / "functional" / "exported"
+    whole, parts = qmath.load(exported), qmath.load(edit(exported, in_parts))
+    kernels = [name for name, tensor in whole.tensors.items() if tensor.role == "weight"]
+    assert len(kernels) > 1
+    for name in kernels:
+        assert parts.tensors[name].role == "weight"
+        np.testing.assert_array_equal(
+            parts.tensors[name].quantize().values, whole.tensors[name].quantize().values
+        )
+
+
 def constants(meta: Any, name: str) -> list[Any]:
     """The tensors of constants whose names end so."""
     return [n.attr["value"].tensor for n in nodes(meta, "Const") if n.name.endswith(name)]

@@ -30,8 +30,9 @@ __all__ = ["ROUNDING", "FlowQuantizer", "Inference", "WeightPath", "find_inferen
 ROUNDING = frozenset(
     {"Round", "Rint", "Floor", "Ceil"} | {f"QuantizeAndDequantizeV{n}" for n in (2, 3, 4)}
 )
-# Between a weight and its layer or quantizer, for the kernels of transposed and 1-D convolutions.
-_MOVES = frozenset({"Transpose", "Reshape", "ExpandDims", "Squeeze"})
+# Between a weight and its layer or quantizer, for the kernels of transposed and 1-D convolutions,
+# and of cells that multiply by one gate's part after the other; with the place of what is moved.
+_MOVES = {"Transpose": 0, "Reshape": 0, "ExpandDims": 0, "Squeeze": 0, "Split": 1}
 _SIZES = frozenset({"Shape", "ShapeN", "Size", "Rank"})
 # Ops that multiply by a kernel; what they read is a weight even if nothing rounds it.
 _PRODUCTS = frozenset(
@@ -215,7 +216,8 @@ class _Search:
         for _ in range(8):
             if not isinstance(source, Output) or source.node.op not in _MOVES:
                 break
-            tensor = self._graph.input(source.frame, source.node, 0)
+            place = _MOVES[source.node.op]
+            tensor = self._graph.input(source.frame, source.node, place)
             source = self._graph.source(source.frame, tensor)
         return source
 

@@ -102,8 +102,9 @@ def _program(build: Builder, graph: Graph, shapes: Shapes) -> Program:
     values: dict[str, Value] = {}
     masks, left = Masks(), Open(build.model.tensors)
     for node in graph.nodes:
-        masked = UnsupportedError(node.name, MASKED, "mask nothing there")
-        why, behind = masked if masks.act_on(node) else None, left.before(node)
+        why, behind = None, left.before(node)
+        if masks.act_on(node):
+            why = UnsupportedError(node.name, MASKED, "mask nothing there")
         try:
             if behind:
                 value = _behind(build, shapes, node, why, behind)

@@ -8,6 +8,7 @@ of the kind `FloatStep`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -432,25 +433,13 @@ class Program:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        kinds = {
-            "in integers": len(self.quantized),
-            "in float32": len(self.steps) - len(self.quantized) - len(self.cuts),
-            "cut": len(self.cuts),
-        }
-        steps = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+        steps = ", ".join(f"{n} {kind}" for kind, n in Counter(map(_kind, self.steps)).items())
         return f"<Program of {len(self.steps)} steps: {steps}; outputs {', '.join(self.outputs)}>"
 
     def _repr_html_(self) -> str:
         """Show the steps in a notebook."""
         rows = [
-            {
-                "step": step.name,
-                "kind": type(step).__name__,
-                "reads": ", ".join(sources(step)),
-                "shape": getattr(step, "shape", None),
-                "bits": None if isinstance(step, FloatStep) else step.params.num_bits,
-            }
-            for step in self.steps
+            {"step": s.name, "kind": _kind(s), "reads": ", ".join(sources(s))} for s in self.steps
         ]
         return html_table(repr(self)[1:-1], rows)
 
@@ -481,6 +470,11 @@ class Program:
     @cached_property
     def _by_name(self) -> dict[str, Step]:
         return {step.name: step for step in self.steps}
+
+
+def _kind(step: Step) -> str:
+    floating = "cut" if isinstance(step, CutStep) else "in float32"
+    return floating if isinstance(step, FloatStep) else "in integers"
 
 
 def unrounded_sums(step: Step) -> list[UnroundedSum]:

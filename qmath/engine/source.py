@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from qmath.errors import OutputError
-from qmath.exports.bundle import Bundle, quantize_model
+from qmath.exports.bundle import Bundle, fitting, quantize_model
 from qmath.exports.c.exporter import C
 from qmath.exports.c.lifetimes import segments
 from qmath.exports.c.program import Model
@@ -22,6 +22,7 @@ __all__ = ["Source", "exported", "source_of"]
 
 _HEAD = """\
 /* Runs the integer model on a batch: each example through the model's own functions. */
+#define QM_BLOCK 256
 #include "model_data.c"
 #include "model.c"
 #include <string.h>
@@ -89,7 +90,8 @@ def exported(model: QatModel, program: Program, multiplier_bits: int) -> Bundle:
     QmathError
         The model cannot be exported.
     """
-    bundle = quantize_model(model, multiplier_bits=multiplier_bits)
+    layouts = fitting(model, C.layouts)
+    bundle = quantize_model(model, layouts=layouts, multiplier_bits=multiplier_bits)
     fixed = constants(program, multiplier_bits)
     return replace(bundle, program=program, constants=arrays(program, fixed))
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from qmath.integer.directed.cases import Cases
     from qmath.integer.program import Program
 
-__all__ = ["Bundle", "FloatTensor", "QuantizedRange", "quantize_model"]
+__all__ = ["Bundle", "FloatTensor", "QuantizedRange", "fitting", "quantize_model"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -347,18 +347,34 @@ def _refuse_unsure(model: QatModel) -> None:
     )
 
 
-def _orders(model: QatModel, layouts: Sequence[str]) -> dict[str, _Order]:
-    """Return each tensor's own layout and the one to export, ``None`` where unknown."""
+def fitting(model: QatModel, layouts: Sequence[str]) -> list[str]:
+    """Return the layouts that match a tensor of the model."""
+    letters = {"".join(sorted(source)) for source in _own_layouts(model).values() if source}
+    return [layout for layout in layouts if "".join(sorted(layout)) in letters]
+
+
+def _own_layouts(model: QatModel) -> dict[str, str | None]:
+    """Return each tensor's own layout, ``None`` where it is unknown."""
     classes = {node.layer: node.class_name for node in model.graph.nodes} if model.graph else {}
-    orders: dict[str, _Order] = {}
-    used: dict[str, set[str]] = {layout: set() for layout in layouts}
+    found: dict[str, str | None] = {}
     for name, tensor in model.tensors.items():
         layer, _, weight = name.rpartition("/")
         row = LAYERS.get(classes.get(layer, ""))
         source = (row.kernels.get(weight) if row else None) or None
         if tensor.stored is not None:  # its scale would have to be reordered with it
             source = None
-        if source is None or tensor.values is None or len(np.shape(tensor.values)) != len(source):
+        if tensor.values is None or len(np.shape(tensor.values)) != len(source or ""):
+            source = None
+        found[name] = source
+    return found
+
+
+def _orders(model: QatModel, layouts: Sequence[str]) -> dict[str, _Order]:
+    """Return each tensor's own layout and the one to export, ``None`` where unknown."""
+    orders: dict[str, _Order] = {}
+    used: dict[str, set[str]] = {layout: set() for layout in layouts}
+    for name, source in _own_layouts(model).items():
+        if source is None:
             orders[name] = _Order(None, None)
             continue
         matching = [layout for layout in used if sorted(layout) == sorted(source)]

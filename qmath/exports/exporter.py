@@ -96,6 +96,8 @@ class Exporter:
         Whether the output is a folder, in which qmath writes ``manifest.json`` beside the files.
     vectors : int
         How many golden test vectors the format wants where the user says nothing.
+    layouts : tuple of str
+        Axis orders that the format wants where the user says none: those that match a tensor.
     takes_stored_integers : bool
         Whether it states what integers mean that Keras itself quantized.
     is_recorded : bool
@@ -130,6 +132,7 @@ class Exporter:
     suffixes: ClassVar[tuple[str, ...]] = ()
     is_folder: ClassVar[bool] = False
     vectors: ClassVar[int] = 0
+    layouts: ClassVar[tuple[str, ...]] = ()
     takes_stored_integers: ClassVar[bool] = False
     is_recorded: ClassVar[bool] = True
     options: ClassVar[tuple[Option, ...]] = ()

@@ -11,7 +11,7 @@ from typing import Any
 
 from qmath._progress import Progress
 from qmath.errors import OutputError, QmathError
-from qmath.exports.bundle import Bundle, quantize_model
+from qmath.exports.bundle import Bundle, fitting, quantize_model
 from qmath.exports.exporter import Exporter
 from qmath.exports.output import folder
 from qmath.exports.output.atomic import check_output, replacing, replacing_folder
@@ -51,7 +51,7 @@ def export(
     format : str or type of Exporter, optional
         Default: by the suffix of `output`. `qmath.exports.formats` lists the names.
     layouts : sequence of str
-        Axis orders, see `qmath.quantize_model`.
+        Axis orders, see `qmath.quantize_model`. Default: those that the format wants, mostly none.
     signed : bool
         Two's complement integers of the weights, or TensorFlow's unsigned count.
     vectors : int, array-like or mapping of str to array-like, optional
@@ -109,7 +109,7 @@ def export(
     bundle = quantize_model(
         loaded,
         strict=strict,
-        layouts=layouts,
+        layouts=layouts or fitting(loaded, exporter.layouts),
         signed=signed,
         vectors=exporter.vectors if vectors is None else vectors,
         vector_bytes=vector_bytes,

@@ -6,29 +6,35 @@ __all__ = ["SUBSTITUTIONS", "Substitution"]
 
 Substitution = tuple[str, str]
 
-_HIGH = "out[i] = (qm_int)(y > r->high[end] ? r->high[end] : y);"
-_LOW = "y = y < r->low[end] ? r->low[end] : y;"
-_ROUND = "                y = qm_shifted(y, shift);"
+_HIGH = "y = y > high ? high : y;"
+_LOW = "y = y < low ? low : y;"
+_ROUND = "return qm_shifted(y, shift);"
 _HALF = "((int64_t)1 << (shift - 1))"
-_PRODUCT = "y[i] += (int64_t)sums[i] * s->multiplier[t][c];"
-_TOTAL = "int64_t y = totals[i];"
+_MULTIPLIER = "to->multiplier[i] = s->multiplier[t][c];"
+_ADDEND = "to->addend[i] = s->addend[c];"
+_PRODUCT = "(int64_t)sums[i] * c->multiplier[i];"
 _CHANNELS = "(size_t)b->channels"
 _FIRST = f"(r->channel_step ? c - c % {_CHANNELS} : c)"
 _NEXT = f"(r->channel_step ? c - c % {_CHANNELS} + (c + 1) % {_CHANNELS} : c)"
-_CONV = "qm_add_products(sums, &t->in, at, &k, k.depth, i, j, o, 3, lane, count);"
-_PRODUCTS = "sums[p * QM_LANES + l] += (qm_int)x[p][c] * w[l];"
-_DEPTHWISE_LINE = "qm_line(w, &f->weights, i, j, b->channel, 0, 2, b->lanes);"
-_EACH = "for (l = 0; m > 1 && l < b->lanes; ++l)\n"
-_DEPTHWISE = "w[l] = qm_weight(&f->weights, i, j, (b->channel + l) / m, (b->channel + l) % m);"
-_LOAD = "qm_load(x[p], in, at[p] + (size_t)first, count);"
-_INPUT = "x[l] = (qm_value)qm_get(&t->in, at + (size_t)((b->channel + l) / m));"
+_CONV = (
+    "qm_conv_pixel(sums + n * b->lanes + lane, t, b->first + (size_t)n, first, o, count,\n"
+    "                          qm_reads, 3);"
+)
+_CONV_WEIGHT = "weight = qm_weight_at(k, i, j, 0, 0)"
+_LOAD = "qm_load(r.x + r.n, &t->in, at + (size_t)c, n);"
+_DEPTHWISE_PLAIN = "plain + qm_weight_at(k, i, j, b->channel, 0)"
+_DEPTHWISE_CHANNEL = "const int32_t c = b->channel + l;"
+_DEPTHWISE = "w[l] = qm_weight(k, qm_weight_at(k, i, j, c / m, c % m), c % m);"
+_INPUT = "qm_get(&t->in, at + (size_t)((b->channel + l) / m))"
 _ROW = "*row = y * p->stride[axis] + i * p->dilation[axis] - p->pad[axis];"
 _INSIDE = "return *row >= 0 && *row < size;"
-_WEIGHT = "return (qm_value)(qm_integer(k->integers, qm_weight_at(k, h, w, a, b)) - zero_point);"
+_WEIGHT = "return (qm_value)(qm_integer(k->integers, at) - zero_point);"
 _SIGNED = "return a->is_signed ? (int32_t)(bits ^ sign) - (int32_t)sign : (int32_t)bits;"
-_LINE = "if (k->integers->packing == QM_INT8"
+_PLAIN = "if (k->integers->packing != QM_INT8"
 # Each weight by itself, so that a mistake in reading one is in all.
-_ONE_BY_ONE = (_LINE, _LINE.replace("if (", "if (0 && "))
+_ONE_BY_ONE = (_PLAIN, _PLAIN.replace("if (", "if (1 || "))
+_WHOLE = "const int whole = axis == 3"
+_EACH_POSITION = (_WHOLE, _WHOLE.replace("= ", "= 0 && "))
 _AFTER = (
     "((p->out.{0} - 1) * p->stride[axis] + (p->kernel[axis] - 1) * p->dilation[axis] + 1"
     " - p->in.{0} - p->pad[axis])"
@@ -37,16 +43,16 @@ _ENDS = f"(axis ? {_AFTER.format('width')} : {_AFTER.format('height')})"
 
 
 def _rounds(how: str) -> tuple[Substitution, ...]:
-    return ((_ROUND, f"                y = {how};"),)
+    return ((_ROUND, f"return {how};"),)
 
 
 def _clamps(low: str, high: str) -> tuple[Substitution, ...]:
-    upper = f"out[i] = (qm_int)(y > r->high[end]{high} ? r->high[end]{high} : y);"
-    return (_LOW, f"y = y < r->low[end]{low} ? r->low[end]{low} : y;"), (_HIGH, upper)
+    lower = f"y = y < low{low} ? low{low} : y;"
+    return (_LOW, lower), (_HIGH, f"y = y > high{high} ? high{high} : y;")
 
 
 def _multiplier(how: str) -> tuple[Substitution, ...]:
-    return ((_PRODUCT, f"y[i] += (int64_t)sums[i] * ({how});"),)
+    return ((_MULTIPLIER, f"to->multiplier[i] = (int32_t)({how});"),)
 
 
 def _narrow(bits: int) -> tuple[Substitution, ...]:
@@ -56,16 +62,22 @@ def _narrow(bits: int) -> tuple[Substitution, ...]:
 
 def _order(other: str) -> tuple[Substitution, ...]:
     """Read the weights of other output channels, of which `o` is the right one."""
-    each = "for (int q = lane; q < lane + count; ++q)\n                            "
-    conv = other.replace("o", "(b->channel + q)")
-    depthwise = other.replace("o", "(b->channel + l)")
     total = "p->out.channels"
+    conv = _CONV.replace("+ lane, t", "+ q, t").replace(
+        "first, o, count", f"first, {other.replace('o', '(b->channel + q)').format(total)}, 1"
+    )
+    depthwise = other.replace("o", "(b->channel + l)").format(total)
     return (
-        (_CONV, each + _CONV.replace(" o, 3, lane, count", f" {conv.format(total)}, 3, q, 1")),
-        (f"{_EACH}                {_DEPTHWISE}",
-         f"for (l = 0; l < b->lanes; ++l)\n                w[l] = qm_weight(&f->weights, i, j, "
-         f"({depthwise.format(total)}) / m, ({depthwise.format(total)}) % m);"),
-    )  # fmt: skip
+        _ONE_BY_ONE,
+        (_CONV, f"for (int q = lane; q < lane + count; ++q)\n                {conv}"),
+        (_DEPTHWISE_CHANNEL, f"const int32_t c = {depthwise};"),
+    )
+
+
+def _inputs(how: str) -> tuple[Substitution, ...]:
+    """Read a convolution's inputs one by one: that of channel `c` is `how`, in terms of `GET`."""
+    each = f"for (int32_t q = c; q < c + n; ++q)\n    r.x[r.n + q - c] = (qm_value)({how});"
+    return _EACH_POSITION, (_LOAD, each.replace("GET", "qm_get(&t->in, at + (size_t)q)"))
 
 
 def _accumulators(narrower: int, how: str) -> tuple[Substitution, ...]:
@@ -80,14 +92,14 @@ def _accumulators(narrower: int, how: str) -> tuple[Substitution, ...]:
     head = "static inline void qm_scale("
     return (head, wrapped + head), (
         _PRODUCT,
-        _PRODUCT.replace("sums[i]", "qm_narrow(sums[i], t)"),
+        _PRODUCT.replace("(int64_t)sums[i]", "qm_narrow(sums[i], t)"),
     )
 
 
 _WRAP = "((a + half) % (2 * half) + 2 * half) % (2 * half) - half"
 _SATURATE = "a < -half ? -half : a > half - 1 ? half - 1 : a"
 
-_ROUNDING = "static inline void qm_round("
+_ROUNDING = "static inline int64_t qm_rounded("
 _TWICE = """static int64_t qm_twice(int64_t y, int first, int shift)
 {
     y = first ? (y + ((int64_t)1 << (first - 1))) >> first : y;
@@ -97,20 +109,19 @@ _TWICE = """static int64_t qm_twice(int64_t y, int first, int shift)
 
 """
 
-_AS_CHW = """static size_t qm_chw(size_t at)
+_AS_CHW = """static size_t qm_chw(const qm_window *p, size_t at)
 {
-    if (!qm_of)
-        return at;
-    const size_t channels = (size_t)qm_of->in.channels;
-    const size_t plane = (size_t)qm_of->in.height * (size_t)qm_of->in.width;
+    const size_t channels = (size_t)p->in.channels;
+    const size_t plane = (size_t)p->in.height * (size_t)p->in.width;
     const size_t pixel = at / channels;
     return pixel / plane * plane * channels + at % channels * plane + pixel % plane;
 }
 
-/* Add the products"""
+"""
+_PIXEL = "/* One pixel of a convolution:"
 
 SUBSTITUTIONS: dict[str, tuple[Substitution, ...]] = {
-    "no upper clamp": ((_HIGH, "out[i] = (qm_int)y;"),),
+    "no upper clamp": ((_HIGH, ""),),
     "no lower clamp": ((_LOW, ""),),
     "upper clamp one too low": _clamps("", " - 1"),
     "upper clamp one too high": _clamps("", " + 1"),
@@ -144,36 +155,29 @@ SUBSTITUTIONS: dict[str, tuple[Substitution, ...]] = {
     "two bits too narrow": _accumulators(2, _WRAP),
     "saturates one bit early": _accumulators(1, _SATURATE),
     "saturates two bits early": _accumulators(2, _SATURATE),
-    "no bias": (
-        ("y[n * QM_LANES + l] = s->addend[c];",
-         "y[n * QM_LANES + l] = (int64_t)1 << (s->shift[c] - 1);"),
-    ),
+    "no bias": ((_ADDEND, "to->addend[i] = (int64_t)1 << (s->shift[c] - 1);"),),
     "bias of the next channel": (
-        (_TOTAL, f"{_TOTAL}\n            y += r->scaling.addend[{_NEXT}] - r->scaling.addend[c];"),
+        (_ADDEND, f"to->addend[i] = s->addend[s == &r->scaling ? {_NEXT} : c];"),
     ),
     "bias added after rounding": _rounds(
-        f"qm_shifted(y - r->scaling.addend[c] + {_HALF}, shift)"
-        " + qm_shifted(r->scaling.addend[c], shift)"
+        f"qm_shifted(y - c->addend[i] + {_HALF}, shift) + qm_shifted(c->addend[i], shift)"
     ),
     "no zero point of the weights": (
         _ONE_BY_ONE,
-        (_WEIGHT, "return (qm_value)qm_integer(k->integers, qm_weight_at(k, h, w, a, b));"),
+        (_WEIGHT, "return (void)zero_point, (qm_value)qm_integer(k->integers, at);"),
     ),
     "output channels reversed": _order("{0} - 1 - o"),
     "output channels shifted by one": _order("(o + 1) % {0}"),
-    "input channels reversed": (
-        ("const int32_t a = axis == 3 ? first + c : o,",
-         "const int32_t a = axis == 3 ? depth - 1 - first - c : o,"),
+    "input channels reversed": _inputs(
+        "qm_get(&t->in, at + (size_t)(axis == 3 ? k->depth - 1 - q : q))"
     ),
-    "last input channel skipped": (
-        (_PRODUCTS,
-         _PRODUCTS.replace(
-             "w[l]", "(axis == 3 && depth > 1 && first + c == depth - 1 ? 0 : w[l])")),
+    "last input channel skipped": _inputs(
+        "axis == 3 && k->depth > 1 && q == k->depth - 1 ? 0 : GET"
     ),
     "depth multiplier before the channel": (
         (_INPUT, _INPUT.replace("/ m", "% p->in.channels")),
-        (_DEPTHWISE, _DEPTHWISE.replace("/ m", "% p->in.channels").replace(
-            "% m", "/ p->in.channels")),
+        (_DEPTHWISE, _DEPTHWISE.replace("c / m", "c % p->in.channels").replace(
+            "c % m", "c / p->in.channels")),
     ),
     "stride ignored": ((_ROW, _ROW.replace("y * p->stride[axis]", "y")),),
     "strides of height and width swapped": ((_ROW, _ROW.replace("stride[axis]", "stride[!axis]")),),
@@ -186,12 +190,16 @@ SUBSTITUTIONS: dict[str, tuple[Substitution, ...]] = {
         (_INSIDE, f"{_INSIDE[:-1]} && (axis || !i || i < p->kernel[0] - 1);"),
     ),
     "kernel's rows as columns": (
-        ("return (size_t)k->first + (size_t)h * (size_t)s[0] + (size_t)w * (size_t)s[1]",
-         "return (size_t)k->first + (size_t)w * (size_t)s[0] + (size_t)h * (size_t)s[1]"),
+        _EACH_POSITION,
+        ("return k->first + (size_t)h * s[0] + (size_t)w * s[1]",
+         "return k->first + (size_t)w * s[0] + (size_t)h * s[1]"),
     ),
-    "kernel flipped": tuple(
-        (old, old.replace("i, j", "p->kernel[0] - 1 - i, p->kernel[1] - 1 - j"))
-        for old in (_CONV, _DEPTHWISE_LINE, _DEPTHWISE)
+    "kernel flipped": (
+        _EACH_POSITION,
+        (_CONV_WEIGHT, _CONV_WEIGHT.replace(
+            "i, j", "axis == 3 ? p->kernel[0] - 1 - i : i, axis == 3 ? p->kernel[1] - 1 - j : j")),
+        *((old, old.replace("i, j", "p->kernel[0] - 1 - i, p->kernel[1] - 1 - j"))
+          for old in (_DEPTHWISE_PLAIN, _DEPTHWISE)),
     ),
     "weights negated": (_ONE_BY_ONE, (_WEIGHT, _WEIGHT.replace("(qm_value)(", "(qm_value)-("))),
     "weights not sign-extended": (_ONE_BY_ONE, (_SIGNED, "return (void)sign, (int32_t)bits;")),
@@ -200,26 +208,19 @@ SUBSTITUTIONS: dict[str, tuple[Substitution, ...]] = {
          "bits = qm_stream_bits(a, line, n == 4 && (place ^ 1) < a->line ? place ^ 1 : place);"),
     ),
     "input read as CHW": (
-        (_CONV, f"qm_of = p, {_CONV[:-1]}, qm_of = NULL;"),
-        ("/* Add the products", "static const qm_window *qm_of;\n\n" + _AS_CHW),
-        (_LOAD,
-         "for (l = 0; l < count; ++l)\n"
-         "                    x[p][l]"
-         " = (qm_value)qm_get(in, qm_chw(at[p] + (size_t)(first + l)));"),
-        (f"{_EACH}                    {_INPUT}",
-         "for (l = 0; l < b->lanes; ++l)\n"
-         "                    x[l] = (qm_value)qm_get(&t->in, at / (size_t)p->in.channels"
-         " + (size_t)((b->channel + l) / m * p->in.height * p->in.width));"),
+        *_inputs("qm_get(&t->in, axis == 3 ? qm_chw(p, at + (size_t)q) : at + (size_t)q)"),
+        (_PIXEL, _AS_CHW + _PIXEL),
+        _ONE_BY_ONE,
+        (_INPUT,
+         "qm_get(&t->in, at / (size_t)p->in.channels"
+         " + (size_t)((b->channel + l) / m * p->in.height * p->in.width))"),
     ),
     "operands swapped": _multiplier("s->multiplier[r->terms - 1 - t][c]"),
     "scale of the first for all": _multiplier("s->multiplier[0][c]"),
     "negative slope ignored": (
-        ("y = qm_shifted(negative[i], r->negative->shift[c]);", "y = 0;"),
+        ("negative[i] = qm_shifted(negative[i], c->shift[i]);", "negative[i] = 0;"),
     ),
-    "negative slope on the wrong side": (
-        ("if (r->negative && y < (int64_t)1 << (shift - 1))",
-         "if (r->negative && y >= (int64_t)1 << (shift - 1))"),
-    ),
+    "negative slope on the wrong side": (("if (!qm_is_negative(", "if (qm_is_negative("),),
     "maximum and minimum swapped": (
         ("const qm_int sign = f->sign;", "const qm_int sign = -f->sign;"),
         ("sums[i] = sign * f->end;", "sums[i] = -((qm_int)1 << 20);"),
@@ -236,11 +237,10 @@ SUBSTITUTIONS: dict[str, tuple[Substitution, ...]] = {
         ("table[qm_get(in, i) + in->zero_point]);", "table[qm_get(in, i) + in->zero_point + 1]);"),
     ),
     "last integer unwritten": (
-        ("qm_round(sums, y, negative, r, &b);\n        qm_store_block(out, sums, &b);",
-         "qm_round(sums, y, negative, r, &b);\n"
+        ("        qm_store(out, qm_start(&b), sums, n);",
          "        const size_t end = pixels * (size_t)channels - 1;\n"
          "        const qm_int kept = qm_get(out, end);\n"
-         "        qm_store_block(out, sums, &b);\n        qm_set(out, end, kept);"),
+         "        qm_store(out, qm_start(&b), sums, n);\n        qm_set(out, end, kept);"),
     ),
     "floats rounded down": (("        y = y + 0.5f;\n", ""),),
     "floats rounded up": (("y = y + 0.5f;", "y = y + 0.999f;"),),

@@ -150,6 +150,17 @@ def test_strange_names_and_axis_orders_are_read_back(tmp_path, layouts):
             assert_same_bits(found[f"{name}.scale"], record.scale)
 
 
+def test_input_channels_are_last_unless_told_otherwise(tmp_path):
+    layouts = {}
+    for told in ([], ["HWIO"]):
+        place = tmp_path / "-".join(["out", *told])
+        export(NETWORKS["images"], place, format="c", layouts=told, kernels=False)
+        tensors = json.loads((place / "manifest.json").read_text())["tensors"].values()
+        layouts["".join(told)] = {entry["layout"] for entry in tensors if entry.get("layout")}
+        assert qmath.verify(NETWORKS["images"], place).ok
+    assert layouts == {"": {"OHWI", "HWIM", "OI"}, "HWIO": {"HWIO", "HWIM", "IO"}}
+
+
 def test_packing_packs(tmp_path):
     sizes = {}
     for packing in ("bytes", "lsb"):

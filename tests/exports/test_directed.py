@@ -161,14 +161,14 @@ def test_verify_says_that_a_record_is_damaged(tmp_path):
 
 
 MISTAKES = {
-    "upper clamp": ("> r->high[end] ? r->high[end] : y", "> r->high[end] + 1 ? r->high[end] : y",
+    "upper clamp": ("y = y > high ? high : y", "y = y > high + 1 ? high : y",
                     "past the upper clamp"),
-    "lower clamp": ("y = y < r->low[end] ? r->low[end] : y", "(void)end", "past the lower clamp"),
-    "narrow": ("y[i] += (int64_t)sums[i]", "y[i] += (int64_t)((int32_t)((uint32_t)sums[i] << 18) "
+    "lower clamp": ("y = y < low ? low : y", "(void)low", "past the lower clamp"),
+    "narrow": ("total + (int64_t)sums[i]", "total + (int64_t)((int32_t)((uint32_t)sums[i] << 18) "
                ">> 18)", "accumulator"),
-    "multiplier": ("* s->multiplier[t][c]", "* (s->multiplier[t][c] & ~0x7fff)",
+    "multiplier": ("= s->multiplier[t][c]", "= (s->multiplier[t][c] & ~0x7fff)",
                    "16-bit multiplier"),
-    "rounding": ("+ l] = s->addend[c];", "+ l] = s->addend[c] - ((int64_t)1 << "
+    "rounding": ("addend[i] = s->addend[c];", "addend[i] = s->addend[c] - ((int64_t)1 << "
                  "(s->shift[c] - 1));", "no rounding"),
 }  # fmt: skip
 

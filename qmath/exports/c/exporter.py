@@ -36,6 +36,7 @@ class C(Exporter):
     name = "c"
     is_folder = True
     vectors = 2
+    layouts = ("OI", "OWI", "OHWI", "ODHWI")  # the kernels multiply along I
     packing: str = option(
         "bytes",
         "one integer to an element, or a layout of qmath.pack; integers of a width that it does "

@@ -4,9 +4,9 @@
  *
  * A tensor is an array of unsigned integers of one or two bytes in the order height, width,
  * channels; kernels see them relative to the zero point, so that real zero is 0. Outputs are made
- * in blocks of a few pixels and QM_LANES channels: each term of a sum gives a block of
+ * in blocks: whole pixels, or some of the channels of one. Each term of a sum gives a block of
  * accumulators, and qm_requantize multiplies them in 64 bits and rounds once. qmath proved that no
- * accumulator overflows. Loops over QM_LANES have a constant length, so that compilers vectorise.
+ * accumulator overflows. Inner loops go through neighbours, so that compilers vectorise them.
  */
 #ifndef QMATH_KERNELS_H
 #define QMATH_KERNELS_H
@@ -25,11 +25,18 @@ typedef qm_int qm_value;
 typedef int16_t qm_value;  /* inputs and weights, relative to their zero points */
 #endif
 
-#ifndef QM_PIXELS
-#define QM_PIXELS 4
+/* Accumulators of a block: more are faster, and take about 33 bytes of stack each. */
+#ifndef QM_BLOCK
+#define QM_BLOCK 64
 #endif
-#define QM_LANES 16
-#define QM_BLOCK (QM_PIXELS * QM_LANES)
+#define QM_RUN 128   /* inputs of a convolution that are read at once */
+#define QM_LANES 16  /* loops have a multiple of this length, where they can */
+
+#ifdef __cplusplus
+#define QM_RESTRICT
+#else
+#define QM_RESTRICT restrict
+#endif
 
 typedef struct {
     void *data;
@@ -37,7 +44,8 @@ typedef struct {
     int32_t zero_point;
 } qm_tensor;
 
-/* Pixels are numbered through all axes but the last, which is the channels. */
+/* Pixels are numbered through all axes but the last, which is the channels. A block is `count`
+ * pixels with `lanes` channels each; if these are not all, it is one pixel. */
 typedef struct {
     size_t pixels;              /* of the output */
     int32_t channels;
@@ -45,8 +53,7 @@ typedef struct {
     int32_t count, channel, lanes;
 } qm_block;
 
-/* A kernel computes a block of accumulators: that of pixel p and lane l is number
- * p * QM_LANES + l. */
+/* A kernel computes a block of accumulators: that of pixel p and lane l is number p * lanes + l. */
 typedef struct qm_term {
     void (*kernel)(qm_int *sums, const struct qm_term *t, const qm_block *b);
     qm_tensor in;
@@ -68,17 +75,17 @@ typedef struct {
  * first + h * stride[0] + w * stride[1] + a * stride[2] + b * stride[3]. */
 typedef struct {
     const qm_integers *integers;
-    int32_t stride[4];
+    size_t stride[4];
     int32_t depth;              /* how many a there are */
     const int32_t *zero_point;  /* one, or one for each b */
     int32_t zero_points;
-    int32_t first;
+    size_t first;
 } qm_weights;
 
 /* Of convolutions of three axes: the first of them, of which a qm_window tells the others. */
 typedef struct {
     int32_t in, out, kernel, stride, dilation, pad;
-    int32_t weights;  /* how far apart the planes of the kernel are */
+    size_t weights;  /* how far apart the planes of the kernel are */
 } qm_depth;
 
 typedef struct {
@@ -134,71 +141,80 @@ static inline void qm_set(const qm_tensor *t, size_t i, qm_int integer)
 }
 
 /* n neighbours from number `at` on. */
-static inline void qm_load(qm_value *to, const qm_tensor *t, size_t at, int32_t n)
+static inline void qm_load(qm_value *QM_RESTRICT to, const qm_tensor *t, size_t at, int32_t n)
 {
     const uint8_t *const bytes = (const uint8_t *)t->data + at;
-    int32_t l;
-
-    if (t->bytes != 1)
-        for (l = 0; l < n; ++l)
-            to[l] = (qm_value)qm_get(t, at + (size_t)l);
-    else if (n == QM_LANES)
-        for (l = 0; l < QM_LANES; ++l)
-            to[l] = (qm_value)(bytes[l] - t->zero_point);
-    else
-        for (l = 0; l < n; ++l)
-            to[l] = (qm_value)(bytes[l] - t->zero_point);
-}
-
-static inline void qm_store(const qm_tensor *t, size_t at, const qm_int *from, int32_t n)
-{
-    uint8_t *const bytes = (uint8_t *)t->data + at;
-    int32_t l;
+    int32_t i;
 
     if (t->bytes == 1)
-        for (l = 0; l < n; ++l)
-            bytes[l] = (uint8_t)(from[l] + t->zero_point);
+        for (i = 0; i < n; ++i)
+            to[i] = (qm_value)(bytes[i] - t->zero_point);
     else
-        for (l = 0; l < n; ++l)
-            qm_set(t, at + (size_t)l, from[l]);
+        for (i = 0; i < n; ++i)
+            to[i] = (qm_value)qm_get(t, at + (size_t)i);
 }
 
+/* The same, as accumulators. */
+static inline void qm_widen(qm_int *QM_RESTRICT to, const qm_tensor *t, size_t at, int32_t n)
+{
+    const uint8_t *const bytes = (const uint8_t *)t->data + at;
+    int32_t i;
+
+    if (t->bytes == 1)
+        for (i = 0; i < n; ++i)
+            to[i] = (qm_int)bytes[i] - t->zero_point;
+    else
+        for (i = 0; i < n; ++i)
+            to[i] = qm_get(t, at + (size_t)i);
+}
+
+static inline void qm_store(const qm_tensor *t, size_t at, const qm_int *QM_RESTRICT from,
+                            int32_t n)
+{
+    uint8_t *const bytes = (uint8_t *)t->data + at;
+    int32_t i;
+
+    if (t->bytes == 1)
+        for (i = 0; i < n; ++i)
+            bytes[i] = (uint8_t)(from[i] + t->zero_point);
+    else
+        for (i = 0; i < n; ++i)
+            qm_set(t, at + (size_t)i, from[i]);
+}
+
+/* The number of a weight. */
 static inline size_t qm_weight_at(const qm_weights *k, int32_t h, int32_t w, int32_t a, int32_t b)
 {
-    const int32_t *s = k->stride;
+    const size_t *s = k->stride;
 
-    return (size_t)k->first + (size_t)h * (size_t)s[0] + (size_t)w * (size_t)s[1]
-           + (size_t)a * (size_t)s[2] + (size_t)b * (size_t)s[3];
+    return k->first + (size_t)h * s[0] + (size_t)w * s[1] + (size_t)a * s[2] + (size_t)b * s[3];
 }
 
-static inline qm_value qm_weight(const qm_weights *k, int32_t h, int32_t w, int32_t a, int32_t b)
+/* Weight number `at`, which belongs to b. */
+static inline qm_value qm_weight(const qm_weights *k, size_t at, int32_t b)
 {
     const int32_t zero_point = k->zero_point[k->zero_points > 1 ? b : 0];
 
-    return (qm_value)(qm_integer(k->integers, qm_weight_at(k, h, w, a, b)) - zero_point);
+    return (qm_value)(qm_integer(k->integers, at) - zero_point);
 }
 
-/* n neighbours of a weight, along channels a (axis 2) or b (axis 3). */
-static inline void qm_line(qm_value *to, const qm_weights *k, int32_t h, int32_t w, int32_t a,
-                           int32_t b, int axis, int32_t n)
+/* n weights, `step` apart, of one b. */
+static inline void qm_unpack(qm_value *to, const qm_weights *k, size_t at, size_t step, int32_t b,
+                             int32_t n)
 {
-    const size_t at = qm_weight_at(k, h, w, a, b);
-    int32_t l;
+    int32_t i;
 
-    if (k->integers->packing == QM_INT8 && k->integers->is_signed && k->zero_points == 1
-        && k->stride[axis] == 1) {
-        const int8_t *const from = (const int8_t *)k->integers->data + at;
-        const int32_t zero_point = *k->zero_point;
-        if (n == QM_LANES)
-            for (l = 0; l < QM_LANES; ++l)
-                to[l] = (qm_value)(from[l] - zero_point);
-        else
-            for (l = 0; l < n; ++l)
-                to[l] = (qm_value)(from[l] - zero_point);
-    } else {
-        for (l = 0; l < n; ++l)
-            to[l] = axis == 2 ? qm_weight(k, h, w, a + l, b) : qm_weight(k, h, w, a, b + l);
-    }
+    for (i = 0; i < n; ++i)
+        to[i] = qm_weight(k, at + (size_t)i * step, b);
+}
+
+/* All weights as they are stored, if they can be read so along an axis; else NULL. */
+static inline const int8_t *qm_plain(const qm_weights *k, int axis)
+{
+    if (k->integers->packing != QM_INT8 || !k->integers->is_signed || k->stride[axis] != 1
+        || k->zero_points != 1 || *k->zero_point != 0)
+        return NULL;
+    return (const int8_t *)k->integers->data;
 }
 
 static inline size_t qm_at(const qm_shape *s, int32_t y, int32_t x, int32_t c)
@@ -238,40 +254,144 @@ static inline size_t qm_under(const qm_window *p, size_t n, int32_t i, int32_t j
     return SIZE_MAX;
 }
 
-static inline void qm_clear(qm_int *sums)
+static inline void qm_clear(qm_int *sums, const qm_block *b)
 {
     int32_t i;
 
-    for (i = 0; i < QM_BLOCK; ++i)
+    for (i = 0; i < b->count * b->lanes; ++i)
         sums[i] = 0;
 }
 
-/* Add the products of one position of the kernel: pixel p has its inputs at[p] and further. Lanes
- * from `lane` on, `n` of them, are the output channels o and further, along an axis of weights. */
-static inline void qm_add_products(qm_int *sums, const qm_tensor *in, const size_t *at,
-                                   const qm_weights *k, int32_t depth, int32_t i, int32_t j,
-                                   int32_t o, int axis, int32_t lane, int32_t n)
+/* Add the products of n inputs, a multiple of QM_LANES, and four rows of weights, which are `row`
+ * apart. */
+static inline void qm_dot4(qm_int *QM_RESTRICT sums, const qm_value *QM_RESTRICT x,
+                           const int8_t *QM_RESTRICT w, size_t row, int32_t n)
 {
-    qm_value x[QM_PIXELS][QM_LANES], w[QM_LANES] = {0};
-    int32_t c, p, l, first, count;
+    const int8_t *const w1 = w + row, *const w2 = w1 + row, *const w3 = w2 + row;
+    qm_int s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+    const int32_t whole = n & -QM_LANES;
+    int32_t c;
 
-    for (first = 0; first < depth; first += QM_LANES) {
-        count = depth - first < QM_LANES ? depth - first : QM_LANES;
-        for (p = 0; p < QM_PIXELS; ++p) {
-            if (at[p] != SIZE_MAX)
-                qm_load(x[p], in, at[p] + (size_t)first, count);
-            else
-                for (l = 0; l < QM_LANES; ++l)
-                    x[p][l] = 0;
-        }
-        for (c = 0; c < count; ++c) {
-            const int32_t a = axis == 3 ? first + c : o, b = axis == 3 ? o : first + c;
-            qm_line(w + lane, k, i, j, a, b, axis, n);
-            for (p = 0; p < QM_PIXELS; ++p)
-                for (l = 0; l < QM_LANES; ++l)
-                    sums[p * QM_LANES + l] += (qm_int)x[p][c] * w[l];
+    for (c = 0; c < whole; ++c) {
+        s0 += (qm_int)x[c] * w[c];
+        s1 += (qm_int)x[c] * w1[c];
+        s2 += (qm_int)x[c] * w2[c];
+        s3 += (qm_int)x[c] * w3[c];
+    }
+    for (; c < n; ++c) {
+        s0 += (qm_int)x[c] * w[c];
+        s1 += (qm_int)x[c] * w1[c];
+        s2 += (qm_int)x[c] * w2[c];
+        s3 += (qm_int)x[c] * w3[c];
+    }
+    sums[0] += s0;
+    sums[1] += s1;
+    sums[2] += s2;
+    sums[3] += s3;
+}
+
+static inline qm_int qm_dot(const qm_value *x, const qm_value *w, int32_t n)
+{
+    qm_int sum = 0;
+    int32_t c;
+
+    for (c = 0; c < n; ++c)
+        sum += (qm_int)x[c] * w[c];
+    return sum;
+}
+
+/* Inputs under neighbouring weights, of one pixel. */
+typedef struct {
+    qm_value x[QM_RUN];
+    int32_t n;
+    size_t at;           /* the number of the first weight, of output channel 0 */
+} qm_run;
+
+/* Add the products of a run to the sums of `lanes` output channels from o on, which lie along an
+ * axis of the weights, and inputs along the other. Zeros make the run longer, so that it meets
+ * weights of what follows, if something does. */
+static inline void qm_add_run(qm_int *sums, qm_run *r, const qm_weights *k, int axis, int32_t o,
+                              int32_t lanes)
+{
+    const size_t row = k->stride[axis], step = k->stride[5 - axis];
+    const int8_t *const plain = qm_plain(k, 5 - axis);
+    qm_value w[QM_RUN];
+    int32_t length = r->n;
+    int32_t l;
+
+    for (; length % QM_LANES; ++length)
+        r->x[length] = 0;
+    for (l = 0; plain && l + 4 <= lanes; l += 4) {
+        const size_t at = r->at + (size_t)(o + l) * row;
+        if (at + 3 * row + (size_t)length > k->integers->size)
+            length = r->n;
+        qm_dot4(sums + l, r->x, plain + at, row, length);
+    }
+    for (; l < lanes; ++l) {
+        const size_t at = r->at + (size_t)(o + l) * row;
+        qm_unpack(w, k, at, step, o + l, r->n);
+        sums[l] += qm_dot(r->x, w, r->n);
+    }
+    r->n = 0;
+}
+
+/* Where a kernel reads along an axis: `qm_reads` or `qm_reaches`. */
+typedef int (*qm_reader)(const qm_window *, int, int32_t, int32_t, int32_t *);
+
+/* One pixel of a convolution: `lanes` output channels from o on, of the group whose inputs begin
+ * at channel `first`. */
+static inline void qm_conv_pixel(qm_int *sums, const qm_term *t, size_t pixel, int32_t first,
+                                 int32_t o, int32_t lanes, qm_reader reads, int axis)
+{
+    const qm_convolution *const f = (const qm_convolution *)t->of;
+    const qm_window *const p = &f->window;
+    const qm_weights *const k = &f->weights;
+    const size_t width = (size_t)p->out.width, plane = (size_t)p->out.height * width;
+    const size_t step = k->stride[5 - axis];
+    const int32_t d = (int32_t)(pixel / plane) * f->depth.stride - f->depth.pad;
+    const int32_t y = (int32_t)(pixel % plane / width), x = (int32_t)(pixel % width);
+    /* Whether neighbours of a row of the input have neighbours of a row of the kernel. */
+    const int whole = axis == 3 && p->dilation[1] == 1 && k->depth == p->in.channels
+                      && k->stride[1] == (size_t)k->depth * step;
+    int32_t z, i, j, c, n, row, column, length;
+    qm_run r;
+
+    r.n = 0;
+    r.at = 0;
+    for (z = 0; z < f->depth.kernel; ++z) {
+        const int32_t in = d + z * f->depth.dilation;
+        if (in < 0 || in >= f->depth.in)
+            continue;
+        for (i = 0; i < p->kernel[0]; ++i) {
+            if (!reads(p, 0, y, i, &row))
+                continue;
+            for (j = 0; j < p->kernel[1]; ++j) {
+                size_t at, weight;
+                if (!reads(p, 1, x, j, &column))
+                    continue;
+                at = qm_at(&p->in, in * p->in.height + row, column, first);
+                weight = qm_weight_at(k, i, j, 0, 0) + (size_t)z * f->depth.weights;
+                length = k->depth;
+                if (whole) {
+                    const int32_t left = p->in.width - column;
+                    n = p->kernel[1] - j < left ? p->kernel[1] - j : left;
+                    length *= n;
+                    j += n - 1;
+                }
+                for (c = 0; c < length; c += n) {
+                    const size_t next = weight + (size_t)c * step;
+                    if (r.n == QM_RUN || (r.n && next != r.at + (size_t)r.n * step))
+                        qm_add_run(sums, &r, k, axis, o, lanes);
+                    if (!r.n)
+                        r.at = next;
+                    n = length - c < QM_RUN - r.n ? length - c : QM_RUN - r.n;
+                    qm_load(r.x + r.n, &t->in, at + (size_t)c, n);
+                    r.n += n;
+                }
+            }
         }
     }
+    qm_add_run(sums, &r, k, axis, o, lanes);
 }
 
 /* Channels of groups, if the kernel has fewer inputs than there are. */
@@ -279,59 +399,41 @@ static inline void qm_conv(qm_int *sums, const qm_term *t, const qm_block *b)
 {
     const qm_convolution *const f = (const qm_convolution *)t->of;
     const qm_window *const p = &f->window;
-    const size_t in_plane = qm_at(&p->in, p->in.height, 0, 0);
-    const size_t out_plane = (size_t)p->out.height * (size_t)p->out.width;
     const int32_t of_group = p->out.channels / (p->in.channels / f->weights.depth);
-    qm_weights k = f->weights;
-    size_t at[QM_PIXELS];
-    int32_t z, i, j, n, lane, count;
+    int32_t n, lane, count;
 
-    qm_clear(sums);
-    for (lane = 0; lane < b->lanes; lane += count) {
-        const int32_t o = b->channel + lane, first = o / of_group * k.depth;
-        count = of_group - o % of_group;
-        count = count < b->lanes - lane ? count : b->lanes - lane;
-        for (z = 0; z < f->depth.kernel; ++z) {
-            k.first = f->weights.first + z * f->depth.weights;
-            for (i = 0; i < p->kernel[0]; ++i)
-                for (j = 0; j < p->kernel[1]; ++j) {
-                    int any = 0;
-                    for (n = 0; n < QM_PIXELS; ++n) {
-                        const size_t pixel = b->first + (size_t)n;
-                        const int32_t plane = (int32_t)(pixel / out_plane) * f->depth.stride
-                                              + z * f->depth.dilation - f->depth.pad;
-                        at[n] = SIZE_MAX;
-                        if (n < b->count && plane >= 0 && plane < f->depth.in)
-                            at[n] = qm_under(p, pixel % out_plane, i, j, qm_reads);
-                        if (at[n] != SIZE_MAX) {
-                            at[n] += (size_t)plane * in_plane + (size_t)first;
-                            any = 1;
-                        }
-                    }
-                    if (any)
-                        qm_add_products(sums, &t->in, at, &k, k.depth, i, j, o, 3, lane, count);
-                }
+    qm_clear(sums, b);
+    for (n = 0; n < b->count; ++n)
+        for (lane = 0; lane < b->lanes; lane += count) {
+            const int32_t o = b->channel + lane, first = o / of_group * f->weights.depth;
+            count = of_group - o % of_group;
+            count = count < b->lanes - lane ? count : b->lanes - lane;
+            qm_conv_pixel(sums + n * b->lanes + lane, t, b->first + (size_t)n, first, o, count,
+                          qm_reads, 3);
         }
-    }
 }
 
 /* Channels a of the weights are out, b are in. */
 static inline void qm_conv_transpose(qm_int *sums, const qm_term *t, const qm_block *b)
 {
-    const qm_convolution *const f = (const qm_convolution *)t->of;
-    const qm_window *const p = &f->window;
-    size_t at[QM_PIXELS];
-    int32_t i, j, n;
+    int32_t n;
 
-    qm_clear(sums);
-    for (i = 0; i < p->kernel[0]; ++i)
-        for (j = 0; j < p->kernel[1]; ++j) {
-            for (n = 0; n < QM_PIXELS; ++n)
-                at[n] = n < b->count ? qm_under(p, b->first + (size_t)n, i, j, qm_reaches)
-                                     : SIZE_MAX;
-            qm_add_products(sums, &t->in, at, &f->weights, p->in.channels, i, j, b->channel, 2, 0,
-                            b->lanes);
-        }
+    qm_clear(sums, b);
+    for (n = 0; n < b->count; ++n)
+        qm_conv_pixel(sums + n * b->lanes, t, b->first + (size_t)n, 0, b->channel, b->lanes,
+                      qm_reaches, 2);
+}
+
+/* Add n products of inputs and weights. */
+static inline void qm_multiply_add(qm_int *QM_RESTRICT sums, const uint8_t *QM_RESTRICT x,
+                                   int16_t zero_point, const int8_t *QM_RESTRICT w, int32_t n)
+{
+    int32_t l;
+
+    for (l = 0; l < (n & -QM_LANES); ++l)
+        sums[l] += (qm_int)(int16_t)(x[l] - zero_point) * w[l];
+    for (; l < n; ++l)
+        sums[l] += (qm_int)(int16_t)(x[l] - zero_point) * w[l];
 }
 
 /* Input channel c makes the output channels c * m to c * m + m - 1. */
@@ -339,27 +441,38 @@ static inline void qm_depthwise(qm_int *sums, const qm_term *t, const qm_block *
 {
     const qm_convolution *const f = (const qm_convolution *)t->of;
     const qm_window *const p = &f->window;
-    const int32_t m = p->out.channels / p->in.channels;
-    qm_value x[QM_LANES] = {0}, w[QM_LANES] = {0};
-    int32_t i, j, n, l;
+    const qm_weights *const k = &f->weights;
+    const int32_t m = p->out.channels / p->in.channels, width = p->out.width;
+    const int8_t *const plain = m == 1 && t->in.bytes == 1 ? qm_plain(k, 2) : NULL;
+    const int32_t first_row = (int32_t)(b->first / (size_t)width);
+    const int32_t first_column = (int32_t)(b->first % (size_t)width);
+    qm_value w[QM_BLOCK];
+    int32_t i, j, n, l, y, x, row, column;
 
-    qm_clear(sums);
+    qm_clear(sums, b);
     for (i = 0; i < p->kernel[0]; ++i)
         for (j = 0; j < p->kernel[1]; ++j) {
-            if (m == 1)
-                qm_line(w, &f->weights, i, j, b->channel, 0, 2, b->lanes);
-            for (l = 0; m > 1 && l < b->lanes; ++l)
-                w[l] = qm_weight(&f->weights, i, j, (b->channel + l) / m, (b->channel + l) % m);
+            for (l = 0; !plain && l < b->lanes; ++l) {
+                const int32_t c = b->channel + l;
+                w[l] = qm_weight(k, qm_weight_at(k, i, j, c / m, c % m), c % m);
+            }
+            y = first_row;
+            x = first_column;
             for (n = 0; n < b->count; ++n) {
-                const size_t at = qm_under(p, b->first + (size_t)n, i, j, qm_reads);
-                if (at == SIZE_MAX)
-                    continue;
-                if (m == 1)
-                    qm_load(x, &t->in, at + (size_t)b->channel, b->lanes);
-                for (l = 0; m > 1 && l < b->lanes; ++l)
-                    x[l] = (qm_value)qm_get(&t->in, at + (size_t)((b->channel + l) / m));
-                for (l = 0; l < QM_LANES; ++l)
-                    sums[n * QM_LANES + l] += (qm_int)x[l] * w[l];
+                qm_int *const to = sums + n * b->lanes;
+                if (qm_reads(p, 0, y, i, &row) && qm_reads(p, 1, x, j, &column)) {
+                    const size_t at = qm_at(&p->in, row, column, 0);
+                    if (plain)
+                        qm_multiply_add(to, (const uint8_t *)t->in.data + at + b->channel,
+                                        (int16_t)t->in.zero_point,
+                                        plain + qm_weight_at(k, i, j, b->channel, 0), b->lanes);
+                    for (l = 0; !plain && l < b->lanes; ++l)
+                        to[l] += qm_get(&t->in, at + (size_t)((b->channel + l) / m)) * w[l];
+                }
+                if (++x == width) {
+                    x = 0;
+                    ++y;
+                }
             }
         }
 }
@@ -370,13 +483,13 @@ static inline void qm_pool_sum(qm_int *sums, const qm_term *t, const qm_block *b
     const qm_window *const p = (const qm_window *)t->of;
     int32_t i, j, n, l;
 
-    qm_clear(sums);
+    qm_clear(sums, b);
     for (n = 0; n < b->count; ++n)
         for (i = 0; i < p->kernel[0]; ++i)
             for (j = 0; j < p->kernel[1]; ++j) {
                 const size_t at = qm_under(p, b->first + (size_t)n, i, j, qm_reads);
                 for (l = 0; at != SIZE_MAX && l < b->lanes; ++l)
-                    sums[n * QM_LANES + l] += qm_get(&t->in, at + (size_t)(b->channel + l));
+                    sums[n * b->lanes + l] += qm_get(&t->in, at + (size_t)(b->channel + l));
             }
 }
 
@@ -393,7 +506,7 @@ static inline void qm_pool_extreme(qm_int *sums, const qm_term *t, const qm_bloc
     const qm_int sign = f->sign;
     int32_t i, j, n, l;
 
-    for (i = 0; i < QM_BLOCK; ++i)
+    for (i = 0; i < b->count * b->lanes; ++i)
         sums[i] = sign * f->end;
     for (n = 0; n < b->count; ++n)
         for (i = 0; i < p->kernel[0]; ++i)
@@ -401,11 +514,11 @@ static inline void qm_pool_extreme(qm_int *sums, const qm_term *t, const qm_bloc
                 const size_t at = qm_under(p, b->first + (size_t)n, i, j, qm_reads);
                 for (l = 0; at != SIZE_MAX && l < b->lanes; ++l) {
                     const qm_int x = sign * qm_get(&t->in, at + (size_t)(b->channel + l));
-                    qm_int *const most = sums + n * QM_LANES + l;
+                    qm_int *const most = sums + n * b->lanes + l;
                     *most = x > *most ? x : *most;
                 }
             }
-    for (i = 0; i < QM_BLOCK; ++i)
+    for (i = 0; i < b->count * b->lanes; ++i)
         sums[i] *= sign;
 }
 
@@ -436,7 +549,7 @@ static inline void qm_bilinear(qm_int *sums, const qm_term *t, const qm_block *b
     const size_t width = (size_t)f->shape[1] * (size_t)f->factor[1];
     int32_t n, l, i, j, row[2], column[2], v[2], w[2];
 
-    qm_clear(sums);
+    qm_clear(sums, b);
     for (n = 0; n < b->count; ++n) {
         const size_t pixel = b->first + (size_t)n;
         qm_between((int32_t)(pixel / width), f->shape[0], f->factor[0], row, v);
@@ -446,7 +559,7 @@ static inline void qm_bilinear(qm_int *sums, const qm_term *t, const qm_block *b
                 const size_t at = ((size_t)row[i] * (size_t)f->shape[1] + (size_t)column[j])
                                   * (size_t)f->shape[2] + (size_t)b->channel;
                 for (l = 0; l < b->lanes; ++l)
-                    sums[n * QM_LANES + l] += qm_get(&t->in, at + (size_t)l) * (v[i] * w[j]);
+                    sums[n * b->lanes + l] += qm_get(&t->in, at + (size_t)l) * (v[i] * w[j]);
             }
     }
 }
@@ -481,7 +594,7 @@ static inline void qm_permute(qm_int *sums, const qm_term *t, const qm_block *b)
     for (n = 0; n < b->count; ++n)
         for (l = 0; l < b->lanes; ++l) {
             qm_indices(at, f->shape, b->first + (size_t)n, b->channel + l);
-            sums[n * QM_LANES + l] = qm_get(&t->in, qm_strided(at, f->a));
+            sums[n * b->lanes + l] = qm_get(&t->in, qm_strided(at, f->a));
         }
 }
 
@@ -498,7 +611,7 @@ static inline void qm_multiply(qm_int *sums, const qm_term *t, const qm_block *b
     for (n = 0; n < b->count; ++n)
         for (l = 0; l < b->lanes; ++l) {
             qm_indices(at, f->strides.shape, b->first + (size_t)n, b->channel + l);
-            sums[n * QM_LANES + l] = qm_get(&t->in, qm_strided(at, f->strides.a))
+            sums[n * b->lanes + l] = qm_get(&t->in, qm_strided(at, f->strides.a))
                                      * qm_get(&f->factor, qm_strided(at, f->strides.b));
         }
 }
@@ -512,6 +625,7 @@ typedef struct {
 static inline void qm_place(qm_int *sums, const qm_term *t, const qm_block *b)
 {
     const qm_placement *const f = (const qm_placement *)t->of;
+    const int whole = f->in[3] == f->out[3];
     int32_t at[4], n, l, axis;
 
     for (n = 0; n < b->count; ++n) {
@@ -525,8 +639,12 @@ static inline void qm_place(qm_int *sums, const qm_term *t, const qm_block *b)
             source = source * (size_t)f->in[axis] + (size_t)(inside ? i : 0);
         }
         source *= (size_t)f->in[3];
+        if (inside && whole) {
+            qm_widen(sums + n * b->lanes, &t->in, source + (size_t)b->channel, b->lanes);
+            continue;
+        }
         for (l = 0; l < b->lanes; ++l) {
-            sums[n * QM_LANES + l] = inside && c >= 0 && c < f->in[3]
+            sums[n * b->lanes + l] = inside && c >= 0 && c < f->in[3]
                                          ? qm_get(&t->in, source + (size_t)c)
                                          : 0;
             if (++rest == f->factor[3]) {
@@ -537,17 +655,16 @@ static inline void qm_place(qm_int *sums, const qm_term *t, const qm_block *b)
     }
 }
 
+/* The number of a block's first integer, after which the others follow. */
+static inline size_t qm_start(const qm_block *b)
+{
+    return b->first * (size_t)b->channels + (size_t)b->channel;
+}
+
 /* The integers as they are. */
 static inline void qm_same(qm_int *sums, const qm_term *t, const qm_block *b)
 {
-    int32_t n, l;
-
-    for (n = 0; n < b->count; ++n) {
-        const size_t pixel = b->first + (size_t)n;
-        const size_t at = pixel * (size_t)b->channels + (size_t)b->channel;
-        for (l = 0; l < b->lanes; ++l)
-            sums[n * QM_LANES + l] = qm_get(&t->in, at + (size_t)l);
-    }
+    qm_widen(sums, &t->in, qm_start(b), b->count * b->lanes);
 }
 
 /* Go on to the next block; 0 after the last. */
@@ -558,20 +675,11 @@ static inline int qm_next(qm_block *b)
         b->channel = 0;
         b->first += (size_t)b->count;
     }
-    b->count = b->pixels - b->first < QM_PIXELS ? (int32_t)(b->pixels - b->first) : QM_PIXELS;
-    b->lanes = b->channels - b->channel < QM_LANES ? b->channels - b->channel : QM_LANES;
+    b->lanes = b->channels - b->channel < QM_BLOCK ? b->channels - b->channel : QM_BLOCK;
+    b->count = b->channels > 0 && b->channels < QM_BLOCK ? QM_BLOCK / b->channels : 1;
+    if (b->pixels - b->first < (size_t)b->count)
+        b->count = (int32_t)(b->pixels - b->first);
     return b->count > 0 && b->lanes > 0;
-}
-
-static inline void qm_store_block(const qm_tensor *out, const qm_int *sums, const qm_block *b)
-{
-    int32_t n;
-
-    for (n = 0; n < b->count; ++n) {
-        const size_t pixel = b->first + (size_t)n;
-        const size_t at = pixel * (size_t)b->channels + (size_t)b->channel;
-        qm_store(out, at, sums + n * QM_LANES, b->lanes);
-    }
 }
 
 /* Keep what a kernel gives: integers of the same scale, or accumulators. */
@@ -582,7 +690,7 @@ static inline void qm_move(const qm_tensor *out, const qm_term *t, size_t pixels
 
     while (qm_next(&b)) {
         t->kernel(sums, t, &b);
-        qm_store_block(out, sums, &b);
+        qm_store(out, qm_start(&b), sums, b.count * b.lanes);
     }
 }
 
@@ -595,8 +703,16 @@ static inline size_t qm_constant(const qm_requantization *r, const qm_block *b, 
     return of_pixel + (size_t)b->channel * (size_t)r->channel_step;
 }
 
-static inline void qm_begin(int64_t *y, const qm_scaling *s, const qm_requantization *r,
-                            const qm_block *b)
+/* The constants of each element of a block. */
+typedef struct {
+    int32_t multiplier[QM_BLOCK];
+    int64_t addend[QM_BLOCK];
+    uint8_t shift[QM_BLOCK];
+} qm_constants;
+
+/* Spread the constants, with the multipliers of term t. */
+static inline void qm_spread(qm_constants *to, const qm_scaling *s, int32_t t,
+                             const qm_requantization *r, const qm_block *b)
 {
     int32_t n, l;
 
@@ -604,77 +720,121 @@ static inline void qm_begin(int64_t *y, const qm_scaling *s, const qm_requantiza
         const size_t first = qm_constant(r, b, n);
         for (l = 0; l < b->lanes; ++l) {
             const size_t c = first + (size_t)(l * r->channel_step);
-            y[n * QM_LANES + l] = s->addend[c];
+            const int32_t i = n * b->lanes + l;
+            to->multiplier[i] = s->multiplier[t][c];
+            to->addend[i] = s->addend[c];
+            to->shift[i] = s->shift[c];
         }
     }
 }
 
-/* Add the accumulators of term t times their multipliers. */
-static inline void qm_scale(int64_t *y, const qm_int *sums, const qm_scaling *s, int32_t t,
-                            const qm_requantization *r, const qm_block *b)
+/* Add the accumulators of term t times their multipliers; the first begins with the addends. */
+static inline void qm_scale(int64_t *QM_RESTRICT y, const qm_int *QM_RESTRICT sums,
+                            const qm_constants *QM_RESTRICT c, int32_t t, int32_t n)
 {
-    int32_t n, l;
+    int32_t i;
 
-    for (n = 0; n < b->count; ++n) {
-        const size_t first = qm_constant(r, b, n);
-        for (l = 0; l < b->lanes; ++l) {
-            const size_t c = first + (size_t)(l * r->channel_step);
-            const int32_t i = n * QM_LANES + l;
-            y[i] += (int64_t)sums[i] * s->multiplier[t][c];
-        }
+    for (i = 0; i < n; ++i) {
+        const int64_t total = t ? y[i] : c->addend[i];
+        y[i] = total + (int64_t)sums[i] * c->multiplier[i];
     }
 }
 
-/* y / 2^shift, rounded down, also where >> of a negative number does something else. */
+/* y / 2^shift, rounded down: 2^63 makes y positive for the time being. */
 static inline int64_t qm_shifted(int64_t y, uint8_t shift)
 {
-    return y >= 0 ? y >> shift : ~(~y >> shift);
+    const uint64_t half = (uint64_t)1 << 63;
+
+    return (int64_t)(((uint64_t)y + half) >> shift) - (int64_t)(half >> shift);
 }
 
-/* Round and clamp what the terms sum up to. */
-static inline void qm_round(qm_int *out, const int64_t *totals, const int64_t *negative,
+static inline int64_t qm_rounded(int64_t y, const qm_constants *c, int32_t i)
+{
+    const uint8_t shift = c->shift[i];
+
+    return qm_shifted(y, shift);
+}
+
+static inline int qm_is_negative(int64_t y, uint8_t shift)
+{
+    return y < (int64_t)1 << (shift - 1);  /* half a step, for rounding, is in it */
+}
+
+static inline void qm_round(int64_t *QM_RESTRICT y, const qm_constants *QM_RESTRICT c, int32_t n)
+{
+    int32_t i;
+
+    for (i = 0; i < n; ++i)
+        y[i] = qm_rounded(y[i], c, i);
+}
+
+/* Round what a leaky ReLU makes where y is negative, and y elsewhere. */
+static inline void qm_leak(int64_t *negative, const int64_t *y, qm_constants *c,
+                           const qm_requantization *r, const qm_block *b)
+{
+    const int32_t n = b->count * b->lanes;
+    int32_t i;
+
+    qm_spread(c, r->negative, 0, r, b);
+    for (i = 0; i < n; ++i)
+        negative[i] = qm_shifted(negative[i], c->shift[i]);
+    qm_spread(c, &r->scaling, 0, r, b);
+    for (i = 0; i < n; ++i)
+        if (!qm_is_negative(y[i], c->shift[i]))
+            negative[i] = qm_rounded(y[i], c, i);
+}
+
+static inline qm_int qm_clamped(int64_t y, int64_t low, int64_t high)
+{
+    y = y < low ? low : y;
+    y = y > high ? high : y;
+    return (qm_int)y;
+}
+
+static inline void qm_clamp(qm_int *QM_RESTRICT out, const int64_t *QM_RESTRICT y,
                             const qm_requantization *r, const qm_block *b)
 {
-    int32_t n, l;
+    const int64_t low = *r->low, high = *r->high;
+    int32_t n, l, i;
 
-    for (n = 0; n < b->count; ++n) {
-        const size_t first = qm_constant(r, b, n);
+    for (i = 0; r->clamps == 1 && i < b->count * b->lanes; ++i)
+        out[i] = qm_clamped(y[i], low, high);
+    for (n = 0; r->clamps > 1 && n < b->count; ++n)
         for (l = 0; l < b->lanes; ++l) {
-            const size_t c = first + (size_t)(l * r->channel_step);
-            const int32_t i = n * QM_LANES + l;
-            const uint8_t shift = r->scaling.shift[c];
-            const size_t end = r->clamps > 1 ? c : 0;
-            int64_t y = totals[i];
-            if (r->negative && y < (int64_t)1 << (shift - 1))
-                y = qm_shifted(negative[i], r->negative->shift[c]);
-            else
-                y = qm_shifted(y, shift);
-            y = y < r->low[end] ? r->low[end] : y;
-            out[i] = (qm_int)(y > r->high[end] ? r->high[end] : y);
+            const size_t c = qm_constant(r, b, n) + (size_t)(l * r->channel_step);
+            out[n * b->lanes + l] = qm_clamped(y[n * b->lanes + l], r->low[c], r->high[c]);
         }
-    }
 }
 
 static inline void qm_requantize(const qm_tensor *out, const qm_term *terms, size_t pixels,
                                  int32_t channels, const qm_requantization *r)
 {
+    /* Whether not all blocks have the constants of the first. */
+    const int varies = r->terms > 1 || r->negative || r->pixel_step || channels > QM_BLOCK;
     qm_block b = {pixels, channels, 0, 0, 0, 0};
     qm_int sums[QM_BLOCK];
     int64_t y[QM_BLOCK], negative[QM_BLOCK];
+    qm_constants c;
     int32_t t;
 
     while (qm_next(&b)) {
-        qm_begin(y, &r->scaling, r, &b);
-        if (r->negative)
-            qm_begin(negative, r->negative, r, &b);
+        const int32_t n = b.count * b.lanes;
         for (t = 0; t < r->terms; ++t) {
             terms[t].kernel(sums, &terms[t], &b);
-            qm_scale(y, sums, &r->scaling, t, r, &b);
-            if (r->negative)
-                qm_scale(negative, sums, r->negative, t, r, &b);
+            if (r->negative) {
+                qm_spread(&c, r->negative, t, r, &b);
+                qm_scale(negative, sums, &c, t, n);
+            }
+            if (varies || b.first == 0)
+                qm_spread(&c, &r->scaling, t, r, &b);
+            qm_scale(y, sums, &c, t, n);
         }
-        qm_round(sums, y, negative, r, &b);
-        qm_store_block(out, sums, &b);
+        if (r->negative)
+            qm_leak(negative, y, &c, r, &b);
+        else
+            qm_round(y, &c, n);
+        qm_clamp(sums, r->negative ? negative : y, r, &b);
+        qm_store(out, qm_start(&b), sums, n);
     }
 }
 

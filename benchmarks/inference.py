@@ -1,16 +1,20 @@
 """Milliseconds per image of MobileNetV2 (alpha 0.35, 96x96), quantized to 8 bits by default.
 
-qmath's profiles, TFLite's reference and default resolvers, ONNX Runtime and the TensorFlow model
-on the same images with the same number of threads. Each has a process of its own, which loads a
-file as a user would; they take turns. Needs the `reference` extra, and `benchmarks` for ONNX
-Runtime. Quick, the model is a smaller one.
+qmath's profiles, its engine `c` and its C export, TFLite's reference and default resolvers, ONNX
+Runtime and the TensorFlow model on the same images with the same number of threads. Each has a
+process of its own, which loads a file as a user would; they take turns. With one thread the time is
+that of the processor. Needs the `reference` extra, `benchmarks` for ONNX Runtime, and a C compiler.
+Quick, the model is a smaller one.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import multiprocessing
-import statistics
+import re
+import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import Options, Progress, Row, take_turns
+from benchmarks.measure import Options, Progress, Row, spread, take_turns
 from benchmarks.tables import faster, markdown
 
 __all__ = ["ROUNDS", "full", "measure", "skipped", "summary"]
@@ -36,8 +40,10 @@ def skipped() -> list[str]:
     """Return the candidates whose libraries are not installed; without TensorFlow, all."""
     if not all(map(importlib.util.find_spec, ("tensorflow", "tensorflow_model_optimization"))):
         return list(CANDIDATES)
-    present = all(map(importlib.util.find_spec, ("onnxruntime", "tf2onnx")))
-    return [] if present else ["ONNX Runtime"]
+    absent = [] if shutil.which("cc") else [name for name in CANDIDATES if ", c" in name.lower()]
+    if not all(map(importlib.util.find_spec, ("onnxruntime", "tf2onnx"))):
+        absent.append("ONNX Runtime")
+    return absent
 
 
 def prepare(folder: Path, name: str) -> None:
@@ -72,6 +78,38 @@ def qmath_profile(folder: Path, profile: str) -> Runner:
     (name,) = program.inputs
     executor = Executor(program, profile_named(profile))
     return lambda image: executor.run({name: image}, keep=program.outputs)
+
+
+def engine_c(folder: Path) -> Runner:
+    """Return the runner of qmath's engine `c`."""
+    import qmath
+    from qmath.engine.api import engine_named
+    from qmath.integer.api import program_of
+    from qmath.integer.profiles.fixed import Integer
+
+    model = qmath.load(folder / "model.h5")
+    program = program_of(model)
+    (name,) = program.inputs
+    executor = engine_named("c", model)(program, Integer())
+    return lambda images: executor.run({name: images}, keep=program.outputs)
+
+
+def c_export(folder: Path, flags: str) -> Runner:
+    """Return the runner of the exported C, compiled with some options."""
+    import qmath
+
+    place = Path(tempfile.mkdtemp(dir=folder))
+    qmath.export(folder / "model.h5", place / "net", format="c", vectors=0)
+    (setter,) = re.findall(r"void (model_set_\w+)\(", (place / "net/model.h").read_text())
+    main, library = place / "main.c", place / "net.so"
+    main.write_text(
+        '#include "net/model_data.c"\n#include "net/model.c"\n'
+        f"void run(const float *x) {{ {setter}(x); model_run(); }}\n"
+    )
+    command = ["cc", "-std=c99", *flags.split(), "-fPIC", "-shared", main, "-o", library]
+    subprocess.run(command, check=True)
+    run = ctypes.CDLL(str(library)).run
+    return lambda image: run(ctypes.c_void_p(image.ctypes.data))
 
 
 def tflite(folder: Path, resolver: str, threads: int) -> Runner:
@@ -122,6 +160,11 @@ def tensorflow(folder: Path) -> Runner:
 CANDIDATES: dict[str, Callable[[Path, int], Runner]] = {
     "qmath, exact": lambda folder, _threads: qmath_profile(folder, "exact"),
     "qmath, integer": lambda folder, _threads: qmath_profile(folder, "integer"),
+    "qmath, integer, batch": lambda folder, _threads: qmath_profile(folder, "integer"),
+    "qmath, C engine": lambda folder, _threads: engine_c(folder),
+    "qmath, C engine, batch": lambda folder, _threads: engine_c(folder),
+    "qmath, C export, -O2": lambda folder, _threads: c_export(folder, "-O2"),
+    "qmath, C export, -O3": lambda folder, _threads: c_export(folder, "-O3 -march=native"),
     BASE: lambda folder, threads: tflite(folder, "BUILTIN_REF", threads),
     "TFLite, default resolver": lambda folder, threads: tflite(folder, "AUTO", threads),
     "ONNX Runtime": onnx_runtime,
@@ -133,11 +176,13 @@ def work(name: str, folder: Path, threads: int, connection: Connection) -> None:
     """Run the images once for every message, and answer with milliseconds per image."""
     run = CANDIDATES[name](folder, threads)
     images = np.load(folder / "images.npy")
+    batches = [images] if name.endswith("batch") else np.split(images, len(images))
+    clock = time.process_time if threads == 1 else time.perf_counter
     while connection.recv():
-        start = time.perf_counter()
-        for image in images:
-            run(image[np.newaxis])
-        connection.send((time.perf_counter() - start) / len(images) * 1e3)
+        start = clock()
+        for batch in batches:
+            run(batch)
+        connection.send((clock() - start) / len(images) * 1e3)
 
 
 def ask(connection: Connection) -> float:
@@ -171,12 +216,13 @@ def measure(options: Options, progress: Progress) -> Iterator[Row]:
         runs = {name: partial(ask, connection) for name, connection in connections.items()}
         for name, times in take_turns(runs, options.rounds).items():
             connections[name].send(False)
+            found = spread(times)
             yield {
                 "candidate": name,
                 "model": model,
-                "milliseconds": round(statistics.median(times), 3),
-                "fastest": round(min(times), 3),
-                "slowest": round(max(times), 3),
+                "milliseconds": round(found.median, 3),
+                "low": round(found.low, 3),
+                "high": round(found.high, 3),
             }
 
 
@@ -185,14 +231,14 @@ def full(rows: list[Row]) -> str:
     if not rows:
         return "Nothing to compare."
     base = next(row["milliseconds"] for row in rows if row["candidate"] == BASE)
-    header = [f"an image of {rows[0]['model']}", "ms", "fastest … slowest", "ratio"]
+    header = [f"an image of {rows[0]['model']}", "ms", "quartiles", "ratio"]
     return markdown(
         header,
         [
             [
                 row["candidate"],
                 f"{row['milliseconds']:.3g}",
-                f"{row['fastest']:.3g} … {row['slowest']:.3g}",
+                f"{row['low']:.3g} … {row['high']:.3g}",
                 faster(row["milliseconds"] / base),
             ]
             for row in rows

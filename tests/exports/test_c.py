@@ -123,6 +123,34 @@ def test_other_standards(tmp_path, standard):
     assert run(program)[0] == 0
 
 
+CROSS = {  # by compiler: its options, and what runs its programs; without that, it only compiles
+    "clang": (("-O1", "-Wconversion"), ()),
+    "riscv64-linux-gnu-gcc": (("-O1", "-static"), ("qemu-riscv64",)),
+    "s390x-linux-gnu-gcc": (("-O1", "-static"), ("qemu-s390x",)),
+    "arm-none-eabi-gcc": (("-O1", "-mcpu=cortex-m4", "-mthumb"), None),
+    "avr-gcc": (("-Os", "-mmcu=atmega2560"), None),
+}
+
+
+@pytest.mark.parametrize("compiler", CROSS)
+def test_other_compilers_and_processors(tmp_path, compiler):
+    options, runner = CROSS[compiler]
+    if not all(map(shutil.which, (compiler, *(runner or ())))):
+        pytest.skip(f"there is no {compiler}, or nothing that runs its programs")
+    place, program = tmp_path / "out", tmp_path / "program"
+    export(NETWORKS["images"], place, format="c", vectors=1, vector_bytes=1 << 10)
+    command = [compiler, *STRICT, *options]
+    if runner is None:
+        command += ["-c", place / "model.c", "-o", program]
+    else:
+        command += [*sorted(place.glob("*.c")), "-o", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert not done.returncode, done.stderr
+    if runner is not None:
+        said = subprocess.run([*runner, program], capture_output=True, text=True, check=True)
+        assert said.stdout.startswith("ok: ")
+
+
 @needs_compiler
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("packing", PACKINGS)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from qmath.exports.c.costs import Cost
     from qmath.inspection.report import Report
 
 __all__ = ["inspect", "same_cells"]
@@ -34,6 +36,9 @@ _COLUMNS: dict[str, tuple[bool, int | None]] = {
     "near ties": (True, None),
     "shape": (False, None),
 }
+_COSTS: dict[str, tuple[bool, int | None]] = dict.fromkeys(
+    ("RAM", "flash", "multiplications", "accumulator bits"), (True, None)
+)
 _GAP = 2  # between columns
 _STYLES = {"error": "red", "warning": "yellow", "hint": "cyan"}
 _LONG_TABLE = 12  # rows
@@ -56,10 +61,17 @@ _MOST_LINES = 8  # of one kind of warning, and names of float tensors, on a term
     "several models: a folder, for NAME.html of each.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace PAGE if it exists.")
+@click.option(
+    "--costs",
+    "with_costs",
+    is_flag=True,
+    help="Say, too, what each layer costs in C: RAM, flash, multiplications, accumulator bits.",
+)
 def inspect(
     model: ModelArgument,
     page: Path | None,
     overwrite: bool,
+    with_costs: bool,
 ) -> Result:
     """Say what a quantization-aware trained MODEL holds, what is missing, and what looks wrong.
 
@@ -69,6 +81,7 @@ def inspect(
     could differ; signal-to-quantization-noise ratio.
     """
     from qmath.exports.output.atomic import check_output, replacing
+    from qmath.inspection.costs import costs
     from qmath.inspection.html import render
     from qmath.inspection.report import inspect as report_on
 
@@ -76,15 +89,32 @@ def inspect(
         page = model.placed(page, ".html")
         check_output(page, overwrite=overwrite, sources=model.inputs)
     with advancing("reading …", "looking …") as progress:
-        report = report_on(
-            model.load(),
-            progress=progress,
-        )
+        loaded = model.load()
+        report = report_on(loaded, progress=progress)
+        layers, arena = costs(loaded) if with_costs else ({}, 0)
     if page is not None:
         with replacing(page, overwrite=overwrite) as file:
             file.write(render(report).encode())
-    _render(report, console())
-    return Result(report.as_dict(), str(report.verdict))
+    out = console()
+    _render(report, out)
+    for table in _costs(layers, arena, out) if layers else ():
+        out.print()
+        out.print(table)
+    document = report.as_dict()
+    if with_costs:
+        each = {name: cost._asdict() for name, cost in layers.items()}
+        document["costs"] = {"arena": arena, "layers": each}
+    return Result(document, str(report.verdict))
+
+
+def _costs(layers: Mapping[str, Cost], arena: int, out: Console) -> list[Table]:
+    """Return the table of what each layer costs, in several parts if it is too wide."""
+    titles = ("layer", *_COSTS)
+    rows = [(printable(name), *map(str, cost)) for name, cost in layers.items()]
+    flash, products = (sum(cost[i] for cost in layers.values()) for i in (1, 2))
+    rows.append(("all", str(arena), str(flash), str(products), ""))
+    found = [dict(zip(titles, row, strict=True)) for row in rows]
+    return _tables(found, list(_COSTS), out, first="layer")
 
 
 def _render(report: Report, out: Console) -> None:
@@ -138,7 +168,9 @@ def same_cells(rows: list[dict[str, str]]) -> dict[str, str]:
     }
 
 
-def _tables(rows: list[dict[str, str]], titles: list[str], out: Console) -> list[Table]:
+def _tables(
+    rows: list[dict[str, str]], titles: list[str], out: Console, first: str = "tensor"
+) -> list[Table]:
     """Return one table, or several below each other where a terminal is too narrow for it.
 
     Each begins with the names, so that its rows can be read alone. Columns go into the first table
@@ -146,15 +178,15 @@ def _tables(rows: list[dict[str, str]], titles: list[str], out: Console) -> list
     """
     from rich.cells import cell_len
 
-    texts = {title: [title, *(row[title] for row in rows)] for title in ("tensor", *titles)}
+    texts = {title: [title, *(row[title] for row in rows)] for title in (first, *titles)}
     natural = {title: max(map(cell_len, column)) for title, column in texts.items()}
     # Names are broken only where they would fill more than half the line.
-    name = min(natural.pop("tensor"), out.width // 2)
+    name = min(natural.pop(first), out.width // 2)
     line = out.width - name
     tables: list[dict[str, int]] = [{}]
     for title, width in natural.items():
         words = max(cell_len(word) for text in texts[title] for word in text.split(" "))
-        least = min(width, max(words, _COLUMNS[title][1] or width), line - _GAP)
+        least = min(width, max(words, _column(title)[1] or width), line - _GAP)
         if _filled(tables[-1]) + _GAP + least > line:
             tables.append({})
         tables[-1][title] = least
@@ -162,23 +194,25 @@ def _tables(rows: list[dict[str, str]], titles: list[str], out: Console) -> list
         for title in widths:  # what is left serves the columns that were made narrow
             room = line - _filled(widths)
             widths[title] += min(room, natural[title] - widths[title])
-    return [_table(rows, name, widths) for widths in tables]
+    return [_table(rows, {first: name, **widths}) for widths in tables]
 
 
 def _filled(widths: dict[str, int]) -> int:
     return sum(_GAP + width for width in widths.values())
 
 
-def _table(rows: list[dict[str, str]], name: int, widths: dict[str, int]) -> Table:
-    """Return a table of names and the columns `widths`, whose longer texts are broken."""
+def _column(title: str) -> tuple[bool, int | None]:
+    return (_COLUMNS | _COSTS).get(title, (False, None))
+
+
+def _table(rows: list[dict[str, str]], widths: dict[str, int]) -> Table:
+    """Return a table of columns that are so wide, whose longer texts are broken."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    for title, width in {"tensor": name, **widths}.items():
-        is_number = title in _COLUMNS and _COLUMNS[title][0]
-        table.add_column(
-            title, justify="right" if is_number else "left", overflow="fold", width=width
-        )
+    for title, width in widths.items():
+        justify: Literal["left", "right"] = "right" if _column(title)[0] else "left"
+        table.add_column(title, justify=justify, overflow="fold", width=width)
     for row in rows:
-        table.add_row(*(row[title] for title in ("tensor", *widths)))
+        table.add_row(*(row[title] for title in widths))
     return table

@@ -59,6 +59,15 @@ def test_the_page_shows_what_is_printed(tmp_path, monkeypatch):
     assert schemas > set(re.findall(r"`(qmath/(?:error|models))`", page)) != set()
 
 
+def test_inspect_tells_the_costs_that_the_export_to_c_states(tmp_path):
+    costs = document("inspect", MODEL, "--costs")["costs"]
+    assert run("export", MODEL, "-o", tmp_path / "net", "--format", "c").exit_code == 0
+    assert costs == json.loads((tmp_path / "net/manifest.json").read_text())["export"]["costs"]
+    shown = run("inspect", MODEL, "--costs").stdout.splitlines()
+    assert [row.split()[1] for row in shown if row.startswith("all ")] == [str(costs["arena"])]
+    assert "costs" not in document("inspect", MODEL)
+
+
 def test_the_schema_refuses_what_is_none():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     valid = document("export", "missing.h5", "-o", "out.npz", status=2)

@@ -223,6 +223,8 @@ def measure(options: Options, progress: Progress) -> Iterator[Row]:
                 "milliseconds": round(found.median, 3),
                 "low": round(found.low, 3),
                 "high": round(found.high, 3),
+                "fastest": round(min(times), 3),
+                "slowest": round(max(times), 3),
             }
 
 
@@ -231,14 +233,14 @@ def full(rows: list[Row]) -> str:
     if not rows:
         return "Nothing to compare."
     base = next(row["milliseconds"] for row in rows if row["candidate"] == BASE)
-    header = [f"an image of {rows[0]['model']}", "ms", "quartiles", "ratio"]
+    header = [f"an image of {rows[0]['model']}", "ms", "fastest … slowest", "ratio"]
     return markdown(
         header,
         [
             [
                 row["candidate"],
                 f"{row['milliseconds']:.3g}",
-                f"{row['low']:.3g} … {row['high']:.3g}",
+                f"{row['fastest']:.3g} … {row['slowest']:.3g}",
                 faster(row["milliseconds"] / base),
             ]
             for row in rows

@@ -43,7 +43,7 @@ class _Library:
     def call(self, function: str, count: int, *pointers: Sequence[Array | None]) -> None:
         """Call a function of `qmath.engine.source.Source` on arrays."""
         lists = [
-            (ctypes.c_void_p * len(arrays))(*(x if x is None else x.ctypes.data for x in arrays))
+            (ctypes.c_void_p * len(arrays))(*[x if x is None else x.ctypes.data for x in arrays])
             for arrays in pointers
         ]
         with self._lock:
@@ -81,6 +81,11 @@ class Compiled(Executor):
         self._source, self._library = source, _loaded(library)
         self._parts = segments(program)
         self._in_float = [step for step in program.steps if isinstance(step, FloatStep)]
+        self._made_of = {
+            step.name: (step.shape, smallest_dtype(step.params.num_bits, signed=False))
+            for step in program.steps
+            if not isinstance(step, FloatStep)
+        }
 
     @in_default_environment
     def run(
@@ -107,12 +112,9 @@ class Compiled(Executor):
         """
         count = len(next(iter(inputs.values())))
         integers = {
-            step.name: np.empty(
-                (count, *step.shape), smallest_dtype(step.params.num_bits, signed=False)
-            )
-            for step in self.program.steps
-            if not isinstance(step, FloatStep)
-            and (self._in_float or keep is None or step.name in keep)
+            name: np.empty((count, *shape), dtype)
+            for name, (shape, dtype) in self._made_of.items()
+            if self._in_float or keep is None or name in keep
         }
         values, made = dict(inputs), set(inputs)
         self._add_floats(values, integers, made)
@@ -121,8 +123,9 @@ class Compiled(Executor):
             if any(x is not None and np.isnan(x.min(initial=0)) for x in floats):
                 return None
             self._library.call(function, count, floats, [*map(integers.get, self._source.integers)])
-            made |= {step.name for step in steps}
-            self._add_floats(values, integers, made)
+            if self._in_float:
+                made |= {step.name for step in steps}
+                self._add_floats(values, integers, made)
         return integers | {step.name: values[step.name] for step in self._in_float}
 
     def _add_floats(

@@ -109,7 +109,7 @@ def source_of(bundle: Bundle) -> Source:
     if program.cuts:
         raise OutputError(f"it has cut points: {', '.join(cut.name for cut in program.cuts)}")
     files = {}
-    for name, content in _Batched(keep="all").files(bundle):
+    for name, content in _Batched().files(bundle):
         assert isinstance(content, bytes)
         files[name] = content
     functions = [_function(number) for number in range(len(segments(program)))]
@@ -138,18 +138,22 @@ class _Calls:
         self._floats, self._integers = _floats(program), _integers(program)
 
     def function(self, number: int) -> str:
-        """Return the function of a part: it gets what it reads, runs, and puts what it made."""
-        run, steps = self._model.runs[number]
+        """Return the function of a part: it gets what it reads, and puts what each step makes."""
+        _, steps = self._model.runs[number]
         own = {step.name for step in steps}
         lines = []
         for name in dict.fromkeys(name for step in steps for name in sources(step)):
             if name in self._steps and name not in own:
                 lines.append(self._copy("GET", self._steps[name]))
-        for step in steps:
+        # Floats first: what is quantized later could take the place of a layer's result.
+        for step in sorted(steps, key=lambda step: not isinstance(step, QuantizeStep)):
             if isinstance(step, QuantizeStep):
                 at = f"floats[{self._floats.index(step.source)}] + v * {math.prod(step.shape)}"
                 lines.append(f"{self._model.setters[step.name]}({at});")
-        lines += [f"{run}();", *(self._copy("PUT", step) for step in steps)]
+            else:
+                lines.append(f"{self._model.layers[step.name]}();")
+            # At once, as a later layer may take its place.
+            lines.append(self._copy("PUT", step))
         body = "".join(f"        {line}\n" for line in lines)
         return (
             f"RUN {_function(number)}(size_t count, const float *const *floats, "

@@ -438,9 +438,7 @@ class Program:
 
     def _repr_html_(self) -> str:
         """Show the steps in a notebook."""
-        rows = [
-            {"step": s.name, "kind": _kind(s), "reads": ", ".join(sources(s))} for s in self.steps
-        ]
+        rows = [{"step": s.name, "is": _kind(s), "reads": sources(s)} for s in self.steps]
         return html_table(repr(self)[1:-1], rows)
 
     @cached_property

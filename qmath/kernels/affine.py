@@ -20,8 +20,9 @@ from qmath.kernels._arrays import unmasked
 from qmath.kernels._blocks import each_block, fits_at_once
 from qmath.kernels._environment import check_rounding
 from qmath.kernels._float32 import SMALLEST_NORMAL, Float32Array, as_float32
-from qmath.kernels._nudge import Nudged, is_ordinary
-from qmath.kernels._range import MOST_KEPT, Range, Steps, exact_steps, range_of
+from qmath.kernels._nudge import Nudged, is_ordinary, is_zero_range
+from qmath.kernels._range import MOST_KEPT, Arithmetic, Op, Range, range_of
+from qmath.kernels.builds import Build, arithmetic_of
 from qmath.kernels.quantized_tensor import QuantizedTensor
 
 __all__ = ["quantize"]
@@ -60,6 +61,8 @@ def scale_and_zero_point(
     narrow_range: bool = False,
     signed: bool = True,
     name: str | None = None,
+    build: Build = "tf",
+    op: Literal["vars", "args"] = "vars",
 ) -> tuple[Float32Array, NDArray[np.int32]]:
     """Return the scale and zero point that a range gives, as `quantize` does.
 
@@ -67,7 +70,7 @@ def scale_and_zero_point(
     ----------
     min, max : array-like of float32
         Range ends, shape ``()`` or ``(C,)``.
-    num_bits, narrow_range, signed, name
+    num_bits, narrow_range, signed, name, build, op
         As for `quantize`.
 
     Returns
@@ -92,7 +95,8 @@ def scale_and_zero_point(
     narrow = check_flag(narrow_range, f"{prefix}narrow_range")
     signed = check_flag(signed, f"{prefix}signed")
     low, high = as_float32(min, f"{prefix}min"), as_float32(max, f"{prefix}max")
-    integers = _integers_of(low, high, bits, narrow, signed, prefix)
+    kernel = arithmetic_of(build, prefix), op
+    integers = _integers_of(low, high, bits, narrow, signed, *kernel, prefix)
     return integers.scale.copy(), integers.zero_point.copy()
 
 
@@ -108,6 +112,7 @@ def quantize(
     signed: bool = True,
     name: str | None = None,
     out: NDArray[Any] | None = None,
+    build: Build = "tf",
 ) -> QuantizedTensor:
     """Map floats to the integers behind TensorFlow's fake quantization.
 
@@ -136,11 +141,16 @@ def quantize(
     out : ndarray, optional
         Where to write ``result.values``: C-contiguous, of the smallest integer dtype that holds
         `num_bits`, of the shape of `inputs`, and not overlapping them.
+    build : {"tf", "tf<2.6", "xla-cpu", "xla-cpu-nofma"}
+        Whose kernels, see `qmath.fake_quant_with_min_max_args`: scale, zero point and integers are
+        theirs.
 
     Returns
     -------
     QuantizedTensor
-        ``result.dequantize()`` equals TensorFlow's fake quantization of `inputs` in every bit.
+        ``result.dequantize()`` equals TensorFlow's fake quantization of `inputs` in every bit,
+        under the default build. The others add the nudged minimum to multiples of the scale, which
+        rounds once more: their floats are a few ulps off those of their own integers.
 
     Raises
     ------
@@ -148,12 +158,13 @@ def quantize(
         `inputs` hold NaN (the content of `out` is then undefined); ``min > max``; the scale, its
         inverse or the width of the nudged range would not be a finite, normal float32 (so
         no integers can reproduce TensorFlow); shapes do not fit; a flag is neither True nor
-        False.
+        False; there is no such build.
 
     Notes
     -----
     Mirrors ``tensorflow/core/kernels/fake_quant_ops_functor.h``. A range of 0 to 0,
-    ``min == max == 0``, gives scale 0, and every value is the zero point (0 when signed).
+    ``min == max == 0``, gives scale 0, and every value is the zero point (0 when signed); of XLA it
+    makes NaN, and raises.
     Ranges that miss zero are moved to contain it: ``[1, 2]`` is quantized as ``[0, 1]``.
 
     Examples
@@ -174,9 +185,11 @@ def quantize(
     if op not in ("vars", "args"):
         raise QmathError(f"{prefix}op must be 'vars' or 'args', got {op!r}")
     check_range_shape(x.shape, low, high, per_axis, prefix)
-    integers = _integers_of(low, high, bits, narrow, signed, prefix)
+    kernel: tuple[Arithmetic, Op]
+    kernel = arithmetic_of(build, prefix), "per_channel" if per_axis else op
+    integers = _integers_of(low, high, bits, narrow, signed, *kernel, prefix)
     values = _output(out, x, integers.dtype, prefix)
-    _fill(x, values, integers, divide=op == "vars" and not per_axis, prefix=prefix)
+    _fill(x, values, integers, prefix)
     scale, zero_point = integers.scale.copy(), integers.zero_point.copy()
     axis = x.ndim - 1 if per_axis else None
     return QuantizedTensor(values, scale, zero_point, bits, narrow, signed, axis)
@@ -263,7 +276,7 @@ class _Integers(NamedTuple):
         With constants that give 0 for ranges of 0 to 0.
     scale, zero_point : ndarray
     shift : ndarray of float32
-        What is added to the steps: the zero point.
+        What is added to the steps.
     is_shifted : bool
         Whether that changes any.
     dtype : dtype
@@ -279,48 +292,71 @@ class _Integers(NamedTuple):
 
 
 def _integers_of(
-    low: Float32Array, high: Float32Array, num_bits: int, narrow: bool, signed: bool, prefix: str
+    low: Float32Array,
+    high: Float32Array,
+    num_bits: int,
+    narrow: bool,
+    signed: bool,
+    arithmetic: Arithmetic,
+    op: Op,
+    prefix: str,
 ) -> _Integers:
     """Return what a range makes of floats, known already if it is one of the last few."""
+    settings = (num_bits, narrow, signed, arithmetic, op)
     try:
         if low.size > MOST_KEPT:
-            return _made(low, high, num_bits, narrow, signed)
-        return _kept(low.tobytes(), high.tobytes(), low.shape, num_bits, narrow, signed)
+            return _made(low, high, *settings)
+        return _kept(low.tobytes(), high.tobytes(), low.shape, *settings)
     except QmathError as error:
         raise QmathError(f"{prefix}{error}") from None
 
 
 @lru_cache(maxsize=128)
 def _kept(
-    low: bytes, high: bytes, shape: tuple[int, ...], num_bits: int, narrow: bool, signed: bool
+    low: bytes,
+    high: bytes,
+    shape: tuple[int, ...],
+    num_bits: int,
+    narrow: bool,
+    signed: bool,
+    arithmetic: Arithmetic,
+    op: Op,
 ) -> _Integers:
     ends = [np.frombuffer(end, np.float32).reshape(shape) for end in (low, high)]
-    kept = _made(ends[0], ends[1], num_bits, narrow, signed)
-    steps = (*kept.ranges.divide.constants, *kept.ranges.multiply.constants)
-    for part in (kept.scale, kept.zero_point, kept.shift, *kept.ranges.nudged, *steps):
+    kept = _made(ends[0], ends[1], num_bits, narrow, signed, arithmetic, op)
+    parts = (kept.scale, kept.zero_point, kept.shift)
+    for part in (*parts, *kept.ranges.nudged, *kept.ranges.steps.constants):
         part.setflags(write=False)
     return kept
 
 
 def _made(
-    low: Float32Array, high: Float32Array, num_bits: int, narrow: bool, signed: bool
+    low: Float32Array,
+    high: Float32Array,
+    num_bits: int,
+    narrow: bool,
+    signed: bool,
+    arithmetic: Arithmetic,
+    op: Op,
 ) -> _Integers:
     """Nudge a range that must determine integers."""
-    ranges = range_of(low, high, num_bits, narrow)
+    ranges = range_of(low, high, num_bits, narrow, arithmetic, op)
     if ranges.any_flush or not ranges.has_width:  # of the others, all that is checked holds
         _refuse_unusable(low, high, ranges)
     scale = ranges.nudged.scale
+    shift = ranges.steps.shift(ranges.nudged.zero_point, int(narrow))
     if ranges.any_zero_range:
         scale = np.where(ranges.zero_range, np.float32(0), scale)
-        ranges = _with_idle(ranges, num_bits)
+        ranges = _with_idle(ranges, num_bits, arithmetic, op)
+        shift = np.where(ranges.zero_range, ranges.nudged.zero_point, shift)
     offset = np.float32(2 ** (num_bits - 1) * signed)
     zero_point = (ranges.nudged.zero_point - offset).astype(np.int32)[...]
-    shift = zero_point.astype(np.float32)[...]
+    shift = np.asarray(shift - offset)
     dtype = smallest_dtype(num_bits, signed)
     return _Integers(ranges, scale, zero_point, shift, bool(shift.any()), dtype)
 
 
-def _with_idle(ranges: Range, num_bits: int) -> Range:
+def _with_idle(ranges: Range, num_bits: int, arithmetic: Arithmetic, op: Op) -> Range:
     """Give ranges of 0 to 0 constants that give 0."""
     half = np.float32(2 ** (num_bits - 1))
     idle = Nudged(*map(np.float32, (1, 1, half, 0, 0, 0)))
@@ -331,8 +367,7 @@ def _with_idle(ranges: Range, num_bits: int) -> Range:
     return ranges._replace(
         nudged=nudged,
         any_flush=not is_ordinary(nudged).all(),
-        divide=Steps(nudged, divide=True),
-        multiply=Steps(nudged, divide=False),
+        steps=arithmetic.steps(nudged, op),
     )
 
 
@@ -342,6 +377,7 @@ def _refuse_unusable(low: Float32Array, high: Float32Array, ranges: Range) -> No
     with np.errstate(all="ignore"):
         width, inverted = nudged.max - nudged.min, low > high
     problems = {
+        "becomes NaN under this build": is_zero_range(low, high),
         "is not finite": ~(np.isfinite(low) & np.isfinite(high)),
         "is inverted (min > max)": inverted,
         "is too wide: its width, scale or the scale's inverse leaves float32's normal range": ~(
@@ -363,19 +399,12 @@ def _refuse_unusable(low: Float32Array, high: Float32Array, ranges: Range) -> No
             )
 
 
-def _fill(
-    x: Float32Array,
-    values: NDArray[Any],
-    integers: _Integers,
-    *,
-    divide: bool,
-    prefix: str,
-) -> None:
+def _fill(x: Float32Array, values: NDArray[Any], integers: _Integers, prefix: str) -> None:
     """Write the integers of `x` to `values`, block by block."""
     ranges, is_shifted = integers.ranges, integers.is_shifted
-    steps = ranges.divide if divide else ranges.multiply
-    if not ranges.any_flush and fits_at_once(x.size, integers.shift):
-        _fill_at_once(x, values, integers, steps, prefix)
+    steps = ranges.steps
+    if not ranges.any_flush and steps.takes_any_shape and fits_at_once(x.size, integers.shift):
+        _fill_at_once(x, values, integers, prefix)
         return
     flat, result = np.ascontiguousarray(x).reshape(-1), values.reshape(-1)
 
@@ -386,14 +415,15 @@ def _fill(
 
     def plainly(block: slice, shift: Float32Array, *constants: Float32Array) -> None:
         buffer = np.empty(block.stop - block.start, np.float32)
-        steps(flat[block], constants, buffer, floor=is_shifted or not steps.truncates)
+        floor = is_shifted or not steps.truncates
+        steps(flat[block], constants, buffer, floor=floor, keeps_nan=True)
         check(block, buffer)
         if is_shifted:
             np.add(buffer, shift, out=buffer)
         np.copyto(result[block], buffer, casting="unsafe")
 
     def exactly(block: slice, shift: Float32Array, *parts: Float32Array) -> None:
-        buffer = exact_steps(flat[block], Nudged(*parts), divide)
+        buffer = steps.exactly(flat[block], Nudged(*parts), keeps_nan=True)
         check(block, buffer)
         np.copyto(result[block], buffer + shift, casting="unsafe")
 
@@ -403,13 +433,12 @@ def _fill(
         each_block(plainly, flat.size, (integers.shift, *steps.constants))
 
 
-def _fill_at_once(
-    x: Float32Array, values: NDArray[Any], integers: _Integers, steps: Steps, prefix: str
-) -> None:
+def _fill_at_once(x: Float32Array, values: NDArray[Any], integers: _Integers, prefix: str) -> None:
     """Write the integers of few floats, as `_fill`, whose calls would cost more than the work."""
-    buffer = np.empty(x.shape, np.float32)
+    buffer, steps = np.empty(x.shape, np.float32), integers.ranges.steps
+    floor = integers.is_shifted or not steps.truncates
     with np.errstate(all="ignore"):
-        steps(x, steps.constants, buffer, floor=integers.is_shifted or not steps.truncates)
+        steps(x, steps.constants, buffer, floor=floor, keeps_nan=True)
         flat = buffer.reshape(-1)
         least = flat.dot(flat) if x.size <= _FEW else np.minimum.reduce(flat)  # finite, or NaN
         if least != least:

@@ -29,6 +29,12 @@ added and matters for scales near the smallest float32 only.
 The zero point is ``quant_min - min / S`` rounded half away from zero and clipped to
 ``quant_min … quant_max``: ``fl(min / scale)`` is off by ``3u L`` at most, the subtraction by
 ``u (L + 1)``, so ``4 * 2**(num_bits - 24)`` covers it.
+
+The other builds of `qmath.kernels.builds` count from the nudged minimum. XLA's scale has three
+roundings, as ``1 / L`` is rounded, too, its inverse four, its nudged minimum four: without a fused
+operation ``t = (a + m (1 + 4u)) (1 + u) (1 + 4u) (1 + u)`` is off by ``6u L + 4u m``, at most
+``10u L``, and adding 1/2 by ``u (L + 1/2)`` more: 11 in place of 7, and 5 in place of 4 for the
+zero point. TensorFlow before 2.6 needs less of both.
 """
 
 from __future__ import annotations
@@ -43,6 +49,7 @@ from numpy.typing import ArrayLike, NDArray
 from qmath.kernels._arrays import as_array
 from qmath.kernels._environment import in_default_environment
 from qmath.kernels._float32 import as_float32
+from qmath.kernels.builds import Build, arithmetic_of
 
 __all__ = ["RelativeIntegers", "ZeroPoints", "near_ties", "relative_integers", "zero_points"]
 
@@ -83,6 +90,7 @@ def relative_integers(
     *,
     narrow_range: bool,
     zero_point: ArrayLike,
+    build: Build = "tf",
 ) -> RelativeIntegers:
     """Return the exact integers of float32 `values`, minus the zero point.
 
@@ -96,6 +104,8 @@ def relative_integers(
         As for `qmath.quantize`.
     zero_point : array-like of int
         Counted from 0, of the shape of `min`.
+    build : str
+        Whose rounding errors may decide.
 
     Returns
     -------
@@ -113,7 +123,7 @@ def relative_integers(
     count = last - first
     below = np.reshape(as_array(zero_point, "zero_point").astype(np.float64) - first, -1)
     span = np.reshape(high - low, -1)
-    tolerance = _tolerance(num_bits, count, span)
+    tolerance = _tolerance(num_bits, count, span, build)
     alive = span > 0
     rows = x.reshape(-1, low.size)
     integers = np.empty(rows.shape, np.int32)
@@ -144,6 +154,7 @@ def near_ties(
     *,
     narrow_range: bool,
     zero_point: ArrayLike,
+    build: Build = "tf",
 ) -> NDArray[np.bool_]:
     """Return where `values` are near-ties; parameters as for `relative_integers`.
 
@@ -163,10 +174,10 @@ def near_ties(
     span = np.reshape(_flushed(high, "max") - _flushed(low, "min"), -1)
     first, last = limits(num_bits, narrow_range)
     inverse = np.where(span > 0, (last - first) / span, 0).astype(np.float32)
-    tolerance = _tolerance(num_bits, last - first, span[span > 0])
+    tolerance = _tolerance(num_bits, last - first, span[span > 0], build)
     if not np.isfinite(inverse).all() or (tolerance > 0.25).any():
         return relative_integers(
-            x, min, max, num_bits, narrow_range=narrow_range, zero_point=zero_point
+            x, min, max, num_bits, narrow_range=narrow_range, zero_point=zero_point, build=build
         ).near_tie
     nearest = np.float32(0.5 - tolerance.max(initial=0) - 2.0 ** (num_bits - 22))
     rows = x.reshape(-1, low.size)
@@ -178,7 +189,7 @@ def near_ties(
     # Each with the range of its channel, as a channel of its own.
     a, b, z = (part.reshape(-1)[column] for part in (low, high, zero))
     found = relative_integers(
-        rows[row, column], a, b, num_bits, narrow_range=narrow_range, zero_point=z
+        rows[row, column], a, b, num_bits, narrow_range=narrow_range, zero_point=z, build=build
     ).near_tie
     near[candidates[found]] = True
     return near.reshape(x.shape)
@@ -200,13 +211,18 @@ def _near(
         yield np.flatnonzero(steps >= nearest) + start * inverse.size
 
 
-def _tolerance(num_bits: int, count: int, span: NDArray[np.float64]) -> NDArray[np.float64]:
+def _tolerance(
+    num_bits: int, count: int, span: NDArray[np.float64], build: str
+) -> NDArray[np.float64]:
     """Return how near a half-integer a near-tie is at most, in integer steps: see the module."""
-    return np.asarray(7 * 2.0 ** (num_bits - 24) + 2 * _SMALLEST_NORMAL * count / span)
+    errors = arithmetic_of(build).rounding_errors[0]
+    return np.asarray(errors * 2.0 ** (num_bits - 24) + 2 * _SMALLEST_NORMAL * count / span)
 
 
 @in_default_environment
-def zero_points(min: ArrayLike, max: ArrayLike, num_bits: int, *, narrow_range: bool) -> ZeroPoints:
+def zero_points(
+    min: ArrayLike, max: ArrayLike, num_bits: int, *, narrow_range: bool, build: Build = "tf"
+) -> ZeroPoints:
     """Return the exact zero points of ranges, ties rounded half away from zero.
 
     Parameters
@@ -214,8 +230,8 @@ def zero_points(min: ArrayLike, max: ArrayLike, num_bits: int, *, narrow_range: 
     min, max : array-like of float32
         Finite, ``min <= max``, shape ``()`` or ``(C,)``. Of a range of 0 to 0
         any integer is the zero point: the middle one is returned.
-    num_bits, narrow_range
-        As for `qmath.quantize`.
+    num_bits, narrow_range, build
+        As for `relative_integers`.
 
     Examples
     --------
@@ -224,7 +240,7 @@ def zero_points(min: ArrayLike, max: ArrayLike, num_bits: int, *, narrow_range: 
     """
     low, high = _flushed(min, "min"), _flushed(max, "max")
     first, last = limits(num_bits, narrow_range)
-    tolerance = 4 * Fraction(2) ** (num_bits - 24)
+    tolerance = arithmetic_of(build).rounding_errors[1] * Fraction(2) ** (num_bits - 24)
     zero, near = np.empty(low.shape, np.int32), np.empty(low.shape, np.bool_)
     for index, (a, b) in enumerate(zip(low.flat, high.flat, strict=True)):
         if a == b:

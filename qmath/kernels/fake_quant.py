@@ -22,11 +22,11 @@ from numpy.typing import ArrayLike, NDArray
 from qmath.errors import QmathError
 from qmath.kernels._blocks import each_block, fits_at_once, non_overlapping, output
 from qmath.kernels._environment import check_rounding
-from qmath.kernels._float32 import Float32Array, as_float32, flush, rounded
-from qmath.kernels._gradients import backprop, backward
+from qmath.kernels._float32 import Float32Array, as_float32, flush
 from qmath.kernels._nudge import Nudged
-from qmath.kernels._range import Range, exact_steps, range_of
+from qmath.kernels._range import Arithmetic, Op, Range, range_of
 from qmath.kernels.affine import check_flag, check_num_bits, check_range_shape
+from qmath.kernels.builds import Build, arithmetic_of
 
 __all__ = [
     "FakeQuantWithMinMaxVarsGradient",
@@ -67,6 +67,7 @@ def fake_quant_with_min_max_args(
     name: str | None = None,
     *,
     out: Float32Array | None = None,
+    build: Build = "tf",
 ) -> Float32Array:
     """Fake-quantize with a range given as two numbers.
 
@@ -84,6 +85,9 @@ def fake_quant_with_min_max_args(
         Ignored.
     out : ndarray of float32, optional
         Where to write the result; may be `inputs` itself, or overlap them.
+    build : {"tf", "tf<2.6", "xla-cpu", "xla-cpu-nofma"}
+        Whose kernels: eager TensorFlow from 2.6 on, or before it; or those that XLA compiles
+        (``jit_compile=True``) for a CPU with or without fused multiply-adds.
 
     Returns
     -------
@@ -93,7 +97,7 @@ def fake_quant_with_min_max_args(
     Raises
     ------
     QmathError
-        `num_bits` is out of range; not ``min < max``, where subnormals count as 0.
+        `num_bits` is out of range; no such build; not ``min < max``, where subnormals count as 0.
 
     Notes
     -----
@@ -108,10 +112,10 @@ def fake_quant_with_min_max_args(
     """
     del name
     check_rounding()
-    ranges = _args_range(min, max, num_bits, narrow_range)
+    ranges = _args_range(min, max, num_bits, narrow_range, arithmetic_of(build))
     # This op has no case of its own for ranges of 0 to 0.
     ranges = ranges._replace(zero_range=np.zeros_like(ranges.zero_range))
-    return _forward(as_float32(inputs, "inputs"), ranges, divide=False, out=out)
+    return _forward(as_float32(inputs, "inputs"), ranges, out)
 
 
 def fake_quant_with_min_max_vars(
@@ -123,6 +127,7 @@ def fake_quant_with_min_max_vars(
     name: str | None = None,
     *,
     out: Float32Array | None = None,
+    build: Build = "tf",
 ) -> Float32Array:
     """Fake-quantize with one range for the whole tensor.
 
@@ -132,7 +137,7 @@ def fake_quant_with_min_max_vars(
         Any shape.
     min, max : array-like of float
         The range, of shape ``()``. Every value is taken, as TensorFlow does: see the module.
-    num_bits, narrow_range, name, out
+    num_bits, narrow_range, name, out, build
         As for `fake_quant_with_min_max_args`.
 
     Returns
@@ -143,7 +148,7 @@ def fake_quant_with_min_max_vars(
     Raises
     ------
     QmathError
-        `num_bits` is out of range; `min` or `max` is not of shape ``()``.
+        `num_bits` is out of range; no such build; `min` or `max` is not of shape ``()``.
 
     Examples
     --------
@@ -153,8 +158,9 @@ def fake_quant_with_min_max_vars(
     """
     del name
     check_rounding()
-    x, ranges = _vars_range(inputs, min, max, num_bits, narrow_range, per_axis=False)
-    return _forward(x, ranges, divide=True, out=out)
+    arithmetic = arithmetic_of(build)
+    x, ranges = _vars_range(inputs, min, max, num_bits, narrow_range, arithmetic, "vars")
+    return _forward(x, ranges, out)
 
 
 def fake_quant_with_min_max_vars_per_channel(
@@ -166,6 +172,7 @@ def fake_quant_with_min_max_vars_per_channel(
     name: str | None = None,
     *,
     out: Float32Array | None = None,
+    build: Build = "tf",
 ) -> Float32Array:
     """Fake-quantize with one range for each index of the last axis.
 
@@ -175,7 +182,7 @@ def fake_quant_with_min_max_vars_per_channel(
         Shape ``(…, C)``, rank 1 or more.
     min, max : array-like of float
         The ranges, of shape ``(C,)``.
-    num_bits, narrow_range, name, out
+    num_bits, narrow_range, name, out, build
         As for `fake_quant_with_min_max_args`.
 
     Returns
@@ -187,8 +194,8 @@ def fake_quant_with_min_max_vars_per_channel(
     Raises
     ------
     QmathError
-        `num_bits` is out of range; `min` or `max` is not of shape ``(C,)``; `inputs` have rank 0,
-        where TensorFlow aborts the process.
+        `num_bits` is out of range; no such build; `min` or `max` is not of shape ``(C,)``;
+        `inputs` have rank 0, where TensorFlow aborts the process.
 
     Examples
     --------
@@ -198,8 +205,9 @@ def fake_quant_with_min_max_vars_per_channel(
     """
     del name
     check_rounding()
-    x, ranges = _vars_range(inputs, min, max, num_bits, narrow_range, per_axis=True)
-    return _forward(x, ranges, divide=False, out=out)
+    arithmetic = arithmetic_of(build)
+    x, ranges = _vars_range(inputs, min, max, num_bits, narrow_range, arithmetic, "per_channel")
+    return _forward(x, ranges, out)
 
 
 def fake_quant_with_min_max_args_gradient(
@@ -212,6 +220,7 @@ def fake_quant_with_min_max_args_gradient(
     name: str | None = None,
     *,
     out: Float32Array | None = None,
+    build: Build = "tf",
 ) -> Float32Array:
     """Gradient of `fake_quant_with_min_max_args`.
 
@@ -219,7 +228,7 @@ def fake_quant_with_min_max_args_gradient(
     ----------
     gradients : array-like of float
         Of the shape of `inputs`.
-    inputs, min, max, num_bits, narrow_range, name
+    inputs, min, max, num_bits, narrow_range, name, build
         As given to the forward op.
     out : ndarray of float32, optional
         Where to write the result.
@@ -244,10 +253,12 @@ def fake_quant_with_min_max_args_gradient(
     """
     del name
     check_rounding()
-    ranges = _args_range(min, max, num_bits, narrow_range)
+    arithmetic = arithmetic_of(build)
+    ranges = _args_range(min, max, num_bits, narrow_range, arithmetic)
     g, x = _gradient_inputs(gradients, inputs)
     out = output(out, x.shape)
-    backprop(non_overlapping(g, out), non_overlapping(x, out), ranges.bounds, out.reshape(-1))
+    flat = non_overlapping(g, out), non_overlapping(x, out)
+    arithmetic.backprop(*flat, ranges.bounds, out.reshape(-1))
     return out
 
 
@@ -261,6 +272,7 @@ def fake_quant_with_min_max_vars_gradient(
     name: str | None = None,
     *,
     out: Float32Array | None = None,
+    build: Build = "tf",
 ) -> FakeQuantWithMinMaxVarsGradient:
     """Gradients of `fake_quant_with_min_max_vars`.
 
@@ -268,7 +280,7 @@ def fake_quant_with_min_max_vars_gradient(
     ----------
     gradients : array-like of float
         Of the shape of `inputs`.
-    inputs, min, max, num_bits, narrow_range, name
+    inputs, min, max, num_bits, narrow_range, name, build
         As given to the forward op.
     out : ndarray of float32, optional
         Where to write ``backprops_wrt_input``.
@@ -288,7 +300,8 @@ def fake_quant_with_min_max_vars_gradient(
     Notes
     -----
     The sums add up in the order of TensorFlow with one intra-op thread. With more threads
-    TensorFlow's own sum depends on their number, above some 45,000 elements.
+    TensorFlow's own sum depends on their number, above some 45,000 elements. XLA's are known up to
+    5,000 elements; more raise.
 
     Examples
     --------
@@ -299,8 +312,9 @@ def fake_quant_with_min_max_vars_gradient(
     del name
     check_rounding()
     g, x = _gradient_inputs(gradients, inputs)
-    x, ranges = _vars_range(x, min, max, num_bits, narrow_range, per_axis=False)
-    return FakeQuantWithMinMaxVarsGradient(*backward(g, x, ranges, out))
+    arithmetic = arithmetic_of(build)
+    x, ranges = _vars_range(x, min, max, num_bits, narrow_range, arithmetic, "vars")
+    return FakeQuantWithMinMaxVarsGradient(*arithmetic.backward(g, x, ranges, out))
 
 
 def fake_quant_with_min_max_vars_per_channel_gradient(
@@ -313,6 +327,7 @@ def fake_quant_with_min_max_vars_per_channel_gradient(
     name: str | None = None,
     *,
     out: Float32Array | None = None,
+    build: Build = "tf",
 ) -> FakeQuantWithMinMaxVarsPerChannelGradient:
     """Gradients of `fake_quant_with_min_max_vars_per_channel`.
 
@@ -320,7 +335,7 @@ def fake_quant_with_min_max_vars_per_channel_gradient(
     ----------
     gradients : array-like of float
         Of the shape of `inputs`.
-    inputs, min, max, num_bits, narrow_range, name
+    inputs, min, max, num_bits, narrow_range, name, build
         As given to the forward op.
     out : ndarray of float32, optional
         Where to write ``backprops_wrt_input``.
@@ -346,8 +361,9 @@ def fake_quant_with_min_max_vars_per_channel_gradient(
     del name
     check_rounding()
     g, x = _gradient_inputs(gradients, inputs)
-    x, ranges = _vars_range(x, min, max, num_bits, narrow_range, per_axis=True)
-    return FakeQuantWithMinMaxVarsPerChannelGradient(*backward(g, x, ranges, out))
+    arithmetic = arithmetic_of(build)
+    x, ranges = _vars_range(x, min, max, num_bits, narrow_range, arithmetic, "per_channel")
+    return FakeQuantWithMinMaxVarsPerChannelGradient(*arithmetic.backward(g, x, ranges, out))
 
 
 def _op_attributes(num_bits: Any, narrow_range: Any) -> tuple[int, bool]:
@@ -358,11 +374,13 @@ def _op_attributes(num_bits: Any, narrow_range: Any) -> tuple[int, bool]:
     return bits, narrow_range is not None and check_flag(narrow_range, "narrow_range")
 
 
-def _args_range(min: float, max: float, num_bits: int, narrow_range: bool) -> Range:
+def _args_range(
+    min: float, max: float, num_bits: int, narrow_range: bool, arithmetic: Arithmetic
+) -> Range:
     bits, narrow = _op_attributes(num_bits, narrow_range)
     low, high = as_float32(min, "min"), as_float32(max, "max")
     check_range_shape((), low, high, per_axis=False)
-    ranges = range_of(low, high, bits, narrow)
+    ranges = range_of(low, high, bits, narrow, arithmetic, "args")
     if ranges.any_flush and not flush(low) < flush(high):
         raise QmathError(f"min has to be smaller than max, was: {low} >= {high}")
     return ranges
@@ -374,13 +392,13 @@ def _vars_range(
     max: ArrayLike,
     num_bits: int,
     narrow_range: bool,
-    *,
-    per_axis: bool,
+    arithmetic: Arithmetic,
+    op: Op,
 ) -> tuple[Float32Array, Range]:
     bits, narrow = _op_attributes(num_bits, narrow_range)
     x, low, high = as_float32(inputs, "inputs"), as_float32(min, "min"), as_float32(max, "max")
-    check_range_shape(x.shape, low, high, per_axis)
-    return x, range_of(low, high, bits, narrow)
+    check_range_shape(x.shape, low, high, per_axis=op == "per_channel")
+    return x, range_of(low, high, bits, narrow, arithmetic, op)
 
 
 def _gradient_inputs(gradients: ArrayLike, inputs: ArrayLike) -> tuple[Float32Array, Float32Array]:
@@ -390,30 +408,29 @@ def _gradient_inputs(gradients: ArrayLike, inputs: ArrayLike) -> tuple[Float32Ar
     return g, x
 
 
-def _forward(
-    x: Float32Array, ranges: Range, *, divide: bool, out: Float32Array | None
-) -> Float32Array:
+def _forward(x: Float32Array, ranges: Range, out: Float32Array | None) -> Float32Array:
     """Run the forward kernel: plain arithmetic, and exact steps for the channels that need them."""
     out = output(out, x.shape)
-    steps = ranges.divide if divide else ranges.multiply
-    if not ranges.any_flush and fits_at_once(x.size, ranges.nudged.scale):
+    steps, scale = ranges.steps, ranges.nudged.scale
+    if not ranges.any_flush and steps.takes_any_shape and fits_at_once(x.size, scale):
         with np.errstate(all="ignore"):
             steps(x, steps.constants, out)
-            np.multiply(out, ranges.nudged.scale, out=out)
+            steps.to_floats(out, scale, steps.constants)
         return out
     flat, result = non_overlapping(x, out), out.reshape(-1)
 
     def plainly(block: slice, scale: Float32Array, *constants: Float32Array) -> None:
         written = result[block]
         steps(flat[block], constants, written)
-        np.multiply(written, scale, out=written)
+        steps.to_floats(written, scale, constants)
 
     def exactly(block: slice, flushes: Array, zero_range: Array, *parts: Float32Array) -> None:
         flushes = np.broadcast_to(flushes != 0, block.stop - block.start)
         is_zero, *nudged = (
             part[flushes] if part.ndim else part for part in (zero_range != 0, *parts[:6])
         )
-        fixed = _exact(flat[block][flushes], Nudged(*nudged), is_zero, divide)
+        fixed = steps.exact_floats(flat[block][flushes], Nudged(*nudged))
+        fixed = np.where(is_zero, np.float32(0), fixed)  # +0 everywhere
         if not flushes.all():
             plainly(block, parts[0], *parts[6:])
         result[block][flushes] = fixed
@@ -425,9 +442,3 @@ def _forward(
     else:
         each_block(plainly, flat.size, (ranges.nudged.scale, *steps.constants))
     return out
-
-
-def _exact(x: Float32Array, nudged: Nudged, zero_range: Array, divide: bool) -> Float32Array:
-    """Fake-quantize with any range; one of 0 to 0 gives +0 everywhere."""
-    relative = exact_steps(x, nudged, divide).astype(np.float64)
-    return np.where(zero_range, np.float32(0), rounded(relative * nudged.scale))

@@ -141,7 +141,7 @@ def test_ordinary_ranges_take_the_plain_path(monkeypatch: pytest.MonkeyPatch) ->
     def careful(*_args: object) -> None:
         raise AssertionError("the careful path ran")
 
-    monkeypatch.setattr("qmath.kernels.fake_quant.exact_steps", careful)
+    monkeypatch.setattr("qmath.kernels._eager.Steps.exact_floats", careful)
     x = np.float32([1e-45, -1e-40, 0.0, 1.0])
     qmath.fake_quant_with_min_max_vars(x, 0, 6)
     qmath.fake_quant_with_min_max_args(x, -1e-20, 1e-20)

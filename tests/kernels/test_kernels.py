@@ -13,7 +13,8 @@ import qmath
 from qmath.errors import QmathError
 from qmath.kernels import _nudge
 from qmath.kernels._blocks import each_block
-from qmath.kernels._range import Steps, range_of
+from qmath.kernels._eager import TF, Steps
+from qmath.kernels._range import range_of
 from tests.helpers import assert_same_bits
 from tests.strategies import any_ranges, widths
 
@@ -48,12 +49,12 @@ def test_plain_nudging_is_exact_nudging(pairs: list, num_bits: int, narrow_range
 
 def test_a_kept_range_cannot_be_changed() -> None:
     low, high = np.float32([-1, 0]), np.float32([1, 6])
-    kept = range_of(low, high, 8, False)
-    assert range_of(low.copy(), high.copy(), 8, False) is kept
+    kept = range_of(low, high, 8, False, TF, "vars")
+    assert range_of(low.copy(), high.copy(), 8, False, TF, "vars") is kept
     with pytest.raises(ValueError, match="read-only"):
         kept.nudged.scale[0] = 1
     low[0] = -0.0  # which is another range than 0.0, if only by its bits
-    assert range_of(low, high, 8, False) is not kept
+    assert range_of(low, high, 8, False, TF, "vars") is not kept
 
 
 def test_a_positive_sum_is_truncated() -> None:

@@ -1,0 +1,183 @@
+"""Steps counted from the nudged minimum, as the builds but the default one count them.
+
+They are ``floor((clamped - min) / scale + 0.5)``, and stand for ``steps * scale + min``: two
+roundings, of which a fused multiply-add saves one. Real zero itself then comes back as what the
+roundings leave of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qmath.kernels._float32 import (
+    Float32Array,
+    Float64Array,
+    flush,
+    maximum,
+    minimum,
+    rounded,
+)
+from qmath.kernels._nudge import Nudged, quant_limits
+
+_HALF = np.float32(0.5)
+_CHUNK = 1 << 15  # elements whose float64 stay in the cache
+
+
+class StepsFromMinimum:
+    """Steps with two roundings where there is a product and a sum.
+
+    Parameters
+    ----------
+    nudged : Nudged
+    divides : bool
+        By the scale, instead of multiplying by its inverse.
+    keeps_nan : bool
+        What becomes of NaN: itself, or the nudged minimum.
+    upper_first : bool
+        Which bound clamps first: the other one wins where a range is inverted.
+    """
+
+    truncates = True  # a half is added to what is not negative
+    takes_any_shape = True
+
+    def __init__(
+        self, nudged: Nudged, *, divides: bool, keeps_nan: bool, upper_first: bool
+    ) -> None:
+        self._divides, self._keeps_nan, self._upper_first = divides, keeps_nan, upper_first
+        factor = nudged.scale if divides else nudged.inverse
+        self.constants = (nudged.min, nudged.max, factor)
+
+    def __call__(
+        self,
+        x: Float32Array,
+        constants: Sequence[Float32Array],
+        out: Float32Array,
+        *,
+        floor: bool = True,
+        keeps_nan: bool = False,
+    ) -> None:
+        """Write the steps of a block; ``floor=False`` leaves the last pass to the caller."""
+        low, high, factor = constants
+        np.minimum(x, high, out=out)
+        # fmax takes the number of a number and NaN
+        (np.maximum if self._keeps_nan or keeps_nan else np.fmax)(out, low, out=out)
+        np.subtract(out, low, out=out)
+        self._scale(out, factor)
+        if floor:
+            np.floor(out, out=out)
+
+    def _scale(self, shifted: Float32Array, factor: Float32Array) -> None:
+        (np.divide if self._divides else np.multiply)(shifted, factor, out=shifted)
+        np.add(shifted, _HALF, out=shifted)
+
+    def to_floats(
+        self, steps: Float32Array, scale: Float32Array, constants: Sequence[Float32Array]
+    ) -> None:
+        """Turn steps into what they stand for, in place."""
+        np.multiply(steps, scale, out=steps)
+        np.add(steps, constants[0], out=steps)
+
+    def exactly(self, x: Float32Array, nudged: Nudged, *, keeps_nan: bool = False) -> Float32Array:
+        """Return the steps of any range: subnormals flushed."""
+        a = flush(x)
+        low, high = nudged.min, nudged.max
+        if self._upper_first:
+            clamped = maximum(minimum(a, high), low)
+        else:
+            clamped = np.where(a > low, a, low)
+            clamped = np.where(clamped > high, high, clamped)
+        if self._keeps_nan:
+            clamped = np.where(np.isnan(a), a, clamped)
+        shifted = rounded(clamped.astype(np.float64) - nudged.min).astype(np.float64)
+        steps = np.floor(self._scaled(shifted, nudged))
+        return np.where(np.isnan(x), x, steps) if keeps_nan else np.asarray(steps)
+
+    def _scaled(self, shifted: Float64Array, nudged: Nudged) -> Float32Array:
+        t = rounded(shifted / nudged.scale if self._divides else shifted * nudged.inverse)
+        return rounded(t.astype(np.float64) + 0.5)
+
+    def exact_floats(self, x: Float32Array, nudged: Nudged) -> Float32Array:
+        """Return what the steps of any range stand for."""
+        product = rounded(self.exactly(x, nudged).astype(np.float64) * nudged.scale)
+        return rounded(product.astype(np.float64) + nudged.min)
+
+    def shift(self, zero_point: Float32Array, lowest: int) -> Float32Array:
+        """Return what makes TensorFlow's count of the integers out of steps."""
+        return np.full_like(zero_point, lowest)
+
+
+class FusedSteps(StepsFromMinimum):
+    """Steps with fused multiply-adds, each of which rounds once.
+
+    Notes
+    -----
+    With an ordinary range, float64 holds what is rounded. The product of two float32 has 48 bits.
+    Where it is at least a quarter, the half that is added to it, for a sum below ``2**17``, costs
+    two bits more; where it is less, the step is 0 either way. The product of a step, of 17 bits at
+    most, and the scale has 41; it and the nudged minimum are multiples of the scale's last place,
+    and their sum is no larger. So each is computed in float64 without an error, and rounded to
+    float32 once. `fused` does what any range needs.
+    """
+
+    takes_any_shape = False  # float64 by chunks
+
+    def _scale(self, shifted: Float32Array, factor: Float32Array) -> None:
+        _multiply_add(shifted, factor, _HALF)
+
+    def to_floats(
+        self, steps: Float32Array, scale: Float32Array, constants: Sequence[Float32Array]
+    ) -> None:
+        """Turn steps into what they stand for, in place."""
+        _multiply_add(steps, scale, constants[0])
+
+    def _scaled(self, shifted: Float64Array, nudged: Nudged) -> Float32Array:
+        return fused(shifted, nudged.inverse, 0.5)
+
+    def exact_floats(self, x: Float32Array, nudged: Nudged) -> Float32Array:
+        """Return what the steps of any range stand for."""
+        return fused(self.exactly(x, nudged), nudged.scale, nudged.min)
+
+
+def nudged_zero_point(
+    low: Float64Array, scale: Float64Array, num_bits: int, narrow_range: bool
+) -> Float64Array:
+    """Return the zero point of a range that begins at `low`, NaN where that is none."""
+    first, last = quant_limits(num_bits, narrow_range)
+    estimate = rounded(first - rounded(low / scale).astype(np.float64)).astype(np.float64)
+    return np.asarray(np.floor(np.clip(estimate, first, last) + 0.5))
+
+
+def fused(
+    a: NDArray[np.floating], b: NDArray[np.floating], c: NDArray[np.floating] | float
+) -> Float32Array:
+    """Return ``a * b + c`` of float32 values, rounded once and flushed.
+
+    The product is exact in float64. Its sum is rounded to odd: where it is not exact, the last bit
+    is set, so that rounding to float32 goes where the sum without an error would go.
+    """
+    with np.errstate(all="ignore"):
+        product = np.asarray(a, np.float64) * np.asarray(b, np.float64)
+        addend = np.asarray(c, np.float64)
+        total = np.asarray(product + addend)
+        back = total - product
+        error = (product - (total - back)) + (addend - back)
+        is_even = (total.view(np.int64) & 1) == 0
+        inexact = (error != 0) & is_even & np.isfinite(total)
+        odd = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
+        return rounded(np.where(inexact, odd, total))
+
+
+def _multiply_add(x: Float32Array, factor: Float32Array, addend: Float32Array) -> None:
+    """Put ``x * factor + addend`` in the place of `x`, rounded once from float64."""
+    wide = np.empty(min(x.size, _CHUNK), np.float64)
+    for start in range(0, x.size, _CHUNK):
+        block = slice(start, start + _CHUNK)
+        part = x[block]
+        products = wide[: part.size]
+        np.copyto(products, part)
+        np.multiply(products, factor[block] if factor.ndim else factor, out=products)
+        np.add(products, addend[block] if addend.ndim else addend, out=products)
+        np.copyto(part, products, casting="same_kind")

@@ -1,0 +1,125 @@
+"""XLA on a CPU (``jit_compile=True``), with and without fused multiply-adds.
+
+Mirrors ``tensorflow/compiler/tf2xla/kernels/fake_quantize_ops.cc`` as XLA simplifies it: a division
+by a constant becomes a product with its inverse, so that the range -6 to 6 of 8 bits, whose exact
+zero point is 127.5, reaches 127.499985 and then 127. What is below the range is the minimum, NaN
+too. With ``FakeQuantWithMinMaxArgs`` the compiler computes scale and inverse itself, each by a true
+division, and leaves NaN.
+
+The gradients choose between the gradient and 0, instead of multiplying. XLA sums in a tree, see
+`_tree_sum`, and from some size on in parts, one for a thread, whose number is the machine's.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from qmath.errors import QmathError
+from qmath.kernels._blocks import each_block, non_overlapping, output
+from qmath.kernels._float32 import Bounds, Float32Array, flush, rounded
+from qmath.kernels._from_minimum import FusedSteps, StepsFromMinimum, nudged_zero_point
+from qmath.kernels._nudge import Nudged, quant_limits
+from qmath.kernels._range import Arithmetic, Op, Range
+
+MOST_SUMMED = 5000  # elements of a gradient's inputs up to which the order of the sums is known
+_WINDOW = 32
+
+
+def _nudge(
+    min: Float32Array, max: Float32Array, num_bits: int, narrow_range: bool, op: Op
+) -> Nudged:
+    first, last = quant_limits(num_bits, narrow_range)
+    with np.errstate(all="ignore"):
+        low = flush(min).astype(np.float64)
+        span = rounded(flush(max).astype(np.float64) - low).astype(np.float64)
+        if op == "args":
+            scale, inverse = rounded(span / (last - first)), rounded((last - first) / span)
+        else:
+            scale = rounded(span * np.float64(np.float32(1) / np.float32(last - first)))
+            inverse = rounded(1 / scale.astype(np.float64))
+        wide = scale.astype(np.float64)
+        zero = nudged_zero_point(low, wide, num_bits, narrow_range)
+        ends = rounded((first - zero) * wide), rounded((last - zero) * wide)
+    parts = (scale, inverse, zero, *ends, np.zeros_like(zero))
+    return Nudged(*(np.asarray(part, np.float32) for part in parts))
+
+
+def _backprop(g: Float32Array, x: Float32Array, bounds: Bounds, out: Float32Array) -> None:
+    """Write the gradients where ``min <= x <= max``, else 0, of flat arrays."""
+
+    def work(block: slice, lower: Float32Array, upper: Float32Array) -> None:
+        inside = (x[block] >= lower) & (x[block] <= upper)
+        out[block] = np.where(inside, g[block], np.float32(0))
+
+    each_block(work, x.size, bounds)
+
+
+def _backward(
+    g: Float32Array, x: Float32Array, ranges: Range, out: Float32Array | None
+) -> tuple[Float32Array, Float32Array, Float32Array]:
+    """Return the three gradients of the ops whose range is a variable."""
+    if x.size > MOST_SUMMED:
+        raise QmathError(
+            f"XLA's sums of {x.size} gradients depend on the machine's threads; they are known up "
+            f"to {MOST_SUMMED} elements. backprops_wrt_input alone is that of "
+            "fake_quant_with_min_max_args_gradient"
+        )
+    out, bounds = output(out, x.shape), ranges.bounds
+    axes = tuple(range(x.ndim - bounds.lower.ndim))
+    low, high = (
+        _tree_sum(np.where(outside, flush(g), np.float32(0)), axes)
+        for outside in (x < bounds.lower, x > bounds.upper)
+    )
+    _backprop(non_overlapping(g, out), non_overlapping(x, out), bounds, out.reshape(-1))
+    return out, low, high
+
+
+def _tree_sum(x: Float32Array, axes: tuple[int, ...]) -> Float32Array:
+    """Sum along the first axes: in windows of up to 32 along each, until no axis is longer.
+
+    Mirrors ``tree_reduction_rewriter.cc``. Zeros fill up the windows, half of them in front.
+    """
+    while any(x.shape[axis] > _WINDOW for axis in axes):
+        shape: list[int] = []
+        padding = [(0, 0)] * x.ndim
+        for axis in axes:
+            size = x.shape[axis]
+            window = min(size, _WINDOW)
+            count = -(-size // window) if window else 0
+            spare = count * window - size
+            padding[axis] = (spare // 2, spare - spare // 2)
+            shape += [count, window]
+        windows = np.pad(x, padding).reshape(*shape, *x.shape[len(axes) :])
+        inner = [2 * axis + 1 for axis in axes]
+        x = _row_by_row(np.moveaxis(windows, inner, range(len(axes))), len(axes))
+    return _row_by_row(x, len(axes))
+
+
+def _row_by_row(x: Float32Array, number: int) -> Float32Array:
+    """Sum along the first axes, one element after the other."""
+    rows = x.reshape(math.prod(x.shape[:number]), *x.shape[number:])
+    total = np.zeros(rows.shape[1:], np.float32)
+    with np.errstate(all="ignore"):
+        for row in rows:
+            total = rounded(total.astype(np.float64) + row)
+    return np.asarray(total)
+
+
+def _xla(name: str, kind: type[StepsFromMinimum]) -> Arithmetic:
+    return Arithmetic(
+        name=name,
+        nudge=_nudge,
+        steps=lambda nudged, op: kind(
+            nudged, divides=False, keeps_nan=op == "args", upper_first=False
+        ),
+        backprop=_backprop,
+        backward=_backward,
+        keeps_zero_ranges=False,
+        rounding_errors=(11, 5),
+    )
+
+
+XLA_CPU = _xla("xla-cpu", FusedSteps)
+XLA_CPU_NOFMA = _xla("xla-cpu-nofma", StepsFromMinimum)

@@ -1,0 +1,89 @@
+"""The command line: ``python -m reference.builds [--only NAME …]``, a table of releases and ops."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from reference.builds.inputs import OPS, Case, cases
+from reference.builds.running import Outputs, Tally, as_build, compared, of_release
+from reference.builds.wheels import RELEASES, MissingError, cache
+from reference.jit import Call, answers
+
+XLA = {"xla-cpu": True, "xla-cpu-nofma": False}
+
+
+def of_xla(cases: Sequence[Case], *, fma: bool) -> tuple[str, Outputs]:
+    """Return what the installed TensorFlow's XLA gives."""
+    calls = []
+    for case in cases:
+        ends = (float(case.min), float(case.max)) if case.op.startswith("args") else ()
+        name = "fake_quant_with_min_max_" + case.op.replace("per_channel", "vars_per_channel")
+        name = name.replace(" ", "_")
+        calls.append(Call(name, case.inputs, case.num_bits, case.narrow_range, ends))
+    return "installed", answers(calls, fma=fma)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table; return the exit status: 1 if anything differs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reference.builds",
+        description="Fetch other builds of TensorFlow, and compare their kernels with qmath's.",
+    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="releases, or builds of XLA")
+    parser.add_argument("--cases", type=int, default=40, help="ranges of each op; default: 40")
+    parser.add_argument("--size", type=int, default=1 << 18, help="floats of each; default: 2**18")
+    options = parser.parse_args(arguments)
+    sources: dict[str, tuple[str, Callable[[Sequence[Case]], tuple[str, Outputs]]]] = {
+        release.name: (release.build, lambda made, release=release: of_release(release, made))
+        for release in RELEASES
+    }
+    for build, fma in XLA.items():
+        sources[build] = (build, lambda made, fma=fma: of_xla(made, fma=fma))
+    made = list(cases(options.cases, options.size))
+    differing = 0
+    print(f"| release | build | {' | '.join(OPS)} |\n|---|---|{'---:|' * len(OPS)}")
+    for name, (build, run) in sources.items():
+        if options.only and not any(fnmatchcase(name, pattern) for pattern in options.only):
+            continue
+        kept = _kept(name, options)
+        try:
+            tally = _read(kept) or compared(made, run(made)[1], as_build(build))
+        except MissingError as reason:
+            print(f"| {name} | `{build}` | skipped: {reason} |", flush=True)
+            continue
+        kept.write_text(json.dumps(tally), "utf-8")
+        cells = [f"{tally[op]['differing']:,} of {tally[op]['compared']:,}" for op in OPS]
+        print(f"| {name} | `{build}` | {' | '.join(cells)} |", flush=True)
+        differing += sum(count["differing"] for count in tally.values())
+    return int(differing > 0)
+
+
+def _kept(name: str, options: argparse.Namespace) -> Path:
+    """Return where the tally of a run like this is, from which a stopped one goes on."""
+    root = Path(__file__).parents[2]
+    sources = [
+        *sorted(Path(__file__).parent.glob("*.py")),
+        *sorted(root.glob("qmath/kernels/*.py")),
+    ]
+    state = [name, str(options.cases), str(options.size), *map(Path.read_text, sources)]
+    return cache() / f"tally-{hashlib.sha256(''.join(state).encode()).hexdigest()[:16]}.json"
+
+
+def _read(path: Path) -> Tally | None:
+    if not path.exists():
+        return None
+    found = Tally()
+    for op, counts in json.loads(path.read_text("utf-8")).items():
+        found[op] = Counter(counts)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from qmath._text import html_table
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.kernels import affine
+from qmath.kernels.builds import Build, check_build
 from qmath.kernels.quantized_tensor import QuantizedTensor
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ __all__ = [
     "missing_settings",
     "own_quantized",
     "why_no_graph",
+    "with_build",
+    "with_shapes",
 ]
 
 Role = Literal["weight", "activation", "output", "input", "float"]
@@ -64,6 +67,8 @@ class QuantSpec:
         The TensorFlow op that computes: ``FakeQuantWithMinMaxVars`` (or, per axis,
         ``…VarsPerChannel``), or ``FakeQuantWithMinMaxArgs`` for a fixed range; or TFLite's
         ``QUANTIZE``.
+    build : {"tf", "tf<2.6", "xla-cpu", "xla-cpu-nofma"}
+        Whose kernels computed it.
     """
 
     quantizer: str | None = None
@@ -72,6 +77,7 @@ class QuantSpec:
     symmetric: bool | None = None
     narrow_range: bool | None = None
     op: Literal["vars", "args", "tflite"] = "vars"
+    build: Build = "tf"
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -239,6 +245,7 @@ class QatTensor:
             op=spec.op,
             signed=self.role == "weight" if signed is None else signed,
             name=self.name,
+            build=spec.build,
         )
 
 
@@ -322,6 +329,8 @@ class QatModel:
         Everything that was read; ``None`` for a live model.
     shapes : mapping of str to tuple
         Shapes without the batch that the user gave: of inputs, and of the outputs of layers.
+    build : str
+        Whose kernels computed all that is quantized.
     """
 
     tensors: Mapping[str, QatTensor]
@@ -330,6 +339,7 @@ class QatModel:
     source: str = ""
     files: SourceFiles | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    build: Build = "tf"
 
     def __repr__(self) -> str:
         roles = Counter(tensor.role for tensor in self.tensors.values())
@@ -377,6 +387,25 @@ def with_shapes(model: QatModel, shapes: Mapping[str, Sequence[int]]) -> QatMode
             raise QmathError(f"{name}: {shape!r} is no shape; give its lengths without the batch")
         found[name] = lengths
     return replace(model, shapes=found)
+
+
+def with_build(model: QatModel, build: Build) -> QatModel:
+    """Return a model whose quantized tensors another build of TensorFlow computed.
+
+    Raises
+    ------
+    QmathError
+        There is no such build.
+    """
+    if check_build(build) == model.build:
+        return model
+    tensors = {
+        name: tensor
+        if tensor.role == "float"
+        else replace(tensor, spec=replace(tensor.spec, build=build))
+        for name, tensor in model.tensors.items()
+    }
+    return replace(model, tensors=tensors, build=build)
 
 
 class MissingSetting(NamedTuple):

@@ -18,11 +18,12 @@ from qmath.errors import QmathError
 
 if TYPE_CHECKING:
     from qmath.exports.exporter import Exporter
+    from qmath.kernels.builds import Build
     from qmath.model import QatModel
 
 __all__ = ["ModelArgument", "model_argument", "suffix_of"]
 
-_LOADING = ("quantizers", "settings", "force", "architecture", "isolate", "shapes")
+_LOADING = ("quantizers", "settings", "force", "architecture", "isolate", "shapes", "build")
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -37,6 +38,7 @@ class ModelArgument:
     architecture: Path | None
     isolate: bool
     shapes: tuple[str, ...] = ()
+    build: str = "tf"
     others: tuple[Path, ...] = ()  # the models beside which it was given
 
     @property
@@ -93,6 +95,7 @@ class ModelArgument:
             architecture=self.architecture,
             isolate=self.isolate,
             shapes=dict(map(_shape, self.shapes)),
+            build=cast("Build", self.build),
         )
 
 
@@ -147,6 +150,13 @@ def model_argument(function: _Function) -> _Function:
             metavar="NAME=N,N",
             help="The shape, without the batch, of an input or of the output of a layer that qmath "
             "cannot compute, where the model leaves it open. Repeatable.",
+        ),
+        click.option(
+            "--build",
+            default="tf",
+            metavar="BUILD",
+            help="Whose kernels trained the model: tf (TensorFlow from 2.6 on, eager; the "
+            "default), tf<2.6, xla-cpu (jit_compile) or xla-cpu-nofma.",
         ),
     )
 

@@ -23,6 +23,7 @@ __all__ = ["SavedModel"]
 _MAX_GRAPH = 1 << 26
 _MAX_METADATA = 1 << 26
 _GRAPH = "saved_model.pb"
+_COMPILED = "_XlaMustCompile"
 _METADATA = "keras_metadata.pb"
 _SERVE = "serve"
 
@@ -78,6 +79,15 @@ class SavedModel:
             raise FileFormatError(
                 f"{self._graph}: two of its functions have one name; the file is damaged"
             )
+
+    @cached_property
+    def compiled(self) -> list[str]:
+        """The names of the functions that ``jit_compile=True`` marks."""
+        return [
+            name
+            for name, function in self.functions.items()
+            if _COMPILED in function.attr and function.attr[_COMPILED].b
+        ]
 
     @cached_property
     def bundle(self) -> TensorBundle:

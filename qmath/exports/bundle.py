@@ -318,6 +318,7 @@ def quantize_model(
         "vectors": 0,
         "multiplier_bits": multiplier_bits,
         **deployed.options,
+        **({} if model.build == "tf" else {"build": model.build}),
     }
     notes += deployed.notes
     stated = manifest.build(model, entries, deployed.description, options, notes)
@@ -432,8 +433,9 @@ def quantized_range(tensor: QatTensor) -> QuantizedRange:
         stated = tensor.stated
         return QuantizedRange(stated.scale, stated.zero_point, bits, narrow, signed=False)
     scale, zero_point = affine.scale_and_zero_point(
-        low, high, bits, narrow_range=narrow, signed=False, name=tensor.name
-    )
+        low, high, bits, narrow_range=narrow, signed=False, name=tensor.name,
+        build=tensor.spec.build, op="args" if tensor.spec.op == "args" else "vars",
+    )  # fmt: skip
     return QuantizedRange(scale, zero_point, bits, narrow, signed=False)
 
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from qmath.exports import manifest
 from qmath.kernels import exact
-from qmath.kernels._nudge import nudge
+from qmath.kernels._range import Op
+from qmath.kernels.builds import arithmetic_of
 from qmath.model import Float32Array, QatTensor, QuantizedTensor
 
 __all__ = ["Weights", "count"]
@@ -131,8 +132,12 @@ def count(tensor: QatTensor, floats: Float32Array, quantized: QuantizedTensor) -
     low, high = manifest.stored_range(tensor)
     bits, narrow = quantized.num_bits, quantized.narrow_range
     unsigned = quantized.zero_point + quantized.signed * 2 ** (bits - 1)
-    nudged = nudge(low, high, bits, narrow)
-    near = exact.near_ties(floats, low, high, bits, narrow_range=narrow, zero_point=unsigned)
+    build = tensor.spec.build
+    op: Op = "args" if tensor.spec.op == "args" else "per_channel" if low.ndim else "vars"
+    nudged = arithmetic_of(build).nudge(low, high, bits, narrow, op)
+    near = exact.near_ties(
+        floats, low, high, bits, narrow_range=narrow, zero_point=unsigned, build=build
+    )
     return {
         "clipped": int(
             np.count_nonzero(floats < nudged.min) + np.count_nonzero(floats > nudged.max)

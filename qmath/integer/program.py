@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from qmath._text import html_table
 from qmath.kernels.affine import quantize, quantize_as_tflite
+from qmath.kernels.builds import Build
 
 __all__ = [
     "Activation",
@@ -68,6 +69,8 @@ class QuantParams:
         The TensorFlow op that quantizes floats with these parameters, or TFLite's ``QUANTIZE``.
     is_unsigned : bool
         Whether a TFLite file holds them so; else they are less by half of their number there.
+    build : str
+        Whose kernels do.
     """
 
     scale: float
@@ -79,6 +82,7 @@ class QuantParams:
     max: float
     op: Literal["vars", "args", "tflite"] = "vars"
     is_unsigned: bool = False
+    build: Build = "tf"
 
     def quantize(self, x: Array, name: str) -> NDArray[np.int32]:
         """Return the integers of floats, relative to the zero point, by the arithmetic of `op`."""
@@ -86,7 +90,7 @@ class QuantParams:
             return quantize_as_tflite(x, self.scale, self.limits, name)
         q = quantize(
             x, self.min, self.max, self.num_bits,
-            narrow_range=self.low == 1, op=self.op, signed=False, name=name,
+            narrow_range=self.low == 1, op=self.op, signed=False, name=name, build=self.build,
         )  # fmt: skip
         return np.asarray(q.values.astype(np.int32) - q.zero_point)
 

@@ -19,6 +19,7 @@ from qmath.kernels._nudge import Nudged, is_ordinary, is_zero_range
 MOST_KEPT = 256  # channels
 
 Op = Literal["args", "vars", "per_channel"]
+Build = Literal["tf", "tf<2.6", "xla-cpu", "xla-cpu-nofma"]
 
 
 class Steps(Protocol):
@@ -89,7 +90,7 @@ class Arithmetic:
         ``2**(num_bits - 24)``: see `qmath.kernels.exact`.
     """
 
-    name: str
+    name: Build
     nudge: Callable[[Float32Array, Float32Array, int, bool, Op], Nudged]
     steps: Callable[[Nudged, Op], Steps]
     backprop: Callable[[Float32Array, Float32Array, Bounds, Float32Array], None]

@@ -21,7 +21,7 @@ from qmath.kernels._blocks import each_block, non_overlapping, output
 from qmath.kernels._float32 import Bounds, Float32Array, flush, rounded
 from qmath.kernels._from_minimum import FusedSteps, StepsFromMinimum, nudged_zero_point
 from qmath.kernels._nudge import Nudged, quant_limits
-from qmath.kernels._range import Arithmetic, Op, Range
+from qmath.kernels._range import Arithmetic, Build, Op, Range
 
 MOST_SUMMED = 5000  # elements of a gradient's inputs up to which the order of the sums is known
 _WINDOW = 32
@@ -107,7 +107,7 @@ def _row_by_row(x: Float32Array, number: int) -> Float32Array:
     return np.asarray(total)
 
 
-def _xla(name: str, kind: type[StepsFromMinimum]) -> Arithmetic:
+def _xla(name: Build, kind: type[StepsFromMinimum]) -> Arithmetic:
     return Arithmetic(
         name=name,
         nudge=_nudge,

@@ -7,17 +7,14 @@ was trained.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from qmath.errors import QmathError
 from qmath.kernels._eager import TF
 from qmath.kernels._old_tf import OLD_TF
-from qmath.kernels._range import Arithmetic
+from qmath.kernels._range import Arithmetic, Build
 from qmath.kernels._xla import XLA_CPU, XLA_CPU_NOFMA
 
 __all__ = ["BUILDS", "Build", "arithmetic_of", "check_build"]
-
-Build = Literal["tf", "tf<2.6", "xla-cpu", "xla-cpu-nofma"]
 
 BUILDS: Mapping[str, Arithmetic] = {
     arithmetic.name: arithmetic for arithmetic in (TF, OLD_TF, XLA_CPU, XLA_CPU_NOFMA)
@@ -39,6 +36,6 @@ def arithmetic_of(build: str, prefix: str = "") -> Arithmetic:
     return found
 
 
-def check_build(build: str, prefix: str = "") -> str:
+def check_build(build: str) -> Build:
     """Return the name of a build, if it is one."""
-    return arithmetic_of(build, prefix).name
+    return arithmetic_of(build).name

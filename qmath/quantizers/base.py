@@ -13,6 +13,7 @@ from qmath.kernels._arrays import as_array
 from qmath.kernels._environment import check_rounding
 from qmath.kernels._float32 import Float32Array, as_float32, extremes, flush, rounded
 from qmath.kernels.affine import quantize as quantize_to_range
+from qmath.kernels.builds import Build, check_build
 from qmath.kernels.fake_quant import (
     fake_quant_with_min_max_vars,
     fake_quant_with_min_max_vars_per_channel,
@@ -87,7 +88,9 @@ class RangeQuantizer(Quantizer):
     def _state_shape(self, tensor_shape: Sequence[int | None] | None) -> tuple[int, ...]:
         return ()
 
-    def __call__(self, inputs: ArrayLike, training: bool, weights: State) -> Float32Array:
+    def __call__(
+        self, inputs: ArrayLike, training: bool, weights: State, *, build: Build = "tf"
+    ) -> Float32Array:
         """Fake-quantize `inputs` as TFMOT does.
 
         Parameters
@@ -97,7 +100,10 @@ class RangeQuantizer(Quantizer):
         training : bool
             Whether to update the range first, in place.
         weights : dict of ndarray
-            The state, from `build` or from a checkpoint.
+            The state, from the method `build` or from a checkpoint.
+        build : str
+            Whose kernels, see `qmath.fake_quant_with_min_max_args`. Only those of the default
+            train.
 
         Returns
         -------
@@ -106,9 +112,10 @@ class RangeQuantizer(Quantizer):
         Raises
         ------
         QmathError
-            If TFMOT raises, too: see the class.
+            If TFMOT raises, too: see the class. Or another build shall train.
         """
         check_rounding()
+        check_trainable(training, build)
         x = as_float32(inputs, "inputs")
         self._check_state(weights)
         if training:
@@ -132,12 +139,17 @@ class RangeQuantizer(Quantizer):
             if self._quantizes_per_axis
             else fake_quant_with_min_max_vars
         )
-        return fake_quant(
-            x, weights["min_var"], weights["max_var"], self.num_bits, self.narrow_range
-        )
+        ends = weights["min_var"], weights["max_var"]
+        return fake_quant(x, *ends, self.num_bits, self.narrow_range, build=build)
 
     def quantize(
-        self, inputs: ArrayLike, weights: State, *, signed: bool = True, name: str | None = None
+        self,
+        inputs: ArrayLike,
+        weights: State,
+        *,
+        signed: bool = True,
+        name: str | None = None,
+        build: Build = "tf",
     ) -> QuantizedTensor:
         """Return the integers behind ``self(inputs, training=False, weights=weights)``.
 
@@ -147,7 +159,7 @@ class RangeQuantizer(Quantizer):
             The tensor.
         weights : dict of ndarray
             The state, which stays as it is.
-        signed, name
+        signed, name, build
             As for `qmath.quantize`.
 
         Returns
@@ -169,6 +181,7 @@ class RangeQuantizer(Quantizer):
             per_axis=bool(self._quantizes_per_axis),
             signed=signed,
             name=name,
+            build=build,
         )
 
     @property
@@ -212,6 +225,15 @@ class RangeQuantizer(Quantizer):
                 )
             axes = tuple(range(x.ndim - 1))
         return extremes(x, axes)
+
+
+def check_trainable(training: bool, build: Build) -> None:
+    """Raise if a build is to update a range, and is not the default one."""
+    if check_build(build) != "tf" and training:
+        raise QmathError(
+            f"how training updates a range is known under the build 'tf', not {build!r}; take the "
+            "state that it left"
+        )
 
 
 def one_per_channel(tensor_shape: Sequence[int | None] | None) -> tuple[int, ...]:

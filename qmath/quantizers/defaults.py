@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from qmath.errors import QmathError
 from qmath.kernels._float32 import Float32Array, as_float32
+from qmath.kernels.builds import Build
 from qmath.quantizers.base import Quantizer, State, one_per_channel
 from qmath.quantizers.ranged import LastValueQuantizer
 
@@ -27,9 +28,11 @@ class _ConvWeightsQuantizer(LastValueQuantizer):
 class _ConvTransposeWeightsQuantizer(LastValueQuantizer):
     """For kernels of rank 4 only."""
 
-    def __call__(self, inputs: ArrayLike, training: bool, weights: State) -> Float32Array:
+    def __call__(
+        self, inputs: ArrayLike, training: bool, weights: State, *, build: Build = "tf"
+    ) -> Float32Array:
         """Fake-quantize a kernel of rank 4, see `LastValueQuantizer`."""
-        return super().__call__(_rank_4(inputs), training, weights)
+        return super().__call__(_rank_4(inputs), training, weights, build=build)
 
 
 class Default8BitConvWeightsQuantizer(_ConvWeightsQuantizer):

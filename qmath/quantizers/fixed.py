@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from qmath.errors import QmathWarning
 from qmath.kernels._float32 import Float32Array
 from qmath.kernels.affine import quantize as quantize_to_range
+from qmath.kernels.builds import Build
 from qmath.kernels.fake_quant import fake_quant_with_min_max_args
 from qmath.kernels.quantized_tensor import QuantizedTensor
 from qmath.quantizers.base import Quantizer, State
@@ -51,10 +52,12 @@ class FixedQuantizer(Quantizer):
         inputs: ArrayLike,
         training: bool = False,
         weights: State | None = None,
+        *,
+        build: Build = "tf",
     ) -> Float32Array:
         """Fake-quantize `inputs` with the fixed range, at 8 bits."""
         return fake_quant_with_min_max_args(
-            inputs, self.init_min, self.init_max, narrow_range=self.narrow_range
+            inputs, self.init_min, self.init_max, narrow_range=self.narrow_range, build=build
         )
 
     def quantize(
@@ -64,6 +67,7 @@ class FixedQuantizer(Quantizer):
         *,
         signed: bool = True,
         name: str | None = None,
+        build: Build = "tf",
     ) -> QuantizedTensor:
         """Return the 8-bit integers behind a call; warns if `num_bits` says otherwise."""
         if self.num_bits != 8:
@@ -81,6 +85,7 @@ class FixedQuantizer(Quantizer):
             op="args",
             signed=signed,
             name=name,
+            build=build,
         )
 
 

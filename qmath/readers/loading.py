@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from qmath.containers.sniff import sniff
 from qmath.errors import QmathError
-from qmath.model import QatModel, with_shapes
+from qmath.kernels.builds import Build, check_build
+from qmath.model import QatModel, with_build, with_shapes
 from qmath.readers.dispatch import read_model
 from qmath.readers.records import ModelFile
 from qmath.readers.settings.resolve import resolve
@@ -28,6 +29,7 @@ def load(
     architecture: str | os.PathLike[str] | None = None,
     isolate: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    build: Build = "tf",
 ) -> QatModel:
     """Read a model that quantization-aware training saved, without TensorFlow.
 
@@ -54,6 +56,9 @@ def load(
     shapes : mapping of str to sequence of int, optional
         Shapes without the batch, where the model leaves them open: of inputs, and of the outputs of
         layers that qmath cannot compute, by the layer's name.
+    build : {"tf", "tf<2.6", "xla-cpu", "xla-cpu-nofma"}, optional
+        Whose kernels trained the model and are to be reproduced, as
+        `qmath.fake_quant_with_min_max_args` takes it. A TFLite file's integers stay as they are.
 
     Returns
     -------
@@ -68,7 +73,8 @@ def load(
     ContradictionError
         `quantizers` and the file, or two parts of the file, disagree.
     QmathError
-        A key of `quantizers` matches nothing, or two that differ match one tensor.
+        A key of `quantizers` matches nothing, or two that differ match one tensor; there is no
+        such build.
     MissingExtraError
         What reads this kind of file (h5py, protobuf, google-crc32c) is not installed.
 
@@ -93,7 +99,7 @@ def load(
     """
     source = _text(path)
     beside = None if architecture is None else _text(architecture)
-    file = ModelFile(source, beside, isolate, quantizers or {})
+    file = ModelFile(source, beside, isolate, quantizers or {}, check_build(build))
     if sniff(source) == "tflite":
         model = tflite.read(file)
         return with_shapes(model, {**model.shapes, **(shapes or {})})
@@ -105,7 +111,7 @@ def load(
         raise type(error)(f"{source}: {error}") from None
     notes = [*known.notes, *reading.notes, *notes]
     model = QatModel(tensors, known.graph, tuple(notes), source, reading.files)
-    return with_shapes(model, shapes) if shapes else model
+    return with_build(with_shapes(model, shapes) if shapes else model, build)
 
 
 def _text(path: str | os.PathLike[str]) -> str:

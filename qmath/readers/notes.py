@@ -16,6 +16,7 @@ __all__ = [
     "assumed",
     "changes_nothing",
     "clips_only",
+    "compiled_functions",
     "fixed_bits",
     "fixed_unplaced",
     "forced",
@@ -119,6 +120,18 @@ def clips_only(tensor: str, quantizer: str) -> str:
         f"{tensor}: {quantizer} clips and does not round; the tensor is float, with the values as "
         f"clipped."
     )
+
+
+def compiled_functions(names: Sequence[str], build: str) -> list[str]:
+    """Functions that XLA compiles, where the user takes TensorFlow's own kernels for theirs."""
+    if not names or build.startswith("xla"):
+        return []
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return [
+        f"The file marks functions for XLA to compile (jit_compile): {shown}. What they compute "
+        f"differs near ties from what is assumed here (build {build!r}); for theirs pass --build "
+        "xla-cpu (build='xla-cpu' in Python)."
+    ]
 
 
 def fixed_bits(tensor: str, num_bits: object) -> str:

@@ -49,12 +49,15 @@ class ModelFile:
         Let another process read HDF5 files, whose library crashes or hangs on some damaged ones.
     quantizers : mapping of str to quantizer
         What the user says of settings, for readers that have to know whose a range is.
+    build : str
+        Whose kernels the user says computed the model.
     """
 
     path: str
     beside: str | None = None
     isolate: bool = False
     quantizers: Mapping[str, Any] = field(default_factory=dict)
+    build: str = "tf"
 
     @cached_property
     def architecture(self) -> Architecture | None:

@@ -26,7 +26,8 @@ from qmath._progress import Progress
 from qmath.errors import FileFormatError, MissingSettingsError, OutputError, QmathError
 from qmath.integer.deployment import Deployment, deploy
 from qmath.integer.whole_inputs import restored
-from qmath.model import Float32Array, QatModel, assumed_tensors
+from qmath.kernels.builds import BUILDS
+from qmath.model import Float32Array, QatModel, assumed_tensors, with_build
 from qmath.readers.source import as_model
 from qmath.verification.contents import FORCED, SAME_OPTIONS, USER, Check, object_in
 from qmath.verification.forward import Source, read_forward
@@ -283,15 +284,17 @@ def _compare_bundle(
 
 def _options(manifest: dict[str, Any], name: str) -> dict[str, Any]:
     """Return how an export was made, as `qmath.quantize_model` takes it."""
-    options = object_in(manifest, "options", name)
+    options = dict(object_in(manifest, "options", name))
     layouts = options.get("layouts")
     if (
-        set(options) - {"vector_bytes"} != {"layouts", "signed", "vectors", "multiplier_bits"}
+        set(options) - {"vector_bytes", "build"}
+        != {"layouts", "signed", "vectors", "multiplier_bits"}
         or type(options["signed"]) is not bool
         or not isinstance(layouts, list)
         or not all(isinstance(layout, str) for layout in layouts)
         or type(options["multiplier_bits"]) is not int
         or type(options.get("vector_bytes", 0)) is not int
+        or str(options.pop("build", "tf")) not in BUILDS
     ):
         raise FileFormatError(f"{name}: the manifest's options are damaged; export again")
     try:
@@ -308,6 +311,9 @@ def _with_told_settings(
     Nothing else can be asked for these settings; whether scales and integers follow from them is
     still checked.
     """
+    build = str(object_in(manifest, "options", name).get("build", "tf"))
+    if model.build == "tf" and build in BUILDS:  # which is in no model
+        model = with_build(model, BUILDS[build].name)
     entries = object_in(manifest, "tensors", name)
     tensors, assumed = dict(model.tensors), []
     for tensor in model.tensors.values():

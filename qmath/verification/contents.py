@@ -93,7 +93,9 @@ class Check:
         progress: Progress | None = None,
     ) -> None:
         """Compare everything; `deployed` is the integer model lowered again."""
-        self.signed = object_in(manifest, "options", self.name).get("signed") is not False
+        options = object_in(manifest, "options", self.name)
+        self.signed = options.get("signed") is not False
+        self.expect("build", options.get("build", "tf"), model.build, SAME_OPTIONS)
         self.classes = {n.layer: n.class_name for n in (model.graph.nodes if model.graph else ())}
         self.expect("reconstruction", manifest.get("reconstruction"), _FORMULA)
         self.expect("format_version", manifest.get("format_version"), 1)
@@ -301,8 +303,9 @@ class Check:
             )
             self.note(tensor.name, _real(held, zero_point, scale) != x, held, _of(x, scale), x)
             return {"clipped": 0, "near_ties": 0}
+        build = tensor.spec.build
         integers, near = exact.relative_integers(
-            x, low, high, bits, narrow_range=narrow, zero_point=counted
+            x, low, high, bits, narrow_range=narrow, zero_point=counted, build=build
         )
         expected = integers + zero_point
         index = np.nonzero(near)
@@ -310,9 +313,11 @@ class Check:
             channel = index[-1] if low.ndim else ()
             faked = _fake_quant(tensor, x[index], channel)
             step = scale[channel]
-            # The integer of which the identity holds: steps are distinct in float32.
             candidates = integers[index] + np.array([[-1], [0], [1]])
-            holds = candidates.astype(np.float32) * step == faked
+            real = candidates.astype(np.float32) * step
+            # The integer of which the identity holds: steps are distinct in float32. Other builds
+            # round once more, by far less than half a step.
+            holds = real == faked if build == "tf" else np.abs(real - faked) < step / 4
             expected[index] = np.where(holds, candidates, 0).sum(axis=0) + zero_point[channel]
         self.near_ties += index[0].size
         self.note(tensor.name, held != expected, held, expected, x)
@@ -422,9 +427,12 @@ def _scale_and_zero_point(tensor: QatTensor) -> tuple[Float32Array, NDArray[np.i
     low, high = (np.where(np.abs(end) < tiny, np.float32(0), end) for end in (low, high))
     with np.errstate(all="ignore"):
         scale = np.asarray((high - low) / np.float32(last - first))
+        if tensor.spec.build.startswith("xla") and tensor.spec.op != "args":
+            scale = np.asarray((high - low) * (np.float32(1) / np.float32(last - first)))
         estimate = np.clip(np.float32(first) - low / scale, first, last)
         rounded = np.floor(estimate.astype(np.float64) + 0.5)
-    zero, near = exact.zero_points(low, high, bits, narrow_range=narrow)
+    build = tensor.spec.build
+    zero, near = exact.zero_points(low, high, bits, narrow_range=narrow, build=build)
     return scale, np.asarray(np.where(near, rounded, zero), np.int32)
 
 
@@ -442,10 +450,12 @@ def _of(x: Float32Array, scale: Float32Array) -> NDArray[np.int64]:
 def _fake_quant(tensor: QatTensor, x: Float32Array, channel: Any) -> Float32Array:
     """Fake-quantize a list of elements, each with the range of its channel."""
     low, high, bits, narrow = _known(tensor)
+    build = tensor.spec.build
     if low.ndim:
         return fake_quant.fake_quant_with_min_max_vars_per_channel(
-            x, low[channel], high[channel], bits, narrow
+            x, low[channel], high[channel], bits, narrow, build=build
         )
     if tensor.spec.op == "args":
-        return fake_quant.fake_quant_with_min_max_args(x, float(low), float(high), bits, narrow)
-    return fake_quant.fake_quant_with_min_max_vars(x, low, high, bits, narrow)
+        ends = float(low), float(high)
+        return fake_quant.fake_quant_with_min_max_args(x, *ends, bits, narrow, build=build)
+    return fake_quant.fake_quant_with_min_max_vars(x, low, high, bits, narrow, build=build)

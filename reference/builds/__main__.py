@@ -11,12 +11,13 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from qmath.kernels.builds import Build
 from reference.builds.inputs import OPS, Case, cases
-from reference.builds.running import Outputs, Tally, as_build, compared, of_release
+from reference.builds.running import Outputs, Tally, compared, of_release
 from reference.builds.wheels import RELEASES, MissingError, cache
 from reference.jit import Call, answers
 
-XLA = {"xla-cpu": True, "xla-cpu-nofma": False}
+XLA: dict[Build, bool] = {"xla-cpu": True, "xla-cpu-nofma": False}
 
 
 def of_xla(cases: Sequence[Case], *, fma: bool) -> tuple[str, Outputs]:
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cases", type=int, default=40, help="ranges of each op; default: 40")
     parser.add_argument("--size", type=int, default=1 << 18, help="floats of each; default: 2**18")
     options = parser.parse_args(arguments)
-    sources: dict[str, tuple[str, Callable[[Sequence[Case]], tuple[str, Outputs]]]] = {
+    sources: dict[str, tuple[Build, Callable[[Sequence[Case]], tuple[str, Outputs]]]] = {
         release.name: (release.build, lambda made, release=release: of_release(release, made))
         for release in RELEASES
     }
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         kept = _kept(name, options)
         try:
-            tally = _read(kept) or compared(made, run(made)[1], as_build(build))
+            tally = _read(kept) or compared(made, run(made)[1], build)
         except MissingError as reason:
             print(f"| {name} | `{build}` | skipped: {reason} |", flush=True)
             continue

@@ -12,7 +12,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -109,8 +109,3 @@ def _python(release: Release) -> list[str]:
             f"libstdc++6 and what they need for {release.machine} there, or set {SYSROOT}"
         )
     return [emulator, "-L", str(root), str(pythons[0])]
-
-
-def as_build(name: str) -> Build:
-    """Return a build by its name in the table of releases."""
-    return cast(Build, name)

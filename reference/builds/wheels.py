@@ -10,6 +10,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from qmath.kernels.builds import Build
+
 __all__ = ["RELEASES", "MissingError", "Release", "cache"]
 
 FRAMEWORK = "libtensorflow_framework.so.2"
@@ -41,7 +43,7 @@ class Release:
     machine: str
     python: str
     platform: str
-    build: str
+    build: Build
     library: str = "libtensorflow_cc.so.2"
     lacking: str = ""
 

@@ -605,3 +605,19 @@ def test_metadata_that_is_none(tmp_path: Path, text: str) -> None:
         loaded = qmath.load(copy)
         assert any("no config" in note for note in loaded.notes)
         assert loaded.tensors["d/kernel"].spec.num_bits == 6
+
+
+@pytest.mark.parametrize("build", ["tf", "tf<2.6", "xla-cpu", "xla-cpu-nofma"])
+def test_functions_for_xla_are_a_note_under_another_build(
+    build: str, edit: Callable[..., Path]
+) -> None:
+    def mark(_: Any, meta: Any) -> None:
+        for function in meta.graph_def.library.function[:5]:
+            function.attr["_XlaMustCompile"].b = True
+
+    notes = [note for note in qmath.load(edit(SMALL / "keras_saved", mark), build=build).notes
+             if "jit_compile" in note]  # fmt: skip
+    assert len(notes) == (not build.startswith("xla"))
+    for note in notes:
+        assert " and 2 more" in note
+        assert f"(build {build!r})" in note

@@ -214,6 +214,11 @@ class _Writer:
         params = step.params
         if params.op == "tflite":
             return self._setter_of_tflite(step, setter)
+        if params.build != "tf":
+            raise OutputError(
+                f"{step.name}: the exported C quantizes floats as the build 'tf' does, not as "
+                f"{params.build!r}; export with kernels=false, or load the model without a build"
+            )
         low, high = np.float32(params.min), np.float32(params.max)
         nudged = nudge(low, high, params.num_bits, params.low == 1)
         if not is_ordinary(nudged):

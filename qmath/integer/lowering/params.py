@@ -35,6 +35,8 @@ def quant_params(tensor: QatTensor) -> QuantParams:
         narrow_range=bool(spec.narrow_range),
         signed=False,
         name=tensor.name,
+        build=spec.build,
+        op="args" if spec.op == "args" else "vars",
     )
     if not scale:
         raise QmathError(
@@ -50,6 +52,7 @@ def quant_params(tensor: QatTensor) -> QuantParams:
         float(low),
         float(high),
         spec.op,
+        spec.build,
     )
 
 

@@ -101,6 +101,7 @@ def read(file: ModelFile) -> Reading:
     unplaced = {words.fixed_unplaced(name) for layer in layers for name in class_names(layer.facts)}
     notes += [note for note in notes_on(layers, tensors) if not frames or note not in unplaced]
     notes += assignment.notes
+    notes += words.compiled_functions(saved.compiled, file.build)
     if known is None:
         variables = _by_source(layers, keys, assignment.by_op)
         known = _rebuilt(saved, graph, served, variables)

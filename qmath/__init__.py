@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         quantize_and_dequantize_v2_gradient,
     )
     from qmath.kernels.quantized_tensor import QuantizedTensor
+    from qmath.kernels.recognition import RecognizedBuild, recognize_build
     from qmath.kernels.recovered_lattice import RecoveredLattice
     from qmath.model import Graph, Node, QatModel, QatTensor, QuantSpec
     from qmath.quantizers import (
@@ -86,6 +87,7 @@ __all__ = [
     "QmathWarning",
     "QuantSpec",
     "QuantizedTensor",
+    "RecognizedBuild",
     "RecoveredLattice",
     "VerificationError",
     "diff",
@@ -105,6 +107,7 @@ __all__ = [
     "quantize_and_dequantize_v2",
     "quantize_and_dequantize_v2_gradient",
     "quantize_model",
+    "recognize_build",
     "recover",
     "run",
     "set_num_threads",
@@ -136,6 +139,7 @@ _HOMES = {
         "quantize_and_dequantize_v2_gradient",
     ),
     "qmath.kernels.quantized_tensor": ("QuantizedTensor",),
+    "qmath.kernels.recognition": ("RecognizedBuild", "recognize_build"),
     "qmath.kernels.recovered_lattice": ("RecoveredLattice",),
     "qmath.quantizers": (
         "AllValuesQuantizer",

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +60,22 @@ def answers(calls: Sequence[Call], *, fma: bool) -> list[tuple[np.ndarray, ...]]
         return found
 
 
+@cache
+def _compiled(op: str, num_bits: int, narrow_range: bool) -> Any:
+    import tensorflow as tf
+
+    function = getattr(tf.quantization, op)
+    settings = {"num_bits": num_bits, "narrow_range": narrow_range}
+    return tf.function(lambda *arguments: function(*arguments, **settings), jit_compile=True)
+
+
 def _answer(call: Call) -> tuple[np.ndarray, ...]:
     import tensorflow as tf
 
-    function = getattr(tf.quantization, call.op)
-
-    @tf.function(jit_compile=True)
-    def compiled(*arrays: Any) -> Any:
-        return function(
-            *arrays, *call.constants, num_bits=call.num_bits, narrow_range=call.narrow_range
-        )
-
+    compiled = _compiled(call.op, call.num_bits, call.narrow_range)
+    if call.constants:
+        function, constants = compiled.python_function, call.constants
+        compiled = tf.function(lambda *arrays: function(*arrays, *constants), jit_compile=True)
     try:
         found = compiled(*map(tf.constant, call.arrays))
     except tf.errors.OpError:  # of a range whose ends are subnormal

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from qmath.kernels.builds import Build
+from reference.builds import recognising
 from reference.builds.inputs import OPS, Case, cases
 from reference.builds.running import Outputs, Tally, compared, of_release
 from reference.builds.wheels import RELEASES, MissingError, cache
@@ -40,7 +41,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", metavar="NAME", help="releases, or builds of XLA")
     parser.add_argument("--cases", type=int, default=40, help="ranges of each op; default: 40")
     parser.add_argument("--size", type=int, default=1 << 18, help="floats of each; default: 2**18")
+    parser.add_argument(
+        "--recognise", type=int, metavar="N", help="recognise N random arrays instead"
+    )
     options = parser.parse_args(arguments)
+    if options.recognise:
+        return _recognise(options.recognise)
     sources: dict[str, tuple[Build, Callable[[Sequence[Case]], tuple[str, Outputs]]]] = {
         release.name: (release.build, lambda made, release=release: of_release(release, made))
         for release in RELEASES
@@ -64,6 +70,25 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"| {name} | `{build}` | {' | '.join(cells)} |", flush=True)
         differing += sum(count["differing"] for count in tally.values())
     return int(differing > 0)
+
+
+def _recognise(number: int) -> int:
+    """Print the matrix of what arrays are taken for; return 1 if any is taken for a wrong one."""
+    old, _, new, _ = RELEASES
+    makers: recognising.Makers = {
+        "tf": lambda made: of_release(new, made)[1],
+        "tf<2.6": lambda made: of_release(old, made)[1],
+        "xla-cpu": lambda made: of_xla(made, fma=True)[1],
+        "xla-cpu-nofma": lambda made: of_xla(made, fma=False)[1],
+    }
+    wrong = 0
+    for with_inputs in (True, False):
+        found = recognising.matrix(makers, number, with_inputs=with_inputs)
+        print("with inputs:" if with_inputs else "outputs alone:")
+        print("\n".join(recognising.table(found)), flush=True)
+        for build, counts in found.items():
+            wrong += sum(n for name, n in counts.items() if build not in name.split("; "))
+    return int(wrong > 0)
 
 
 def _kept(name: str, options: argparse.Namespace) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 import qmath
 from qmath.errors import FileFormatError, QmathError
 from qmath.integer.api import element, program_of
+from qmath.integer.judging.integers import integers_of
 from tests.helpers import read_npz
 
 SAMPLES = Path(__file__).parents[2] / "reference" / "samples"
@@ -60,7 +63,9 @@ def test_a_sign_that_is_assumed_is_told():
 def test_reals_and_their_lattice():
     params = {step.name: step.params for step in PROGRAM.steps}
     reals = {name: params[name].dequantize(x) for name, x in OWN.items()}
-    assert compared(reals) == (list(OWN), ())
+    integers, notes = compared(reals)
+    assert integers == list(OWN)
+    assert all(re.match("the floats of .* are of (any build|the build tf)[:;] ", n) for n in notes)
     names, _ = compared({DENSE: reals[DENSE].astype(np.float64)})
     assert names == [DENSE]
     for change, words in (
@@ -74,6 +79,19 @@ def test_reals_and_their_lattice():
     whole = OWN["relu6/output"].astype(np.float32)
     with pytest.raises(QmathError, match="They are whole: give integers with an integer dtype"):
         qmath.diff(PROGRAM, IMAGES, against={"relu6/output": whole})
+
+
+@pytest.mark.parametrize("build", ["tf<2.6", "xla-cpu", "xla-cpu-nofma"])
+def test_reals_of_another_build_are_recognized(build):
+    step = next(step for step in PROGRAM.steps if step.name == "conv1/post_activation")
+    params = dataclasses.replace(step.params, build=build)
+    x = np.random.default_rng(0).normal(0, 3, OWN[step.name].shape).astype(np.float32)
+    reals = qmath.fake_quant_with_min_max_vars(x, params.min, params.max, build=build)
+    found = integers_of(PROGRAM, {step.name: reals}, len(x), lambda: OWN)
+    q = qmath.quantize(x, params.min, params.max, params.num_bits, signed=False, build=build)
+    np.testing.assert_array_equal(found.integers[step.name], q.values)
+    assert found.notes[0].startswith(f"the floats of {step.name} are of the build {build}; ")
+    assert found.notes[0].endswith(" of 20,480 elements decide it")
 
 
 @pytest.mark.parametrize(

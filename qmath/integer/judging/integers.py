@@ -7,7 +7,7 @@ fit, a note says which was taken; an order of axes is never guessed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,8 @@ from qmath.errors import QmathError
 from qmath.integer.judging.axes import Axes, arranged
 from qmath.integer.judging.names import named
 from qmath.integer.program import Program, QuantParams
-from qmath.kernels.affine import smallest_dtype
+from qmath.kernels.affine import scale_and_zero_point, smallest_dtype
+from qmath.kernels.recognition import RecognizedBuild, recognize_build
 
 __all__ = ["RawArray", "Yours", "integers_of", "integers_of_reals"]
 
@@ -90,12 +91,16 @@ def integers_of(
     notes += more
     integers: dict[str, Array] = {}
     assumed: dict[str, list[str]] = {}
+    origins: dict[str, list[str]] = {}
     for step in program.quantized:
         if step.name not in placed:
             continue
         values = placed[step.name]
         if values.dtype.kind == "f":
             integers[step.name] = integers_of_reals(values, step.params, step.name)
+            if step.params.op != "tflite":
+                origin = str(_recognized(values, step.params))
+                origins.setdefault(origin, []).append(step.name)
             continue
         is_raw = isinstance(found[step.name], RawArray)
         readings = list(_readings(values, step.params, step.name, is_raw))
@@ -116,6 +121,7 @@ def integers_of(
             f"read as {name} integers, where both signs fit, as more of them are qmath's then: "
             f"{', '.join(tensors)}"
         )
+    notes += [f"the floats of {', '.join(of)} are {origin}" for origin, of in origins.items()]
     others = len(program.quantized) - len(integers)
     if others:
         words = f"{len(integers)} of {len(integers) + others} quantized tensors"
@@ -130,29 +136,55 @@ def integers_of_reals(values: Array, params: QuantParams, name: str) -> Array:
     Raises
     ------
     QmathError
-        A value is no integer times the scale: the floats are of another model.
+        A value is no integer times the scale, nor what another build of TensorFlow makes of one:
+        the floats are of another model.
     """
     if values.dtype not in (np.float32, np.float64) or not np.isfinite(values).all():
         raise QmathError(
             f"{name}: the floats must hold finite float32, dequantized, got {values.dtype}; give "
             "integers, or what the tensor's integers stand for"
         )
+    reals = values.astype(np.float32)
     relative = np.rint(values.astype(np.float64) / params.scale)
+    is_multiple = np.array_equal(relative.astype(np.float32) * np.float32(params.scale), reals)
+    other = None if is_multiple else _of_their_build(reals, params)
+    if other is not None:
+        params, is_multiple = other, True
+        relative = np.rint(values.astype(np.float64) / params.scale)
     low, high = params.limits
     if ((relative < low) | (relative > high)).any():
         raise QmathError(
             f"{name}: the dump's values leave the range [{params.min:.6g}, "
             f"{params.max:.6g}]; was it made from this model?{_whole(values)}"
         )
-    if not np.array_equal(
-        relative.astype(np.float32) * np.float32(params.scale), values.astype(np.float32)
-    ):
+    if not is_multiple:
         raise QmathError(
             f"{name}: the dump's values are not multiples of the scale "
             f"{params.scale:.9g}; was it made from this model?{_whole(values)}"
         )
     dtype = smallest_dtype(params.num_bits, signed=False)
     return np.asarray((relative + params.zero_point).astype(dtype))
+
+
+def _recognized(values: Array, params: QuantParams) -> RecognizedBuild:
+    """Return which builds give fake-quantized floats with this range."""
+    return recognize_build(
+        values, np.float32(params.min), np.float32(params.max), params.num_bits,
+        narrow_range=params.low == 1, op="args" if params.op == "args" else "vars",
+    )  # fmt: skip
+
+
+def _of_their_build(values: Array, params: QuantParams) -> QuantParams | None:
+    """Return the parameters by the build that made floats off the lattice, if one did."""
+    builds = _recognized(values, params).builds if params.op != "tflite" else ()
+    if not builds:
+        return None
+    build = params.build if params.build in builds else builds[0]
+    scale, zero_point = scale_and_zero_point(
+        params.min, params.max, params.num_bits, narrow_range=params.low == 1, signed=False,
+        build=build, op="args" if params.op == "args" else "vars",
+    )  # fmt: skip
+    return replace(params, scale=float(scale), zero_point=int(zero_point), build=build)
 
 
 def _whole(values: Array) -> str:

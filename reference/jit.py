@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["NO_FMA", "Call", "answers"]
+__all__ = ["NO_FMA", "Call", "answer", "answers"]
 
+ARGS = "fake_quant_with_min_max_args"
 NO_FMA = "--xla_cpu_max_isa=AVX"
 
 
@@ -61,19 +62,23 @@ def answers(calls: Sequence[Call], *, fma: bool) -> list[tuple[np.ndarray, ...]]
 
 
 @cache
-def _compiled(op: str, num_bits: int, narrow_range: bool) -> Any:
+def _compiled(op: str, num_bits: int, narrow_range: bool, ends: tuple[float, ...] | None) -> Any:
     import tensorflow as tf
 
     function = getattr(tf.quantization, op)
     settings = {"num_bits": num_bits, "narrow_range": narrow_range}
-    return tf.function(lambda *arguments: function(*arguments, **settings), jit_compile=True)
+    return tf.function(
+        lambda *arguments: function(*arguments, *(ends or ()), **settings), jit_compile=True
+    )
 
 
-def _answer(call: Call) -> tuple[np.ndarray, ...]:
+def answer(call: Call) -> tuple[np.ndarray, ...]:
+    """Return what a call gives in this process, with the flags of XLA as they are."""
     import tensorflow as tf
 
-    compiled = _compiled(call.op, call.num_bits, call.narrow_range)
-    if call.constants:
+    ends = tuple(map(float, call.constants)) if call.op.startswith(ARGS) else None
+    compiled = _compiled(call.op, call.num_bits, call.narrow_range, ends)
+    if call.constants and ends is None:
         function, constants = compiled.python_function, call.constants
         compiled = tf.function(lambda *arrays: function(*arrays, *constants), jit_compile=True)
     try:
@@ -88,7 +93,7 @@ def main(arguments: Sequence[str]) -> None:
     from reference import oracle  # noqa: F401, which sets TensorFlow up
 
     calls = pickle.loads(Path(arguments[0]).read_bytes())
-    Path(arguments[1]).write_bytes(pickle.dumps([_answer(call) for call in calls]))
+    Path(arguments[1]).write_bytes(pickle.dumps([answer(call) for call in calls]))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from pathlib import Path
 from qmath.kernels.builds import Build
 from reference.builds import recognising
 from reference.builds.inputs import OPS, Case, cases
-from reference.builds.running import Outputs, Tally, compared, of_release
+from reference.builds.running import SUMS, Outputs, Tally, compared, of_release
 from reference.builds.wheels import RELEASES, MissingError, cache
 from reference.jit import Call, answers
 
+COLUMNS = (*OPS, SUMS)
 XLA: dict[Build, bool] = {"xla-cpu": True, "xla-cpu-nofma": False}
 
 
@@ -55,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
         sources[build] = (build, lambda made, fma=fma: of_xla(made, fma=fma))
     made = list(cases(options.cases, options.size))
     differing = 0
-    print(f"| release | build | {' | '.join(OPS)} |\n|---|---|{'---:|' * len(OPS)}")
+    print(f"| release | build | {' | '.join(COLUMNS)} |\n|---|---|{'---:|' * len(COLUMNS)}")
     for name, (build, run) in sources.items():
         if options.only and not any(fnmatchcase(name, pattern) for pattern in options.only):
             continue
@@ -66,7 +67,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"| {name} | `{build}` | skipped: {reason} |", flush=True)
             continue
         kept.write_text(json.dumps(tally), "utf-8")
-        cells = [f"{tally[op]['differing']:,} of {tally[op]['compared']:,}" for op in OPS]
+        cells = [
+            f"{tally[op]['differing']:,} of {tally[op]['compared']:,}" if op in tally else "refused"
+            for op in COLUMNS
+        ]
         print(f"| {name} | `{build}` | {' | '.join(cells)} |", flush=True)
         differing += sum(count["differing"] for count in tally.values())
     return int(differing > 0)

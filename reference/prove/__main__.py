@@ -13,6 +13,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from qmath.kernels.builds import BUILDS
+from reference.jit import NO_FMA
 from reference.prove import certificate
 from reference.prove.journal import Journal, JournalError
 
@@ -27,10 +29,12 @@ def prove(options: argparse.Namespace) -> dict[str, Any]:
         TimeRemainingColumn,
     )
 
+    if options.build == "xla-cpu-nofma":  # before TensorFlow is imported, here or in a worker
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {NO_FMA}"
     from reference.prove.running import run
     from reference.prove.tasks import select, tasks
 
-    every = tasks(options.quick)
+    every = tasks(options.quick, options.build)
     chosen = select(every, options.configs)
     where = certificate.environment()
     journal = None
@@ -45,7 +49,9 @@ def prove(options: argparse.Namespace) -> dict[str, Any]:
         chosen = {name: every[name] for name in every if name in chosen or name in finished}
     if options.output:
         path = options.output.with_name(options.output.name + ".journal")
-        journal = Journal(path, {**where, "quick": options.quick}, options.resume)
+        journal = Journal(
+            path, {**where, "quick": options.quick, "build": options.build}, options.resume
+        )
         finished |= {name: entry for name, entry in journal.finished.items() if name in chosen}
     left = [name for name in chosen if name not in finished]
     total = sum(task.elements for task in chosen.values())
@@ -64,7 +70,9 @@ def prove(options: argparse.Namespace) -> dict[str, Any]:
         def show() -> None:
             progress.update(bar, completed=counter.value)
 
-        for name, records, seconds in run(left, options.quick, options.jobs, counter, show):
+        for name, records, seconds in run(
+            left, options.quick, options.jobs, counter, show, options.build
+        ):
             entry = {"task": name, "seconds": round(seconds, 1), "records": records}
             if journal:
                 journal.add(entry)
@@ -88,6 +96,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--configs", nargs="+", metavar="NAME", help="only these; * and ? stand for other letters"
     )
+    parser.add_argument(
+        "--build", choices=list(BUILDS), default="tf", help="whose kernels; default: tf"
+    )
     parser.add_argument("--quick", action="store_true", help="a slice of everything, in a minute")
     parser.add_argument("--resume", action="store_true", help="go on where the last run stopped")
     parser.add_argument(
@@ -103,14 +114,16 @@ def main(arguments: list[str] | None = None) -> int:
         "--output",
         type=Path,
         metavar="FILE",
-        help="default: reference/certificate.json, and none with --quick or --configs",
+        help="default: reference/certificate.json; none with --quick, --configs or --build",
     )
     parser.add_argument(
         "--table", action="store_true", help="print the Markdown table of the certificate"
     )
     options = parser.parse_args(arguments)
     options.output = options.output or options.complete
-    if options.output is None and (options.table or not (options.quick or options.configs)):
+    if options.output is None and (
+        options.table or not (options.quick or options.configs or options.build != "tf")
+    ):
         options.output = certificate.CERTIFICATE
     if options.table:
         made = json.loads(options.output.read_text("utf-8"))

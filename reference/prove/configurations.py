@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 import qmath
+from qmath.kernels.builds import Build
 
 __all__ = ["PATTERNS", "Sweep", "SymmetricSweep", "sweeps"]
 
@@ -35,6 +36,8 @@ class Sweep:
     gradient : {None, "inputs", "gradients"}
         The forward op; or its gradient, with all patterns as the one argument and, as the other,
         ones or an input inside and one outside of the range.
+    build : str
+        Whose kernels.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Sweep:
     min: tuple[float, ...]
     max: tuple[float, ...]
     gradient: Literal["inputs", "gradients"] | None = None
+    build: Build = "tf"
 
     @property
     def function(self) -> str:
@@ -71,7 +75,10 @@ class Sweep:
     def description(self) -> dict[str, Any]:
         """What its record says of it, as JSON has it."""
         ends = {"min": list(self.min), "max": list(self.max)}
-        return {**asdict(self), **ends, "op": self.function}
+        described = {**asdict(self), **ends, "op": self.function}
+        if self.build == "tf":  # which records of earlier certificates do not say
+            del described["build"]
+        return described
 
     @property
     def elements(self) -> int:
@@ -133,8 +140,19 @@ def one(low: float, high: float) -> Ends:
 
 
 @cache
-def sweeps() -> tuple[Sweep, ...]:
-    """Return every sweep."""
+def sweeps(build: Build = "tf") -> tuple[Sweep, ...]:
+    """Return every sweep of a build; of others than the default, those without sums."""
+    return _own_sweeps() if build == "tf" else tuple(_of_build(build))
+
+
+def _of_build(build: Build) -> Iterator[Sweep]:
+    for sweep in _own_sweeps():
+        is_fake_quant = not isinstance(sweep, SymmetricSweep)
+        if is_fake_quant and (sweep.gradient is None or sweep.op == "args"):
+            yield replace(sweep, build=build, name=f"{build}: {sweep.name}")
+
+
+def _own_sweeps() -> tuple[Sweep, ...]:
     wide, narrow = False, True
     relu6 = sample("default8", "relu6/output")
     forward: Sequence[tuple[str, Op, int, bool, Ends]] = [

@@ -9,6 +9,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import qmath
+from qmath.kernels.builds import Build
 from reference.prove import certificate
 from reference.prove.tasks import tasks
 
@@ -28,28 +29,34 @@ def _tick(elements: int) -> None:
         _counter.value += elements
 
 
-def _work(name: str, quick: bool) -> Finished:
+def _work(name: str, quick: bool, build: Build) -> Finished:
     """Run one task in this process."""
     qmath.set_num_threads(1)  # the processes share the processors already
     start = time.process_time()
     records = [
-        {**record, "commit": certificate.commit()} for record in tasks(quick)[name].run(_tick)
+        {**record, "commit": certificate.commit()}
+        for record in tasks(quick, build)[name].run(_tick)
     ]
     return name, records, time.process_time() - start
 
 
 def run(
-    names: list[str], quick: bool, jobs: int, counter: Any, show: Callable[[], object]
+    names: list[str],
+    quick: bool,
+    jobs: int,
+    counter: Any,
+    show: Callable[[], object],
+    build: Build = "tf",
 ) -> Iterator[Finished]:
     """Run tasks, in this process or in `jobs` others; call `show` now and then."""
     if jobs == 1:
         _start(counter)
         for name in names:
-            yield _work(name, quick)
+            yield _work(name, quick, build)
             show()
         return
     with ProcessPoolExecutor(jobs, get_context("spawn"), _start, (counter,)) as pool:
-        waiting = {pool.submit(_work, name, quick) for name in names}
+        waiting = {pool.submit(_work, name, quick, build) for name in names}
         while waiting:
             done, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
             for future in done:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+from qmath.kernels.builds import Build
 from reference.prove import round_trips, sweeping, thresholding
 from reference.prove.configurations import sweeps
 from reference.prove.tally import Tick
@@ -50,10 +51,13 @@ class Task:
         return found if len(found) == len(self.descriptions) else None
 
 
-def tasks(quick: bool = False) -> dict[str, Task]:
-    """Return all tasks by name; of the quick run, the same ones with less in each."""
+def tasks(quick: bool = False, build: Build = "tf") -> dict[str, Task]:
+    """Return all tasks by name; of the quick run, the same ones with less in each.
+
+    Of other builds than the default, the sweeps alone.
+    """
     found = []
-    for of in sweeps():
+    for of in sweeps(build):
         size = of.elements // sweeping.QUICK_STEP if quick else of.elements
         found.append(
             Task(
@@ -64,6 +68,8 @@ def tasks(quick: bool = False) -> dict[str, Task]:
                 [sweeping.description(of, quick)],
             )
         )
+    if build != "tf":
+        return {task.name: task for task in found}
     for bits in (2, 3, 4, 8) if quick else range(2, 17):
         found.append(
             Task(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -80,3 +83,10 @@ def test_what_is_refused() -> None:
         recognize_build([0.0], -1, 1, 8, inputs=[0.0, 1.0])
     with pytest.raises(QmathError, match="op must be 'vars' or 'args', got 'tflite'"):
         recognize_build([0.0], -1, 1, 8, op="tflite")
+
+
+def test_the_example_of_the_page() -> None:
+    page = Path(__file__).parents[2] / "docs" / "builds.md"
+    result = doctest.testfile(str(page), module_relative=False, globs={"qmath": qmath})
+    assert result.attempted > 0
+    assert result.failed == 0

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qmath
@@ -88,6 +88,7 @@ FUNCTIONS = {
 }
 
 
+@settings(max_examples=50)
 @given(st.sampled_from(OTHERS), st.sampled_from(list(FUNCTIONS)), st.data())
 def test_the_formula_of_each_build(build: str, op: str, data: st.DataObject) -> None:
     ends = st.tuples(st.floats(-9, 0, width=32), st.floats(2.0**-20, 9, width=32))
@@ -97,6 +98,7 @@ def test_the_formula_of_each_build(build: str, op: str, data: st.DataObject) -> 
         assert_same_bits(found, naive(case.inputs, case, build, op), case)
 
 
+@settings(max_examples=50)
 @given(st.sampled_from(OTHERS), cases(per_channel=True, pairs=any_ranges))
 def test_careful_arithmetic_gives_what_plain_arithmetic_gives(build: str, case: Case) -> None:
     found = qmath.fake_quant_with_min_max_vars_per_channel(case.inputs, *case.range, build=build)
@@ -111,6 +113,7 @@ def test_careful_arithmetic_gives_what_plain_arithmetic_gives(build: str, case: 
     assert_same_bits(found, expected, case)
 
 
+@settings(max_examples=50)
 @given(st.sampled_from(OTHERS), cases(per_channel=True, pairs=usable_ranges()), st.booleans())
 def test_integers_are_those_of_the_floats(build: str, case: Case, signed: bool) -> None:
     dead = case.max - case.min < 2.0**-125
@@ -127,6 +130,7 @@ def test_integers_are_those_of_the_floats(build: str, case: Case, signed: bool) 
     np.testing.assert_allclose(relative, steps, atol=0.02, err_msg=str(case))
 
 
+@settings(max_examples=50)
 @given(st.sampled_from(list(BUILDS)), cases(pairs=usable_ranges()))
 def test_what_is_no_near_tie_is_exact(build: str, case: Case) -> None:
     if case.max - case.min < 2.0**-100:

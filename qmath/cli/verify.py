@@ -43,11 +43,18 @@ _SHOWN = 20  # differences in words; the others are counted
     help="The kernels that the trained model computes with, as `python -m reference.dump` writes "
     "them.",
 )
+@click.option(
+    "--all-floats",
+    is_flag=True,
+    help="Prove besides, for each range of MODEL, that qmath's kernel is what TensorFlow's is "
+    "defined to be on every one of the 2**32 floats.",
+)
 def verify(
     model: ModelArgument,
     output: Path,
     format_: str | None,
     against: Path | None,
+    all_floats: bool,
 ) -> Result:
     """Check OUTPUT, which export wrote, against MODEL: every integer, scale and setting.
 
@@ -65,11 +72,14 @@ def verify(
             output,
             format=format_,
             against=against,
+            all_floats=all_floats,
             progress=progress,
         )
     _render(result, output, can_tell=against is None)
     document = {"source": str(model.path), "output": str(output), "equal": result.ok}
     document |= dataclasses.asdict(result)
+    if result.all_floats is not None:
+        document["all_floats"] = result.all_floats._asdict()
     summary = f"{output}: {'equal' if result.ok else 'differs'}"
     return Result(document, summary, differs=not result.ok)
 
@@ -112,6 +122,13 @@ def _render(result: Verification, output: Path, *, can_tell: bool) -> None:
             "assumed, not checked: which quantizer acted on "
             f"{printable(', '.join(result.assumptions))}"
             + ("; --against FORWARD.npz would tell for weights" if can_tell else "")
+        )
+    if result.all_floats is not None:
+        proof = result.all_floats
+        out.print(
+            f"all floats: the kernel of {count(proof.ranges, 'range')} compared with its "
+            f"definition at both sides of {count(proof.steps, 'step')}, which proves it for all "
+            f"2**32 inputs: {count(len(proof.differences), 'difference')}"
         )
     if result.ok:
         out.print(f"{printable(str(output))}: equal; {counts}")

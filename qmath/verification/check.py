@@ -29,6 +29,7 @@ from qmath.integer.whole_inputs import restored
 from qmath.kernels.builds import BUILDS
 from qmath.model import Float32Array, QatModel, assumed_tensors, with_build
 from qmath.readers.source import as_model
+from qmath.verification.all_floats import Proof, prove_model
 from qmath.verification.contents import FORCED, SAME_OPTIONS, USER, Check, object_in
 from qmath.verification.forward import Source, read_forward
 
@@ -71,6 +72,8 @@ class Verification:
     assumptions : tuple of str
         Tensors of which the model does not show which quantizer acted, and no forward pass was
         compared with: the check starts from the assumption that the export started from.
+    all_floats : Proof or None
+        For how many ranges the kernel was proved on every float32, if that was asked for.
     """
 
     tensors: int
@@ -80,6 +83,7 @@ class Verification:
     differences: tuple[str, ...]
     assumed: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = ()
+    all_floats: Proof | None = None
 
     @property
     def ok(self) -> bool:
@@ -93,6 +97,7 @@ def verify(
     *,
     format: str | type[Exporter] | None = None,
     against: Source | None = None,
+    all_floats: bool = False,
     progress: Progress | None = None,
 ) -> Verification:
     """Check an exported file against the model it was made from.
@@ -110,6 +115,9 @@ def verify(
         The kernels that the trained model's layers computed with, as ``python -m reference.dump``
         writes them: ``kernels/<tensor>``, float32. What the file holds has to stand for them, bit
         for bit; only zeros may differ in sign.
+    all_floats : bool
+        Prove besides, for every range of the model at its width, that qmath's kernel is what the
+        model's build is defined to compute on all 2**32 floats.
     progress : callable, optional
         Called with how many tensors are compared, and of how many.
 
@@ -150,14 +158,16 @@ def verify(
         assumed = compare(check, source, path, format, progress)
     except OSError as error:
         raise FileFormatError(f"cannot read {path}: {error.strerror or error}") from error
+    proof = prove_model(source, progress) if all_floats else None
     return Verification(
         check.tensors,
         check.elements,
         check.near_ties,
         check.differing,
-        tuple(check.differences),
+        (*check.differences, *(proof.differences if proof else ())),
         assumed,
         tuple(n for n in assumed_tensors(source) if n not in {*assumed, *(forward or {})}),
+        proof,
     )
 
 

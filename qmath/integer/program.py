@@ -12,14 +12,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qmath._text import html_table
-from qmath.kernels.affine import quantize, quantize_as_tflite
-from qmath.kernels.builds import Build
+from qmath.integer.quant_params import QuantParams
 
 __all__ = [
     "Activation",
@@ -49,60 +48,6 @@ Array = NDArray[Any]
 Float64Array = NDArray[np.float64]
 Int64Array = NDArray[np.int64]
 Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class QuantParams:
-    """The integers of a quantized activation: unsigned, as TensorFlow counts them.
-
-    Attributes
-    ----------
-    scale : float
-        A float32's value; the real value of integer `q` is ``(q - zero_point) * scale``.
-    zero_point, low, high : int
-        The integer of real zero, and the lowest and highest integer in use.
-    num_bits : int
-        Width, 2 to 16.
-    min, max : float
-        The stored range that the rest is derived from.
-    op : {"vars", "args", "tflite"}
-        The TensorFlow op that quantizes floats with these parameters, or TFLite's ``QUANTIZE``.
-    is_unsigned : bool
-        Whether a TFLite file holds them so; else they are less by half of their number there.
-    build : str
-        Whose kernels do.
-    """
-
-    scale: float
-    zero_point: int
-    low: int
-    high: int
-    num_bits: int
-    min: float
-    max: float
-    op: Literal["vars", "args", "tflite"] = "vars"
-    is_unsigned: bool = False
-    build: Build = "tf"
-
-    def quantize(self, x: Array, name: str) -> NDArray[np.int32]:
-        """Return the integers of floats, relative to the zero point, by the arithmetic of `op`."""
-        if self.op == "tflite":
-            return quantize_as_tflite(x, self.scale, self.limits, name)
-        q = quantize(
-            x, self.min, self.max, self.num_bits,
-            narrow_range=self.low == 1, op=self.op, signed=False, name=name, build=self.build,
-        )  # fmt: skip
-        return np.asarray(q.values.astype(np.int32) - q.zero_point)
-
-    @property
-    def limits(self) -> tuple[int, int]:
-        """Lowest and highest integer relative to the zero point."""
-        return self.low - self.zero_point, self.high - self.zero_point
-
-    def dequantize(self, integers: Array) -> NDArray[np.float32]:
-        """Return the real values of unsigned integers: TensorFlow's fake-quantized ones."""
-        relative = (integers.astype(np.int32) - self.zero_point).astype(np.float32)
-        return np.asarray(relative * np.float32(self.scale))
 
 
 @dataclass(frozen=True, eq=False)
@@ -437,8 +382,8 @@ class Program:
     notes: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        steps = ", ".join(f"{n} {kind}" for kind, n in Counter(map(_kind, self.steps)).items())
-        return f"<Program of {len(self.steps)} steps: {steps}; outputs {', '.join(self.outputs)}>"
+        kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(map(_kind, self.steps)).items())
+        return f"<Program of {len(self.steps)} steps: {kinds}; outputs {', '.join(self.outputs)}>"
 
     def _repr_html_(self) -> str:
         """Show the steps in a notebook."""
@@ -475,8 +420,9 @@ class Program:
 
 
 def _kind(step: Step) -> str:
-    floating = "cut" if isinstance(step, CutStep) else "in float32"
-    return floating if isinstance(step, FloatStep) else "in integers"
+    if isinstance(step, FloatStep):
+        return "cut" if isinstance(step, CutStep) else "in float32"
+    return "in integers"
 
 
 def unrounded_sums(step: Step) -> list[UnroundedSum]:
@@ -495,10 +441,9 @@ def sources(step: Step) -> list[str]:
     if isinstance(step, FloatStep):
         names: list[str] = []
         for source in step.sources:
-            names += (
-                [source]
-                if isinstance(source, str)
-                else [n for t in source.terms for n in t.sources]
-            )
+            if isinstance(source, str):
+                names.append(source)
+            else:
+                names += [name for term in source.terms for name in term.sources]
         return names
     return [step.source]

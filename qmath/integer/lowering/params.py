@@ -52,7 +52,7 @@ def quant_params(tensor: QatTensor) -> QuantParams:
         float(low),
         float(high),
         spec.op,
-        spec.build,
+        build=spec.build,
     )
 
 

@@ -21,6 +21,7 @@ TITLES = {
     "job": "The job: from a file to integers in a file",
     "growth": "Growth",
     "datasets": "Data sets",
+    "builds": "Builds of TensorFlow",
     "packing": "Packing",
     "inference": "Inference",
 }
@@ -41,8 +42,8 @@ def parser() -> argparse.ArgumentParser:
         "--clock",
         choices=measure.CLOCKS,
         default="wall",
-        help="of kernels, growth, datasets, packing; cpu: what the process's threads used, on a "
-        "machine that others use, too",
+        help="of kernels, growth, datasets, builds, packing; cpu: what the process's threads used, "
+        "on a machine that others use, too",
     )
     of.add_argument("--json", type=Path, metavar="FILE", help="write what was measured here")
     of.add_argument("--plot", type=Path, metavar="FILE", help="draw it here (SVG or PNG)")

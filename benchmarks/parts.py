@@ -28,6 +28,7 @@ PARTS = {
     "job": (600, 12),
     "growth": (40, 3),
     "datasets": (200, 3),
+    "builds": (30, 2),
     "packing": (15, 2),
     "inference": (90, 30),
 }

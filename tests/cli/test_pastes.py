@@ -112,7 +112,7 @@ def printed_of(folder: Path, *names: str) -> Iterator[str]:
 
 def pastes_in(text: str) -> Iterator[str]:
     """Yield what a reader takes for the options to paste: from the words before to those after."""
-    for part in re.split(r"of your training script: |<code>", text)[1:]:
+    for part in re.split(r"of your training script: |<code class=\"paste\">(?!qmath )", text)[1:]:
         paste = re.split(r" \(|, and the others |</code>", part)[0]
         if paste and paste != IN_PYTHON.split(" (")[0]:
             yield paste

@@ -12,7 +12,7 @@ from qmath.integer.api import PROFILES
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "profiles.md").read_text(encoding="utf-8")
-TESTS = dict(re.findall(r"^- \[(\w+)\]: `(\S+)`$", PAGE, re.MULTILINE))
+TESTS = dict(re.findall(r"^- \\\[(\w+)\]: `(\S+)`$", PAGE, re.MULTILINE))
 
 
 def rows():

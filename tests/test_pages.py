@@ -43,6 +43,7 @@ SKIPPED = {  # by page and first line: why nothing can run it here
     ("installing.md", "pip install '.[cli]'"): "installs; the README's commands do",
     ("integer-model.md", "def my(x)"): "needs such a layer; tests/integer/test_cuts.py",
     ("how-to/property-tests.md", "pip install 'qmath-tfmot[testing]'"): "installs",
+    ("onnx.md", "import hls4ml"): "takes minutes of g++; tests/exports/test_hls4ml.py runs it",
     ("tutorial.md", "python3 -m venv .venv"): "installs; the README's commands do",
 }
 

@@ -23,6 +23,7 @@ from qmath.model import Float32Array, QatTensor, QuantizedTensor
 __all__ = ["Weights", "count"]
 
 _IN_MEMORY = 1 << 23  # bytes of integers; more of them go to a file
+_BLOCK = 1 << 15  # elements
 
 
 class _Place(NamedTuple):
@@ -135,12 +136,21 @@ def count(tensor: QatTensor, floats: Float32Array, quantized: QuantizedTensor) -
     build = tensor.spec.build
     op: Op = "args" if tensor.spec.op == "args" else "per_channel" if low.ndim else "vars"
     nudged = arithmetic_of(build).nudge(low, high, bits, narrow, op)
-    near = exact.near_ties(
+    near = exact.near_tie_indices(
         floats, low, high, bits, narrow_range=narrow, zero_point=unsigned, build=build
     )
-    return {
-        "clipped": int(
-            np.count_nonzero(floats < nudged.min) + np.count_nonzero(floats > nudged.max)
-        ),
-        "near_ties": int(np.count_nonzero(near)),
-    }
+    return {"clipped": _outside(floats, nudged.min, nudged.max), "near_ties": len(near)}
+
+
+def _outside(floats: Float32Array, low: Float32Array, high: Float32Array) -> int:
+    """Count the elements outside a range, or outside those of the last axis, block by block.
+
+    What is compared at once stays in the processor's cache.
+    """
+    rows = floats.reshape(-1, low.size)
+    height = -(-_BLOCK // low.size)
+    found = 0
+    for start in range(0, len(rows), height):
+        lines = rows[start : start + height]
+        found += np.count_nonzero(lines < low) + np.count_nonzero(lines > high)
+    return int(found)

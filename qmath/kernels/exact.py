@@ -51,7 +51,14 @@ from qmath.kernels._environment import in_default_environment
 from qmath.kernels._float32 import as_float32
 from qmath.kernels.builds import Build, arithmetic_of
 
-__all__ = ["RelativeIntegers", "ZeroPoints", "near_ties", "relative_integers", "zero_points"]
+__all__ = [
+    "RelativeIntegers",
+    "ZeroPoints",
+    "near_tie_indices",
+    "near_ties",
+    "relative_integers",
+    "zero_points",
+]
 
 _HALF = Fraction(1, 2)
 _SMALLEST_NORMAL = 2.0**-126
@@ -145,7 +152,6 @@ def relative_integers(
     return RelativeIntegers(integers.reshape(x.shape), near.reshape(x.shape))
 
 
-@in_default_environment
 def near_ties(
     values: ArrayLike,
     min: ArrayLike,
@@ -158,6 +164,33 @@ def near_ties(
 ) -> NDArray[np.bool_]:
     """Return where `values` are near-ties; parameters as for `relative_integers`.
 
+    Examples
+    --------
+    >>> near_ties([0.0625, 0.07], -1.0, 0.875, 4, narrow_range=False, zero_point=8)
+    array([ True, False])
+    """
+    x = as_float32(values, "values")
+    near = np.zeros(x.size, np.bool_)
+    found = near_tie_indices(
+        x, min, max, num_bits, narrow_range=narrow_range, zero_point=zero_point, build=build
+    )
+    near[found] = True
+    return near.reshape(x.shape)
+
+
+@in_default_environment
+def near_tie_indices(
+    values: ArrayLike,
+    min: ArrayLike,
+    max: ArrayLike,
+    num_bits: int,
+    *,
+    narrow_range: bool,
+    zero_point: ArrayLike,
+    build: Build = "tf",
+) -> NDArray[np.int64]:
+    """Return the flat indices of the near-ties; parameters as for `relative_integers`.
+
     Notes
     -----
     Few elements are, and float32 shows the candidates: ``a = x * L / D`` in float32 is off by
@@ -166,8 +199,8 @@ def near_ties(
 
     Examples
     --------
-    >>> near_ties([0.0625, 0.07], -1.0, 0.875, 4, narrow_range=False, zero_point=8)
-    array([ True, False])
+    >>> near_tie_indices([0.07, 0.0625], -1.0, 0.875, 4, narrow_range=False, zero_point=8)
+    array([1])
     """
     x = as_float32(values, "values")
     low, high, zero = as_array(min, "min"), as_array(max, "max"), as_array(zero_point, "zero_point")
@@ -176,39 +209,40 @@ def near_ties(
     inverse = np.where(span > 0, (last - first) / span, 0).astype(np.float32)
     tolerance = _tolerance(num_bits, last - first, span[span > 0], build)
     if not np.isfinite(inverse).all() or (tolerance > 0.25).any():
-        return relative_integers(
+        near = relative_integers(
             x, min, max, num_bits, narrow_range=narrow_range, zero_point=zero_point, build=build
         ).near_tie
+        return np.flatnonzero(near)
     nearest = np.float32(0.5 - tolerance.max(initial=0) - 2.0 ** (num_bits - 22))
     rows = x.reshape(-1, low.size)
     candidates = np.concatenate([np.empty(0, np.int64), *_near(rows, inverse, nearest)])
-    near = np.zeros(x.size, np.bool_)
     if not candidates.size:
-        return near.reshape(x.shape)
+        return candidates
     row, column = np.divmod(candidates, low.size)
     # Each with the range of its channel, as a channel of its own.
     a, b, z = (part.reshape(-1)[column] for part in (low, high, zero))
     found = relative_integers(
         rows[row, column], a, b, num_bits, narrow_range=narrow_range, zero_point=z, build=build
     ).near_tie
-    near[candidates[found]] = True
-    return near.reshape(x.shape)
+    return candidates[found]
 
 
 def _near(
     rows: NDArray[np.float32], inverse: NDArray[np.float32], nearest: np.float32
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the flat indices of the elements at least `nearest` steps from an integer."""
-    height = -(-_BLOCK // inverse.size)
+    height = min(-(-_BLOCK // inverse.size), max(len(rows), 1))
     steps, part = np.empty((2, height, inverse.size), np.float32)
+    is_near = np.empty((height, inverse.size), np.bool_)
     for start in range(0, len(rows), height):
         lines = rows[start : start + height]
-        steps, part = steps[: len(lines)], part[: len(lines)]
+        steps, part, is_near = steps[: len(lines)], part[: len(lines)], is_near[: len(lines)]
         np.multiply(lines, inverse, out=steps)
         np.rint(steps, out=part)
         np.subtract(steps, part, out=steps)
         np.abs(steps, out=steps)
-        yield np.flatnonzero(steps >= nearest) + start * inverse.size
+        np.greater_equal(steps, nearest, out=is_near)
+        yield is_near.reshape(-1).nonzero()[0] + start * inverse.size
 
 
 def _tolerance(

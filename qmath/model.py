@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from qmath._text import html_table
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.kernels import affine
+from qmath.kernels._blocks import get_num_threads
 from qmath.kernels.builds import Build, check_build
 from qmath.kernels.quantized_tensor import QuantizedTensor
 
@@ -367,6 +369,10 @@ class QatModel:
     def sha256(self) -> str | None:
         """The digest of `files`, which are read for it when it is first asked for."""
         return self.files.sha256 if self.files else None
+
+    def hashing(self) -> AbstractContextManager[None]:
+        """Return what computes `sha256` beside its body, if threads may be used."""
+        return self.files.hashing() if self.files and get_num_threads() > 1 else nullcontext()
 
 
 def with_shapes(model: QatModel, shapes: Mapping[str, Sequence[int]]) -> QatModel:

@@ -10,9 +10,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from io import BufferedReader
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 from qmath.errors import FileFormatError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 __all__ = [
     "Section",
@@ -28,6 +31,8 @@ __all__ = [
 _MAX_HOLES = 1 << 24
 _MAX_PIECES = 4096
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+_LARGE = 1 << 24  # bytes that take longer to hash than a thread to start
+_BUFFER = 1 << 18  # bytes that stay in the processor's cache
 _BLOCK = 512  # of `st_blocks`, whatever the file system's
 
 
@@ -82,6 +87,26 @@ class SourceFiles:
             for path in paths
         }
         self._stamps = {path: _stamp(path) for path in self._files}
+        self._ahead: Future[str] | None = None
+
+    @contextmanager
+    def hashing(self) -> Iterator[None]:
+        """Compute `sha256` in a thread beside the body, where that is worth it.
+
+        Whoever asks for it there waits for the thread, and so does the end.
+        """
+        size = sum(stamp.size for stamp in self._stamps.values())
+        if size < _LARGE or "sha256" in self.__dict__ or self._ahead is not None:
+            yield
+            return
+        from concurrent.futures import ThreadPoolExecutor  # which small files need not wait for
+
+        with ThreadPoolExecutor(1) as pool:
+            self._ahead = pool.submit(self._combined)
+            try:
+                yield
+            finally:
+                self._ahead = None
 
     @cached_property
     def sha256(self) -> str:
@@ -96,6 +121,10 @@ class SourceFiles:
         FileFormatError
             A file has changed since the model was read.
         """
+        ahead = self._ahead
+        return ahead.result() if ahead else self._combined()
+
+    def _combined(self) -> str:
         digests = [(self._digest(path), name) for path, name in self._files.items()]
         if len(digests) == 1:
             return digests[0][0]
@@ -103,11 +132,11 @@ class SourceFiles:
         return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _digest(self, path: str) -> str:
-        digest = hashlib.sha256()
+        digest, buffer = hashlib.sha256(), memoryview(bytearray(_BUFFER))
         try:
             with open_source(path) as file, unchanged(file, self._stamps[path], path):
-                while block := file.read(1 << 20):
-                    digest.update(block)
+                while count := file.readinto(buffer):
+                    digest.update(buffer[:count])
         except OSError as error:
             raise _unreadable(path, error) from None
         return digest.hexdigest()

@@ -106,16 +106,17 @@ def export(
     check_outputs(target, exporter, overwrite=overwrite, sources=sources)
     loaded = as_model(model)
     _refuse_stored_integers(loaded, exporter)
-    bundle = quantize_model(
-        loaded,
-        strict=strict,
-        layouts=layouts or fitting(loaded, exporter.layouts),
-        signed=signed,
-        vectors=exporter.vectors if vectors is None else vectors,
-        vector_bytes=vector_bytes,
-        multiplier_bits=multiplier_bits,
-        progress=progress,
-    )
+    with loaded.hashing():
+        bundle = quantize_model(
+            loaded,
+            strict=strict,
+            layouts=layouts or fitting(loaded, exporter.layouts),
+            signed=signed,
+            vectors=exporter.vectors if vectors is None else vectors,
+            vector_bytes=vector_bytes,
+            multiplier_bits=multiplier_bits,
+            progress=progress,
+        )
     is_asked = vectors is not None and not (isinstance(vectors, int) and vectors == 0)
     if is_asked and bundle.program is None:
         raise QmathError(

@@ -47,6 +47,38 @@ def test_several_files_have_that_of_sha256sum(tmp_path: Path) -> None:
     assert SourceFiles(paths).sha256 != expected  # names count
 
 
+@pytest.mark.parametrize("size", [3, 1 << 24])
+def test_a_digest_made_in_a_thread_is_the_same(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "model"
+    path.write_bytes(b"ab" * (size // 2))
+    files = SourceFiles([str(path)])
+    with files.hashing(), files.hashing():
+        assert files.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("changes_after", [False, True])
+def test_a_digest_made_in_a_thread_is_of_the_bytes_that_were_loaded(
+    tmp_path: Path, changes_after: bool
+) -> None:
+    path = tmp_path / "model"
+    path.write_bytes(bytes(1 << 24))
+    files = SourceFiles([str(path)])
+    if not changes_after:
+        path.write_bytes(bytes(1 << 24) + b"x")
+    with files.hashing():
+        if not changes_after:
+            with pytest.raises(FileFormatError, match="has changed since it was loaded"):
+                files.sha256  # noqa: B018
+        else:
+            assert files.sha256 == hashlib.sha256(bytes(1 << 24)).hexdigest()
+            path.write_bytes(b"")
+    if changes_after:
+        assert files.sha256 == hashlib.sha256(bytes(1 << 24)).hexdigest()
+    else:
+        with pytest.raises(FileFormatError, match="has changed since it was loaded"):
+            files.sha256  # noqa: B018
+
+
 def test_nothing_is_read_before_it_is_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "a"
     files = SourceFiles([write(path, b"one")])

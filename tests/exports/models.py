@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -71,7 +72,7 @@ def model(**changes: QatTensor | None) -> QatModel:
         graph(),
         notes=("a note",),
         source="/somewhere/hand made.h5",
-        files=SimpleNamespace(sha256="0" * 64),
+        files=SimpleNamespace(sha256="0" * 64, hashing=nullcontext),
     )
 
 

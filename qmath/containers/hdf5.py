@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from qmath.containers.extents import Extents
 from qmath.containers.hdf5_chunks import read_chunks
-from qmath.containers.hdf5_layout import MAX_RATIO, Layout, layout_of
+from qmath.containers.hdf5_layout import MAX_RATIO, Layout, SmallArrays, layout_of
 from qmath.containers.hdf5_texts import length_of_texts
 from qmath.containers.lazy_array import LazyArray
-from qmath.containers.source_files import Section, open_source, stamp_of, unchanged
+from qmath.containers.source_files import Section, is_same, open_source, stamp_of, unchanged
 from qmath.errors import FileFormatError, MissingExtraError, QmathError
 
 __all__ = ["MAX_RATIO", "Hdf5File"]
@@ -73,6 +73,7 @@ class Hdf5File:
         self._found: dict[str, Any] = {}  # groups and datasets, while the file is open
         self._dtypes: dict[bytes, tuple[np.dtype[Any], bool]] = {}
         self._layouts: dict[str, Layout] = {}  # of the arrays taken
+        self._small = SmallArrays()  # of those
         self._extents = Extents()  # of all that were met
         self._texts_read = 0  # the bytes of all
         self._bytes: BinaryIO | None = None  # the same file, while it is open
@@ -233,7 +234,10 @@ class Hdf5File:
             It is missing, lies outside this file, or claims more than the file holds.
         """
         _, layout = self._dataset(path)
-        self._layouts[path] = layout
+        if path not in self._layouts:
+            self._layouts[path] = layout
+            if self._bytes is not None:
+                self._small.keep(path, layout, self._bytes)
         return LazyArray(self, path, layout.shape, layout.dtype)
 
     def read(self, path: str) -> NDArray[Any]:
@@ -244,6 +248,9 @@ class Hdf5File:
         FileFormatError
             As `array`, or the file has changed since it was first opened.
         """
+        kept = self._small.get(path)
+        if kept is not None and is_same(self._absolute, self._stamp):
+            return kept
         known = self._layouts.get(path)
         if known is not None and (known.offset is not None or known.chunks):
             with _as_format_error(f"{self.path}: {path}"):
@@ -269,9 +276,7 @@ class Hdf5File:
                 values = read_chunks(file, layout.chunks, layout.shape, layout.dtype)
             else:
                 values = np.empty(layout.shape, layout.dtype)
-                file.seek(layout.offset or 0)
-                into = values.reshape(-1).view(np.uint8).data
-                if file.readinto(into) != values.nbytes:
+                if not layout.read_into(values, file):
                     raise EOFError("the file ends before the array does")
         return values
 
@@ -387,19 +392,22 @@ class Hdf5File:
     def _texts(self, group: str, name: str) -> list[str]:
         where = f"{self.path}: attribute {name!r} of {group or '/'!r}"
         with _as_format_error(where):
-            attributes = self._h5py.Group(self._group(group)).attrs
-            claim = attributes.get_id(name)
+            claim = self._h5py.h5a.open(self._group(group), name.encode())
             count, dtype = math.prod(claim.shape), claim.dtype
             length = count * dtype.itemsize
             if dtype.kind == "O":
                 length += self._length_of_texts(group, name, count)
             self._check_length(length, where)
-            values = np.atleast_1d(np.asarray(attributes[name])).ravel().tolist()
+            stored = np.zeros(claim.shape, dtype)
+            claim.read(stored)
+            values = stored.ravel().tolist()
             if not all(isinstance(value, (str, bytes)) for value in values):
                 raise FileFormatError(f"{where} holds no text; the file is damaged")
             self._texts_read += sum(map(len, values))
             self._check_length(0, where)
-            return [value.decode() if isinstance(value, bytes) else value for value in values]
+            # As h5py decodes; what is no text is refused where names and JSON are looked at.
+            how = "surrogateescape" if dtype.kind == "O" else "strict"
+            return [v.decode(errors=how) if isinstance(v, bytes) else v for v in values]
 
     def _check_length(self, more: int, where: str) -> None:
         """Raise if texts of so many bytes, and those that were read, are more than the file has."""

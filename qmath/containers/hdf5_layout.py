@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qmath.containers.hdf5_chunks import DEFLATE, FLETCHER32, SHUFFLE, Chunks, find_chunks
 from qmath.errors import FileFormatError
 
-__all__ = ["MAX_RATIO", "Layout", "layout_of"]
+__all__ = ["MAX_RATIO", "Layout", "SmallArrays", "layout_of"]
 
 # Trained weights hardly shrink; pruned ones by 10 or 20.
 MAX_RATIO = 64
 # Deflate, shuffle and checksum: what h5repack and h5py write. Others may load foreign plugins.
 _FILTERS = frozenset({DEFLATE, SHUFFLE, FLETCHER32})
+# Bytes of a small array, and of all of one file.
+_SMALL = 1 << 13
+_ROOM = 1 << 20
 # Of the bytes of a chunk that is larger than its dataset.
 _MAX_CHUNK = 1 << 20
 
@@ -44,6 +48,39 @@ class Layout(NamedTuple):
     def spans(self) -> list[tuple[int, int]]:
         """The first byte of each stretch that elements take, and the one after its last."""
         return list(self.chunks.spans) if self.chunks else [self.span] if self.span else []
+
+    def read_into(self, values: NDArray[Any], file: BinaryIO) -> bool:
+        """Read elements that lie one after the other; tell whether all were there."""
+        file.seek(self.offset or 0)
+        into = values.reshape(-1).view(np.uint8).data
+        read: int = file.readinto(into)  # type: ignore[attr-defined]
+        return read == values.nbytes
+
+
+class SmallArrays:
+    """Arrays that are read while their file is open, by path.
+
+    To open it again for each range, scale or bias takes longer than all else of reading it.
+    """
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, NDArray[Any]] = {}
+        self._room = _ROOM
+
+    def keep(self, path: str, layout: Layout, file: BinaryIO) -> None:
+        """Read an array, if it is small, lies in the file plainly, and there is room for it."""
+        size = math.prod(layout.shape) * layout.dtype.itemsize
+        if layout.offset is None or size > min(_SMALL, self._room):
+            return
+        values = np.empty(layout.shape, layout.dtype)
+        if layout.read_into(values, file):
+            self._arrays[path] = values
+            self._room -= size
+
+    def get(self, path: str) -> NDArray[Any] | None:
+        """Return a copy of an array that was kept."""
+        found = self._arrays.get(path)
+        return None if found is None else np.array(found)
 
 
 def layout_of(

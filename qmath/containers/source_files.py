@@ -22,6 +22,7 @@ __all__ = [
     "SourceFiles",
     "Stamp",
     "has_changed",
+    "is_same",
     "open_source",
     "stamp_of",
     "unchanged",
@@ -195,7 +196,21 @@ def unchanged(file: BinaryIO, stamp: Stamp, name: str) -> Iterator[None]:
 
 def stamp_of(file: BinaryIO) -> Stamp:
     """Return the stamp of an open file."""
-    status = os.fstat(file.fileno())
+    return _of_status(os.fstat(file.fileno()))
+
+
+def is_same(path: str, stamp: Stamp | None) -> bool:
+    """Whether the file of a name surely has that stamp, without opening it.
+
+    There are systems that tell of a file otherwise by its name than once it is open.
+    """
+    try:
+        return _of_status(os.stat(path)) == stamp
+    except OSError:
+        return False
+
+
+def _of_status(status: os.stat_result) -> Stamp:
     return Stamp(
         status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
     )

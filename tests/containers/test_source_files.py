@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import qmath
-from qmath.containers import hdf5, isolation, source_files
+from qmath.containers import hdf5, hdf5_layout, isolation, source_files
 from qmath.containers.lazy_array import LazyArray
 from qmath.containers.source_files import SourceFiles, open_source
 from qmath.errors import FileFormatError
@@ -174,6 +174,17 @@ def test_a_source_that_changes_before_it_is_read_again(
         model.files.sha256  # noqa: B018
 
 
+def test_small_arrays_of_hdf5_are_read_once_and_belong_to_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = weights(qmath.load(one_layer(tmp_path / "model.h5")))[0]
+    monkeypatch.setattr(hdf5, "open_source", None)
+    first = np.asarray(values)
+    expected = first.copy()
+    first += 1
+    np.testing.assert_array_equal(np.asarray(values), expected)
+
+
 @unix
 @pytest.mark.parametrize("kind", [h5, keras, checkpoint])
 @pytest.mark.parametrize("change", CHANGES)
@@ -184,6 +195,7 @@ def test_a_source_that_changes_while_it_is_read(
     change: Callable[[Path], None],
 ) -> None:
     path, source = kind(tmp_path)
+    monkeypatch.setattr(hdf5_layout, "_SMALL", 0)  # of which nothing is kept that need not be read
     values = weights(qmath.load(path))[0]
     stamp_of = source_files.stamp_of
 

@@ -13,7 +13,6 @@ from qmath.model import QatModel, with_build, with_shapes
 from qmath.readers.dispatch import read_model
 from qmath.readers.records import ModelFile
 from qmath.readers.settings.resolve import resolve
-from qmath.readers.tflite import reader as tflite
 
 if TYPE_CHECKING:
     from qmath.quantizers import Quantizer
@@ -101,6 +100,8 @@ def load(
     beside = None if architecture is None else _text(architecture)
     file = ModelFile(source, beside, isolate, quantizers or {}, check_build(build))
     if sniff(source) == "tflite":
+        from qmath.readers.tflite import reader as tflite  # which takes time to import
+
         model = tflite.read(file)
         return with_shapes(model, {**model.shapes, **(shapes or {})})
     reading = read_model(file)

@@ -11,7 +11,6 @@ from qmath.readers import notes as words
 from qmath.readers.architecture.parsing import Architecture, read_architecture
 from qmath.readers.completion import OWN_WEIGHTS
 from qmath.readers.keras.by_name import Variable, pair
-from qmath.readers.keras.v3 import is_v3, read_variables
 from qmath.readers.records import ModelFile, Reading
 
 __all__ = ["read"]
@@ -52,7 +51,14 @@ def read(file: ModelFile) -> Reading:
             tensors, notes = pair(_variables(opened, _WEIGHTS), known.layers, path)
         elif opened.names("", _LAYERS) is not None:
             tensors, notes = pair(_variables(opened, ""), known.layers, path)
-        elif is_v3(opened):
+        else:
+            from qmath.readers.keras.v3 import is_v3, read_variables  # which takes time to import
+
+            if not is_v3(opened):
+                raise FileFormatError(
+                    f"{path}: this HDF5 file holds no Keras model; save one with "
+                    "model.save('model.h5')"
+                )
             if file.architecture is None:
                 raise FileFormatError(
                     f"{path}: this format holds no names; give the file that holds the model's "
@@ -60,10 +66,6 @@ def read(file: ModelFile) -> Reading:
                     "(architecture= in Python)"
                 )
             tensors, notes = read_variables(opened, known, file.quantizers)
-        else:
-            raise FileFormatError(
-                f"{path}: this HDF5 file holds no Keras model; save one with model.save('model.h5')"
-            )
     return Reading(tuple(tensors), known, files, tuple(notes))
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qmath.errors import QmathError
-from qmath.quantizers.own import FixedScaleQuantizer, PowerOfTwoQuantizer
 from qmath.readers.records import Fact, StoredTensor
+
+if TYPE_CHECKING:
+    from qmath.quantizers.own import FixedScaleQuantizer
 
 __all__ = ["apply_own", "is_own"]
 
 
 def is_own(quantizer: Any) -> bool:
     """Tell whether a quantizer is one of qmath's own."""
+    from qmath.quantizers.own import FixedScaleQuantizer, PowerOfTwoQuantizer  # takes time
+
     return isinstance(quantizer, (FixedScaleQuantizer, PowerOfTwoQuantizer))
 
 
@@ -39,6 +43,8 @@ def apply_own(
     QmathError
         The tensor is not of the kind, or the scale is not in the file.
     """
+    from qmath.quantizers.own import PowerOfTwoQuantizer
+
     values: dict[str, Any] = {
         "op": "vars",
         "quantizer": type(quantizer).__name__,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import os
 import sys
 from importlib.util import find_spec
 from typing import NoReturn
 
 __all__ = ["main"]
+
+_YOUNGEST = 200_000  # objects made since Python last looked for garbage
 
 
 def main() -> None:
@@ -31,6 +35,10 @@ def _run() -> None:
     from qmath.cli import streams
 
     streams.occupy()
+    # Nearly all that is imported and read lives to the end. To look through it again and again,
+    # and once more before it is freed, is a tenth of an export's time.
+    gc.set_threshold(_YOUNGEST)
+    atexit.register(gc.freeze)
     missing = [name for name in ("click", "rich", "h5py") if find_spec(name) is None]
     if missing:
         verb = "is" if len(missing) == 1 else "are"

@@ -41,6 +41,7 @@ _DAMAGE = (
 )  # fmt: skip
 _UNIX = 3  # whose permissions a member has; Python would name Windows there
 _LARGEST = 2**31 - 1  # of a member without zip64, for Python's zipfile
+_AT_ONCE = 1 << 14  # bytes that are copied faster than written by a call of their own
 _LOCAL_HEADER = 30  # bytes before the name of a member, which precedes its data
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date a zip archive can hold
 
@@ -87,17 +88,24 @@ def write_arrays(file: BinaryIO, arrays: Iterable[tuple[str, NDArray[Any]]]) -> 
     """
     names: set[str] = set()
     members: list[zipfile.ZipInfo] = []
+    at = file.tell()
     for name, array in arrays:
         header = array_header(array.dtype, array.shape)
-        data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+        is_small = array.nbytes < _AT_ONCE
+        data = array.tobytes() if is_small else _bytes_of(array)
         info = member_info(name, names, len(header) + array.nbytes)
         info.CRC = zlib.crc32(data, zlib.crc32(header))
-        info.header_offset = file.tell()
-        file.write(local_header(info))
-        file.write(header)
-        file.write(data)
+        info.header_offset = at
+        head = local_header(info) + header
+        for part in [head + data] if is_small else [head, data]:
+            file.write(part)
+        at += len(head) + array.nbytes
         members.append(info)
-    finished(file, members, file.tell())
+    finished(file, members, at)
+
+
+def _bytes_of(array: NDArray[Any]) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def member_info(name: str, names: set[str], size: int) -> zipfile.ZipInfo:

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from qmath.containers.extents import Extents
 from qmath.containers.hdf5_chunks import read_chunks
+from qmath.containers.hdf5_errors import as_format_error
 from qmath.containers.hdf5_layout import MAX_RATIO, Layout, SmallArrays, layout_of
 from qmath.containers.hdf5_texts import length_of_texts
 from qmath.containers.lazy_array import LazyArray
 from qmath.containers.source_files import Section, is_same, open_source, stamp_of, unchanged
-from qmath.errors import FileFormatError, MissingExtraError, QmathError
+from qmath.errors import FileFormatError, MissingExtraError
 
 __all__ = ["MAX_RATIO", "Hdf5File"]
 
@@ -32,11 +33,6 @@ _SPARE = 1 << 23
 # Each group on a path is looked up anew.
 _MAX_DEPTH = 100
 _LONGEST_NAME = 1 << 12
-_REASONS = {
-    FileNotFoundError: "there is no such file; check the path",
-    IsADirectoryError: "this is a directory, not an HDF5 file",
-    PermissionError: "no permission to read it",
-}
 
 
 class Hdf5File:
@@ -86,7 +82,7 @@ class Hdf5File:
                 f"{self.path}: reading HDF5 needs h5py; install it with "
                 f"pip install 'qmath-tfmot[checkpoints]'"
             ) from None
-        with _as_format_error(self.path):
+        with as_format_error(self.path):
             self._bytes = self._open_bytes()
             try:
                 self._stamp = self._stamp or stamp_of(self._bytes)
@@ -104,13 +100,13 @@ class Hdf5File:
 
     def __exit__(self, kind: object, *_: object) -> None:
         try:
-            with _as_format_error(self.path):
+            with as_format_error(self.path):
                 self._close()
         except FileFormatError:
             if kind is None:  # otherwise the first error counts
                 raise
         if kind is None:  # the library has opened it by its name
-            with _as_format_error(self.path), self._reading():
+            with as_format_error(self.path), self._reading():
                 pass
 
     def _close(self) -> None:
@@ -131,7 +127,7 @@ class Hdf5File:
 
     def has_attribute(self, group: str, name: str) -> bool:
         """Tell whether a group (``""`` is the root) has an attribute."""
-        with _as_format_error(f"{self.path}: {group}"):
+        with as_format_error(f"{self.path}: {group}"):
             return bool(self._h5py.h5a.exists(self._group(group), name.encode()))
 
     def text(self, group: str, name: str) -> str:
@@ -189,7 +185,7 @@ class Hdf5File:
             names.append(name)
             return None if left >= 0 else True
 
-        with _as_format_error(f"{self.path}: {group}"):
+        with as_format_error(f"{self.path}: {group}"):
             if self._group(group).links.iterate(note)[0]:
                 raise ValueError("its names are longer than the file")
             return [name.decode() for name in names]
@@ -208,7 +204,7 @@ class Hdf5File:
         waiting = [(group, self._group(group))]
         while waiting:
             place, node = waiting.pop()
-            with _as_format_error(f"{self.path}: {place}"):
+            with as_format_error(f"{self.path}: {place}"):
                 address = self._h5py.h5o.get_info(node).addr
             if address in met:
                 raise FileFormatError(
@@ -253,16 +249,39 @@ class Hdf5File:
             return kept
         known = self._layouts.get(path)
         if known is not None and (known.offset is not None or known.chunks):
-            with _as_format_error(f"{self.path}: {path}"):
+            with as_format_error(f"{self.path}: {path}"):
                 return self._read_numbers(known)
         if self._root is None:
             with self:
                 return self.read(path)
         dataset, layout = self._dataset(path)
-        with _as_format_error(f"{self.path}: {path}"):
+        with as_format_error(f"{self.path}: {path}"):
             if layout.offset is not None or layout.chunks:
                 return self._read_numbers(layout)
             return np.asarray(self._h5py.Dataset(dataset)[()])
+
+    def parts(self, path: str, size: int) -> Iterator[NDArray[Any]]:
+        """Yield a dataset's rows, about `size` elements at a time, in the same memory.
+
+        Those that do not lie in the file one after the other come all at once.
+
+        Raises
+        ------
+        FileFormatError
+            As `read`.
+        """
+        known = self._layouts.get(path)
+        if known is None or known.offset is None or not known.shape:
+            yield self.read(path)
+            return
+        length, *others = known.shape
+        count = max(1, size // max(1, math.prod(others)))
+        buffer = np.empty((min(count, length), *others), known.dtype)
+        with as_format_error(f"{self.path}: {path}"), self._reading() as file:
+            for start in range(0, length, count):
+                rows = buffer[: length - start]
+                known.read_into(rows, file, start * math.prod(others) * known.dtype.itemsize)
+                yield rows
 
     def inflated(self, path: str) -> int:
         """Return the bytes of an array that was taken, if it lies in chunks: 0 otherwise."""
@@ -276,8 +295,7 @@ class Hdf5File:
                 values = read_chunks(file, layout.chunks, layout.shape, layout.dtype)
             else:
                 values = np.empty(layout.shape, layout.dtype)
-                if not layout.read_into(values, file):
-                    raise EOFError("the file ends before the array does")
+                layout.read_into(values, file)
         return values
 
     @contextmanager
@@ -340,7 +358,7 @@ class Hdf5File:
                 f"edited, save the model again"
             )
         self._found.pop(path, None)  # of an open dataset the library keeps kilobytes
-        with _as_format_error(where):
+        with as_format_error(where):
             return node, self._layout_of(node, where)
 
     def _find(self, path: str) -> Any:
@@ -362,7 +380,7 @@ class Hdf5File:
 
     def _step(self, node: Any, name: str, path: str) -> Any:
         """Return a group's child and remember it, or return ``None`` if there is none."""
-        with _as_format_error(f"{self.path}: {path}"):
+        with as_format_error(f"{self.path}: {path}"):
             if name in ("", ".") or not isinstance(node, self._h5py.h5g.GroupID):
                 return None
             encoded = name.encode()
@@ -391,7 +409,7 @@ class Hdf5File:
 
     def _texts(self, group: str, name: str) -> list[str]:
         where = f"{self.path}: attribute {name!r} of {group or '/'!r}"
-        with _as_format_error(where):
+        with as_format_error(where):
             claim = self._h5py.h5a.open(self._group(group), name.encode())
             count, dtype = math.prod(claim.shape), claim.dtype
             length = count * dtype.itemsize
@@ -461,30 +479,3 @@ class Hdf5File:
             is_numpys = dtype.kind in "iuf" and stored == self._h5py.h5t.py_create(dtype)
             self._dtypes[key] = dtype, is_numpys
         return self._dtypes[key]
-
-
-class _as_format_error:  # noqa: N801 (it reads as what it does)
-    """Turn whatever h5py and the HDF5 library raise on bad files into the one error class.
-
-    It is entered several times for each tensor, where a generator would cost more than HDF5.
-    """
-
-    __slots__ = ("_where",)
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, QmathError) or not isinstance(error, Exception):
-            return
-        for known, reason in _REASONS.items():
-            if isinstance(error, known):
-                raise FileFormatError(f"{self._where}: {reason}") from None
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise FileFormatError(
-            f"{self._where}: HDF5 cannot read this ({reason}); the file is damaged or "
-            f"was cut, copy it or save the model again"
-        ) from error

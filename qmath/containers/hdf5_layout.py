@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -49,12 +50,18 @@ class Layout(NamedTuple):
         """The first byte of each stretch that elements take, and the one after its last."""
         return list(self.chunks.spans) if self.chunks else [self.span] if self.span else []
 
-    def read_into(self, values: NDArray[Any], file: BinaryIO) -> bool:
-        """Read elements that lie one after the other; tell whether all were there."""
-        file.seek(self.offset or 0)
+    def read_into(self, values: NDArray[Any], file: BinaryIO, skip: int = 0) -> None:
+        """Read elements that lie one after the other, from so many bytes after the first on.
+
+        Raises
+        ------
+        EOFError
+            The file ends before them.
+        """
+        file.seek((self.offset or 0) + skip)
         into = values.reshape(-1).view(np.uint8).data
-        read: int = file.readinto(into)  # type: ignore[attr-defined]
-        return read == values.nbytes
+        if file.readinto(into) != values.nbytes:  # type: ignore[attr-defined]
+            raise EOFError("the file ends before the array does")
 
 
 class SmallArrays:
@@ -73,7 +80,8 @@ class SmallArrays:
         if layout.offset is None or size > min(_SMALL, self._room):
             return
         values = np.empty(layout.shape, layout.dtype)
-        if layout.read_into(values, file):
+        with suppress(EOFError):  # which is for who reads it to tell
+            layout.read_into(values, file)
             self._arrays[path] = values
             self._room -= size
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,6 +51,15 @@ class LazyArray:
         if copy is False:
             raise ValueError(f"{self.path}: reading from a file always copies")
         return self.file.read(self.path).astype(self.dtype if dtype is None else dtype, copy=False)
+
+    def parts(self, size: int) -> Iterator[NDArray[Any]]:
+        """Yield the rows, about `size` elements at a time, where the file can be read so.
+
+        Each part is good until the next is asked for.
+        """
+        read = getattr(self.file, "parts", None)
+        for part in (self.file.read(self.path),) if read is None else read(self.path, size):
+            yield part.astype(self.dtype, copy=False)
 
     def __repr__(self) -> str:
         return (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from tempfile import TemporaryFile
@@ -14,6 +16,8 @@ from weakref import finalize
 import numpy as np
 from numpy.typing import NDArray
 
+from qmath.containers.lazy_array import LazyArray
+from qmath.errors import QmathError
 from qmath.exports import manifest
 from qmath.kernels import exact
 from qmath.kernels._range import Op
@@ -23,6 +27,7 @@ from qmath.model import Float32Array, QatTensor, QuantizedTensor
 __all__ = ["Weights", "count"]
 
 _IN_MEMORY = 1 << 23  # bytes of integers; more of them go to a file
+_PART = 1 << 20  # elements that are read at once: each thread has enough of them
 _BLOCK = 1 << 15  # elements
 
 
@@ -76,8 +81,13 @@ class Weights(Mapping[str, QuantizedTensor]):
     def quantize_and_count(self, name: str) -> tuple[QuantizedTensor, dict[str, int]]:
         """Return a weight, read anew and not to be changed, and what `count` tells of it."""
         tensor = self._tensors[name]
-        floats, quantized = self._quantize(tensor)
-        return quantized, count(tensor, floats, quantized)
+        if (found := _by_parts(tensor, self._signed)) is None:
+            floats, quantized = self._quantize(tensor)
+            return quantized, count(tensor, floats, quantized)
+        with self._lock:
+            if name not in self._kept:
+                self._keep(name, found[0])
+        return found
 
     def _quantize(self, tensor: QatTensor) -> tuple[Float32Array, QuantizedTensor]:
         floats = np.asarray(tensor.values, np.float32)
@@ -124,6 +134,40 @@ class Weights(Mapping[str, QuantizedTensor]):
         self._file.seek(place.offset)
         self._file.readinto(values.reshape(-1).view(np.uint8).data)  # type: ignore[attr-defined]
         return dataclasses.replace(place.hollow, values=values)
+
+
+def _by_parts(tensor: QatTensor, signed: bool) -> tuple[QuantizedTensor, dict[str, int]] | None:
+    """Return the integers of a large weight and its counts, made as its floats are read.
+
+    They are read into the same memory, which the system need not clear for each weight. Where that
+    cannot be, there is nothing; whatever fails does so again, and with its message, at once.
+    """
+    stored = tensor.values
+    if (
+        not isinstance(stored, LazyArray)
+        or tensor.recovered is not None
+        or stored.dtype != np.float32
+        or len(stored.shape) < 2
+        or math.prod(stored.shape) < 2 * _PART
+    ):
+        return None
+    values: NDArray[Any] | None = None
+    counts: Counter[str] = Counter()
+    start = 0
+    try:
+        for floats in stored.parts(_PART):
+            quantized = dataclasses.replace(tensor, values=floats).quantize(signed=signed)
+            counts.update(count(tensor, floats, quantized))
+            if len(floats) == stored.shape[0]:
+                return quantized, dict(counts)
+            if values is None:
+                values = np.empty(stored.shape, quantized.values.dtype)
+            values[start : start + len(floats)] = quantized.values
+            start += len(floats)
+    except QmathError:
+        return None
+    assert values is not None
+    return dataclasses.replace(quantized, values=values), dict(counts)
 
 
 def count(tensor: QatTensor, floats: Float32Array, quantized: QuantizedTensor) -> dict[str, int]:

@@ -120,6 +120,39 @@ def test_integers_are_the_same_in_a_file(source: QatModel, monkeypatch: pytest.M
         assert exported(source)[0] == expected
 
 
+@pytest.mark.parametrize("sample", ["default8.h5", "nbit4.h5"])
+def test_integers_and_counts_are_the_same_by_parts(
+    sample: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = qmath.load(SAMPLE.with_name(sample))
+    expected, _ = exported(source)
+    monkeypatch.setattr(weights, "_PART", 20)
+    counts = Counts(monkeypatch)
+    assert exported(source)[0] == expected
+    assert max(counts.quantized.values()) > 2
+
+
+def test_what_is_wrong_with_a_part_is_said_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Rows:
+        path = "model.h5"
+        floats = np.zeros((6, 4), np.float32)
+
+        def read(self, path: str) -> np.ndarray:  # noqa: ARG002
+            return self.floats
+
+        def parts(self, path: str, size: int) -> Any:  # noqa: ARG002
+            yield from self.floats.reshape(3, 2, 4)
+
+    rows = Rows()
+    rows.floats[4, 1] = np.nan
+    spec = QuantSpec("LastValueQuantizer", 8, per_axis=False, narrow_range=True)
+    tensor = QatTensor("d/kernel", "weight", LazyArray(rows, "k", (6, 4), rows.floats.dtype),
+                       np.float32(-1), np.float32(1), spec)  # fmt: skip
+    monkeypatch.setattr(weights, "_PART", 8)
+    with pytest.raises(qmath.QmathError, match=r"d/kernel: .*\(4, 1\)"):
+        Weights({tensor.name: tensor}, signed=True).quantize_and_count(tensor.name)
+
+
 def test_without_room_for_a_file_weights_are_quantized_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

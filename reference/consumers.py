@@ -31,8 +31,8 @@ from qmath.exports.tflite.exporter import Tflite as Format
 from qmath.exports.tflite.ties import with_own_zero_points
 from qmath.exports.tflite.vectors import InFile, Micro
 from qmath.integer.executor import Executor
-from qmath.integer.profiles.litert import Litert, optimized
-from qmath.integer.profiles.tflite import Kernel, Tflite
+from qmath.integer.profiles.litert import Litert
+from qmath.integer.profiles.tflite import Tflite
 from qmath.integer.profiles.xnnpack import Xnnpack
 from qmath.integer.program import Program, QuantizeStep
 from reference import tosa
@@ -42,8 +42,6 @@ from reference.zoo import ANSWERS
 __all__ = [
     "CONSUMERS",
     "Count",
-    "Wide",
-    "WideMicro",
     "compared",
     "integers_on_the_grid",
     "npu_operators",
@@ -52,40 +50,6 @@ __all__ = [
 
 Array = NDArray[Any]
 _ARENA = 1 << 24
-
-
-class Default(Xnnpack):
-    """The arithmetic of LiteRT by default: XNNPACK's, but of most layers with packed weights."""
-
-    def __init__(self, packed: Mapping[str, str]) -> None:
-        super().__init__(converts=False)
-        self.packed, self.of_int4 = packed, Xnnpack(converts=False, int4="litert")
-
-    def _weighted(self, kernel: Kernel, x: NDArray[np.int64]) -> Array:
-        kind = self.packed.get(kernel.weights)
-        if kind == "INT4":
-            return self.of_int4._weighted(kernel, x)
-        return super()._weighted(kernel, x) if kind is None else optimized(kernel, x)
-
-
-class Wide(Tflite):
-    """The arithmetic of INT16 activations with biases of 64 bits: multipliers of 15 bits."""
-
-    rounds_dense_once = True  # from float64
-
-    def _weighted(self, kernel: Kernel, x: NDArray[np.int64]) -> Array:
-        if kernel.op == "FULLY_CONNECTED" and self.rounds_dense_once:
-            return super()._weighted(kernel, x)
-        (multiplier,), (shift,) = kernel.multipliers, kernel.shifts
-        reduced = np.where(multiplier < 0x7FFF0000, (multiplier + (1 << 15)) >> 16, 0x7FFF)
-        right = 15 - shift
-        return np.asarray((x * reduced + (np.int64(1) << (right - 1))) >> right)
-
-
-class WideMicro(Wide):
-    """That of tflite-micro: of dense layers as well."""
-
-    rounds_dense_once = False
 
 
 def written(bundle: Bundle, **options: Any) -> tuple[bytes, dict[str, Any]]:
@@ -173,7 +137,7 @@ def _tosa(
 
 CONSUMERS: Mapping[str, tuple[Callable[..., Iterator[dict[int, Array]]], type[Any]]] = {
     "reference": (_litert("BUILTIN_REF"), Tflite),
-    "default": (_litert("AUTO"), Default),
+    "default": (_litert("AUTO"), Xnnpack),
     "optimized": (_litert("BUILTIN_WITHOUT_DEFAULT_DELEGATES"), Litert),
     "tflite-micro": (_micro, Micro),
     "tosa": (_tosa, tosa.Tosa),
@@ -205,10 +169,7 @@ class Count:
     largest_in_float: int = 0
 
 
-def compared(
-    bundle: Bundle, consumer: str, count: int = 8, arithmetic: type[Tflite] | None = None,
-    **options: Any,
-) -> Count:  # fmt: skip
+def compared(bundle: Bundle, consumer: str, count: int = 8, **options: Any) -> Count:
     """Run a bundle's file, and compare every integer with what the arithmetic predicts."""
     run, kind = CONSUMERS[consumer]
     assert bundle.program is not None
@@ -219,7 +180,7 @@ def compared(
     kinds = {
         name: tensors[indexes[uses[0]["name"]]].type for name, uses in names["weights"].items()
     }
-    packed = {name: kind for name, kind in kinds.items() if kind != "INT8"}
+    packed = {name: int(kind[3:]) for name, kind in kinds.items() if kind in ("INT4", "INT2")}
     data = integers_on_the_grid(program, count)
     inputs = [(indexes[name], data[key]) for key, name in names["inputs"].items()]
     wanted = {step: indexes[entry["name"]] for step, entry in names["integers"].items()}
@@ -232,9 +193,9 @@ def compared(
         + (1 << (program.quant_params[step].num_bits - 1))
         for step, arrays in parts.items()
     }
-    kind = arithmetic or kind
     # The steps are the file's operations: no converter changes them.
-    profile = Default(packed) if kind is Default else kind(converts=False)
+    told = {"packed": packed} if kind is Xnnpack else {}
+    profile = kind(converts=False, **told)
     executor = Executor(program, InFile(profile, names["floats"]))
     expected = executor.run(data, forced=found)
     # What a quantizer makes of float32, too, but for the model's inputs.

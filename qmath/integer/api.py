@@ -20,7 +20,7 @@ from qmath.integer.comparison import Comparison, compare_stream
 from qmath.integer.cuts import Layers, bind, checked_cuts, checked_layers, missing
 from qmath.integer.executor import Executor
 from qmath.integer.judging.axes import Axes
-from qmath.integer.judging.deployed import changes, is_tflite, run_deployed
+from qmath.integer.judging.deployed import as_packed, changes, is_tflite, run_deployed
 from qmath.integer.judging.element import Element, explained
 from qmath.integer.judging.files import arrays_of, shapes_of
 from qmath.integer.judging.integers import RawArray, Yours, integers_of
@@ -308,7 +308,7 @@ def diff(
     data = opened(inputs)
     shapes = _shapes(data) | _shapes(checked_cuts(cuts))
     program = program_against(model, None if axes else against, shapes, layers)
-    judged = profile_named(profile, **options)
+    judged = _judged(profile_named(profile, **options), program, against)
     stream = Stream(Executor(program, judged), _chosen(program, inputs, data), cuts)
     stream.check()
     reference = _reference(stream, against, axes)
@@ -366,7 +366,7 @@ def element(
     data = opened(inputs)
     shapes = _shapes(data) | _shapes(checked_cuts(cuts))
     program = program_against(model, None if axes else against, shapes, layers)
-    judged = profile_named(profile, **options)
+    judged = _judged(profile_named(profile, **options), program, against)
     executor = Executor(program, judged)
     stream = Stream(executor, _chosen(program, inputs, data), cuts)
     arrays = executor.checked(stream.whole())
@@ -402,6 +402,13 @@ def program_against(
     if is_known or against is None or isinstance(against, Mapping) or against in PROFILES:
         return program
     return program_of(model, input_shapes={**shapes_of(against), **input_shapes}, layers=layers)
+
+
+def _judged(profile: Profile, program: Program, against: Against | None) -> Profile:
+    """Return the profile of a run that is compared: with weights as packed as in a TFLite file."""
+    if against is None or isinstance(against, Mapping) or not is_tflite(against):
+        return profile
+    return as_packed(profile, program, as_model(against))
 
 
 def _reference(stream: Stream, against: Against, axes: Axes | None) -> Profile | Yours:

@@ -352,3 +352,20 @@ def pools_and_sums(channels: int, **widths: int) -> QatModel:
         for height, width, down, right, padding in geometries
     ]  # fmt: skip
     return net.model(*outputs)
+
+
+def tied(bits: int) -> QatModel:
+    """Return layers with weights of a few bits, and scales that are powers of two: ties."""
+    net = Network(6, 5, 3, weight_bits=bits, is_symmetric=True)
+    net.add("Conv2D", kernel=(2, 2, 3, 12), ends=(-4.0, 6.0))
+    net.add("DepthwiseConv2D", kernel=(2, 2, 12, 1), ends=(-16.0, 24.0))
+    net.add("Flatten")
+    net.add("Dense", kernel=(144, 6), ends=(-64.0, 96.0))
+    net.add("Dense", kernel=(6, 5), ends=(-128.0, 192.0))  # of INT2, not by XNNPACK
+    net.add("Dense", kernel=(5, 8), ends=(-256.0, 384.0))
+    net.add("Dense", kernel=(8, 4), per_axis=False, ends=(-512.0, 768.0))  # nor this
+    for i, tensor in enumerate(net.tensors):
+        if tensor.role == "weight":
+            most = np.full_like(tensor.max, ((1 << (bits - 1)) - 1) / 4)
+            net.tensors[i] = replace(tensor, min=-most, max=most)
+    return net.model()

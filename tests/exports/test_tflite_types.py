@@ -88,9 +88,7 @@ def test_packed_weights_with_one_scale(bits: int, weights: str, consumer: str):
 @pytest.mark.parametrize("io_type", ["float", "int16"])
 @pytest.mark.parametrize("bits", [9, 12, 16])
 def test_activations_above_8_bits(bits: int, io_type: str, consumer: str):
-    model = symmetric(net_of(bits, True))
-    kind = consumers.WideMicro if consumer == "tflite-micro" else consumers.Wide
-    assert_predicted(model, consumer, io=io_type, arithmetic=kind)
+    assert_predicted(symmetric(net_of(bits, True)), consumer, io=io_type)
 
 
 @pytest.mark.parametrize("bits", [2, 4])

@@ -71,12 +71,15 @@ def arrays_of(content: bytes) -> dict[str, np.ndarray]:
 
 @cache
 def of_network(name: str, bits: int) -> bytes:
+    if name == "tied":
+        return written(networks.tied(bits), 10_000, weights=f"int{bits}")
     return written(network(name, bits), 10_000)
 
 
 @needs_litert
 @pytest.mark.parametrize(("name", "bits"), [
     ("images", 8), ("images", 4), ("branches", 8), ("combinations", 8), ("functions", 4),
+    ("tied", 4), ("tied", 2),
 ])  # fmt: skip
 @pytest.mark.parametrize("resolver", RUNTIMES)
 def test_litert_gives_the_integers_of_every_step(name: str, bits: int, resolver: str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from qmath.integer.judging.deployed import paired, run_deployed
 from qmath.integer.profiles.xnnpack import Xnnpack
 from reference import consumers
 from reference.flatbuffers import decoded, encoded
-from tests.exports.networks import Network
+from tests.exports.networks import Network, tied
 
 ROOT = Path(__file__).parents[2] / "reference"
 MODEL, DEPLOYED = ROOT / "samples" / "default8.h5", ROOT / "golden" / "tflite" / "default8.tflite"
@@ -145,20 +144,7 @@ def test_the_file_is_run_as_the_profile_of_its_runtime(profile: str) -> None:
 def test_a_file_of_packed_weights_is_run_as_its_runtime_does(tmp_path: Path, weights: str) -> None:
     """XNNPACK leaves convolutions to LiteRT, and of dense layers those of an odd depth."""
     pytest.importorskip("ai_edge_litert", reason="the extra test is not installed")
-    bits = int(weights[3:])
-    net = Network(6, 5, 3, weight_bits=bits, is_symmetric=True)
-    net.add("Conv2D", kernel=(2, 2, 3, 12), ends=(-4.0, 6.0))
-    net.add("DepthwiseConv2D", kernel=(2, 2, 12, 1), ends=(-16.0, 24.0))
-    net.add("Flatten")
-    net.add("Dense", kernel=(144, 6), ends=(-64.0, 96.0))
-    net.add("Dense", kernel=(6, 5), ends=(-128.0, 192.0))  # of INT2, not by XNNPACK
-    net.add("Dense", kernel=(5, 8), ends=(-256.0, 384.0))
-    net.add("Dense", kernel=(8, 4), per_axis=False, ends=(-512.0, 768.0))  # nor this
-    for i, tensor in enumerate(net.tensors):
-        if tensor.role == "weight":  # scales that are powers of two make ties
-            most = np.full_like(tensor.max, ((1 << (bits - 1)) - 1) / 4)
-            net.tensors[i] = replace(tensor, min=-most, max=most)
-    bundle, path = quantize_model(net.model()), tmp_path / "m.tflite"
+    bundle, path = quantize_model(tied(int(weights[3:]))), tmp_path / "m.tflite"
     program = bundle.program
     assert program is not None
     content, names = consumers.written(bundle, weights=weights)
@@ -181,3 +167,29 @@ def test_a_file_of_packed_weights_is_run_as_its_runtime_does(tmp_path: Path, wei
         assert np.array_equal(integers, found.reshape(integers.shape)), step
         differing += int((as_int8[paired(program, own)[step]] != integers).sum())
     assert differing > 0
+
+
+@pytest.mark.parametrize("weights", ["int4", "int2"])
+def test_the_model_is_run_with_weights_as_packed_as_in_the_file(
+    tmp_path: Path, weights: str
+) -> None:
+    pytest.importorskip("flatbuffers", reason="the extra tflite is not installed")
+    bundle, path = quantize_model(tied(int(weights[3:]))), tmp_path / "m.tflite"
+    assert bundle.program is not None
+    path.write_bytes(consumers.written(bundle, weights=weights)[0])
+    inputs = consumers.integers_on_the_grid(bundle.program, 64)
+    comparison = qmath.diff(bundle.model, inputs, profile="xnnpack", against=path)
+    assert len(comparison.layers) >= 5
+    assert comparison.first is None
+    as_int8 = qmath.diff(bundle.model, inputs, profile="xnnpack", against="litert")
+    assert as_int8.first is not None
+
+
+@pytest.mark.parametrize("weights", ["int4", "int2"])
+def test_the_prediction_of_a_runtime_knows_the_packed_weights(weights: str) -> None:
+    pytest.importorskip("ai_edge_litert", reason="the extra test is not installed")
+    count = consumers.compared(
+        quantize_model(tied(int(weights[3:]))), "default", 64, weights=weights
+    )
+    assert count.integers > 30_000
+    assert not count.differing

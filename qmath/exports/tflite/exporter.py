@@ -164,6 +164,9 @@ def _finished(exporter: Tflite, bundle: Bundle, program: Program, writer: Writer
     }
     model = writer.builder.model(writer.inputs, dict(zip(layers, outputs, strict=True)))
     if bundle.vectors:
-        model = with_vectors(model, bundle, program, writer.values, writer.float_steps)
+        bits = {"INT4": 4, "INT2": 2}
+        kinds = {name: weights[0].tensor.kind for name, weights in writer.weights.items()}
+        narrow = {name: bits[kind] for name, kind in kinds.items() if kind in bits}
+        model = with_vectors(model, bundle, program, writer.values, writer.float_steps, narrow)
     export = {"format": exporter.name, "options": exporter.given, "names": names}
     return Network(model, export)

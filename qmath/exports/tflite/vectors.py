@@ -68,6 +68,7 @@ def with_vectors(
     program: Program,
     values: Mapping[str, Tensor],
     in_float: Sequence[str],
+    narrow: Mapping[str, int],
 ) -> Table:
     """Return a model with a bundle's vectors as metadata, and with the graphs that run them.
 
@@ -82,10 +83,17 @@ def with_vectors(
         By step, and by input of the program.
     in_float : sequence of str
         Steps that the model computes in float32: they get no vectors.
+    narrow : mapping of str to int
+        Bits of the weights that the model packs, by which XNNPACK chooses its kernels.
     """
     arrays = dict(_whole(bundle, program, values, in_float))
     graphs, signatures = list(model["subgraphs"]), list(model["signature_defs"])
-    runtimes = [Executor(program, kind(converts=False)) for kind in _RUNTIMES]
+    runtimes = [
+        Executor(program, Xnnpack(converts=False, packed=narrow))
+        if kind is Xnnpack
+        else Executor(program, kind(converts=False))
+        for kind in _RUNTIMES
+    ]
     for step in program.quantized:
         cases = bundle.directed.get(step.name)
         if cases is None or step.name in in_float or not _is_predicted(step, program):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from qmath.integer.profiles.xnnpack import Xnnpack
 from qmath.integer.program import Linear, Program, QuantizedStep, Requantize, unrounded_sums
 from qmath.model import QatModel, QatTensor
 
-__all__ = ["KernelChange", "changes", "is_tflite", "paired", "run_deployed"]
+__all__ = ["KernelChange", "as_packed", "changes", "is_tflite", "paired", "run_deployed"]
 
 Array = NDArray[Any]
 _SAME = 2e-6  # of two scales that differ by roundings of float32 alone
@@ -120,33 +120,35 @@ def changes(program: Program, deployed: QatModel) -> tuple[KernelChange, ...]:
     deployed : QatModel
         The file.
     """
-    free = {name: t for name, t in deployed.tensors.items() if _is_kernel(name, t)}
     found: list[KernelChange] = []
-    for linear, kernel in _weighted(program):
-        name = _counterpart(linear, free)
-        if name is None:
+    for linear, kernel, tensor in _with_counterparts(program, deployed):
+        if tensor is None:
             found.append(KernelChange(linear.name, "", np.asarray(linear.weights).size))
-            continue
-        tensor = free.pop(name)
-        found.append(_change(linear, kernel, tensor, deployed))
+        else:
+            found.append(_change(linear, kernel, tensor, deployed))
     return tuple(found)
 
 
-class _OfFile(Xnnpack):
-    """The profile `xnnpack` on a file, whose tensors tell which weights are INT4 or INT2."""
+def as_packed(profile: Profile, program: Program, deployed: QatModel) -> Profile:
+    """Return a profile that computes a model with weights as wide as a file holds them.
 
-    def __init__(self, profile: Xnnpack, widths: Mapping[str, int]) -> None:
-        super().__init__(None, profile.converts, profile.int4 or "litert")
-        self.widths = widths
+    Under `Xnnpack` it is the widths that tell which kernels run; others are returned as they are.
 
-    def _weighted(self, kernel: Kernel, x: NDArray[np.int64]) -> Array:
-        return super()._weighted(replace(kernel, weight_bits=self.widths.get(kernel.weights, 8)), x)
-
-    def _takes(self, kernel: Kernel, scale: Array) -> bool:
-        """Whether XNNPACK computes an operation with packed weights; of INT2 in whole bytes."""
-        if kernel.weight_bits > 2:
-            return super()._takes(kernel, scale)
-        return kernel.op == "FULLY_CONNECTED" and kernel.depth % 4 == 0 and scale.size > 1
+    Parameters
+    ----------
+    profile : Profile
+    program : Program
+        Of the model, trained or the file's own.
+    deployed : QatModel
+        The file.
+    """
+    if not isinstance(profile, Xnnpack):
+        return profile
+    packed: dict[str, int] = {}
+    for linear, _, tensor in _with_counterparts(program, deployed):
+        if tensor is not None and tensor.recovered is not None and tensor.recovered.num_bits < 8:
+            packed[linear.name] = tensor.recovered.num_bits
+    return Xnnpack(None, profile.converts, profile.int4, packed) if packed else profile
 
 
 def run_deployed(
@@ -177,11 +179,7 @@ def run_deployed(
     QmathError
         The two have other inputs, or no quantized tensor in common.
     """
-    if isinstance(profile, Xnnpack):
-        recovered = {name: tensor.recovered for name, tensor in model.tensors.items()}
-        widths = {name: q.num_bits for name, q in recovered.items() if q is not None}
-        profile = _OfFile(profile, widths)
-    executor = Executor(deployed, profile)
+    executor = Executor(deployed, as_packed(profile, deployed, model))
     arrays = executor.checked(_renamed(program, deployed, inputs))
     pairs = paired(program, deployed)
     if not pairs:
@@ -258,6 +256,16 @@ def _weighted(program: Program) -> Iterator[tuple[Linear, Kernel | None]]:
                     if op.weights is not None and op.name not in seen and term.origin:
                         seen.add(op.name)
                         yield op, next((k for k in made if k.weights == op.name), None)
+
+
+def _with_counterparts(
+    program: Program, deployed: QatModel
+) -> Iterator[tuple[Linear, Kernel | None, QatTensor | None]]:
+    """Yield what `_weighted` does, each with the tensor of a file that holds its weights."""
+    free = {name: t for name, t in deployed.tensors.items() if _is_kernel(name, t)}
+    for linear, kernel in _weighted(program):
+        name = _counterpart(linear, free)
+        yield linear, kernel, None if name is None else free.pop(name)
 
 
 def _counterpart(linear: Linear, free: Mapping[str, QatTensor]) -> str | None:

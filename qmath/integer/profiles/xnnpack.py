@@ -38,6 +38,10 @@ class Xnnpack(Tflite):
         mirrors, and dense layers of an odd number of inputs; TensorFlow's also dense layers with
         one scale. (It refuses a file with a dense layer of one output, which it takes for one with
         a scale for each.)
+    packed : mapping of str to int, optional
+        By weight tensor, the bits of those that a file packs, 4 or 2; all others are INT8 then.
+        Dense layers of INT2 are XNNPACK's if they have a scale for each output, and inputs that
+        fill whole bytes. Without `int4`, the file is run by LiteRT.
     """
 
     name = "xnnpack"
@@ -47,12 +51,14 @@ class Xnnpack(Tflite):
         stored: Mapping[str, Mapping[str, TfliteStored]] | None = None,
         converts: bool = True,
         int4: Literal["tensorflow", "litert"] | None = None,
+        packed: Mapping[str, int] | None = None,
     ) -> None:
         if int4 not in (None, "tensorflow", "litert"):
             raise QmathError(f"int4 must be 'tensorflow' or 'litert', got {int4!r}")
         super().__init__("double", stored, converts)
         self._reference = Tflite()
-        self.int4 = int4
+        self.int4 = int4 or ("litert" if packed else None)
+        self._packed = packed
 
     def _compute(self, kernel: Kernel, values: Sequence[Array]) -> Array:
         if kernel.is_wide:  # no kernel of its own
@@ -63,16 +69,22 @@ class Xnnpack(Tflite):
         assert kernel.weight_scale is not None
         if kernel.is_dynamic:
             return optimized(kernel, x)
-        if self.int4 and kernel.weight_bits <= 4 and not self._takes(kernel, kernel.weight_scale):
+        if not self._takes(kernel, kernel.weight_scale):
             return optimized(kernel, x)
         scale = kernel.inputs[0].scale * kernel.weight_scale / kernel.output.scale
         return arithmetic.xnnpack_fp32_requantize(x, scale)
 
     def _takes(self, kernel: Kernel, scale: Array) -> bool:
-        """Whether XNNPACK computes an operation with INT4 weights."""
-        if kernel.op != "FULLY_CONNECTED" or kernel.depth % 2:
+        """Whether XNNPACK computes an operation, with weights as wide as they are in the file."""
+        if self._packed is None:
+            bits = 4 if self.int4 and kernel.weight_bits <= 4 else 8
+        else:
+            bits = self._packed.get(kernel.weights, 8)
+        if bits > 4:
+            return True
+        if kernel.op != "FULLY_CONNECTED" or kernel.depth % (8 // bits):
             return False
-        return self.int4 == "litert" or scale.size > 1
+        return scale.size > 1 or (bits == 4 and self.int4 == "litert")
 
     def _add(self, kernel: Kernel, a: Int64Array, b: Int64Array) -> Array:
         first, second = (q.scale / kernel.output.scale for q in kernel.inputs)

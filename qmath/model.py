@@ -148,11 +148,14 @@ class StatedParams:
         Counted from 0, as TensorFlow counts.
     is_unsigned : bool
         Whether the file's integers count so, too.
+    is_from_float : bool
+        Whether an operation of the file makes them of floats.
     """
 
     scale: Float32Array
     zero_point: NDArray[np.int32]
     is_unsigned: bool = False
+    is_from_float: bool = False
 
 
 @dataclass(frozen=True, eq=False)

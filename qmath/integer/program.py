@@ -2,8 +2,7 @@
 
 A `Program` is a list of steps. Every quantized tensor is an array of integers with its
 `QuantParams`; between two of them lies one `Requantize` step, which adds up exact integer
-accumulators, scales them and rounds once. Layers that training left float are
-of the kind `FloatStep`.
+accumulators, scales them and rounds once. Layers that training left float are `FloatStep`s.
 """
 
 from __future__ import annotations

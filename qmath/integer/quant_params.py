@@ -34,6 +34,8 @@ class QuantParams:
         The TensorFlow op that quantizes floats with these parameters, or TFLite's ``QUANTIZE``.
     is_unsigned : bool
         Whether a TFLite file holds them so; else they are less by half of their number there.
+    is_from_float : bool
+        Whether an operation of a TFLite file makes them of floats.
     build : str
         Whose kernels do.
     """
@@ -47,6 +49,7 @@ class QuantParams:
     max: float
     op: Literal["vars", "args", "tflite"] = "vars"
     is_unsigned: bool = False
+    is_from_float: bool = False
     build: Build = "tf"
 
     def quantize(self, x: Array, name: str) -> NDArray[np.int32]:

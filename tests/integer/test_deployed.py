@@ -193,3 +193,29 @@ def test_the_prediction_of_a_runtime_knows_the_packed_weights(weights: str) -> N
     )
     assert count.integers > 30_000
     assert not count.differing
+
+
+FLOAT_PARTS: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "sum": [("Conv2D", {"kernel": (3, 3, 3, 3), "padding": "same"}), ("Add", {"both": True})],
+    "resizing": [("UpSampling2D", {"size": 2, "interpolation": "bilinear"})],
+}
+
+
+@pytest.mark.parametrize("name", FLOAT_PARTS)
+def test_what_a_file_computes_in_float32_between_integers(tmp_path: Path, name: str) -> None:
+    """Its layers have other names than what their quantizers make, and no integer kernel."""
+    pytest.importorskip("flatbuffers", reason="the extra tflite is not installed")
+    net = Network(4, 5, 3, is_symmetric=True)
+    source = net.nodes[-1].name
+    *before, (kind, config) = FLOAT_PARTS[name]
+    for class_name, settings in before:
+        net.add(class_name, **settings)
+    inputs = (source, net.nodes[-1].name) if config.pop("both", False) else ()
+    net.add(kind, *inputs, ends=(-3.0, 5.0), **config)
+    net.add("Conv2D", kernel=(1, 1, 3, 2), ends=(-3.0, 3.0))
+    model, path = net.model(), tmp_path / "m.tflite"
+    qmath.export(model, path)
+    images = np.random.default_rng(0).uniform(-1, 1.5, (4, 4, 5, 3)).astype(np.float32)
+    layers = qmath.diff(model, images, against=path).layers
+    assert [layer.teacher_forced for layer in layers[:2]] == [0, 0]
+    assert len(layers) == 3

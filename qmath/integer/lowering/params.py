@@ -68,7 +68,7 @@ def _stated(tensor: QatTensor, stated: StatedParams) -> QuantParams:
     least, greatest = ((end - zero_point) * scale for end in (low, high))
     return QuantParams(
         scale, zero_point, low, high, tensor.spec.num_bits or 0, least, greatest, tensor.spec.op,
-        stated.is_unsigned,
+        stated.is_unsigned, stated.is_from_float,
     )  # fmt: skip
 
 

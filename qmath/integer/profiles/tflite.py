@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from qmath.errors import QmathError
 from qmath.integer.profiles import tflite_arithmetic as arithmetic
 from qmath.integer.profiles.converter import check_converted, converted
+from qmath.integer.profiles.exact import Exact
 from qmath.integer.profiles.tflite_kernels import Kernel, TfliteStored
 from qmath.integer.profiles.tflite_parts import Part, kernels, parts
 from qmath.integer.profiles.tflite_tables import softmax, table
@@ -57,8 +58,8 @@ class Tflite:
     -----
     Identical to TensorFlow 2.21's ``BUILTIN_REF`` resolver, operation by operation, where a file
     holds the same scales. What the converter computes in float32 is refused, such as a dense layer
-    with batch normalization. Not mirrored: its rounding of a float model input, and functions that
-    the model ends with.
+    with batch normalization; what a file computes so is rounded as by `Exact`. Not mirrored: the
+    converter's rounding of a float model input, and functions that the model ends with.
     """
 
     name = "tflite"
@@ -74,6 +75,7 @@ class Tflite:
         self.rounding = rounding
         self.converts = converts
         self._stored = stored or {}
+        self._exact = Exact()
         self._parts: WeakKeyDictionary[Requantize, tuple[Part, ...]] = WeakKeyDictionary()
 
     def planned(self, program: Program) -> Program:
@@ -83,9 +85,11 @@ class Tflite:
         return converted(program) if self.converts else program
 
     def requantize(
-        self, step: Requantize, sums: Sequence[Array], _intervals: Sequence[tuple[int, int]]
+        self, step: Requantize, sums: Sequence[Array], intervals: Sequence[tuple[int, int]]
     ) -> Array:
         """Return the integers relative to the output's zero point, as float32."""
+        if step.params.is_from_float:
+            return self._exact.requantize(step, sums, intervals)
         if step not in self._parts:
             if self.converts and step.params.op != "tflite":
                 check_converted(step)

@@ -15,6 +15,7 @@ _QUANTIZERS = re.compile(r"\w*Quant(ize)?(_\d+)?|FakeQuant\w*")
 _WRAPPED = re.compile(r"^quant_")
 # The place of the weights among the inputs.
 WEIGHTED = {"CONV_2D": 1, "DEPTHWISE_CONV_2D": 1, "FULLY_CONNECTED": 1, "TRANSPOSE_CONV": 1}
+_PLACES = ("output", "post_activation")
 _LONGEST = 200
 
 
@@ -38,11 +39,13 @@ def layer_names(file: TfliteFile) -> list[str]:
     first = {path[0] for path in paths if len(path) > 1}
     if len(first) == 1 and sum(len(path) > 1 for path in paths) > 1:
         paths = [path[1:] if path[:1] == [*first] else path for path in paths]
+    kinds = [operation.name.lower() for operation in file.operations]
+    wanted = ["/".join(path) or kind for path, kind in zip(paths, kinds, strict=True)]
     names: list[str] = []
     taken: set[str] = {input_name(file, i) for i in file.inputs}
-    for path, operation in zip(paths, file.operations, strict=True):
-        kind = operation.name.lower()
-        name = "/".join(path) or kind
+    # What quantizers make has the layer's name and its place, and steps have either name.
+    taken |= {f"{name}/{place}" for name in wanted for place in _PLACES}
+    for name, kind in zip(wanted, kinds, strict=True):
         for candidate in _candidates(name, kind):
             if candidate not in taken:
                 names.append(candidate)

@@ -162,7 +162,12 @@ class Network:
         """Say that a node makes an operation's output, which it rounds as the file says."""
         (index,) = operation.outputs
         bits = self.widths.get(index)
-        found = tensors.activation(f"{name}/{which}", self.file.tensors[index], role, bits)
+        is_from_float = (
+            operation.name == "QUANTIZE" and self.tensor(operation.inputs[0]).type == "FLOAT32"
+        )
+        found = tensors.activation(
+            f"{name}/{which}", self.file.tensors[index], role, bits, is_from_float=is_from_float
+        )
         if found is not None:
             self.hold(found)
         fused = operation.options.get("fused_activation_function")

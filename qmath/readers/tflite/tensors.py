@@ -50,11 +50,13 @@ def activation(
     num_bits: int | None = None,
     *,
     is_mirrored: bool = False,
+    is_from_float: bool = False,
 ) -> QatTensor | None:
     """Return what the integers of a computed tensor mean, ``None`` of one that has none.
 
     `num_bits` is their width where operations clamp them to fewer than the file's type holds.
     Mirrored, an integer stands for what the one at the other end stood for, with the other sign.
+    `is_from_float` is that of `qmath.model.StatedParams`.
     """
     q, width = tensor.quantization, WIDTHS.get(tensor.type)
     if q is None or width is None or q.scale.size != 1 or not q.scale[0]:
@@ -76,9 +78,10 @@ def activation(
         QuantSpec(None, bits, False, None, False, "tflite"),
         dict.fromkeys(_SETTINGS, PROVENANCE),
         stated=StatedParams(
-            np.asarray(scale), np.asarray(zero_point, np.int32), tensor.type[0] == "U"
+            np.asarray(scale), np.asarray(zero_point, np.int32), tensor.type[0] == "U",
+            is_from_float,
         ),
-    )
+    )  # fmt: skip
 
 
 @np.errstate(over="ignore")

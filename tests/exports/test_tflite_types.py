@@ -11,7 +11,12 @@ import pytest
 
 from qmath import QatModel, QatTensor
 from qmath.exports.bundle import quantize_model
-from reference import consumers
+from qmath.integer.profiles.tflite import kernels
+from qmath.integer.profiles.tflite_kernels import Quantization
+from qmath.testing.layer import Geometry
+from qmath.testing.layer_cases import deciding_layer
+from reference import consumers, odd_tflite
+from reference.flatbuffers import encoded
 from tests.exports import networks
 from tests.exports.networks import Network
 
@@ -94,3 +99,67 @@ def test_activations_above_8_bits(bits: int, io_type: str, consumer: str):
 @pytest.mark.parametrize("bits", [2, 4])
 def test_tflite_micro_and_every_geometry(bits: int):
     assert_predicted(networks.layers(4, weight_bits=bits, bits=bits), "tflite-micro")
+
+
+def of_few_channels(class_name: str, kernel: tuple[int, ...], weight_bits: int) -> QatModel:
+    """Return one layer with one scale, whose last channels do not fill a vector: with ties."""
+    net = Network(*(7,) * (len(kernel) - 2), 4, weight_bits=weight_bits, is_symmetric=True)
+    net.add(class_name, kernel=kernel, per_axis=False, ends=(-16.0, 24.0))
+    most = np.float32(127 / 8 if weight_bits == 8 else 7 / 4)
+    net.tensors = [
+        replace(t, min=-most, max=most) if t.role == "weight" else t for t in net.tensors
+    ]
+    return net.model()
+
+
+@pytest.mark.parametrize("consumer", RUNTIMES)
+@pytest.mark.parametrize(
+    ("class_name", "kernel", "weight_bits"),
+    [("Conv1DTranspose", (3, 11, 4), 8), ("Conv2DTranspose", (1, 3, 5, 4), 8),
+     ("DepthwiseConv2D", (2, 2, 4, 3), 8), ("DepthwiseConv2D", (2, 2, 4, 3), 4)],
+)  # fmt: skip
+def test_channels_that_fill_no_vector(
+    class_name: str, kernel: tuple[int, ...], weight_bits: int, consumer: str
+):
+    needs(consumer)
+    bundle = quantize_model(of_few_channels(class_name, kernel, weight_bits))
+    weights = f"int{weight_bits}"
+    count = consumers.compared(bundle, consumer, 64, weights=weights)
+    assert count.steps == {}
+
+
+def test_vectors_of_a_depthwise_kernel_with_several_outputs_for_each_input():
+    """Of seed 5 the last four of twelve channels round otherwise, and so do 105 integers."""
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    geometry = Geometry("depthwise", (5, 5, 4), 3, (2, 2), (1, 1), "same")
+    layer = deciding_layer(geometry, np.random.RandomState(5), profile="litert")
+    assert layer.step is not None
+    assert layer.weights is not None
+    (kernel,) = kernels(layer.step)
+    scales = np.broadcast_to(kernel.weight_scale, 12)
+    model = odd_tflite.model(
+        "DEPTHWISE_CONV_2D", (1, *geometry.output), layer.weights.reshape(1, 2, 2, 12),
+        np.broadcast_to(kernel.bias, 12).astype(np.int32), shape=(1, 5, 5, 4),
+        options={"stride_w": 1, "stride_h": 1, "depth_multiplier": 3},
+        made={"quantization": grid(kernel.output)},
+    )  # fmt: skip
+    tensors = model["subgraphs"][0]["tensors"]
+    tensors[0]["quantization"] = grid(kernel.inputs[0])
+    for tensor, scale in ((tensors[1], scales), (tensors[2], scales * kernel.inputs[0].scale)):
+        zero_points = np.zeros(12, np.int64)
+        tensor["quantization"] = {"scale": scale, "zero_point": zero_points}
+    tensors[1]["quantization"]["quantized_dimension"] = 3
+    interpreter = Interpreter(
+        model_content=encoded(model),
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    interpreter.allocate_tensors()
+    for x, expected in zip(layer.inputs[0], layer.expected("litert"), strict=True):
+        interpreter.set_tensor(0, x[np.newaxis])
+        interpreter.invoke()
+        np.testing.assert_array_equal(interpreter.get_tensor(3)[0], expected)
+
+
+def grid(q: Quantization) -> dict[str, Any]:
+    return {"scale": np.float32([q.scale]), "zero_point": np.int64([q.zero_point])}

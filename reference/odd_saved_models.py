@@ -185,6 +185,38 @@ ODD_FLOWS: tuple[Make, ...] = (
     op("MatMul", ..., op(VARS, F([[1]]), F(-1), F(1))),
     lambda f, x: op("Relu", op("Relu", lambda *_: "ring:out:0"), scope="ring")(f, x),
 )  # fmt: skip
+
+
+def steps(axis: int, order: Sequence[int], flow: Any = ...) -> Make:
+    """Join steps of an axis, by their numbers, as Keras does to repeat them."""
+
+    def make(function: Function, x: str) -> str:
+        split = op("Split", I(axis), flow, num_split=("i", 2))(function, x)[:-1]
+        return op("ConcatV2", *(f"{split}{i}" for i in order), I(axis))(function, x)
+
+    return make
+
+
+def summed(count: int) -> Make:
+    """Divide the sum of two by a number, as of one layer."""
+    total = op("AddV2", ..., ..., scope="sequential/mean/add")
+    return op("RealDiv", total, F(count), scope="sequential/mean/truediv")
+
+
+TWICE = (0, 0, 1, 1)
+MIDDLE = I([0, 1, 0]), I([0, -1, 0]), I([1, 1, 1])
+OUTER = {"begin_mask": ("i", 5), "end_mask": ("i", 5)}
+ODD_FLOWS += (
+    op("Minimum", F(1), ...), op("Minimum", ..., KERNEL), op("Mul", KERNEL, ...),
+    summed(2), summed(3),
+    op("Split", I([1, 1]), ..., num_split=("i", 2)),
+    steps(1, TWICE), steps(1, (1, 1, 0, 0)), steps(2, TWICE), steps(2, TWICE, steps(1, TWICE)),
+    steps(3, TWICE, steps(2, TWICE, steps(1, TWICE))),
+    op("Tile", ALONG, I([1, 3, 1])), op("Tile", ALONG, I([2, 3, 1])), op("Tile", ..., I([1, 3])),
+    op("StridedSlice", ..., *MIDDLE, **OUTER), op("StridedSlice", ..., *MIDDLE),
+    op("StridedSlice", ..., *MIDDLE[:2], I([1, 2, 1]), **OUTER),
+    op("StridedSlice", ..., I([0, -1, 0]), *MIDDLE[1:], **OUTER),
+)  # fmt: skip
 ROUNDS = tuple(op(name) for name in ("Round", "Relu", "Sigmoid"))
 AFTER: tuple[Make, ...] = (op("Relu"), op("Minimum", ..., F(6)), ALONG)
 

@@ -277,6 +277,53 @@ def _constants() -> Iterator[Values]:
     yield model("CONV_2D", (1, 4, 4, 3), np.ones((3, 1, 1, 2), np.int8), options=clip)
 
 
+def _of_other_forms() -> Iterator[Values]:
+    """Yield operations whose inputs, outputs or settings are none that a converter writes."""
+    other = {"quantization": {"scale": np.float32([0.3])}}
+    one, place = np.ones(1, np.int8), np.int32([1, 8, 8, 3])
+    batch = np.int32([[1, 0], [0, 0], [0, 0], [0, 0]])
+    yield model("PAD", (2, 4, 4, 2), batch, options={})
+    yield model("TRANSPOSE", _IMAGE, np.float32([0, 1, 2, 3]), options={})
+    yield model("DEPTH_TO_SPACE", (1, 8, 8, 2), shape=(1, 4, 4, 8), options={"block_size": 2})
+    yield model("RESIZE_NEAREST_NEIGHBOR", (1, 1 << 17, 4, 2), np.int32([1 << 17, 4]), options={},
+                shape=(1, 3, 4, 2))  # fmt: skip
+    for begin, end in (([0, 1, 0], [1, 3, 4, 2]), ([0, 1], [1, 3])):
+        yield model("STRIDED_SLICE", (1, 2, 4, 2), np.int32(begin), np.int32(end),
+                    np.ones(len(begin), np.int32), options={})  # fmt: skip
+    yield model("SLICE", _IMAGE, np.int32([1, 0, 0, 0]), np.int32(_IMAGE), options={},
+                shape=(2, 4, 4, 2))  # fmt: skip
+    for out, made in ((_IMAGE, other), ((1, 5, 4, 2), None)):
+        yield model("SPLIT", out, np.int32(2), order=(1, 0), options={}, made=made)
+    yield model("PACK", (2, 1, 4, 4, 2), options={"axis": 0}, order=(0, 0))
+    yield model("GATHER", (1, 80, 4, 2), np.int32([0, 2] * 40), options={"axis": 1})
+    for order in ((0,), (0, -1)):
+        yield model("ADD", _IMAGE, options={}, order=order)
+    yield model("CONCATENATION", _IMAGE, one, options={"axis": 3})
+    yield model("ADD", _IMAGE, one.astype(np.int16), options={})
+    same = {"quantization": tensor(())["quantization"]}
+    yield model("MAXIMUM", _IMAGE, one, options={}, of=same, made=other)
+    yield model("REDUCE_MIN", (1, 2), np.int32([1, 2]), options={}, kind="FLOAT32")
+    stride = {"stride_w": 1, "stride_h": 1}
+    yield model("TRANSPOSE_CONV", (1, 8, 8, 3), place, np.ones((3, 3, 3, 2), np.int8),
+                options={"stride_w": 2, "stride_h": 2}, order=(0, 2, 0))  # fmt: skip
+    volume = stride | {"stride_d": 1}
+    yield model("CONV_3D", (1, 3, 4, 4, 3), np.ones((1, 1, 1, 2, 3), np.int32),
+                shape=(1, 3, 4, 4, 2), kind="FLOAT32", options=volume)  # fmt: skip
+    clip = stride | {"fused_activation_function": ACTIVATIONS["RELU_N1_TO_1"]}
+    yield model("CONV_2D", (1, 4, 4, 3), np.ones((3, 1, 1, 2), "f4"), kind="FLOAT32", options=clip)
+    for name, constants, order in (("RELU", (), ()), ("SPLIT", (np.int32(0),), (1, 0))):
+        options = {"num_splits": 2} if constants else None
+        several = model(name, _IMAGE, *constants, order=order, options=options)
+        graph = several["subgraphs"][0]
+        graph["tensors"].append(tensor(_IMAGE))
+        made = graph["operators"][0]["outputs"]
+        graph["operators"][0]["outputs"] = np.int32([*made, made[0] + 1])
+        yield several
+    twice = clamps("INT8", 7, 0.1)
+    twice["subgraphs"][0]["operators"][1]["opcode_index"] = 2
+    yield twice
+
+
 def _of_files() -> Iterator[Values]:
     plain = model("RELU", _IMAGE)
     yield {**plain, "subgraphs": plain["subgraphs"] * 2}
@@ -328,7 +375,9 @@ def clamps(kind: str, high: int, scale: float, zero_point: int = 0) -> Values:
 
 def written() -> Iterator[Entry]:
     """Yield each file as an entry of the corpus."""
-    for part in (_weighted, _without_weights, _moves, _constants, _of_values, _of_files):
+    for part in (
+        _weighted, _without_weights, _moves, _constants, _of_values, _of_other_forms, _of_files,
+    ):  # fmt: skip
         for values in part():
             yield Entry({"m/model.tflite": encoded(values)}, "m/model.tflite")
     plain = {"m/model.tflite": encoded(model("RELU", _IMAGE))}

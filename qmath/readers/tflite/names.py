@@ -46,11 +46,9 @@ def layer_names(file: TfliteFile) -> list[str]:
     # What quantizers make has the layer's name and its place, and steps have either name.
     taken |= {f"{name}/{place}" for name in wanted for place in _PLACES}
     for name, kind in zip(wanted, kinds, strict=True):
-        for candidate in _candidates(name, kind):
-            if candidate not in taken:
-                names.append(candidate)
-                taken.add(candidate)
-                break
+        free = next(found for found in _candidates(name, kind) if found not in taken)
+        names.append(free)
+        taken.add(free)
     return names
 
 

@@ -105,7 +105,7 @@ def run(
         quantized tensor. The file `resume` is its user's to remove then.
     **options
         Of the profile: ``multiplier_bits`` of ``"integer"``, ``rounding`` of ``"tflite"`` and
-        ``"tflm"``, ``int4`` of ``"xnnpack"``.
+        ``"tflm"``, ``int4`` and ``packed`` of ``"xnnpack"``, see `Xnnpack`.
 
     Returns
     -------

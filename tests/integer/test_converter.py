@@ -381,3 +381,20 @@ def test_every_profile_is_tried_by_the_judge():
         if different:
             again = qmath.run(made, DATA, profile=found.profile).integers
             np.testing.assert_array_equal(again["c"], theirs["c"])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "scales", "name"), [(4, 2, "xnnpack"), (4, 1, "litert"), (6, 2, "litert")]
+)
+def test_who_computes_a_dense_layer_of_int2(inputs, scales, name):
+    x = np.arange(-3000, 3000)[:, None] * np.array([1, 1])
+    linear = Linear("dense", np.matmul, (2,), np.ones((inputs, 2), np.int8), "w")
+    origin = Origin(np.full(scales, 255 / 256).squeeze(), 255, np.float32(0))
+    term = Term("q", (linear,), np.asarray(UNIT.scale / 256), UNIT, origin)
+    step = rounded("a", [term], UNIT)
+    found = {profile.name: profile().requantize(step, [x], ()) for profile in (Xnnpack, Litert)}
+    got = Xnnpack(packed={"w": 2}).requantize(step, [x], ())
+    np.testing.assert_array_equal(got, found[name])
+    others = Xnnpack(packed={"v": 2}).requantize(step, [x], ())
+    np.testing.assert_array_equal(others, found["xnnpack"])
+    assert (found["xnnpack"] != found["litert"]).any()

@@ -18,7 +18,7 @@ from qmath.kernels._nudge import Nudged, is_ordinary, is_zero_range
 
 MOST_KEPT = 256  # channels
 
-Op = Literal["args", "vars", "per_channel"]
+Op = Literal["args", "args_gradient", "vars", "per_channel"]
 Build = Literal["tf", "tf<2.6", "xla-cpu", "xla-cpu-nofma"]
 
 

@@ -3,8 +3,8 @@
 Mirrors ``tensorflow/compiler/tf2xla/kernels/fake_quantize_ops.cc`` as XLA simplifies it: a division
 by a constant becomes a product with its inverse, so that the range -6 to 6 of 8 bits, whose exact
 zero point is 127.5, reaches 127.499985 and then 127. What is below the range is the minimum, NaN
-too. With ``FakeQuantWithMinMaxArgs`` the compiler computes scale and inverse itself, each by a true
-division, and leaves NaN.
+too. With ``FakeQuantWithMinMaxArgs`` the compiler computes the range itself, see `_compiled_nudge`,
+and leaves NaN.
 
 The gradients choose between the gradient and 0, instead of multiplying. XLA sums in a tree, see
 `_tree_sum`, and from some size on in parts, one for a thread, whose number is the machine's.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qmath.errors import QmathError
 from qmath.kernels._blocks import each_block, non_overlapping, output
@@ -31,10 +32,12 @@ def _nudge(
     min: Float32Array, max: Float32Array, num_bits: int, narrow_range: bool, op: Op
 ) -> Nudged:
     first, last = quant_limits(num_bits, narrow_range)
+    if op == "args":
+        return _compiled_nudge(min, max, first, last)
     with np.errstate(all="ignore"):
         low = flush(min).astype(np.float64)
         span = rounded(flush(max).astype(np.float64) - low).astype(np.float64)
-        if op == "args":
+        if op == "args_gradient":
             scale, inverse = rounded(span / (last - first)), rounded((last - first) / span)
         else:
             scale = rounded(span * np.float64(np.float32(1) / np.float32(last - first)))
@@ -42,8 +45,29 @@ def _nudge(
         wide = scale.astype(np.float64)
         zero = nudged_zero_point(low, wide, num_bits, narrow_range)
         ends = rounded((first - zero) * wide), rounded((last - zero) * wide)
-    parts = (scale, inverse, zero, *ends, np.zeros_like(zero))
-    return Nudged(*(np.asarray(part, np.float32) for part in parts))
+    return _nudged(scale, inverse, zero, *ends)
+
+
+def _compiled_nudge(min: Float32Array, max: Float32Array, first: int, last: int) -> Nudged:
+    """Nudge as the compiler does, of which a range that is an attribute is a constant.
+
+    It reads subnormal ends as zero, but keeps subnormal results until they are used. And it rounds
+    a zero point on a tie to even, where the other ops round half away from zero.
+    """
+    with np.errstate(all="ignore"):
+        low = flush(min)
+        span = flush(max) - low
+        scale = span / np.float32(last - first)
+        inverse = np.float32(last - first) / span
+        estimate = np.float32(first) - low / scale
+        zero = np.rint(np.minimum(np.maximum(estimate, np.float32(first)), np.float32(last)))
+        ends = (np.float32(first) - zero) * scale, (np.float32(last) - zero) * scale
+        return _nudged(*map(flush, map(np.asarray, (scale, inverse, zero, *ends))))
+
+
+def _nudged(*parts: NDArray[np.floating]) -> Nudged:
+    scale, inverse, zero, low, high = (np.asarray(part, np.float32) for part in parts)
+    return Nudged(scale, inverse, zero, low, high, np.zeros_like(zero))
 
 
 def _backprop(g: Float32Array, x: Float32Array, bounds: Bounds, out: Float32Array) -> None:

@@ -254,7 +254,7 @@ def fake_quant_with_min_max_args_gradient(
     del name
     check_rounding()
     arithmetic = arithmetic_of(build)
-    ranges = _args_range(min, max, num_bits, narrow_range, arithmetic)
+    ranges = _args_range(min, max, num_bits, narrow_range, arithmetic, "args_gradient")
     g, x = _gradient_inputs(gradients, inputs)
     out = output(out, x.shape)
     flat = non_overlapping(g, out), non_overlapping(x, out)
@@ -375,12 +375,17 @@ def _op_attributes(num_bits: Any, narrow_range: Any) -> tuple[int, bool]:
 
 
 def _args_range(
-    min: float, max: float, num_bits: int, narrow_range: bool, arithmetic: Arithmetic
+    min: float,
+    max: float,
+    num_bits: int,
+    narrow_range: bool,
+    arithmetic: Arithmetic,
+    op: Op = "args",
 ) -> Range:
     bits, narrow = _op_attributes(num_bits, narrow_range)
     low, high = as_float32(min, "min"), as_float32(max, "max")
     check_range_shape((), low, high, per_axis=False)
-    ranges = range_of(low, high, bits, narrow, arithmetic, "args")
+    ranges = range_of(low, high, bits, narrow, arithmetic, op)
     if ranges.any_flush and not flush(low) < flush(high):
         raise QmathError(f"min has to be smaller than max, was: {low} >= {high}")
     return ranges

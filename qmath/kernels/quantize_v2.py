@@ -27,6 +27,7 @@ from qmath.kernels._float32 import (
     flush,
     maximum,
     minimum,
+    rounded,
 )
 from qmath.kernels._range_steps import (
     ABOVE_INT32,
@@ -37,6 +38,7 @@ from qmath.kernels._range_steps import (
     from_scaled,
     min_combined,
     min_first,
+    minus,
     plus,
     scaled,
     times,
@@ -151,6 +153,8 @@ def quantize(
         raise QmathError("mode='MIN_FIRST' has no axis in TensorFlow; choose another mode")
     low, high = _range(min_range, max_range, x.shape, place, ensure_minimum_range)
     by_onednn = with_onednn and place is None and not narrow and dtype in _served(mode, round_mode)
+    if by_onednn and mode == "MIN_FIRST" and not x.ndim:
+        return QuantizeV2(_scalar_by_onednn(x, low, high), low, high)
     if by_onednn:
         _check_onednn(x.ndim, dtype)
         steps = STEPS_OF_ONEDNN[mode](np.iinfo(dtype), low, high)
@@ -347,6 +351,18 @@ def _check_onednn(ndim: int, dtype: np.dtype[Any]) -> None:
             f"TensorFlow's kernel of oneDNN takes 1 to {_MOST_DIMENSIONS} dimensions, got {ndim}; "
             "reshape the input, or pass onednn=False"
         )
+
+
+def _scalar_by_onednn(x: Float32Array, low: Float32Array, high: Float32Array) -> NDArray[np.uint8]:
+    """Mirror ``ComputeScalar`` of MIN_FIRST, which truncates, and does not clamp."""
+    scale = rounded(255.0 / minus(high, low).astype(np.float64))
+    steps = np.trunc(times(minus(flush(x), low), scale))
+    if not 0 <= steps <= np.iinfo(np.uint8).max:
+        raise QmathError(
+            f"the input {x} lies outside the range {low} … {high}, to which TensorFlow does not "
+            "clamp a scalar; give it as an array of shape (1,), or pass onednn=False"
+        )
+    return steps.astype(np.uint8)
 
 
 def _check_scale(low: Float32Array, high: Float32Array, steps: Steps) -> None:

@@ -100,9 +100,11 @@ def _nudged(
 ) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array]:
     """Return the scale, its inverse, and the ends of the range after nudging."""
     first, last = float(narrow_range), 2.0**num_bits - 1
+    if build.startswith("xla") and op == "args":
+        return _of_constants(low, high, first, last)
     span = _round(high - low)
     scale, inverse = _round(span / (last - first)), _round((last - first) / span)
-    if build.startswith("xla") and op != "args":  # whose range is no constant of the compiler
+    if build.startswith("xla"):
         scale = _round(span * float(np.float32(1 / (last - first))))
         inverse = _round(1 / scale)
     elif build == "tf<2.6":
@@ -111,6 +113,27 @@ def _nudged(
     # Half away from zero, of what is no less than `first`; NaN counts as 0.
     zero = np.nan_to_num(np.floor(np.clip(estimate, first, last) + 0.5), nan=0.0)
     return scale, inverse, _round((first - zero) * scale), _round((last - zero) * scale)
+
+
+def _of_constants(
+    low: Float64Array, high: Float64Array, first: float, last: float
+) -> tuple[Float64Array, Float64Array, Float64Array, Float64Array]:
+    """Return what XLA's compiler makes of a range that is an attribute of the op.
+
+    It keeps subnormal results until they are used, and a zero point on a tie goes to the even
+    integer.
+    """
+
+    def single(exact: Float64Array) -> Float64Array:
+        return np.asarray(exact).astype(np.float32).astype(np.float64)
+
+    span = single(high - low)
+    scale, inverse = single(span / (last - first)), single((last - first) / span)
+    estimate = np.clip(single(first - single(low / scale)), first, last)
+    zero = 2 * np.round(estimate / 2)  # the even neighbour, if it is as near as another
+    zero = np.where(np.abs(estimate - zero) > 0.5, zero + np.sign(estimate - zero), zero)
+    ends = single((first - zero) * scale), single((last - zero) * scale)
+    return tuple(map(_flushed, (scale, inverse, *ends)))  # type: ignore[return-value]
 
 
 def _flushed(values: ArrayLike) -> Float64Array:

@@ -231,3 +231,10 @@ def test_the_page_explains_every_purpose():
     named = re.findall(r"`([^`]+)`", "".join(re.findall(r"^\|([^|]*)\|", table, re.M)))
     assert tuple(name for name in named if name in PURPOSES) == tuple(named)
     assert {*named} == {*PURPOSES}
+
+
+def test_each_output_may_be_the_one_input():
+    """Of one pixel a bilinear upsampling makes copies."""
+    one = networks.Network(1, 1, 2, bits=4)
+    one.add("UpSampling2D", size=(2, 3), interpolation="bilinear", **CLAMPED)
+    assert quantize_model(one.model(), vectors=2).directed

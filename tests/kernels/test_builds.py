@@ -15,6 +15,7 @@ from qmath.kernels import exact
 from qmath.kernels._from_minimum import fused
 from qmath.kernels.affine import scale_and_zero_point
 from qmath.kernels.builds import BUILDS, arithmetic_of
+from qmath.verification import definition
 from tests.helpers import assert_same_bits
 from tests.strategies import Case, any_ranges, cases, finite_float32, usable_ranges
 
@@ -227,3 +228,29 @@ def test_large_arrays_in_blocks_are_as_their_parts(build: str) -> None:
     out = x.copy()
     qmath.fake_quant_with_min_max_vars(out, -1, 1.5, build=build, out=out)
     assert_same_bits(out, whole)
+
+
+@pytest.mark.parametrize("build", ["xla-cpu", "xla-cpu-nofma"])
+def test_xla_rounds_zero_points_of_args_half_to_even(build: str) -> None:
+    """As tests/parity/test_builds.py sees it; ties that are not symmetric tell the rules apart."""
+    x = np.float32([-9, 9])
+    assert_same_bits(
+        qmath.fake_quant_with_min_max_args(x, -0.5, 2.5, 2, build=build), np.float32([0, 3])
+    )
+    assert_same_bits(
+        qmath.fake_quant_with_min_max_vars(x, -0.5, 2.5, 2, build=build), np.float32([-1, 2])
+    )
+    passed = qmath.fake_quant_with_min_max_args_gradient(
+        np.ones(2), np.float32([-1, 2.5]), -0.5, 2.5, 2, build=build
+    )
+    assert_same_bits(passed, np.float32([1, 0]))
+    assert_same_bits(
+        qmath.fake_quant_with_min_max_args(x, -0.1, 0.5, 8, build=build),
+        np.float32([-0.09882353, 0.5011765]),
+    )
+    for ends in ((-0.5, 2.5), (-2.5, 0.5), (-3.840229e-39, 1.3014359e-38)):
+        kernel = qmath.fake_quant_with_min_max_args(x, *ends, 2, build=build)
+        defined = definition.fake_quant(
+            x, *np.float32(ends), 2, narrow_range=False, op="args", build=build
+        )
+        assert_same_bits(kernel, defined)

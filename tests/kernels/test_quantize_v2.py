@@ -60,7 +60,12 @@ def test_traps_that_are_kept() -> None:
         (([1.0], [0], [1], "qint8"), {"mode": "MIN_FIRST", "axis": 0}, "has no axis"),
         (([1.0], [0], [1], "qint8"), {"axis": 1}, "axis=1 of an input of 1 dimensions"),
         (([1.0], [0], [1], "qint8"), {"axis": 0.5}, "axis must be an integer"),
-        ((1.0, 0, 1, "quint8"), {"mode": "MIN_FIRST"}, "takes 1 to 5 dimensions, got 0"),
+        (
+            (0.5, 0, 1, "qint8"),
+            {"mode": "SCALED", "round_mode": "HALF_TO_EVEN"},
+            "dimensions, got 0",
+        ),
+        ((2.0, 0, 1, "quint8"), {"mode": "MIN_FIRST"}, "does not clamp a scalar"),
         (([1.0], 0, 1, "qint32"), {"mode": "SCALED", "round_mode": "HALF_TO_EVEN"}, "no kernel"),
     ],
 )
@@ -83,6 +88,11 @@ def test_what_quantize_refuses(arguments: tuple, settings: dict, message: str) -
 def test_what_dequantize_refuses(input: object, settings: dict, message: str) -> None:
     with pytest.raises(QmathError, match=message):
         tf.dequantize(input, 0, 1, **settings)
+
+
+def test_a_scalar_is_truncated_by_onednn() -> None:
+    assert tf.quantize(0.3, -1.0, 1.0, "quint8", "MIN_FIRST").output == 165
+    assert tf.quantize(0.3, -1.0, 1.0, "quint8", "MIN_FIRST", onednn=False).output == 166
 
 
 def test_nothing_of_no_elements() -> None:

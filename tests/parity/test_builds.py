@@ -18,6 +18,7 @@ RANGES = [
     (-6.0, 6.0, 8, False), (0.0, 6.0, 4, False), (-0.37, 1.91, 16, False), (-3.0, 3.0, 12, True),
     (0.0, 0.0, 8, False), (0.0, 1e-37, 8, False), (-np.inf, 1.0, 8, False), (2.0, 1.0, 8, True),
 ]  # fmt: skip
+ON_TIES = [((-0.5, 2.5), 2), ((-2.5, 0.5), 2), ((-0.1, 0.5), 8)]
 
 
 def calls() -> list[Call]:
@@ -39,6 +40,11 @@ def calls() -> list[Call]:
     found += [
         Call(ARGS, (x,), bits, narrow, (low, high)),
         Call(ARGS, (x,), 16, narrow, (0.0, high)),
+        # Exact zero points on ties that are not symmetric: to even here, away from zero elsewhere.
+        *(Call(ARGS, (x,), bits, False, ends) for ends, bits in ON_TIES),
+        *(Call(f"{ARGS}_gradient", (x[::-1], x), bits, False, ends) for ends, bits in ON_TIES),
+        *(Call(VARS, (x, *F(ends)), bits, False) for ends, bits in ON_TIES),
+        Call(ARGS, (x,), 2, False, (-3.840229e-39, 1.3014359e-38)),
         Call(f"{ARGS}_gradient", (x[::-1], x), bits, narrow, (low, high)),
         # A range that is a constant of the program.
         Call(VARS, (x,), bits, narrow, (F(low), F(high))),

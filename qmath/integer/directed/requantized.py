@@ -174,7 +174,8 @@ class _Builder:
                 SharedPatches(views, names, position, rounding, limits, self.rng)
             )
         if all(op.weights is None for term in self.terms for op in term.ops) and all(
-            view.weights.shape[1] == 1 for view in views
+            view.weights.shape[1] == 1 and view.inputs(np.arange(1)).shape[1] == elements.size
+            for view in views
         ):
             reads = [view.inputs(np.arange(len(view.cells)))[..., 0] > 0 for view in views]
             same = np.all([(read == read[position]).all(0) for read in reads], axis=0)

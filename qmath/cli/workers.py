@@ -88,16 +88,32 @@ def check_resumed(resume: Path | None, model: ModelArgument, others: Iterable[Pa
         return
     if model.others:
         raise click.UsageError("--resume keeps what is done of one model: give the others after it")
-    taken = [path for path in (*model.inputs, *others) if path is not None]
-    if resume.resolve() in [path.resolve() for path in taken]:
-        raise QmathError(f"--resume {resume} is another file of this command; give it a new name")
+    from qmath.integer.claiming import lock_of
+    from qmath.integer.resuming import outputs_beside
+
+    taken = [path.resolve() for path in (*model.inputs, *others) if path is not None]
+    for path in (resume, outputs_beside(resume), lock_of(resume)):
+        if path.resolve() in taken:
+            beside = "" if path == resume else f" keeps {path}, which"
+            raise QmathError(
+                f"--resume {resume}{beside} is another file of this command; give it a new name"
+            )
 
 
 @contextmanager
 def resuming(resume: Path | None) -> Iterator[None]:
-    """Say after an interruption of the block how to go on."""
+    """Let no other process have the file, and say after an interruption how to go on.
+
+    Raises
+    ------
+    OutputError
+        Another process has it.
+    """
+    from qmath.integer.claiming import claimed
+
     try:
-        yield
+        with claimed(resume):
+            yield
     except KeyboardInterrupt:
         if resume is None:
             complain("with --resume FILE, the same command could go on from where it stopped")

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.containers.stored_arrays import Rows
-from qmath.errors import OutputError
+from qmath.errors import OutputError, QmathError
 from qmath.exports.arrays.growing import GrowingNpz, Shaped
 from qmath.exports.output.atomic import check_output, move, replacing
 from qmath.integer.cuts import missing
 from qmath.integer.describe import arrays as arrays_of
 from qmath.integer.profiles.fixed import FixedPoint
 from qmath.integer.program import Program, sources
+from qmath.integer.resuming import keeps_outputs, outputs_beside
 from qmath.kernels.affine import smallest_dtype
 
 __all__ = ["Written", "written"]
@@ -106,9 +107,9 @@ def written(to: Written, resume: Path | None) -> Iterator[GrowingNpz | None]:
             yield grown
             grown.finish()
     else:
-        part = resume.with_name(f"{resume.name}.outputs")
+        file = _opened(part := outputs_beside(resume), resume)
         try:
-            with _opened(part, is_new=not resume.exists()) as file:
+            with file:
                 grown = GrowingNpz(file, to.arrays())
                 yield grown
                 grown.finish()
@@ -121,15 +122,26 @@ def written(to: Written, resume: Path | None) -> Iterator[GrowingNpz | None]:
         resume.unlink(missing_ok=True)
 
 
-def _opened(path: Path, *, is_new: bool) -> BinaryIO:
+def _opened(path: Path, resume: Path) -> BinaryIO:
+    """Return the file of the outputs so far, a new one if nothing is done yet."""
+    is_new = not resume.exists()
     try:
-        return open(path, "w+b" if is_new else "r+b")
+        return open(path, "x+b" if is_new else "r+b")
+    except FileExistsError as error:
+        raise OutputError(
+            f"{path} exists, and {resume} does not, of which it would hold the outputs; remove "
+            f"{path} if nobody needs it, or give --resume another name"
+        ) from error
     except FileNotFoundError as error:
         if is_new:
             raise OutputError(f"cannot write {path}: the folder is not there") from error
+        if not keeps_outputs(resume):
+            raise QmathError(
+                f"{resume} is of other options, a command without -o; remove it to begin anew, or "
+                "leave out -o"
+            ) from error
         raise OutputError(
-            f"{path} is gone, which holds the outputs so far; remove {path.with_suffix('')} to "
-            "begin anew"
+            f"{path} is gone, which holds the outputs so far; remove {resume} to begin anew"
         ) from error
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error

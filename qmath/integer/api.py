@@ -16,6 +16,7 @@ from qmath._progress import Progress
 from qmath._text import html_table
 from qmath.containers.stored_arrays import Rows
 from qmath.errors import QmathError
+from qmath.integer.claiming import claimed
 from qmath.integer.comparison import Comparison, compare_stream
 from qmath.integer.cuts import Layers, bind, checked_cuts, checked_layers, missing
 from qmath.integer.executor import Executor
@@ -218,12 +219,14 @@ def run(
     own += [Activations(program.quantized)] if activations else []
     own += [Accuracy.of(program)] if labels is not None else []
     kept_file = None if resume is None else Resumption(resume, sink)
-    total = reduced(
-        Running(made, [*own, *reducers]), stream, workers=workers, executor=executor,
-        progress=progress, resume=kept_file, after=None if sink is None else _into(sink, program),
-    )  # fmt: skip
-    if kept_file is not None and sink is None:
-        kept_file.remove()
+    after = None if sink is None else _into(sink, program)
+    with claimed(kept_file.path if kept_file else None):
+        total = reduced(
+            Running(made, [*own, *reducers]), stream, workers=workers, executor=executor,
+            progress=progress, resume=kept_file, after=after,
+        )  # fmt: skip
+        if kept_file is not None and sink is None:
+            kept_file.remove()
     for given, found in zip(reducers, total.reducers[len(own) :], strict=True):
         given.merge(found)
     results = {type(reducer): reducer.result() for reducer in total.reducers[: len(own)]}
@@ -313,11 +316,12 @@ def diff(
     stream.check()
     reference = _reference(stream, against, axes)
     kept_file = None if resume is None else Resumption(resume)
-    comparison = compare_stream(
-        stream, reference, progress, workers=workers, executor=executor, resume=kept_file
-    )
-    if kept_file is not None:
-        kept_file.remove()
+    with claimed(kept_file.path if kept_file else None):
+        comparison = compare_stream(
+            stream, reference, progress, workers=workers, executor=executor, resume=kept_file
+        )
+        if kept_file is not None:
+            kept_file.remove()
     if not isinstance(against, Mapping) and is_tflite(against):
         comparison = replace(comparison, kernels=changes(program, as_model(against)))
     return comparison

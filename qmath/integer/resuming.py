@@ -24,12 +24,28 @@ from qmath.errors import FileFormatError, OutputError, QmathError
 from qmath.integer.fingerprint import fingerprint
 from qmath.integer.streams import Part, Stream
 
-__all__ = ["Keepable", "Resumption", "Sink"]
+__all__ = ["Keepable", "Resumption", "Sink", "keeps_outputs", "outputs_beside"]
 
 Array = NDArray[Any]
 _FORMAT = "qmath/resume 1"
 _EVERY = 10.0  # seconds from one writing to the next, at least
 _SHARE = 20  # and so many times as long as a writing takes
+
+
+def outputs_beside(path: Path) -> Path:
+    """Return the name of the file where a command keeps the outputs of what is done."""
+    return path.with_name(f"{path.name}.outputs")
+
+
+def keeps_outputs(path: Path) -> bool:
+    """Whether a file of what is done has outputs beside it.
+
+    Raises
+    ------
+    FileFormatError
+        It is damaged, or no such file.
+    """
+    return _read(path).get("sink") is not None
 
 
 class Keepable(Protocol):
@@ -64,10 +80,18 @@ class Resumption:
     path : Path
     done : int
         How many examples are.
+
+    Raises
+    ------
+    QmathError
+        It is no path.
     """
 
     def __init__(self, path: str | os.PathLike[str], sink: Sink | None = None) -> None:
-        self.path, self.done = Path(path), 0
+        try:
+            self.path, self.done = Path(path), 0
+        except TypeError:
+            raise QmathError(f"resume must be the path of a file, got {path!r}") from None
         self._sink = sink
         self._facts: dict[str, Any] = {}
         self._hashes: dict[str, Any] = {}
@@ -103,8 +127,10 @@ class Resumption:
             total.restore(found["total"])
             if self._sink is not None:
                 self._sink.restore(found["sink"])
+        except QmathError as error:  # of the outputs
+            raise FileFormatError(f"{error}; {_anew(self.path)}") from error
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise self._stale(f"damaged ({error!r})") from error
+            raise _damaged(self.path) from error
 
     def rest(self, parts: Iterable[Part]) -> Iterator[Part]:
         """Yield what is left of the data, whose beginning must be that which is done.
@@ -170,8 +196,8 @@ class Resumption:
 
     def _stale(self, words: str) -> QmathError:
         return QmathError(
-            f"{self.path} is {words}, so nothing can go on from it; remove it to begin anew, or "
-            "give the model, data and options that it was made with"
+            f"{self.path} is {words}, so nothing can go on from it; {_anew(self.path)}, or give "
+            "the model, data and options that it was made with"
         )
 
 
@@ -201,10 +227,10 @@ def _write(path: Path, tree: Mapping[str, Any]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    foreign = FileFormatError(
-        f"{path} does not hold what is done of a run; give the name of a new file"
-    )
-    arrays: Callable[[str], Array] = read_arrays(path).__getitem__
+    try:
+        arrays: Callable[[str], Array] = read_arrays(path).__getitem__
+    except FileFormatError as error:
+        raise _damaged(path) from error
 
     def whole(value: dict[str, Any]) -> Any:
         return arrays(f"x{value['array']}") if set(value) == {"array"} else value
@@ -212,7 +238,19 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         tree = json.loads(arrays("state").tobytes(), object_hook=whole)
     except (KeyError, ValueError, RecursionError) as error:
-        raise foreign from error
+        raise _damaged(path) from error
     if not isinstance(tree, dict) or tree.get("format") != _FORMAT:
-        raise foreign
+        raise _damaged(path)
     return tree
+
+
+def _damaged(path: Path) -> FileFormatError:
+    return FileFormatError(
+        f"{path} is damaged, or does not hold what is done of a run; if --resume (resume=) wrote "
+        f"it, {_anew(path)}, else give the name of a new file"
+    )
+
+
+def _anew(path: Path) -> str:
+    outputs = outputs_beside(path)
+    return f"remove {f'{path} and {outputs}' if outputs.exists() else path} to begin anew"

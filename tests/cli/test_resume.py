@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
+from qmath.errors import QmathError
+from qmath.integer.claiming import claimed
+from qmath.integer.running import Running
 from tests.cli.running import run as run_here
 
 SAMPLES = Path(__file__).parents[2] / "reference" / "samples"
@@ -70,14 +72,89 @@ def test_an_interruption_says_how_to_go_on(tmp_path):
     assert not done.exists()
 
 
-def test_outputs_that_are_gone_are_an_error(tmp_path):
-    done, out = tmp_path / "done", tmp_path / "out.npz"
-    arguments = ["run", MODEL, DATA, "-o", out, "--resume", done]
-    np.savez(tmp_path / "done.npz", x=1)
-    (tmp_path / "done.npz").rename(done)
-    message = run_here(*arguments)
-    assert message.exit_code == 2
-    assert "done.outputs is gone" in message.stderr
+def refused(*arguments):
+    """Return what a command says that is refused."""
+    result = run_here(*arguments)
+    assert result.exit_code == 2, result.output
+    return result.stderr
+
+
+def begun(done, monkeypatch, *options):
+    """Leave what is done of a run when its second batch fails; return the command."""
+    arguments = ["run", MODEL, DATA, "--resume", done, *options]
+    with monkeypatch.context() as patch:
+        add, calls = Running.add, []
+
+        def failing(self, total, part):
+            calls.append(part)
+            if len(calls) == 2:
+                raise QmathError("the second batch")
+            add(self, total, part)
+
+        patch.setattr(Running, "add", failing)
+        assert "the second batch" in refused(*arguments)
+    assert done.exists()
+    return arguments
+
+
+def test_what_is_beside_no_state_is_the_users(tmp_path):
+    done, own = tmp_path / "done", tmp_path / "done.outputs"
+    own.write_bytes(b"mine")
+    arguments = ["run", MODEL, DATA, "-o", tmp_path / "out.npz", "--resume", done]
+    assert f"{own} exists, and {done} does not" in refused(*arguments)
+    assert own.read_bytes() == b"mine"
+    assert list(tmp_path.iterdir()) == [own]
+    lock = own.rename(tmp_path / "done.lock")
+    assert f"{lock} is not empty" in refused(*arguments)
+    assert lock.read_bytes() == b"mine"
+
+
+def test_a_state_that_another_process_uses_is_left_to_it(tmp_path):
+    done = tmp_path / "done"
+    code = (
+        "import pathlib, sys; from qmath.integer.claiming import claimed\n"
+        "with claimed(pathlib.Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(done)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        for verb in ("run", "diff"):
+            message = refused(verb, MODEL, DATA, "--resume", done)
+            assert f"{done} is used by another process" in message
+        other.kill()  # its lock stays as a file, and binds nobody
+    assert [path.name for path in tmp_path.iterdir()] == ["done.lock"]
+    with claimed(done):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_state_without_outputs_is_of_other_options(tmp_path, monkeypatch):
+    arguments = begun(done := tmp_path / "done", monkeypatch)
+    message = refused(*arguments, "-o", tmp_path / "out.npz")
+    assert f"{done} is of other options, a command without -o; remove it" in message
+
+
+def test_what_is_damaged_or_gone_is_named_with_its_remedy(tmp_path, monkeypatch):
+    done, outputs = tmp_path / "done", tmp_path / "done.outputs"
+    arguments = begun(done, monkeypatch, "-o", tmp_path / "out.npz")
+    both = f"remove {done} and {outputs} to begin anew"
+    assert f"of other options, so nothing can go on from it; {both}" in refused(*arguments[:-2])
+    content, written = done.read_bytes(), outputs.read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"mine"):
+        done.write_bytes(damaged)
+        message = refused(*arguments)
+        assert f"{done} is damaged, or does not hold what is done of a run" in message
+        assert both in message
+        assert "savez" not in message
+    done.write_bytes(content)
+    outputs.write_bytes(written[:9])
+    message = refused(*arguments)
+    assert f"that were written are not there any more; {both}\n" in message
+    assert "Error(" not in message
+    outputs.unlink()
+    assert f"{outputs} is gone, which holds the outputs so far; remove {done} to" in refused(
+        *arguments
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,6 +162,7 @@ def test_outputs_that_are_gone_are_an_error(tmp_path):
     [
         (["run", MODEL, MODEL, DATA, "--resume", "done"], "of one model"),
         (["run", MODEL, DATA, "-o", "x.npz", "--resume", "x.npz"], "another file of this command"),
+        (["run", MODEL, DATA, "-o", "x.outputs", "--resume", "x"], "--resume x keeps x.outputs"),
         (["diff", MODEL, DATA, "--resume", MODEL], "another file of this command"),
         (["run", MODEL, DATA, "-o", "x.npz", "--resume", "none/done"], "cannot write none/done"),
     ],

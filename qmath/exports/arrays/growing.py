@@ -146,7 +146,7 @@ class GrowingNpz:
             if member.crc != crc:
                 raise FileFormatError(
                     f"{self._file.name}: the rows of {name} that were written are not there any "
-                    "more; begin anew without these files"
+                    "more"
                 )
 
     def _append(self, member: _Member, rows: Array) -> None:

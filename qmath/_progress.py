@@ -33,7 +33,9 @@ def with_progress(items: Collection[T], progress: Progress | None) -> Iterator[T
 
 
 class Pace:
-    """How fast work goes, and how long it still takes.
+    """How fast work goes, and how long it still takes, counted from the first words.
+
+    What is done then may have been done before, by a run that is resumed.
 
     Parameters
     ----------
@@ -43,19 +45,24 @@ class Pace:
     Examples
     --------
     >>> seconds = iter([0.0, 2.0])
-    >>> Pace(lambda: next(seconds)).words(500, 2000)
-    '250/s, 6 s left'
+    >>> pace = Pace(lambda: next(seconds))
+    >>> pace.words(1000, 2000), pace.words(1500, 2000)
+    ('', '250/s, 2 s left')
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._start = clock, clock()
+        self._clock = clock
+        self._first: tuple[int, float] | None = None
 
     def words(self, done: int, total: int) -> str:
         """Return the mean rate so far, and the time left if the total is known."""
-        passed = self._clock() - self._start
-        if done <= 0 or passed <= 0:
+        now = self._clock()
+        if self._first is None or done < self._first[0]:  # which a second pass begins with
+            self._first = done, now
+        before, start = self._first
+        if done <= before or now <= start:
             return ""
-        rate = done / passed
+        rate = (done - before) / (now - start)
         number = f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
         if total <= done:
             return number

@@ -44,4 +44,15 @@ def test_progress_ends_at_its_total(tmp_path, verb):
 )
 def test_the_pace_is_a_rate_and_the_time_left(passed, done, total, words):
     seconds = iter([5.0, 5.0 + passed])
-    assert Pace(lambda: next(seconds)).words(done, total) == words
+    pace = Pace(lambda: next(seconds))
+    assert pace.words(0, total) == ""
+    assert pace.words(done, total) == words
+
+
+def test_the_pace_does_not_count_what_was_done_before():
+    seconds = iter([5.0, 7.0, 20.0, 21.0])
+    pace = Pace(lambda: next(seconds))
+    assert pace.words(1_000_000, 1_001_000) == ""
+    assert pace.words(1_000_200, 1_001_000) == "100/s, 8 s left"
+    assert pace.words(50, 1_001_000) == ""  # of a second pass, which begins anew
+    assert pace.words(100, 0) == "50/s"

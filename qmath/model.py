@@ -389,7 +389,7 @@ def with_shapes(model: QatModel, shapes: Mapping[str, Sequence[int]]) -> QatMode
     names = [node.name for node in model.graph.nodes] if model.graph else []
     found = {}
     for name, shape in shapes.items():
-        if name.removesuffix("/activation") not in names:
+        if str(name).removesuffix("/activation") not in names:
             raise QmathError(f"shapes has {name}, which is no layer of {model.source}")
         lengths = tuple(shape) if isinstance(shape, Sequence) else ()
         if not lengths or not all(isinstance(n, int) and n > 0 for n in lengths):

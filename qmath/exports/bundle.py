@@ -373,6 +373,8 @@ def _own_layouts(model: QatModel) -> dict[str, str | None]:
 def _orders(model: QatModel, layouts: Sequence[str]) -> dict[str, _Order]:
     """Return each tensor's own layout and the one to export, ``None`` where unknown."""
     orders: dict[str, _Order] = {}
+    if not isinstance(layouts, (list, tuple)) or not all(isinstance(x, str) for x in layouts):
+        raise QmathError(f"layouts must be a list of axis orders, ['OHWI'], got {layouts!r}")
     used: dict[str, set[str]] = {layout: set() for layout in layouts}
     for name, source in _own_layouts(model).items():
         if source is None:

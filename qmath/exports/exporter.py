@@ -26,6 +26,7 @@ Reading = tuple[dict[str, Any], Mapping[str, NDArray[Any]]]
 Value = str | int | bool
 _T = TypeVar("_T", str, int, bool)
 _MOST_LISTED = 8
+_OF_THE_COMMAND = {"layout": "layouts"}  # options whose names in Python differ
 _OF_LOAD = ("quantizers", "force", "architecture", "isolate")
 
 
@@ -151,6 +152,8 @@ class Exporter:
                 has = f"its options are: {', '.join(known)}" if known else "it has none"
                 if name in _OF_LOAD:
                     has = f"{name} is an option of qmath.load: export what it returns"
+                elif name in _OF_THE_COMMAND:
+                    has = f"in qmath.export it is called {_OF_THE_COMMAND[name]}"
                 raise OutputError(f"the format {self.name!r} has no option {name!r}; {has}")
             if not known[name].takes(value):
                 raise OutputError(

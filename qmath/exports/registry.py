@@ -57,8 +57,13 @@ def exporter_class(
     OutputError
         There is no such format, or the package that adds it is at fault.
     """
-    if isinstance(format, type):
+    if isinstance(format, type) and issubclass(format, Exporter):
         return format
+    if format is not None and not isinstance(format, str):
+        raise OutputError(
+            f"format must be the name of one, or a subclass of qmath.exports.Exporter, got "
+            f"{format!r}; the names are: {', '.join(formats())}"
+        )
     key = (format if format is not None else Path(output).suffix[1:]).lower()
     if key in FORMATS:
         module, _, name = FORMATS[key].partition(":")

@@ -14,7 +14,7 @@ from qmath.errors import OutputError, QmathError
 from qmath.exports.bundle import Bundle, fitting, quantize_model
 from qmath.exports.exporter import Exporter
 from qmath.exports.output import folder
-from qmath.exports.output.atomic import check_output, replacing, replacing_folder
+from qmath.exports.output.atomic import as_path, check_output, replacing, replacing_folder
 from qmath.exports.registry import exporter_class
 from qmath.integer.deployment import VECTOR_BYTES
 from qmath.integer.whole_inputs import Vectors
@@ -100,7 +100,7 @@ def export(
     >>> bundle.tensors["conv1/kernel"].values.dtype
     dtype('int8')
     """
-    target = Path(output)
+    target = as_path(output)
     exporter = exporter_class(target, format)(**options)
     sources = (model.source,) if isinstance(model, QatModel) else (model,)
     check_outputs(target, exporter, overwrite=overwrite, sources=sources)

@@ -16,6 +16,13 @@ from qmath._progress import Progress
 from qmath._text import html_table
 from qmath.containers.stored_arrays import Rows
 from qmath.errors import QmathError
+from qmath.integer.arguments import (
+    check_against,
+    check_reducers,
+    check_workers,
+    kept_names,
+    labels_of,
+)
 from qmath.integer.claiming import claimed
 from qmath.integer.comparison import Comparison, compare_stream
 from qmath.integer.cuts import Layers, bind, checked_cuts, checked_layers, missing
@@ -37,7 +44,7 @@ from qmath.integer.reducers import Accuracy, Activation, Activations, Kept, Redu
 from qmath.integer.resuming import Resumption, Sink
 from qmath.integer.running import Running, Totals
 from qmath.integer.shards import reduced
-from qmath.integer.streams import Data, Stream, chosen_inputs, opened, rows_of
+from qmath.integer.streams import Data, Stream, chosen_inputs, opened
 from qmath.kernels._arrays import as_array
 from qmath.model import QatModel
 from qmath.readers.source import as_model
@@ -199,6 +206,10 @@ def run(
     engine : callable, optional
         What makes the program ready to run; `qmath.run` takes it by its name.
     """
+    check_workers(workers)
+    check_reducers(reducers)
+    kept_file = None if resume is None else Resumption(resume, sink)
+    beside = labels_of(labels)
     data = opened(inputs)
     program = program_of(
         model,
@@ -207,7 +218,6 @@ def run(
         layers=layers,
     )
     judged = profile_named(profile, **options)
-    beside = {} if labels is None else {"labels": rows_of(labels, "labels")}
     made = engine(program, judged)
     stream = Stream(made, _chosen(program, inputs, data), cuts, beside)
     stream.check()
@@ -215,10 +225,9 @@ def run(
         raise QmathError(
             f"the engine {made.engine!r} computes in this process: leave out workers and executor"
         )
-    own: list[Reducer] = [Kept(_kept(program, keep))]
+    own: list[Reducer] = [Kept(kept_names(program, keep))]
     own += [Activations(program.quantized)] if activations else []
     own += [Accuracy.of(program)] if labels is not None else []
-    kept_file = None if resume is None else Resumption(resume, sink)
     after = None if sink is None else _into(sink, program)
     with claimed(kept_file.path if kept_file else None):
         total = reduced(
@@ -308,6 +317,9 @@ def diff(
     >>> sum(layer.teacher_forced for layer in comparison.layers)
     0
     """
+    check_workers(workers)
+    check_against(against)
+    kept_file = None if resume is None else Resumption(resume)
     data = opened(inputs)
     shapes = _shapes(data) | _shapes(checked_cuts(cuts))
     program = program_against(model, None if axes else against, shapes, layers)
@@ -315,7 +327,6 @@ def diff(
     stream = Stream(Executor(program, judged), _chosen(program, inputs, data), cuts)
     stream.check()
     reference = _reference(stream, against, axes)
-    kept_file = None if resume is None else Resumption(resume)
     with claimed(kept_file.path if kept_file else None):
         comparison = compare_stream(
             stream, reference, progress, workers=workers, executor=executor, resume=kept_file
@@ -367,6 +378,8 @@ def element(
     >>> found.tensor, found.index, found.integers["exact"], f"{float(found.step):.4f}"
     ('conv1/post_activation', (0, 3, 3, 5), 86, '-33.7898')
     """
+    if against is not None:
+        check_against(against)
     data = opened(inputs)
     shapes = _shapes(data) | _shapes(checked_cuts(cuts))
     program = program_against(model, None if axes else against, shapes, layers)
@@ -458,7 +471,7 @@ def profile_named(name: str, **options: Any) -> Profile:
     >>> profile_named("integer", multiplier_bits=16)
     Integer(multiplier_bits=16)
     """
-    if name not in PROFILES:
+    if not isinstance(name, str) or name not in PROFILES:
         raise QmathError(f"there is no profile {name!r}; use one of: {', '.join(PROFILES)}")
     for option in options:
         if option not in inspect.signature(PROFILES[name]).parameters:
@@ -472,19 +485,6 @@ def _chosen(program: Program, inputs: Data, data: Any) -> Any:
     if isinstance(inputs, (str, os.PathLike)):
         return chosen_inputs(os.fspath(inputs), data, program)
     return data
-
-
-def _kept(program: Program, keep: Collection[str] | None) -> frozenset[str] | None:
-    if keep is None:
-        return None
-    names = [step.name for step in program.steps]
-    for name in keep:
-        if isinstance(keep, str) or name not in names:
-            raise QmathError(
-                f"keep has {keep if isinstance(keep, str) else name!r}, which is none of the "
-                f"model's tensors: {', '.join(names)}"
-            )
-    return frozenset(keep)
 
 
 def _shapes(inputs: Any) -> dict[str, tuple[int, ...]]:

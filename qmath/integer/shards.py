@@ -25,6 +25,7 @@ from weakref import WeakKeyDictionary
 
 from qmath._progress import Progress
 from qmath.errors import QmathError
+from qmath.integer.arguments import check_workers
 from qmath.integer.resuming import Keepable, Resumption
 from qmath.integer.streams import Part, Stream
 
@@ -92,8 +93,7 @@ def reduced(
     QmathError
         As the job; a process was lost twice with the same examples.
     """
-    if workers < 1:
-        raise QmathError(f"workers must be 1 or more, got {workers}")
+    check_workers(workers)
     tally = _Tally(job, stream, progress, resume, after)
     try:
         if executor is None and workers == 1:

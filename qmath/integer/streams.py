@@ -200,7 +200,13 @@ class Stream:
         start, reach = 0, InputReach(self.executor.given)
         for batch in batches:
             inputs = dict(_named(self.executor.given, batch))
-            count = len(as_array(next(iter(inputs.values())), "the data"))
+            shape = as_array(next(iter(inputs.values()), ()), "the data").shape
+            if not inputs or not shape:
+                raise QmathError(
+                    f"the batch behind {start} examples is {batch!r}; give arrays (N, …), or "
+                    "mappings of them by the inputs' names"
+                )
+            count = shape[0]
             rows = slice(start, start + count)
             arrays = self.executor.converted({**inputs, **_cut(self._arrays, rows)})
             beside = _cut(self._beside, rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,8 +31,12 @@ def check_vectors(vectors: Vectors) -> None:
     Raises
     ------
     QmathError
-        A number of inputs is negative or too large.
+        A number of inputs is negative or too large, or they are neither.
     """
+    if isinstance(vectors, (bool, np.bool_, float, str, bytes, os.PathLike)):
+        raise QmathError(
+            f"vectors must be how many test vectors to draw, or arrays of inputs, got {vectors!r}"
+        )
     if isinstance(vectors, int) and not 0 <= vectors <= MOST_VECTORS:
         raise QmathError(f"the number of test vectors must be 0 to {MOST_VECTORS}, got {vectors}")
 

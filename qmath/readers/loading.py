@@ -11,7 +11,7 @@ from qmath.errors import QmathError
 from qmath.kernels.builds import Build, check_build
 from qmath.model import QatModel, with_build, with_shapes
 from qmath.readers.dispatch import read_model
-from qmath.readers.records import ModelFile
+from qmath.readers.records import ModelFile, check_told
 from qmath.readers.settings.resolve import resolve
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def load(
     >>> model.tensors["conv1/kernel"].spec.num_bits
     4
     """
+    check_told(quantizers, shapes)
     source = _text(path)
     beside = None if architecture is None else _text(architecture)
     file = ModelFile(source, beside, isolate, quantizers or {}, check_build(build))

@@ -20,7 +20,16 @@ from qmath.model import QuantizedTensor, Role, StoredIntegers
 from qmath.readers.architecture.config import LayerFacts
 from qmath.readers.architecture.parsing import Architecture, read_architecture_file
 
-__all__ = ["ASKED", "SOURCES", "Fact", "ModelFile", "Reading", "StoredLayer", "StoredTensor"]
+__all__ = [
+    "ASKED",
+    "SOURCES",
+    "Fact",
+    "ModelFile",
+    "Reading",
+    "StoredLayer",
+    "StoredTensor",
+    "check_told",
+]
 
 ASKED = "live quantizer, asked"
 # The first that states a field is shown as its provenance. With `force`, the user comes first.
@@ -33,6 +42,22 @@ SOURCES = (
     "user",
     "range ratio",
 )
+
+
+def check_told(quantizers: object, shapes: object) -> None:
+    """Raise unless what the user tells is by name.
+
+    Raises
+    ------
+    QmathError
+        It is no mapping; what it holds is checked where it is used.
+    """
+    for argument, told, expected in (
+        ("quantizers", quantizers, "{'MyConfig.weights': LastValueQuantizer(…)}"),
+        ("shapes", shapes, "{'image': (32, 32, 3)}"),
+    ):
+        if told is not None and not isinstance(told, Mapping):
+            raise QmathError(f"{argument} must be a mapping by names, {expected}, got {told!r}")
 
 
 @dataclass(frozen=True)

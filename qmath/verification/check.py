@@ -149,8 +149,10 @@ def verify(
     ...     qmath.verify("reference/samples/question.h5", f"{folder}/model.npz").ok
     True
     """
+    from qmath.exports.output.atomic import as_path
+
+    path = as_path(output)
     source = as_model(model)
-    path = Path(output)
     forward = None if against is None else read_forward(against)
     check = Check(path.name, forward)
     try:

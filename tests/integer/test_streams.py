@@ -290,7 +290,7 @@ def test_shards_take_about_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
         (iter([IMAGES[:9], IMAGES[:9, :4]]), {}, "must have shape (N, 8, 8, 1), got (9, 4, 8, 1)"),
         (iter([IMAGES * 200]), {}, "lie outside the range [0, 1]"),
         (Sliced(IMAGES * 200), {}, "lie outside the range [0, 1]"),
-        (IMAGES, {"keep": "flatten"}, "keep has 'flatten'"),
+        (IMAGES, {"keep": "flatten"}, "keep must be a list of tensors' names, got 'flatten'"),
     ],
 )
 def test_what_does_not_fit_is_an_error(data: Any, options: dict[str, Any], words: str) -> None:

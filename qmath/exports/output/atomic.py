@@ -12,14 +12,28 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from qmath.errors import OutputError
+from qmath.errors import OutputError, QmathError
 from qmath.exports.output.folder import foreign_entry
 from qmath.exports.output.temporary import Aside, Temporary
 
-__all__ = ["check_output", "move", "replacing", "replacing_folder"]
+__all__ = ["as_path", "check_output", "move", "replacing", "replacing_folder"]
 
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux
 _HERE = -100  # AT_FDCWD
+
+
+def as_path(output: str | os.PathLike[str]) -> Path:
+    """Return the path of an exported file or folder.
+
+    Raises
+    ------
+    QmathError
+        It is none.
+    """
+    try:
+        return Path(output)
+    except TypeError:
+        raise QmathError(f"output must be the path of a file or folder, got {output!r}") from None
 
 
 def check_output(

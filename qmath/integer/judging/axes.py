@@ -33,6 +33,10 @@ def arranged(
     QmathError
         A shape does not fit, or only in an order that is not stated.
     """
+    if not isinstance(axes, (str, Mapping, type(None))) or (
+        isinstance(axes, Mapping) and not all(isinstance(x, str) for x in (*axes, *axes.values()))
+    ):
+        raise QmathError(f"axes must be an order, 'NCHW', or {{TENSOR: order}}, got {axes!r}")
     stated = {"": axes} if isinstance(axes, str) else dict(axes or {})
     common = stated.pop("", None)
     orders = {tensor_named(program, name): order for name, order in stated.items()}

@@ -29,7 +29,7 @@ from qmath.readers.completion import (
 from qmath.readers.keras.asking import ask_activation, ask_weight, misplaced
 from qmath.readers.keras.by_name import own_names
 from qmath.readers.keras.used import holds
-from qmath.readers.records import StoredTensor
+from qmath.readers.records import StoredTensor, check_told
 from qmath.readers.settings.facts import QuantizerSettings, settings_of
 from qmath.readers.settings.resolve import resolve
 
@@ -88,6 +88,7 @@ def from_keras(
             f"from_keras takes a Keras model, not {type(model).__name__}; for a file "
             f"there is qmath.load"
         )
+    check_told(quantizers, shapes)
     name = type(model).__name__
     architecture = _architecture(model)
     if not getattr(model, "built", True):

@@ -193,8 +193,15 @@ def _document(result: Run, needs: Mapping[str, Mapping[str, Any]]) -> dict[str, 
         "constants": needs,
         "float_layers": dict(program.float_layers),
         "missing": {name: list(needing) for name, needing in result.missing.items()},
-        "notes": list(program.notes),
+        "notes": _notes(result),
     }
+
+
+def _notes(result: Run) -> list[str]:
+    if result.examples:
+        return list(result.program.notes)
+    none = "the data hold no examples, so nothing was computed, and there is no accuracy"
+    return [*result.program.notes, f"{none}; check DATA"]
 
 
 def _needs(constants: FixedPoint) -> dict[str, Any]:
@@ -223,7 +230,7 @@ def _render(result: Run, needs: Mapping[str, Mapping[str, Any]]) -> None:
         show(f"{'a cut point' if name in cuts else 'in float32'}: {name}; {remedy}")
     for name, needing in result.missing.items():
         show(f"not computed, for want of {name}: {', '.join(needing) or 'what follows it'}")
-    for note in result.program.notes:
+    for note in _notes(result):
         show(f"note: {note}")
 
 

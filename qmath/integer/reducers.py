@@ -346,6 +346,8 @@ def _measure(use: _Use, reals: Array, integers: Array, params: QuantParams) -> N
 
 def _exact_sum(values: Array) -> int:
     """Return the sum of each example's float64 sum, exactly, in units of ``2**-1128``."""
+    if not len(values):
+        return 0
     parts, exponents = np.frexp(values.reshape(len(values), -1).sum(axis=1))
     whole = np.ldexp(parts, 53).astype(np.int64)
     return sum(

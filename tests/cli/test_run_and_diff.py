@@ -83,6 +83,18 @@ def test_every_profile_runs(profile):
     assert "dense/post_activation: 360 examples of shape (10,)" in result.stdout
 
 
+def test_a_run_of_no_examples_says_so(tmp_path):
+    data = tmp_path / "none.npz"
+    np.savez(data, images=np.zeros((0, 8, 8, 1), np.float32), labels=np.zeros(0, np.int64))
+    arguments = ["run", SAMPLES / "default8.h5", data, "--labels", "labels", "--activations"]
+    result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    words = "the data hold no examples, so nothing was computed, and there is no accuracy"
+    assert f"note: {words}; check DATA\n" in result.stdout
+    assert words in run(*arguments, "--json").stdout
+    assert words not in run("run", SAMPLES / "default8.h5", DATA).stdout
+
+
 def test_diff_of_profiles():
     result = run("diff", SAMPLES / "default8.h5", DATA, "--against", "exact")
     assert result.exit_code == 0, result.output

@@ -114,6 +114,12 @@ class Resumption:
             "versions": [__version__, np.__version__],
         }
         if not self.path.exists():
+            if (new := _unfinished(self.path)).exists():
+                raise QmathError(
+                    f"{new} exists, and {self.path} does not, which is written under that name "
+                    f"first; remove {new} if nobody needs it, or give --resume (resume=) another "
+                    "name"
+                )
             return
         found = _read(self.path)
         for name, words in {
@@ -212,7 +218,7 @@ def _write(path: Path, tree: Mapping[str, Any]) -> None:
         return value.item()  # a NumPy scalar
 
     text = json.dumps(tree, default=plain)
-    unfinished = path.with_name(f"{path.name}.new")
+    unfinished = _unfinished(path)
     try:
         with open(unfinished, "wb") as file:
             np.savez(file, state=np.frombuffer(text.encode(), np.uint8), **arrays)
@@ -224,6 +230,10 @@ def _write(path: Path, tree: Mapping[str, Any]) -> None:
             f"cannot write {path}: {error.strerror or error}; check the folder's permissions and "
             "free space"
         ) from error
+
+
+def _unfinished(path: Path) -> Path:
+    return path.with_name(f"{path.name}.new")
 
 
 def _read(path: Path) -> dict[str, Any]:

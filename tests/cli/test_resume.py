@@ -104,7 +104,10 @@ def test_what_is_beside_no_state_is_the_users(tmp_path):
     assert f"{own} exists, and {done} does not" in refused(*arguments)
     assert own.read_bytes() == b"mine"
     assert list(tmp_path.iterdir()) == [own]
-    lock = own.rename(tmp_path / "done.lock")
+    new = own.rename(tmp_path / "done.new")
+    assert f"{new} exists, and {done} does not" in refused(*arguments)
+    assert list(tmp_path.iterdir()) == [new]
+    lock = new.rename(tmp_path / "done.lock")
     assert f"{lock} is not empty" in refused(*arguments)
     assert lock.read_bytes() == b"mine"
 

@@ -96,6 +96,11 @@ def load(
     >>> model.tensors["conv1/kernel"].spec.num_bits
     4
     """
+    if hasattr(path, "layers") and hasattr(path, "get_config"):
+        raise QmathError(
+            f"a model is read from the path of a file, and this is a live {type(path).__name__}; "
+            "for one, there is qmath.from_keras(model)"
+        )
     check_told(quantizers, shapes)
     source = _text(path)
     beside = None if architecture is None else _text(architecture)

@@ -348,3 +348,9 @@ def test_what_is_refused() -> None:
     custom = Dense("c", *QuantizeWrapperV2(dense(), {"kernel": LAST}).non_trainable_weights)
     with pytest.raises(QmathError, match="layer c holds quantized layers"):
         from_keras(Model(custom))
+
+
+@pytest.mark.parametrize("verb", [qmath.load, qmath.inspect])
+def test_what_reads_files_points_to_from_keras(verb: Any) -> None:
+    with pytest.raises(QmathError, match=r"a live Model; .* qmath\.from_keras\(model\)"):
+        verb(Model(dense()))

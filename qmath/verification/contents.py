@@ -10,7 +10,7 @@ notes, the source's file name and qmath's version are not compared.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
@@ -25,11 +25,14 @@ from qmath.integer.profiles.fixed import Integer
 from qmath.integer.program import FloatStep
 from qmath.kernels import exact, fake_quant
 from qmath.model import Float32Array, Node, QatModel, QatTensor
+from qmath.readers.records import ASKED
 from qmath.verification.forward import Forward, difference, differing_names
 
 __all__ = ["FORCED", "SAME_OPTIONS", "USER", "Check", "object_in"]
 
 SAME_OPTIONS = "verify with the options that export had"
+_EDITED = "the file was edited or cut; export again"
+_OTHER_MODEL = "the file was made from another model, or with another --architecture"
 FORCED = "user, forced"  # the same of settings that contradict the file
 USER = "user"  # the provenance of settings that no file holds
 _FORMULA = "(values.astype(np.int32) - zero_point).astype(np.float32) * scale"
@@ -59,6 +62,8 @@ class Check:
         self.name = name
         self.forward = forward
         self.signed = True
+        self.is_live = False  # one side of a live model, and the other of a file
+        self.remedies: set[str] = set()  # that were given
         self.classes: dict[str, str] = {}
         self.tensors = self.elements = self.near_ties = self.differing = 0
         self.differences: list[str] = []
@@ -67,22 +72,31 @@ class Check:
         """Note a difference unless `found` equals `expected`."""
         if found == expected:
             return True
-        self.differences.append(
-            f"{what}: the file holds {found!r}, the model gives {expected!r}"
-            + (f"; {remedy}" if remedy else "")
-        )
+        self.differ(f"{what}: the file holds {found!r}, the model gives {expected!r}", remedy)
         return False
 
-    def expect_names(self, what: str, found: Iterable[str], expected: Iterable[str]) -> None:
-        """Note a difference between two sets of names."""
-        for names, word in (
-            (set(expected) - set(found), "missing"),
-            (set(found) - set(expected), "unexpected"),
+    def differ(self, difference: str, remedy: str) -> None:
+        """Note a difference, with its remedy unless one before it had the same."""
+        is_new = remedy and remedy not in self.remedies
+        self.differences.append(f"{difference}; {remedy}" if is_new else difference)
+        self.remedies.add(remedy)
+
+    def expect_names(
+        self, what: str, found: Set[str], expected: Set[str], listed: Set[str] | None = None
+    ) -> None:
+        """Note a difference between two sets of names.
+
+        Of arrays, what the manifest has `listed`, too: options change both alike.
+        """
+        known = found if listed is None else listed
+        for names, word, remedy in (
+            (expected - found - known, "missing", SAME_OPTIONS),
+            ((expected - found) & known, "missing", _EDITED),
+            ((found - expected) & known, "unexpected", SAME_OPTIONS),
+            (found - expected - known, "unexpected", _EDITED),
         ):
             if names:
-                self.differences.append(
-                    f"{what}: {', '.join(sorted(names))} {word}; {SAME_OPTIONS}"
-                )
+                self.differ(f"{what}: {', '.join(sorted(names))} {word}", remedy)
 
     def compare_model(
         self,
@@ -95,21 +109,19 @@ class Check:
         """Compare everything; `deployed` is the integer model lowered again."""
         options = object_in(manifest, "options", self.name)
         self.signed = options.get("signed") is not False
+        self.compare_source(object_in(manifest, "source", self.name), model)
         self.expect("build", options.get("build", "tf"), model.build, SAME_OPTIONS)
         self.classes = {n.layer: n.class_name for n in (model.graph.nodes if model.graph else ())}
         self.expect("reconstruction", manifest.get("reconstruction"), _FORMULA)
         self.expect("format_version", manifest.get("format_version"), 1)
-        self.expect(
-            "source sha256",
-            object_in(manifest, "source", self.name).get("sha256"),
-            model.sha256,
-            "the file was made from another model",
-        )
         entries = object_in(manifest, "tensors", self.name)
-        self.expect_names("tensors in the manifest", entries, model.tensors)
-        keys = [key for tensor in model.tensors.values() for key in _keys(tensor)]
+        self.expect_names("tensors in the manifest", entries.keys(), model.tensors.keys())
+        keys = {key for tensor in model.tensors.values() for key in _keys(tensor)}
         constants = {**deployed.constants, **deployed.vectors}
-        self.expect_names("arrays", arrays, [*keys, *constants])
+        listed = {key for name, entry in entries.items() for key in _listed(name, entry)}
+        if manifest.get("program") == deployed.description:
+            listed |= constants.keys()
+        self.expect_names("arrays", arrays.keys(), keys | constants.keys(), listed)
         for name, tensor in with_progress(model.tensors.items(), progress):
             if name in entries and all(key in arrays for key in _keys(tensor)):
                 self.tensors += 1
@@ -125,6 +137,13 @@ class Check:
                 self.compare_floats(key, held, expected)
         self.compare_program(manifest.get("program"), deployed.description)
         self.compare_directed(manifest, arrays, deployed)
+
+    def compare_source(self, source: dict[str, Any], model: QatModel) -> None:
+        """Compare the digests of the files that were read; a live model has none."""
+        found, expected = source.get("sha256"), model.sha256
+        self.is_live = (found is None) != (expected is None)
+        if not self.is_live and not self.expect("source sha256", found, expected, _OTHER_MODEL):
+            self.remedies.add(SAME_OPTIONS)  # which would not help
 
     def compare_directed(
         self, manifest: dict[str, Any], arrays: Arrays, deployed: Deployment
@@ -218,7 +237,8 @@ class Check:
         for field in sorted(provenance.keys() | tensor.provenance.keys()):
             found, source = provenance.get(field), tensor.provenance.get(field)
             is_told = found == USER and str(source).startswith("assumed")
-            if [found, source] not in _EQUAL_EVIDENCE and not is_told:
+            is_asked = self.is_live and ASKED in (found, source)  # and not read in a file
+            if [found, source] not in _EQUAL_EVIDENCE and not is_told and not is_asked:
                 self.expect(f"provenance of {tensor.name}: {field}", found, source, SAME_OPTIONS)
 
     def compare_array(
@@ -379,6 +399,15 @@ def _keys(tensor: QatTensor) -> Iterator[str]:
     if tensor.role != "float" and tensor.spec.is_complete:
         yield f"{tensor.name}.scale"
         yield f"{tensor.name}.zero_point"
+
+
+def _listed(name: str, entry: Any) -> Iterator[str]:
+    """Yield the names of a tensor's arrays by its entry in the manifest."""
+    if isinstance(entry, dict) and entry.get("role") in ("float", "weight"):
+        yield name
+    if isinstance(entry, dict) and entry.get("scale_bits"):
+        yield f"{name}.scale"
+        yield f"{name}.zero_point"
 
 
 def object_in(owner: dict[str, Any], key: str, name: str) -> dict[str, Any]:

@@ -112,7 +112,8 @@ class KerasZip:
     Raises
     ------
     FileFormatError
-        It is not a zip file, or its directory is damaged, hostile or names a member twice.
+        It is not a zip file, or one of arrays, or its directory is damaged, hostile or names a
+        member twice.
     """
 
     def __init__(self, path: str) -> None:
@@ -127,6 +128,11 @@ class KerasZip:
             ):
                 members: list[zipfile.ZipInfo] = archive.infolist()
         self._members = {member.filename: member for member in members}
+        if members and all(name.endswith(".npy") for name in self._members):
+            raise FileFormatError(
+                f"{path}: this is an archive of arrays (.npz), which is data or an export, and no "
+                "model; a pattern of files of data is quoted: 'shards/*.npz'"
+            )
         if len(self._members) < len(members):
             raise FileFormatError(
                 f"{path}: two members of the zip file have one name; the file was edited, save "

@@ -20,6 +20,7 @@ _SUPPORTED = (
 )
 HDF5 = b"\x89HDF\r\n\x1a\n"
 ZIP = b"PK\x03\x04"
+_NPY = b"\x93NUMPY"
 # The first field, which is the schema version, and the tag of the second.
 SAVED_MODEL = b"\x08\x01\x12"
 
@@ -95,6 +96,11 @@ def _name_other(path: str, head: bytes) -> str:
         return f"one shard of a TensorFlow checkpoint, to be read by its prefix {stem}"
     if not head:
         return "an empty file"
+    if head.startswith(_NPY):
+        return (
+            "an array (.npy), which is data, and no model; a pattern of files of data is quoted: "
+            "'shards/*.npy'"
+        )
     if head.lstrip().startswith(b"{"):
         return (
             "JSON, such as an architecture, which belongs to weights in another file (give it "

@@ -126,6 +126,12 @@ def test_compression_is_refused(path: str) -> None:
         KerasZip(path).read("config.json", 1 << 30)
 
 
+def test_arrays_are_no_model(tmp_path: Path) -> None:
+    path = write(tmp_path / "images.npz", {"x.npy": b"", "y.npy": b""}, zipfile.ZIP_DEFLATED)
+    with pytest.raises(FileFormatError, match=r"images.npz: .* arrays .*, which is data.*'shards/"):
+        KerasZip(path)
+
+
 def test_duplicates_are_refused(path: str) -> None:
     with (
         zipfile.ZipFile(path, "a") as archive,

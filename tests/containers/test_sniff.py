@@ -77,6 +77,7 @@ def test_kinds(path: Path, make: Callable[[Path], Path], kind: str) -> None:
         (holding(b"hello\n" * 100), "no file that Keras"),
         (holding(b""), "empty"),
         (holding(b"PK"), "no file that Keras"),
+        (holding(b"\x93NUMPY\x01\0v\0"), "an array .*, which is data.* 'shards/"),
         (holding(b'{"class_name": "Functional"}'), "such as an architecture"),
         (directory(), "neither a SavedModel nor a checkpoint"),
         (directory("saved_model.pbtxt"), "text form"),

@@ -25,7 +25,7 @@ from qmath.integer.profiles.fixed import Integer
 from qmath.integer.program import FloatStep
 from qmath.kernels import exact, fake_quant
 from qmath.model import Float32Array, Node, QatModel, QatTensor
-from qmath.readers.records import ASKED
+from qmath.readers.records import SOURCES
 from qmath.verification.forward import Forward, difference, differing_names
 
 __all__ = ["FORCED", "SAME_OPTIONS", "USER", "Check", "object_in"]
@@ -237,7 +237,8 @@ class Check:
         for field in sorted(provenance.keys() | tensor.provenance.keys()):
             found, source = provenance.get(field), tensor.provenance.get(field)
             is_told = found == USER and str(source).startswith("assumed")
-            is_asked = self.is_live and ASKED in (found, source)  # and not read in a file
+            # A live model is asked what a file is read for.
+            is_asked = self.is_live and _is_provenance(found) and _is_provenance(source)
             if [found, source] not in _EQUAL_EVIDENCE and not is_told and not is_asked:
                 self.expect(f"provenance of {tensor.name}: {field}", found, source, SAME_OPTIONS)
 
@@ -399,6 +400,10 @@ def _keys(tensor: QatTensor) -> Iterator[str]:
     if tensor.role != "float" and tensor.spec.is_complete:
         yield f"{tensor.name}.scale"
         yield f"{tensor.name}.zero_point"
+
+
+def _is_provenance(word: object) -> bool:
+    return isinstance(word, str) and (word in SOURCES or word.startswith("assumed"))
 
 
 def _listed(name: str, entry: Any) -> Iterator[str]:

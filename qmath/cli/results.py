@@ -63,6 +63,25 @@ class Verb(click.Command):
             ),
         ]
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse; an error names this verb, and of two arguments the one that is missing.
+
+        Where MODEL... is followed by another, click takes one alone for the latter.
+        """
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.MissingParameter as error:
+            last = next((p for p in reversed(self.params) if p.param_type_name == "argument"), None)
+            if last is not None and error.param is not last:
+                values, *_ = self.make_parser(ctx).parse_args(given)
+                if isinstance(values.get(last.name or ""), str):
+                    error.param = last
+            raise
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
     def invoke(self, ctx: click.Context) -> int:
         """Call the function and print its results; return the exit status."""
         as_json, quiet = ctx.params.pop("as_json"), ctx.params.pop("quiet")

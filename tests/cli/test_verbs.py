@@ -301,6 +301,19 @@ def test_wrong_usage_is_one_line(args):
     assert re.search(r"see qmath.* --help$", fails(*args))
 
 
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["run", QUESTION], "Missing argument 'DATA'; see qmath run --help"),
+        (["verify", QUESTION], "Missing argument 'OUTPUT'; see qmath verify --help"),
+        (["run"], "Missing argument 'MODEL...'"),
+        (["run", QUESTION, "data.npz", "--keep"], "requires an argument; see qmath run --help"),
+    ],
+)
+def test_what_is_missing_is_named(args, words):
+    assert words in fails(*args)
+
+
 def test_inspect_writes_a_page(tmp_path):
     page = tmp_path / "report.html"
     result = run("inspect", QUESTION, "--html", page)

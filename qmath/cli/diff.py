@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from qmath.cli.completion import runs
 from qmath.cli.models import ModelArgument, model_argument
 from qmath.cli.results import Result, Verb
 from qmath.cli.settings import CUT, PROFILE, PROFILES_HELP, given, profile_options
@@ -67,6 +68,7 @@ def _has_op(args: Sequence[str]) -> bool:
 @click.option(
     "--against",
     metavar="PROFILE|[TENSOR=]FILE|FOLDER",
+    shell_complete=runs,
     help="Another profile; a deployed .tflite, whose kernels are compared, too; or your own "
     "integers, or what `python -m reference.dump` wrote from the live model: an .npz, .npy or raw "
     "file, or a folder with a file of each tensor. Default: exact. Of several models: a folder, "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qmath.cli.completion import formats
+from qmath.cli.completion import format_options, formats
 from qmath.cli.models import ModelArgument, model_argument, suffix_of
 from qmath.cli.results import Result, Verb
 from qmath.cli.text import advancing, count, printable, show
@@ -55,6 +55,7 @@ Examples:
     "format_options",
     multiple=True,
     metavar="NAME=VALUE",
+    shell_complete=format_options,
     help="An option of the format, such as packing=nibbles. Repeatable.",
 )
 @click.option(

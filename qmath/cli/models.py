@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from qmath.cli.completion import keys
+from qmath.cli.completion import builds, keys
 from qmath.cli.results import each
 from qmath.cli.settings import read_settings
 from qmath.errors import QmathError
@@ -155,6 +155,7 @@ def model_argument(function: _Function) -> _Function:
             "--build",
             default="tf",
             metavar="BUILD",
+            shell_complete=builds,
             help="Whose kernels trained the model: tf (TensorFlow from 2.6 on, eager; the "
             "default), tf<2.6, xla-cpu (jit_compile) or xla-cpu-nofma.",
         ),

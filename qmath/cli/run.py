@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from qmath.cli.completion import tensors
+from qmath.cli.completion import kept
 from qmath.cli.models import ModelArgument, model_argument
 from qmath.cli.results import Result, Verb
 from qmath.cli.settings import CUT, PROFILE, PROFILES_HELP, given, profile_options
@@ -60,7 +60,7 @@ __all__ = ["run"]
     "--keep",
     multiple=True,
     metavar="outputs|TENSOR",
-    shell_complete=tensors,
+    shell_complete=kept,
     help="Of the tensors, write these alone. Repeatable.",
 )
 @worker_options

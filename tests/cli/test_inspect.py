@@ -10,9 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.shell_completion import ShellComplete
 from rich.cells import cell_len
 
 import qmath
+from qmath.cli.app import app
 from qmath.cli.inspect import same_cells
 from qmath.inspection.cells import cells
 from qmath.inspection.report import Row
@@ -59,7 +61,7 @@ SHELLS = {
 }
 LINES = {
     "qmath export model.h5 --format qo": ["qonnx"],
-    f"qmath run {QUESTION} data.npz --keep conv1/k": ["conv1/kernel"],
+    f"qmath run {QUESTION} data.npz --keep conv1/p": ["conv1/post_activation"],
     f"qmath export {QUESTION} --quantizer dw1/d": ["dw1/depthwise_kernel="],
     "qmath run there-is-none.h5 --keep conv1/k": [],
 }
@@ -81,3 +83,26 @@ def test_shells_complete_formats_and_names(shell: str, line: str, tmp_path: Path
     assert done.returncode == 0, done.stderr
     found = [word for word in done.stdout.split() if word not in ("plain", "_")]
     assert found == LINES[line]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            f"run {QUESTION.with_name('default8.h5')} data.npz --keep",
+            ["outputs", "quantize_layer/output", "conv1/post_activation", "relu6/output", "flatten",
+             "dense/post_activation"],
+        ),
+        (f"run {QUESTION} data.npz --quantizer My", ["MyConfig.weights=", "MyConfig.activation="]),
+        (f"export {QUESTION} -o model.c --option pack", ["packing="]),
+        (f"export {QUESTION} --format npz --option pack", []),
+        (f"inspect {QUESTION} --build xla", ["xla-cpu", "xla-cpu-nofma"]),
+        (f"diff {QUESTION} data.npz --against tf", ["tf", "tflite", "tflm"]),  # files, first
+    ],
+)  # fmt: skip
+def test_what_is_completed(line: str, words: list[str]) -> None:
+    *given, last = line.split()
+    if last.startswith("--"):
+        given, last = [*given, last], ""
+    items = ShellComplete(app, {}, "qmath", "_QMATH_COMPLETE").get_completions(given, last)
+    assert [item.value for item in items] == words

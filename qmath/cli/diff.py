@@ -13,6 +13,7 @@ from qmath.cli.completion import runs
 from qmath.cli.models import ModelArgument, model_argument
 from qmath.cli.results import Result, Verb
 from qmath.cli.settings import CUT, PROFILE, PROFILES_HELP, given, profile_options
+from qmath.cli.tables import NUMBER, Column, numbers, tables
 from qmath.cli.text import advancing, console, count, printable, show
 from qmath.cli.workers import check_resumed, computing, resuming, worker_options
 
@@ -23,7 +24,15 @@ if TYPE_CHECKING:
 __all__ = ["diff"]
 
 _SHOWN = 5
-_COLUMNS = ("integers", "teacher-forced", "free-running", "largest", "to tie", "noise")
+_COLUMNS = {
+    "integers": NUMBER,
+    "teacher forced": Column(is_number=True, most=8),
+    "free running": Column(is_number=True, most=8),
+    **numbers("largest", "to tie", "noise"),
+}
+_OF_KERNELS = numbers("integers", "differ", "by steps", "bits", "scales") | {
+    "the converter's": Column(most=20)
+}
 
 
 class _Diff(Verb):
@@ -194,22 +203,21 @@ def _layer(layer: LayerDifference) -> dict[str, Any]:
 
 
 def _render(comparison: Comparison, own: str, reference: str) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("tensor", overflow="fold")
-    for title in _COLUMNS:
-        table.add_column(title, justify="right")
+    rows = []
     for layer in comparison.layers:
         tie, noise = (
             "" if value is None else f"{value:.1e}" for value in (layer.farthest_tie, layer.noise)
         )
-        table.add_row(
+        cells = (
             printable(layer.name), f"{layer.elements:,}", f"{layer.teacher_forced:,}",
             f"{layer.free_running:,}", str(layer.largest), tie, noise,
         )  # fmt: skip
+        rows.append(dict(zip(("tensor", *_COLUMNS), cells, strict=True)))
     out = console()
-    out.print(table)
+    for i, table in enumerate(tables(rows, _COLUMNS, out)):
+        if i:
+            out.print()
+        out.print(table)
     if comparison.kernels:
         _render_kernels(comparison)
     first = comparison.first
@@ -234,24 +242,20 @@ def _render(comparison: Comparison, own: str, reference: str) -> None:
 
 
 def _render_kernels(comparison: Comparison) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("kernel", overflow="fold")
-    for title in ("integers", "differ", "by steps", "bits", "scales"):
-        table.add_column(title, justify="right")
-    table.add_column("the converter's", overflow="fold")
+    rows = []
     for kernel in comparison.kernels:
         is_held = bool(kernel.deployed) and not kernel.is_float
-        table.add_row(
+        cells = (
             printable(kernel.name), f"{kernel.elements:,}",
             f"{kernel.differing:,}" if is_held else "", f"{kernel.largest:.2g}" if is_held else "",
             _pair(kernel.num_bits) if is_held else "", _pair(kernel.scales) if is_held else "",
             kernel.sentence,
         )  # fmt: skip
+        rows.append(dict(zip(("kernel", *_OF_KERNELS), cells, strict=True)))
     out = console()
-    out.print()
-    out.print(table)
+    for table in tables(rows, _OF_KERNELS, out, first="kernel"):
+        out.print()
+        out.print(table)
     changed = sum(kernel.is_changed for kernel in comparison.kernels)
     out.print(f"the converter changed {changed} of {count(len(comparison.kernels), 'kernel')}\n")
 

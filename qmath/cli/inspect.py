@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
 from qmath.cli.models import ModelArgument, model_argument
 from qmath.cli.results import Result, Verb
+from qmath.cli.tables import NUMBER, Column, numbers, tables
 from qmath.cli.text import advancing, console, count, printable, show
 
 if TYPE_CHECKING:
@@ -21,25 +22,20 @@ if TYPE_CHECKING:
 
 __all__ = ["inspect", "same_cells"]
 
-# Titles of columns, the most important first; whether each is a number; the most of its width that
-# it needs, where its words can go on several lines.
-_COLUMNS: dict[str, tuple[bool, int | None]] = {
-    "role": (False, None),
-    "bits": (True, None),
-    "learnt from": (False, 20),
-    "scheme": (False, 20),
-    "range": (False, None),
-    "zero point": (True, None),
-    "used": (True, None),
-    "clipped": (True, None),
-    "SQNR dB": (True, None),
-    "near ties": (True, None),
-    "shape": (False, None),
+_COLUMNS = {  # the most important first
+    "role": Column(),
+    "bits": NUMBER,
+    "learnt from": Column(most=20),
+    "scheme": Column(most=20),
+    "range": Column(),
+    "zero point": NUMBER,
+    "used": NUMBER,
+    "clipped": NUMBER,
+    "SQNR dB": NUMBER,
+    "near ties": NUMBER,
+    "shape": Column(),
 }
-_COSTS: dict[str, tuple[bool, int | None]] = dict.fromkeys(
-    ("RAM", "flash", "multiplications", "accumulator bits"), (True, None)
-)
-_GAP = 2  # between columns
+_COSTS = numbers("RAM", "flash", "multiplications", "accumulator bits")
 _STYLES = {"error": "red", "warning": "yellow", "hint": "cyan"}
 _LONG_TABLE = 12  # rows
 _MOST_LINES = 8  # of one kind of warning, and names of float tensors, on a terminal
@@ -114,7 +110,7 @@ def _costs(layers: Mapping[str, Cost], arena: int, out: Console) -> list[Table]:
     flash, products = (sum(cost[i] for cost in layers.values()) for i in (1, 2))
     rows.append(("all", str(arena), str(flash), str(products), ""))
     found = [dict(zip(titles, row, strict=True)) for row in rows]
-    return _tables(found, list(_COSTS), out, first="layer")
+    return tables(found, _COSTS, out, first="layer")
 
 
 def _render(report: Report, out: Console) -> None:
@@ -134,7 +130,8 @@ def _render(report: Report, out: Console) -> None:
         same = same_cells(found)
         if same:
             out.print("\nall: " + ", ".join(f"{title} {text}" for title, text in same.items()))
-        for table in _tables(found, [title for title in _COLUMNS if title not in same], out):
+        columns = {title: column for title, column in _COLUMNS.items() if title not in same}
+        for table in tables(found, columns, out):
             out.print()
             out.print(table)
     floats = [printable(row.tensor) for row in report.rows if row.role == "float"]
@@ -166,53 +163,3 @@ def same_cells(rows: list[dict[str, str]]) -> dict[str, str]:
         for title in _COLUMNS
         if rows[0][title] and all(row[title] == rows[0][title] for row in rows)
     }
-
-
-def _tables(
-    rows: list[dict[str, str]], titles: list[str], out: Console, first: str = "tensor"
-) -> list[Table]:
-    """Return one table, or several below each other where a terminal is too narrow for it.
-
-    Each begins with the names, so that its rows can be read alone. Columns go into the first table
-    that has room, in the order of their importance.
-    """
-    from rich.cells import cell_len
-
-    texts = {title: [title, *(row[title] for row in rows)] for title in (first, *titles)}
-    natural = {title: max(map(cell_len, column)) for title, column in texts.items()}
-    # Names are broken only where they would fill more than half the line.
-    name = min(natural.pop(first), out.width // 2)
-    line = out.width - name
-    tables: list[dict[str, int]] = [{}]
-    for title, width in natural.items():
-        words = max(cell_len(word) for text in texts[title] for word in text.split(" "))
-        least = min(width, max(words, _column(title)[1] or width), line - _GAP)
-        if _filled(tables[-1]) + _GAP + least > line:
-            tables.append({})
-        tables[-1][title] = least
-    for widths in tables:
-        for title in widths:  # what is left serves the columns that were made narrow
-            room = line - _filled(widths)
-            widths[title] += min(room, natural[title] - widths[title])
-    return [_table(rows, {first: name, **widths}) for widths in tables]
-
-
-def _filled(widths: dict[str, int]) -> int:
-    return sum(_GAP + width for width in widths.values())
-
-
-def _column(title: str) -> tuple[bool, int | None]:
-    return (_COLUMNS | _COSTS).get(title, (False, None))
-
-
-def _table(rows: list[dict[str, str]], widths: dict[str, int]) -> Table:
-    """Return a table of columns that are so wide, whose longer texts are broken."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    for title, width in widths.items():
-        justify: Literal["left", "right"] = "right" if _column(title)[0] else "left"
-        table.add_column(title, justify=justify, overflow="fold", width=width)
-    for row in rows:
-        table.add_row(*(row[title] for title in widths))
-    return table

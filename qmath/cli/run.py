@@ -13,10 +13,12 @@ from qmath.cli.completion import kept
 from qmath.cli.models import ModelArgument, model_argument
 from qmath.cli.results import Result, Verb
 from qmath.cli.settings import CUT, PROFILE, PROFILES_HELP, given, profile_options
+from qmath.cli.tables import Column, numbers, tables
 from qmath.cli.text import advancing, console, count, printable, show
 from qmath.cli.workers import check_resumed, computing, resuming, worker_options
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from qmath.integer.api import Run
@@ -25,6 +27,14 @@ if TYPE_CHECKING:
     from qmath.integer.reducers import Activation
 
 __all__ = ["run"]
+
+_OF_USE = numbers("integers used", "clipped", "SQNR dB")
+_OF_CONSTANTS = {
+    "accumulator bits": Column(is_number=True, most=11),
+    "multiplier bits": Column(is_number=True, most=10),
+    "shift": Column(is_number=True),
+    "error in steps": Column(is_number=True, most=8),
+}
 
 
 @click.command(
@@ -221,10 +231,10 @@ def _render(result: Run, needs: Mapping[str, Mapping[str, Any]]) -> None:
         out.print(f"{printable(name)}: {count(examples, 'example')} of shape {tuple(shape)}")
     if result.accuracy is not None:
         out.print(f"accuracy: {result.accuracy:.4%}")
-    if needs:
-        out.print(_table(needs))
-    if result.activations:
-        out.print(_table_of_use(result.activations))
+    for table in _tables(needs, out) if needs else ():
+        out.print(table)
+    for table in _tables_of_use(result.activations, out) if result.activations else ():
+        out.print(table)
     cuts = {cut.name.removesuffix("/activation") for cut in result.program.cuts}
     for name, remedy in result.program.float_layers.items():
         show(f"{'a cut point' if name in cuts else 'in float32'}: {name}; {remedy}")
@@ -234,37 +244,29 @@ def _render(result: Run, needs: Mapping[str, Mapping[str, Any]]) -> None:
         show(f"note: {note}")
 
 
-def _table_of_use(activations: Mapping[str, Activation]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("tensor", overflow="fold")
-    for title in ("integers used", "clipped", "SQNR dB"):
-        table.add_column(title, justify="right")
+def _tables_of_use(activations: Mapping[str, Activation], out: Console) -> list[Table]:
+    rows = []
     for name, use in activations.items():
         clipped, total = use.clipped, int(use.counts.sum())
-        table.add_row(
+        cells = (
             printable(name),
             f"{use.used:,} of {len(use.counts):,}",
             "" if clipped is None else f"{clipped:,} ({clipped / total:.2%})",
             "" if use.sqnr is None else f"{use.sqnr:.1f}",
         )
-    return table
+        rows.append(dict(zip(("tensor", *_OF_USE), cells, strict=True)))
+    return tables(rows, _OF_USE, out)
 
 
-def _table(needs: Mapping[str, Mapping[str, Any]]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("tensor", overflow="fold")
-    for title in ("accumulator bits", "multiplier bits", "shift", "error in steps"):
-        table.add_column(title, justify="right")
+def _tables(needs: Mapping[str, Mapping[str, Any]], out: Console) -> list[Table]:
+    rows = []
     for name, need in needs.items():
-        table.add_row(
+        cells = (
             printable(name),
             str(need["accumulator_bits"]),
             str(need["multiplier_bits"]),
             " … ".join(map(str, dict.fromkeys(need["shift"]))),
             f"{need['error']:.1e}",
         )
-    return table
+        rows.append(dict(zip(("tensor", *_OF_CONSTANTS), cells, strict=True)))
+    return tables(rows, _OF_CONSTANTS, out)

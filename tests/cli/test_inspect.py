@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -12,10 +13,13 @@ from pathlib import Path
 import pytest
 from click.shell_completion import ShellComplete
 from rich.cells import cell_len
+from rich.console import Console
 
 import qmath
 from qmath.cli.app import app
+from qmath.cli.diff import _COLUMNS
 from qmath.cli.inspect import same_cells
+from qmath.cli.tables import tables
 from qmath.inspection.cells import cells
 from qmath.inspection.report import Row
 from tests.cli.terminals import on_terminal
@@ -42,6 +46,20 @@ def test_every_cell_is_shown_at_every_width(width: int) -> None:
         for cell in cells(row).values():
             assert set(cell.split()) <= set(words), cell
     assert len(head) == {80: 3, 100: 2, 120: 2, 200: 1}[width]
+
+
+@pytest.mark.parametrize(("width", "parts"), [(60, 2), (80, 1), (100, 1)])
+def test_the_table_of_diff_is_not_cut(width: int, parts: int) -> None:
+    names = ("quantize_layer/output", "conv1/post_activation", "block_1/add")
+    cells = ("368,640", "304", "1,236", "1", "2.7e-03", "7.6e-04")
+    rows = [dict(zip(("tensor", *_COLUMNS), (name, *cells), strict=True)) for name in names]
+    out = Console(width=width, file=io.StringIO())
+    made = tables(rows, _COLUMNS, out)
+    out.print(*made)
+    words = out.file.getvalue().split()
+    assert len(made) == parts
+    assert {*names, *cells} <= set(words)
+    assert set(" ".join(_COLUMNS).split()) <= set(words)
 
 
 def test_what_every_row_of_a_long_table_says_is_said_once() -> None:

@@ -73,6 +73,12 @@ def read_labels(text: str, data: Path) -> Rows:
     arrays = open_arrays(data)
     if text in arrays:
         return arrays[text]
+    if not glob.has_magic(text) and not Path(text).exists():
+        names = ", ".join(filter(None, arrays)) or "one without a name"
+        raise FileFormatError(
+            f"--labels {text!r}: there is no such file, and no such array in {data}, whose arrays "
+            f"are: {names}"
+        )
     found = open_arrays(text)
     if len(found) != 1:
         names = ", ".join(found)

@@ -83,7 +83,7 @@ def inspect(
 
     if page is not None:
         page = model.placed(page, ".html")
-        check_output(page, overwrite=overwrite, sources=model.inputs)
+        check_output(page, overwrite=overwrite, sources=model.inputs, example="report.html")
     with advancing("reading …", "looking …") as progress:
         loaded = model.load()
         report = report_on(loaded, progress=progress)

@@ -125,7 +125,8 @@ def run(
     check_resumed(resume, model, [output, *files_of(data)])
     if output is not None:
         output = model.placed(output, ".npz")
-        check_output(output, overwrite=overwrite, sources=(*model.inputs, *files_of(data)))
+        sources = (*model.inputs, *files_of(data))
+        check_output(output, overwrite=overwrite, sources=sources, example="outputs.npz")
     elif keep:
         raise click.UsageError("--keep says what -o OUT.npz is to hold: give both")
     recorded = read_cuts(cuts)
@@ -155,7 +156,9 @@ def run(
     _render(result, needs)
     if output is not None:
         out = console()
-        out.print(f"{printable(str(output))}: {count(len(to.quantized), 'quantized tensor')}")
+        kind = "" if output.suffix == ".npz" else " in an .npz, whatever its name says"
+        number = count(len(to.quantized), "quantized tensor")
+        out.print(f"{printable(str(output))}: {number}{kind}")
     document = {
         "source": str(model.path), "data": str(data), "profile": profile,
         "engine": result.engine,

@@ -66,7 +66,7 @@ def _compiler() -> tuple[list[str], bytes]:
         if not macros.returncode:
             break
     else:
-        raise _failure(words[0], macros.stderr)
+        raise _failure(words[0], macros)
     return [*words, *flags], version + macros.stdout
 
 
@@ -80,7 +80,7 @@ def _build(command: Sequence[str], sources: Mapping[str, bytes], main: str, libr
             arguments = ["-shared", "-o", library.name, main, "-lm"]
             done = _run([*command, *arguments], temporary.path)
             if done.returncode:
-                raise _failure(command[0], done.stderr)
+                raise _failure(command[0], done)
             made.chmod(0o700)
             with made.open("rb") as file:
                 os.fsync(file.fileno())
@@ -100,11 +100,18 @@ def _run(command: Sequence[str], folder: Path | None = None) -> subprocess.Compl
             check=False,
         )
     except OSError as error:
-        raise _failure(command[0], str(error.strerror).encode()) from error
+        raise QmathError(
+            f"engine c: the compiler {command[0]!r} failed: {error.strerror}"
+        ) from error
 
 
-def _failure(compiler: str, words: bytes) -> QmathError:
+def _failure(compiler: str, done: subprocess.CompletedProcess[bytes]) -> QmathError:
     """Return an error with the compiler's first line that tells of one."""
-    lines = words.decode(errors="replace").splitlines()
-    first = next((line for line in lines if "error" in line), "\n".join(lines[:1]))
-    return QmathError(f"engine c: the compiler {compiler!r} failed: {first.strip() or 'no word'}")
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    if not lines:
+        return QmathError(
+            f"engine c: the compiler {compiler!r} ended with status {done.returncode} and printed "
+            "nothing; name another by CC"
+        )
+    first = next((line for line in lines if "error" in line), lines[0])
+    return QmathError(f"engine c: the compiler {compiler!r} failed: {first.strip()}")

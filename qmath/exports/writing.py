@@ -135,7 +135,13 @@ def check_outputs(
     sources: Sequence[str | os.PathLike[str] | None] = (),
 ) -> None:
     """Raise if a name that an export would take cannot be that of an output: see `check_output`."""
-    check_output(target, overwrite=overwrite, sources=sources, is_folder=exporter.is_folder)
+    check_output(
+        target,
+        overwrite=overwrite,
+        sources=sources,
+        is_folder=exporter.is_folder,
+        example=f"model.{(exporter.suffixes or (exporter.name,))[0]}",
+    )
     if folder.has_record(exporter):
         check_output(folder.record_path(target), overwrite=overwrite, sources=sources)
 

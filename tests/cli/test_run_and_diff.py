@@ -290,6 +290,7 @@ def test_diff_says_which_mistake_it_is(tmp_path):
         (["--against", "exat"], "exat: there is no such file"),
         (["--at", "conv1"], "'conv1' is no element; write TENSOR[i,j,…]"),
         (["--at", "conv9[0]"], "'conv9' is no quantized tensor of the model (did you mean conv1/"),
+        (["--at", "conv1[0,3]"], "give 4 indices in conv1[0,3], or 3 for the first example"),
         (["--at", "conv1[0,0,0,99]"], "has the shape (360, 8, 8, 16), the examples first"),
     ],
 )
@@ -399,6 +400,18 @@ def test_labels_that_do_not_fit(tmp_path, labels, words):
     if labels is not None:
         np.save(path, labels)
     assert words in fails("run", SAMPLES / "default8.h5", DATA, "--labels", path)
+
+
+def test_labels_that_are_nowhere():
+    said = fails("run", SAMPLES / "default8.h5", DATA, "--labels", "nolabel")
+    assert "no such array in reference/samples/digits_test.npz, whose arrays are: " in said
+    assert said.endswith(", ".join(read_npz(DATA)))
+
+
+def test_an_output_of_another_suffix_is_said_to_be_an_npz(tmp_path):
+    np.save(tmp_path / "one.npy", read_npz(DATA)["images"][:1])
+    said = run("run", SAMPLES / "default8.h5", tmp_path / "one.npy", "-o", tmp_path / "k.txt")
+    assert "k.txt: 5 quantized tensors in an .npz, whatever its name says" in said.stdout
 
 
 @pytest.mark.parametrize("shape", [(360, 10**12), (10**15,), (360,)])

@@ -193,6 +193,7 @@ def test_existing_output_stays(tmp_path):
 
 def test_outputs_that_cannot_be(tmp_path):
     assert "is a directory" in fails("export", QUESTION, "-o", tmp_path, "--format", "npz")
+    assert f"such as {tmp_path / 'report.html'}" in fails("inspect", QUESTION, "--html", tmp_path)
     assert "does not exist" in fails("export", QUESTION, "-o", tmp_path / "no" / "out.npz")
     assert "use one of: npz, " in fails("export", QUESTION, "-o", tmp_path / "out.txt")
     assert list(tmp_path.iterdir()) == []

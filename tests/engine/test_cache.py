@@ -130,6 +130,12 @@ def test_without_a_compiler_it_is_one_line_and_status_2(monkeypatch):
     assert "there is no C compiler 'no-such-compiler'; install one, or name it by CC" in message
 
 
+def test_a_compiler_that_says_nothing(monkeypatch):
+    monkeypatch.setenv("CC", "false")
+    message = fails("run", f"{SAMPLES}/default8.h5", DATA, "--engine", "c")
+    assert "the compiler 'false' ended with status 1 and printed nothing; name another" in message
+
+
 def script(path: Path, *lines: str) -> str:
     path.write_text("\n".join(["#!/bin/sh", *lines]) + "\n")
     path.chmod(0o700)

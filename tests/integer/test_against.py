@@ -291,7 +291,7 @@ def test_elements_that_no_profile_rounds():
     "at", ["conv1", "conv1[20,0,0,0]", "conv1[1]", "conv1[0,0,0,0,0]", "x[0]", "[0]", "conv1[a]"]
 )
 def test_elements_that_are_none(at):
-    words = r"is no element; write|lies outside|is no quantized tensor"
+    words = r"is no element; write|indices|lies outside|is no quantized tensor"
     with pytest.raises(QmathError, match=words):
         element(PROGRAM, IMAGES, at)
 

@@ -42,6 +42,7 @@ def check_output(
     overwrite: bool,
     sources: Iterable[str | os.PathLike[str] | None] = (),
     is_folder: bool = False,
+    example: str = "model.npz",
 ) -> None:
     """Raise if `path` cannot be the name of a new file or folder, before any work is done for it.
 
@@ -55,6 +56,8 @@ def check_output(
         Files, SavedModels and checkpoints that are read, of which `path` must be no file.
     is_folder : bool
         Whether a folder is to be written.
+    example : str
+        A name to propose for the file, where `path` is a folder.
 
     Raises
     ------
@@ -64,9 +67,7 @@ def check_output(
     """
     try:
         if path.is_dir() and not is_folder:
-            raise OutputError(
-                f"{path} is a directory; give a file name, such as {path / 'model.npz'}"
-            )
+            raise OutputError(f"{path} is a directory; give a file name, such as {path / example}")
         if is_folder and path.exists() and not path.is_dir():
             raise OutputError(f"{path} is a file, and this format writes a folder; give a new name")
         if path.exists() and not is_folder and not path.is_file():

@@ -144,7 +144,12 @@ def _place(at: str, executor: Executor, examples: int) -> tuple[str, tuple[int, 
     shape = (examples, *executor.program.step(name).shape)
     if len(index) == len(shape) - 1:
         index = (0, *index)
-    if len(index) != len(shape) or not all(-n <= i < n for i, n in zip(index, shape, strict=True)):
+    if len(index) != len(shape):
+        raise QmathError(
+            f"{name} has the shape {shape}, the examples first; give {len(shape)} indices in {at}, "
+            f"or {len(shape) - 1} for the first example"
+        )
+    if not all(-n <= i < n for i, n in zip(index, shape, strict=True)):
         raise QmathError(f"{name} has the shape {shape}, the examples first; {at} lies outside")
     return name, tuple(i % n for i, n in zip(index, shape, strict=True))
 

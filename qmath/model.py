@@ -22,26 +22,11 @@ if TYPE_CHECKING:
     from qmath.containers.source_files import SourceFiles
 
 __all__ = [
-    "IN_PYTHON",
-    "Graph",
-    "Hint",
-    "MissingSetting",
-    "Node",
-    "QatModel",
-    "QatTensor",
-    "QuantSpec",
-    "QuantizedTensor",
-    "Role",
-    "StatedParams",
-    "StoredIntegers",
-    "ask_for_settings",
-    "assumed_tensors",
-    "missing_settings",
-    "own_quantized",
-    "why_no_graph",
-    "with_build",
-    "with_shapes",
-]
+    "IN_PYTHON", "Graph", "Hint", "MissingSetting", "Node", "QatModel", "QatTensor",
+    "QuantSpec", "QuantizedTensor", "Role", "StatedParams", "StoredIntegers",
+    "ask_for_settings", "assumed_tensors", "missing_settings", "own_quantized", "why_no_graph",
+    "with_build", "with_shapes",
+]  # fmt: skip
 
 Role = Literal["weight", "activation", "output", "input", "float"]
 Float32Array = NDArray[np.float32]
@@ -204,6 +189,15 @@ class QatTensor:
     stored: StoredIntegers | None = None
     recovered: QuantizedTensor | None = None
     stated: StatedParams | None = None
+
+    def __repr__(self) -> str:
+        values, spec = self.values, self.spec
+        ends = 0 if self.min is None else self.min.size
+        dtype = getattr(values, "dtype", "numbers")
+        array = "" if values is None else f", {dtype} of shape {np.shape(values)}"
+        bits = "" if self.role == "float" else f", {spec.num_bits or 'an unknown number of'} bits"
+        ranges = f", {ends} range{'s' * (ends > 1)}" if ends else ""
+        return f"<QatTensor {self.name!r}: {self.role}{array}{bits}{ranges}>"
 
     def quantize(self, *, signed: bool | None = None) -> QuantizedTensor:
         """Return the integers that training saw: stored range, stored values.

@@ -49,6 +49,14 @@ class QuantizedTensor:
     signed: bool
     axis: int | None = None
 
+    def __repr__(self) -> str:
+        count = f"{'signed' if self.signed else 'unsigned'}{', narrow' * self.narrow_range}"
+        scales = (
+            f"{self.scale.size} scales along axis {self.axis}" if self.scale.ndim else "1 scale"
+        )
+        array = f"{self.values.dtype} of shape {self.values.shape}"
+        return f"<QuantizedTensor: {array}, {self.num_bits} bits, {count}, {scales}>"
+
     @in_default_environment
     def dequantize(self) -> Float32Array:
         """Return the real values, float32: TensorFlow's fake-quantized tensor, bit for bit.

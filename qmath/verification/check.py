@@ -85,6 +85,13 @@ class Verification:
     assumptions: tuple[str, ...] = ()
     all_floats: Proof | None = None
 
+    def __repr__(self) -> str:
+        found = "equal" if self.ok else f"differs in {len(self.differences)}"
+        assumed = f", the settings of {len(self.assumed)} as told" if self.assumed else ""
+        return (
+            f"<Verification: {found}; {self.tensors} tensors, {self.elements:,} elements{assumed}>"
+        )
+
     @property
     def ok(self) -> bool:
         """Whether the file holds what the model says."""

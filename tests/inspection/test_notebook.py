@@ -61,6 +61,28 @@ def test_objects_are_short_in_a_cell(name: str) -> None:
     assert len(found._repr_html_()) < 10_000
 
 
+def test_what_holds_arrays_shows_none() -> None:
+    kernel = MODEL.tensors["conv1/kernel"]
+    assert repr(kernel) == (
+        "<QatTensor 'conv1/kernel': weight, float32 of shape (3, 3, 1, 16), 8 bits, 16 ranges>"
+    )
+    assert repr(kernel.quantize()) == (
+        "<QuantizedTensor: int8 of shape (3, 3, 1, 16), 8 bits, signed, narrow, 16 scales along "
+        "axis 3>"
+    )
+    assert repr(MODEL.tensors["conv1/post_activation"]).endswith(": activation, 8 bits, 1 range>")
+    hostile = qmath.QatTensor("a\nb\x1b", "float", [1.0])
+    assert repr(hostile) == r"<QatTensor 'a\nb\x1b': float, numbers of shape (1,)>"
+
+
+def test_a_verification_is_one_line(tmp_path: Path) -> None:
+    qmath.export(MODEL, tmp_path / "out.npz")
+    equal = qmath.verify(MODEL, tmp_path / "out.npz")
+    assert repr(equal) == f"<Verification: equal; 14 tensors, {equal.elements:,} elements>"
+    other = qmath.verify(SAMPLES / "nbit4.h5", tmp_path / "out.npz")
+    assert repr(other).startswith(f"<Verification: differs in {len(other.differences)}; ")
+
+
 def test_a_name_from_a_file_is_text() -> None:
     tensor = next(iter(MODEL.tensors.values()))
     name = "<script>alert(1)</script>" + "x" * 200

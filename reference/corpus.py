@@ -40,6 +40,7 @@ _HOLES = "a file of parts that were never written, which no archive keeps"
 _BY_H5PY = "for an h5py built with an older HDF5"
 _ASKED = "only NumPy's callers ask for it"
 _LARGE = "needs a file of more than 8 MiB"
+_DATA = "arrays given as a model, which are no model's file"
 LEFT_OUT: tuple[tuple[str, str, str], ...] = (
     ("readers/keras/asking.py", "", _LIVE),
     ("readers/keras/live.py", "", _LIVE),
@@ -50,16 +51,27 @@ LEFT_OUT: tuple[tuple[str, str, str], ...] = (
     ("containers/array_file.py", "", "reads the arrays that verbs are given, not a model"),
     ("containers/stored_arrays.py", "", "reads the arrays that verbs are given, not a model"),
     ("containers/bounded_json.py", "if len(text) > longest:", _LARGE),
-    ("containers/hdf5.py", "if file.readinto(into) != values.nbytes:", _CHANGES),
-    ("containers/hdf5.py", "if isinstance(error, known):", "errors of the operating system"),
+    ("containers/hdf5_layout.py",
+     "if file.readinto(into) != values.nbytes:  # type: ignore[attr-defined]", _CHANGES),
+    ("containers/hdf5_errors.py", "if isinstance(error, known):", "errors of the operating system"),
     ("containers/hdf5.py", "if kind is None:  # otherwise the first error counts",
      "errors of the operating system"),
+    ("containers/hdf5.py", "if known is None or known.offset is None or not known.shape:", _LARGE),
+    ("containers/hdf5.py", "for start in range(0, length, count):", _LARGE),
     ("containers/hdf5_chunks.py", "if visits:", _BY_H5PY),
     ("containers/hdf5_chunks.py", "for i in range(count):", _BY_H5PY),
     ("containers/isolation.py", "", "the two ends of another process; its tests drive both"),
     ("containers/keras_zip.py", "if self._locate(name).size > limit:", _LARGE),
     ("containers/keras_zip.py", "if stamp_of(self._file) != section.stamp:", _CHANGES),
+    ("containers/keras_zip.py",
+     'if members and all(name.endswith(".npy") for name in self._members):', _DATA),
     ("containers/lazy_array.py", "if copy is False:", _ASKED),
+    ("containers/lazy_array.py",
+     "for part in (self.file.read(self.path),) if read is None else read(self.path, size):",
+     _LARGE),
+    ("containers/sniff.py", "if head.startswith(_NPY):", _DATA),
+    ("containers/source_files.py",
+     'if size < _LARGE or "sha256" in self.__dict__ or self._ahead is not None:', _LARGE),
     ("containers/saved_model.py", "if size > limit:", _LARGE),
     ("containers/source_files.py", "if not stat.S_ISREG(status.st_mode):", "what is no file"),
     ("containers/source_files.py", "if holes > _MAX_HOLES:", _HOLES),

@@ -199,8 +199,8 @@ def test_names_order_and_defaults_are_tensorflows() -> None:
         ours = inspect.signature(getattr(qmath, op)).parameters
         theirs = inspect.signature(inspect.unwrap(getattr(oracle.tf.quantization, op))).parameters
         keyword_only = [name for name, p in ours.items() if p.kind is p.KEYWORD_ONLY]
-        assert keyword_only == ["out"]
-        assert [(n, p.default) for n, p in ours.items() if n != "out"] == [
+        assert keyword_only == ["out", "build"]
+        assert [(n, p.default) for n, p in ours.items() if n not in keyword_only] == [
             (n, p.default) for n, p in theirs.items()
         ]
 

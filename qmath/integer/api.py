@@ -28,7 +28,7 @@ from qmath.integer.comparison import Comparison, compare_stream
 from qmath.integer.cuts import Layers, bind, checked_cuts, checked_layers, missing
 from qmath.integer.executor import Executor
 from qmath.integer.judging.axes import Axes
-from qmath.integer.judging.deployed import as_packed, changes, is_tflite, run_deployed
+from qmath.integer.judging.deployed import as_held, as_packed, changes, is_tflite, run_deployed
 from qmath.integer.judging.element import Element, explained
 from qmath.integer.judging.files import arrays_of, shapes_of
 from qmath.integer.judging.integers import RawArray, Yours, integers_of
@@ -217,7 +217,7 @@ def run(
         input_shapes=_shapes(data) | _shapes(checked_cuts(cuts)),
         layers=layers,
     )
-    judged = profile_named(profile, **options)
+    judged = as_held(profile_named(profile, **options), program, model)
     made = engine(program, judged)
     stream = Stream(made, _chosen(program, inputs, data), cuts, beside)
     stream.check()
@@ -323,7 +323,8 @@ def diff(
     data = opened(inputs)
     shapes = _shapes(data) | _shapes(checked_cuts(cuts))
     program = program_against(model, None if axes else against, shapes, layers)
-    judged = _judged(profile_named(profile, **options), program, against)
+    judged = as_held(profile_named(profile, **options), program, model)
+    judged = _judged(judged, program, against)
     stream = Stream(Executor(program, judged), _chosen(program, inputs, data), cuts)
     stream.check()
     reference = _reference(stream, against, axes)

@@ -159,6 +159,10 @@ def test_a_file_of_packed_weights_is_run_as_its_runtime_does(tmp_path: Path, wei
     own = program_of(model)
     made = run_deployed(program, model, own, inputs, Xnnpack())
     as_int8 = Executor(own, Xnnpack()).run(inputs)
+    renamed = dict(zip(own.inputs, inputs.values(), strict=True))
+    for source in (path, model):
+        alone = qmath.run(source, renamed, profile="xnnpack").integers
+        assert all(np.array_equal(alone[paired(program, own)[step]], made[step]) for step in steps)
     differing = 0
     assert len(steps) >= 5
     for step, place in steps.items():

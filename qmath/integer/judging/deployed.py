@@ -18,8 +18,9 @@ from qmath.integer.profiles.tflite import Kernel, kernels
 from qmath.integer.profiles.xnnpack import Xnnpack
 from qmath.integer.program import Linear, Program, QuantizedStep, Requantize, unrounded_sums
 from qmath.model import QatModel, QatTensor
+from qmath.readers.source import as_model
 
-__all__ = ["KernelChange", "as_packed", "changes", "is_tflite", "paired", "run_deployed"]
+__all__ = ["KernelChange", "as_held", "as_packed", "changes", "is_tflite", "paired", "run_deployed"]
 
 Array = NDArray[Any]
 _SAME = 2e-6  # of two scales that differ by roundings of float32 alone
@@ -127,6 +128,28 @@ def changes(program: Program, deployed: QatModel) -> tuple[KernelChange, ...]:
         else:
             found.append(_change(linear, kernel, tensor, deployed))
     return tuple(found)
+
+
+def as_held(profile: Profile, program: Program, model: object) -> Profile:
+    """Return a profile that computes a TFLite file with its own weights as wide as it holds them.
+
+    What its user told the profile counts, and other models are left as they are.
+
+    Parameters
+    ----------
+    profile : Profile
+    program : Program
+    model : path, QatModel or Program
+        What the program was made of.
+    """
+    if not isinstance(profile, Xnnpack) or profile.int4 is not None:
+        return profile
+    if isinstance(model, (str, os.PathLike)) and is_tflite(model):
+        model = as_model(model)
+    if not isinstance(model, QatModel):
+        return profile
+    is_file = any(tensor.spec.op == "tflite" for tensor in model.tensors.values())
+    return as_packed(profile, program, model) if is_file else profile
 
 
 def as_packed(profile: Profile, program: Program, deployed: QatModel) -> Profile:

@@ -34,6 +34,7 @@ from qmath.kernels.affine import check_flag
 
 __all__ = [
     "QuantizeAndDequantizeV4Gradient",
+    "place_of",
     "quantize_and_dequantize_v2",
     "quantize_and_dequantize_v2_gradient",
 ]
@@ -137,7 +138,7 @@ def quantize_and_dequantize_v2(
     limits = _limits(num_bits, signed, narrow)
     if round_mode not in ("HALF_TO_EVEN", "HALF_UP"):
         raise QmathError(f"round_mode must be 'HALF_TO_EVEN' or 'HALF_UP', got {round_mode!r}")
-    place = _place(axis, x.ndim)
+    place = place_of(axis, x.ndim)
     out = output(out, x.shape)
     if given:
         low, high = _given_range(input_min, input_max, x.shape, place)
@@ -202,7 +203,7 @@ def quantize_and_dequantize_v2_gradient(
     g, x = as_float32(gradients, "gradients"), as_float32(input, "input")
     if g.shape != x.shape:
         raise QmathError(f"gradients and input must have the same shape, got {g.shape}, {x.shape}")
-    place = _place(axis, x.ndim)
+    place = place_of(axis, x.ndim)
     low, high = _given_range(input_min, input_max, x.shape, place)
     last = -1 if place is None else place
     gs, xs = (np.moveaxis(a, last, -1) if a.ndim else a for a in (g, x))
@@ -232,7 +233,7 @@ def _index(value: SupportsIndex, name: str) -> int:
         raise QmathError(f"{name} must be an integer, got {value!r}") from None
 
 
-def _place(axis: SupportsIndex | None, ndim: int) -> int | None:
+def place_of(axis: SupportsIndex | None, ndim: int) -> int | None:
     """Return the axis from 0 on; TensorFlow takes negative ones modulo the rank."""
     if axis is None:
         return None

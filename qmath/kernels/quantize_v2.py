@@ -44,6 +44,7 @@ from qmath.kernels._range_steps import (
     times,
 )
 from qmath.kernels.affine import check_flag
+from qmath.kernels.quantize_and_dequantize import place_of
 
 __all__ = ["QuantizeV2", "dequantize", "quantize"]
 
@@ -148,7 +149,7 @@ def quantize(
         check_flag(onednn, "onednn"),
     )
     _check_modes(mode, round_mode)
-    place = _place(axis, x.ndim)
+    place = place_of(axis, x.ndim)
     if place is not None and mode == "MIN_FIRST":
         raise QmathError("mode='MIN_FIRST' has no axis in TensorFlow; choose another mode")
     low, high = _range(min_range, max_range, x.shape, place, ensure_minimum_range)
@@ -239,7 +240,7 @@ def dequantize(
         check_flag(onednn, "onednn"),
     )
     _check_modes(mode, "HALF_AWAY_FROM_ZERO")
-    place = _place(axis, q.ndim)
+    place = place_of(axis, q.ndim)
     low, high = (flush(end) for end in _ends(min_range, max_range, q.shape, place))
     info = np.iinfo(q.dtype)
     if mode == "MIN_FIRST":
@@ -283,19 +284,6 @@ def _check_modes(mode: str, round_mode: str) -> None:
         raise QmathError(f"round_mode must be one of {', '.join(_ROUND_MODES)}, got {round_mode!r}")
     if round_mode == "HALF_TO_EVEN" and mode != "SCALED":
         raise QmathError(f"round_mode='HALF_TO_EVEN' needs mode='SCALED', got mode={mode!r}")
-
-
-def _place(axis: SupportsIndex | None, ndim: int) -> int | None:
-    """Return the axis from 0 on; TensorFlow takes negative ones modulo the rank."""
-    if axis is None:
-        return None
-    try:
-        place = axis.__index__()
-    except AttributeError:
-        raise QmathError(f"axis must be an integer, got {axis!r}") from None
-    if place >= ndim or not ndim:
-        raise QmathError(f"axis={place} of an input of {ndim} dimensions; choose another")
-    return place % ndim
 
 
 def _ends(

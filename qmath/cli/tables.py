@@ -90,11 +90,15 @@ def _table(
     """Return a table of columns that are so wide, whose longer texts are broken."""
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-    for title, width in widths.items():
+    # The gaps are columns: which column's width they count to depends on the version of rich.
+    table = Table(box=None, padding=0, header_style="bold")
+    for i, (title, width) in enumerate(widths.items()):
+        if i:
+            table.add_column(width=_GAP)
         is_number = title in columns and columns[title].is_number
         justify: Literal["left", "right"] = "right" if is_number else "left"
         table.add_column(title, justify=justify, overflow="fold", width=width)
     for row in rows:
-        table.add_row(*(row[title] for title in widths))
+        first, *others = (row[title] for title in widths)
+        table.add_row(first, *(cell for text in others for cell in ("", text)))
     return table

@@ -46,7 +46,7 @@ def each_block(work: Work, size: int, constants: Sequence[NDArray[Any]]) -> None
     size : int
         Number of elements of the flat array.
     constants : sequence of ndarray
-        Of one dtype; all of shape ``()``, or all ``(C,)`` where the array's last axis has `C`
+        All of shape ``()``, or all ``(C,)`` where the array's last axis has `C`
         channels. The latter are repeated to the length of a block, so that every pass is flat
         whatever `C` is.
     """
@@ -103,13 +103,18 @@ def _repeated(constants: Sequence[NDArray[Any]], size: int, step: int) -> Sequen
     """
     few = max(1, _LONG_ROW // constants[0].size)
     row = few * constants[0].size
-    table = np.array(constants)
-    for times in (few, max(1, min(step, size + row - 1) // row)):
-        if times > 1:
-            repeated = np.empty((len(table), times, table.shape[1]), table.dtype)
-            repeated[...] = table[:, np.newaxis]
-            table = repeated.reshape(len(table), -1)
-    return list(table)
+    found = list(constants)
+    for dtype in {part.dtype for part in constants}:
+        places = [place for place, part in enumerate(constants) if part.dtype == dtype]
+        table = np.array([constants[place] for place in places])
+        for times in (few, max(1, min(step, size + row - 1) // row)):
+            if times > 1:
+                repeated = np.empty((len(table), times, table.shape[1]), dtype)
+                repeated[...] = table[:, np.newaxis]
+                table = repeated.reshape(len(table), -1)
+        for place, part in zip(places, table, strict=True):
+            found[place] = part
+    return found
 
 
 def _run_period(

@@ -8,8 +8,10 @@ inverse. Steps are counted from real zero.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qmath.kernels._float32 import Float32Array, flush, maximum, minimum, rounded
 from qmath.kernels._gradients import backprop, backward
@@ -62,7 +64,7 @@ class Steps:
     def __call__(
         self,
         x: Float32Array,
-        constants: Sequence[Float32Array],
+        constants: Sequence[NDArray[Any]],
         out: Float32Array,
         *,
         floor: bool = True,
@@ -85,7 +87,7 @@ class Steps:
             np.floor(out, out=out)
 
     def to_floats(
-        self, steps: Float32Array, scale: Float32Array, _constants: Sequence[Float32Array]
+        self, steps: Float32Array, scale: Float32Array, _constants: Sequence[NDArray[Any]]
     ) -> None:
         """Turn steps into what they stand for, in place."""
         np.multiply(steps, scale, out=steps)

@@ -8,6 +8,7 @@ roundings leave of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,8 @@ from qmath.kernels._float32 import (
 from qmath.kernels._nudge import Nudged, quant_limits
 
 _HALF = np.float32(0.5)
-_CHUNK = 1 << 15  # elements whose float64 stay in the cache
+_FEW = 1 << 13  # elements
+_CHUNK = 1 << 14  # elements whose float64 stay in the cache
 
 
 class StepsFromMinimum:
@@ -48,33 +50,39 @@ class StepsFromMinimum:
     ) -> None:
         self._divides, self._keeps_nan, self._upper_first = divides, keeps_nan, upper_first
         factor = nudged.scale if divides else nudged.inverse
-        self.constants = (nudged.min, nudged.max, factor)
+        self.constants: tuple[NDArray[Any], ...] = (nudged.min, nudged.max, factor)
 
     def __call__(
         self,
         x: Float32Array,
-        constants: Sequence[Float32Array],
+        constants: Sequence[NDArray[Any]],
         out: Float32Array,
         *,
         floor: bool = True,
         keeps_nan: bool = False,
     ) -> None:
         """Write the steps of a block; ``floor=False`` leaves the last pass to the caller."""
-        low, high, factor = constants
-        np.minimum(x, high, out=out)
-        # fmax takes the number of a number and NaN
-        (np.maximum if self._keeps_nan or keeps_nan else np.fmax)(out, low, out=out)
+        low, high, factor, *_ = constants
+        leaves_nan = self._keeps_nan or keeps_nan
+        if low.ndim or x.size < _FEW:
+            np.minimum(x, high, out=out)
+            # fmax takes the number of a number and NaN
+            (np.maximum if leaves_nan else np.fmax)(out, low, out=out)
+        else:
+            x.clip(low, high, out=out)
+            if not leaves_nan and np.isnan(np.minimum.reduce(out, axis=None)):
+                np.fmax(out, low, out=out)
         np.subtract(out, low, out=out)
         self._scale(out, factor)
         if floor:
             np.floor(out, out=out)
 
-    def _scale(self, shifted: Float32Array, factor: Float32Array) -> None:
+    def _scale(self, shifted: Float32Array, factor: NDArray[Any]) -> None:
         (np.divide if self._divides else np.multiply)(shifted, factor, out=shifted)
         np.add(shifted, _HALF, out=shifted)
 
     def to_floats(
-        self, steps: Float32Array, scale: Float32Array, constants: Sequence[Float32Array]
+        self, steps: Float32Array, scale: Float32Array, constants: Sequence[NDArray[Any]]
     ) -> None:
         """Turn steps into what they stand for, in place."""
         np.multiply(steps, scale, out=steps)
@@ -122,16 +130,21 @@ class FusedSteps(StepsFromMinimum):
     float32 once. `fused` does what any range needs.
     """
 
-    takes_any_shape = False  # float64 by chunks
+    def __init__(
+        self, nudged: Nudged, *, divides: bool, keeps_nan: bool, upper_first: bool
+    ) -> None:
+        super().__init__(nudged, divides=divides, keeps_nan=keeps_nan, upper_first=upper_first)
+        wide = (part.astype(np.float64) for part in (nudged.inverse, nudged.scale, nudged.min))
+        self.constants = (nudged.min, nudged.max, *wide)
 
-    def _scale(self, shifted: Float32Array, factor: Float32Array) -> None:
-        _multiply_add(shifted, factor, _HALF)
+    def _scale(self, shifted: Float32Array, factor: NDArray[Any]) -> None:
+        _multiply_add(shifted, factor, np.float64(0.5))
 
     def to_floats(
-        self, steps: Float32Array, scale: Float32Array, constants: Sequence[Float32Array]
+        self, steps: Float32Array, _scale: Float32Array, constants: Sequence[NDArray[Any]]
     ) -> None:
         """Turn steps into what they stand for, in place."""
-        _multiply_add(steps, scale, constants[0])
+        _multiply_add(steps, *constants[3:])
 
     def _scaled(self, shifted: Float64Array, nudged: Nudged) -> Float32Array:
         return fused(shifted, nudged.inverse, 0.5)
@@ -170,14 +183,15 @@ def fused(
         return rounded(np.where(inexact, odd, total))
 
 
-def _multiply_add(x: Float32Array, factor: Float32Array, addend: Float32Array) -> None:
-    """Put ``x * factor + addend`` in the place of `x`, rounded once from float64."""
-    wide = np.empty(min(x.size, _CHUNK), np.float64)
-    for start in range(0, x.size, _CHUNK):
-        block = slice(start, start + _CHUNK)
-        part = x[block]
-        products = wide[: part.size]
-        np.copyto(products, part)
-        np.multiply(products, factor[block] if factor.ndim else factor, out=products)
-        np.add(products, addend[block] if addend.ndim else addend, out=products)
-        np.copyto(part, products, casting="same_kind")
+def _multiply_add(x: Float32Array, factor: Float64Array, addend: Float64Array | np.float64) -> None:
+    """Put ``x * factor + addend`` in the place of contiguous `x`, rounded once from float64."""
+    rows = x.reshape(-1, factor.size) if factor.ndim else x.reshape(-1)
+    at_once = max(1, _CHUNK // factor.size)
+    wide = np.empty((min(len(rows), at_once), *rows.shape[1:]))
+    for start in range(0, len(rows), at_once):
+        part = rows[start : start + at_once]
+        products = wide[: len(part)]
+        products[...] = part
+        np.multiply(products, factor, out=products)
+        np.add(products, addend, out=products)
+        part[...] = products

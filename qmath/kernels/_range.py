@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +36,7 @@ class Steps(Protocol):
     """
 
     @property
-    def constants(self) -> tuple[Float32Array, ...]: ...
+    def constants(self) -> tuple[NDArray[Any], ...]: ...
 
     @property
     def truncates(self) -> bool: ...
@@ -47,7 +47,7 @@ class Steps(Protocol):
     def __call__(
         self,
         x: Float32Array,
-        constants: Sequence[Float32Array],
+        constants: Sequence[NDArray[Any]],
         out: Float32Array,
         *,
         floor: bool = True,
@@ -56,7 +56,7 @@ class Steps(Protocol):
         """Write the steps of a block; ``floor=False`` leaves the last pass to the caller."""
 
     def to_floats(
-        self, steps: Float32Array, scale: Float32Array, constants: Sequence[Float32Array]
+        self, steps: Float32Array, scale: Float32Array, constants: Sequence[NDArray[Any]]
     ) -> None:
         """Turn steps into what they stand for, in place."""
 

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def answers(calls: Sequence[Call], *, fma: bool) -> list[tuple[np.ndarray, ...]]
         return found
 
 
-@cache
+@lru_cache(maxsize=64)  # of ranges that are compiled in there are thousands
 def _compiled(op: str, num_bits: int, narrow_range: bool, ends: tuple[float, ...] | None) -> Any:
     import tensorflow as tf
 

@@ -1,9 +1,9 @@
-"""Run ops with the kernels of any TensorFlow through its C API: ``python driver.py JOB OUTPUT``.
+"""Run ops with the kernels of any TensorFlow through its C API: ``python driver.py LIBRARY …``.
 
 It needs nothing but the standard library, and runs under other Pythons and processors, too.
-JOB is a folder: ``job.json`` holds ``libraries``, to be loaded in this order, and ``calls``, each
-with ``op``, ``attributes``, and ``inputs``: pairs of a shape and where in ``inputs.bin`` its
-float32 begin, in bytes. OUTPUT gets all outputs one after the other.
+The libraries are loaded in this order. A line then says which version they are. Each call comes as
+a line of JSON with ``op``, ``attributes`` and ``shapes``, and after it the float32 of its inputs;
+its answer is a line with the number of bytes that follow, all outputs one after the other.
 """
 
 from __future__ import annotations
@@ -107,23 +107,24 @@ class TensorFlow:
         return data
 
 
-def main(folder: str, output: str) -> None:
-    """Do a job."""
-    with open(os.path.join(folder, "job.json"), encoding="utf-8") as file:
-        job = json.load(file)
-    tensorflow = TensorFlow(job["libraries"])
-    with open(os.path.join(folder, "inputs.bin"), "rb") as source, open(output, "wb") as target:
-        for call in job["calls"]:
-            handles = []
-            for shape, start in call["inputs"]:
-                source.seek(start)
-                handles.append(tensorflow.handle(source.read(4 * math.prod(shape)), shape))
-            for data in tensorflow.run(call["op"], handles, call["attributes"]):
-                target.write(data)
-            for handle in handles:
-                tensorflow.api.TFE_DeleteTensorHandle(handle)
-    print(tensorflow.api.TF_Version().decode())
+def main(libraries: list[str]) -> None:
+    """Answer calls until there are no more."""
+    tensorflow = TensorFlow(libraries)
+    calls, answers = sys.stdin.buffer, sys.stdout.buffer
+    answers.write(tensorflow.api.TF_Version() + b"\n")
+    answers.flush()
+    for line in calls:
+        call = json.loads(line)
+        handles = [
+            tensorflow.handle(calls.read(4 * math.prod(shape)), shape) for shape in call["shapes"]
+        ]
+        outputs = b"".join(tensorflow.run(call["op"], handles, call["attributes"]))
+        for handle in handles:
+            tensorflow.api.TFE_DeleteTensorHandle(handle)
+        answers.write(b"%d\n" % len(outputs))
+        answers.write(outputs)
+        answers.flush()
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1:])

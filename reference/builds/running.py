@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from qmath.kernels.builds import Build
 from reference.builds.inputs import OPS, Case
 from reference.builds.wheels import MissingError, Release, cache
 
-__all__ = ["SUMS", "Tally", "compared", "of_release"]
+__all__ = ["SUMS", "Session", "Tally", "compared", "of_release"]
 
 SUMS = "sums of gradients"
 DRIVER = Path(__file__).with_name("driver.py")
@@ -55,6 +54,65 @@ def compared(cases: Sequence[Case], found: Outputs, build: Build) -> Tally:
     return tally
 
 
+class Session:
+    """A release that runs in a process of its own, and answers calls.
+
+    Parameters
+    ----------
+    release : Release
+
+    Attributes
+    ----------
+    version : str
+        What the release says that it is.
+
+    Raises
+    ------
+    MissingError
+        It cannot be fetched, or not be run here.
+    """
+
+    def __init__(self, release: Release) -> None:
+        command = [*_python(release), str(DRIVER), *map(str, release.libraries())]
+        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=environment,
+        )  # fmt: skip
+        self.version = self._line()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate()
+
+    def run(self, case: Case) -> list[np.ndarray]:
+        """Return the outputs of a call."""
+        arrays = [np.ascontiguousarray(array, "<f4") for array in case.inputs]
+        shapes = [array.shape for array in case.inputs]
+        call = {"op": OPS[case.op], "attributes": case.attributes, "shapes": shapes}
+        with suppress(BrokenPipeError):  # the missing answer says why
+            for data in (json.dumps(call).encode() + b"\n", *arrays):
+                self._process.stdin.write(data)
+            self._process.stdin.flush()
+        flat = np.frombuffer(self._process.stdout.read(int(self._line())), "<f4")
+        ends = np.cumsum([math.prod(shape) for shape in case.shapes])[:-1]
+        parts = zip(np.split(flat, ends), case.shapes, strict=True)
+        return [part.reshape(shape) for part, shape in parts]
+
+    def _line(self) -> str:
+        line = self._process.stdout.readline().decode().strip()
+        if line:
+            return line
+        told = self._process.communicate()[1].decode(errors="replace").strip().splitlines()
+        raise MissingError((told or [f"exit status {self._process.returncode}"])[-1])
+
+
 def of_release(release: Release, cases: Sequence[Case]) -> tuple[str, Outputs]:
     """Return what a release says its version is, and its outputs.
 
@@ -63,49 +121,13 @@ def of_release(release: Release, cases: Sequence[Case]) -> tuple[str, Outputs]:
     MissingError
         It cannot be fetched, or not be run here.
     """
-    libraries = release.libraries()
-    with tempfile.TemporaryDirectory(dir=cache()) as folder:
-        _write_job(Path(folder), libraries, cases)
-        output = Path(folder, "outputs.bin")
-        command = [*_python(release), str(DRIVER), folder, str(output)]
-        environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        if done.returncode:
-            reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-            raise MissingError(reason)
-        flat = np.fromfile(output, "<f4")
-    return done.stdout.strip(), _split(flat, cases)
-
-
-def _write_job(folder: Path, libraries: Sequence[Path], cases: Sequence[Case]) -> None:
-    calls: list[dict[str, Any]] = []
-    start = 0
-    with open(folder / "inputs.bin", "wb") as file:
-        for case in cases:
-            inputs = []
-            for array in case.inputs:
-                inputs.append((list(array.shape), start))
-                start += file.write(np.ascontiguousarray(array, "<f4").tobytes())
-            calls.append({"op": OPS[case.op], "inputs": inputs, "attributes": case.attributes})
-    job = {"libraries": list(map(str, libraries)), "calls": calls}
-    (folder / "job.json").write_text(json.dumps(job), "utf-8")
-
-
-def _split(flat: np.ndarray, cases: Sequence[Case]) -> Outputs:
-    outputs, start = [], 0
-    for case in cases:
-        parts = []
-        for shape in case.shapes:
-            size = int(np.prod(shape))
-            parts.append(flat[start : start + size].reshape(shape))
-            start += size
-        outputs.append(parts)
-    return outputs
+    with Session(release) as session:
+        return session.version, [session.run(case) for case in cases]
 
 
 def _python(release: Release) -> list[str]:
     """Return a Python of the release's processor: this one, or one of a sysroot under qemu."""
-    if release.machine == platform.machine():
+    if not release.is_emulated:
         return [sys.executable]
     emulator = shutil.which(f"qemu-{release.machine}")
     if emulator is None:

@@ -1,44 +1,96 @@
-"""What the kernels of another build return: those of XLA in this process, others in their own."""
+"""Whose kernels qmath is compared with: those that are installed, XLA's, or another release's."""
 
 from __future__ import annotations
 
+import atexit
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from qmath.kernels.builds import Build
 from reference.builds.inputs import Case
-from reference.builds.running import of_release
-from reference.builds.wheels import RELEASES
+from reference.builds.running import Session
+from reference.builds.wheels import RELEASES, Release
 from reference.jit import Call, answer
 
-__all__ = ["outputs"]
+__all__ = ["TWINS", "Twin"]
 
 PREFIX = "fake_quant_with_min_max_"
 
 
-def outputs(
-    build: Build, function: str, arrays: tuple[np.ndarray, ...], settings: tuple[Any, ...]
-) -> tuple[np.ndarray, ...]:
-    """Return the outputs of a function of ``tf.quantization``, called as qmath's own.
+@dataclass(frozen=True)
+class Twin:
+    """What computes beside qmath.
 
-    Parameters
+    Attributes
     ----------
+    name : str
+        ``"tf"`` for the installed TensorFlow, eager; a build of XLA; or a release.
     build : str
-        With fused multiply-adds or without is decided by ``XLA_FLAGS``, before the first call.
-    function : str
-    arrays : tuple of ndarray
-        Gradients and inputs.
-    settings : tuple
-        The range, the width, and whether it is narrow.
+        Whose arithmetic qmath takes for its.
+    release : Release, optional
+        Which runs in a process of its own.
     """
-    low, high, bits, narrow = settings
-    op = function.removeprefix(PREFIX).replace("_gradient", " gradient")
-    if build.startswith("xla"):
-        is_args = op.startswith("args")
-        ends = (float(low), float(high)) if is_args else ()
-        given = arrays if is_args else (*arrays, low, high)
-        return answer(Call(function, given, bits, narrow, ends))
-    release = next(release for release in RELEASES if release.build == build)
-    case = Case(op.replace("vars_per_channel", "per_channel"), arrays, low, high, bits, narrow)
-    return tuple(of_release(release, [case])[1][0])
+
+    name: str
+    build: Build
+    release: Release | None = None
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What a certificate says of it; nothing of the installed TensorFlow, eager."""
+        if self.name == "tf":
+            return {}
+        emulated = ", emulated" if self.release and self.release.is_emulated else ""
+        return {"against": self.name + emulated, "build": self.build}
+
+    def outputs(
+        self, function: str, arrays: tuple[np.ndarray, ...], settings: tuple[Any, ...]
+    ) -> tuple[np.ndarray, ...]:
+        """Return the outputs of a function of ``tf.quantization``, called as qmath's own.
+
+        Parameters
+        ----------
+        function : str
+        arrays : tuple of ndarray
+            Gradients and inputs.
+        settings : tuple
+            The range, the width, and whether it is narrow.
+
+        Notes
+        -----
+        Whether XLA fuses multiply-adds is decided by ``XLA_FLAGS``, before the first call.
+        """
+        if self.name == "tf":
+            from reference import oracle
+
+            found = getattr(oracle, function)(*arrays, *settings)
+            return tuple(found) if isinstance(found, tuple) else (found,)
+        low, high, bits, narrow = settings
+        op = function.removeprefix(PREFIX).replace("_gradient", " gradient")
+        if self.release is None:
+            is_args = op.startswith("args")
+            ends = (float(low), float(high)) if is_args else ()
+            given = arrays if is_args else (*arrays, low, high)
+            return answer(Call(function, given, bits, narrow, ends))
+        case = Case(op.replace("vars_per_channel", "per_channel"), arrays, low, high, bits, narrow)
+        return tuple(_session(self.release).run(case))
+
+
+@cache
+def _session(release: Release) -> Session:
+    session = Session(release)
+    atexit.register(session.close)
+    return session
+
+
+TWINS: Mapping[str, Twin] = {
+    twin.name: twin
+    for twin in (
+        *(Twin(name, name) for name in ("tf", "xla-cpu", "xla-cpu-nofma")),
+        *(Twin(release.name, release.build, release) for release in RELEASES),
+    )
+}

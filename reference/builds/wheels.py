@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,11 @@ class Release:
     def name(self) -> str:
         """What the table calls it."""
         return f"{self.version} {self.machine}"
+
+    @property
+    def is_emulated(self) -> bool:
+        """Whether this machine is of another kind."""
+        return self.machine != platform.machine()
 
     def libraries(self) -> list[Path]:
         """Return its libraries in the order of loading, fetched and unpacked if they are not yet.

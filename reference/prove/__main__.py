@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from qmath.kernels.builds import BUILDS
+from reference.builds.twins import TWINS
 from reference.jit import NO_FMA
 from reference.prove import certificate
 from reference.prove.journal import Journal, JournalError
@@ -29,14 +29,14 @@ def prove(options: argparse.Namespace) -> dict[str, Any]:
         TimeRemainingColumn,
     )
 
-    if options.build == "xla-cpu-nofma":  # before TensorFlow is imported, here or in a worker
+    if options.against == "xla-cpu-nofma":  # before TensorFlow is imported, here or in a worker
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {NO_FMA}"
     from reference.prove.running import run
     from reference.prove.tasks import select, tasks
 
-    every = tasks(options.quick, options.build)
+    every = tasks(options.quick, options.against)
     chosen = select(every, options.configs)
-    where = certificate.environment()
+    where = certificate.environment(options.against)
     journal = None
     finished: dict[str, dict[str, Any]] = {}
     earlier = 0.0
@@ -50,7 +50,7 @@ def prove(options: argparse.Namespace) -> dict[str, Any]:
     if options.output:
         path = options.output.with_name(options.output.name + ".journal")
         journal = Journal(
-            path, {**where, "quick": options.quick, "build": options.build}, options.resume
+            path, {**where, "quick": options.quick, "against": options.against}, options.resume
         )
         finished |= {name: entry for name, entry in journal.finished.items() if name in chosen}
     left = [name for name in chosen if name not in finished]
@@ -71,7 +71,7 @@ def prove(options: argparse.Namespace) -> dict[str, Any]:
             progress.update(bar, completed=counter.value)
 
         for name, records, seconds in run(
-            left, options.quick, options.jobs, counter, show, options.build
+            left, options.quick, options.jobs, counter, show, options.against
         ):
             entry = {"task": name, "seconds": round(seconds, 1), "records": records}
             if journal:
@@ -97,7 +97,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--configs", nargs="+", metavar="NAME", help="only these; * and ? stand for other letters"
     )
     parser.add_argument(
-        "--build", choices=list(BUILDS), default="tf", help="whose kernels; default: tf"
+        "--against",
+        choices=list(TWINS),
+        default="tf",
+        metavar="NAME",
+        help=f"whose kernels: {', '.join(TWINS)}; default: tf, the installed ones, eager",
     )
     parser.add_argument("--quick", action="store_true", help="a slice of everything, in a minute")
     parser.add_argument("--resume", action="store_true", help="go on where the last run stopped")
@@ -114,17 +118,15 @@ def main(arguments: list[str] | None = None) -> int:
         "--output",
         type=Path,
         metavar="FILE",
-        help="default: reference/certificate.json; none with --quick, --configs or --build",
+        help="default: where the repository has it; none with --quick or --configs",
     )
     parser.add_argument(
         "--table", action="store_true", help="print the Markdown table of the certificate"
     )
     options = parser.parse_args(arguments)
     options.output = options.output or options.complete
-    if options.output is None and (
-        options.table or not (options.quick or options.configs or options.build != "tf")
-    ):
-        options.output = certificate.CERTIFICATE
+    if options.output is None and (options.table or not (options.quick or options.configs)):
+        options.output = certificate.path(options.against)
     if options.table:
         made = json.loads(options.output.read_text("utf-8"))
     else:

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from reference.builds.twins import TWINS
+
 __all__ = [
     "CERTIFICATE",
     "KINDS",
@@ -19,6 +21,7 @@ __all__ = [
     "commit",
     "count_differing",
     "environment",
+    "path",
     "read",
     "table",
     "write",
@@ -34,10 +37,21 @@ class CertificateError(Exception):
     """A certificate that cannot be completed here."""
 
 
-def environment() -> dict[str, Any]:
-    """Return versions and processor."""
+def environment(against: str = "tf") -> dict[str, Any]:
+    """Return versions and processor, and with what qmath is compared if that is not the default."""
+    twin = TWINS[against]
     versions = {name: metadata.version(name) for name in PACKAGES}
-    return {"versions": {"python": platform.python_version(), **versions}, "cpu": _processor()}
+    if twin.release:
+        versions["tensorflow"] = twin.release.version
+    versions = {"python": platform.python_version(), **versions}
+    return {**twin.about, "versions": versions, "cpu": _processor()}
+
+
+def path(against: str) -> Path:
+    """Return where the repository has the certificate."""
+    if against == "tf":
+        return CERTIFICATE
+    return ROOT / "reference" / "certificates" / f"{against.replace(' ', '-')}.json"
 
 
 def commit() -> str:

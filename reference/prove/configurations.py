@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 import qmath
-from qmath.kernels.builds import Build
+from reference.builds.twins import TWINS, Twin
 
 __all__ = ["PATTERNS", "Sweep", "SymmetricSweep", "sweeps"]
 
@@ -36,8 +36,8 @@ class Sweep:
     gradient : {None, "inputs", "gradients"}
         The forward op; or its gradient, with all patterns as the one argument and, as the other,
         ones or an input inside and one outside of the range.
-    build : str
-        Whose kernels.
+    against : str
+        Whose kernels: a name of `TWINS`.
     """
 
     name: str
@@ -47,7 +47,12 @@ class Sweep:
     min: tuple[float, ...]
     max: tuple[float, ...]
     gradient: Literal["inputs", "gradients"] | None = None
-    build: Build = "tf"
+    against: str = "tf"
+
+    @property
+    def twin(self) -> Twin:
+        """What computes beside qmath."""
+        return TWINS[self.against]
 
     @property
     def function(self) -> str:
@@ -76,8 +81,7 @@ class Sweep:
         """What its record says of it, as JSON has it."""
         ends = {"min": list(self.min), "max": list(self.max)}
         described = {**asdict(self), **ends, "op": self.function}
-        if self.build == "tf":  # which records of earlier certificates do not say
-            del described["build"]
+        del described["against"]  # which the certificate says once
         return described
 
     @property
@@ -139,17 +143,30 @@ def one(low: float, high: float) -> Ends:
     return (float(np.float32(low)),), (float(np.float32(high)),)
 
 
+# What goes through kernels that are slow to reach: each op, and narrow and wide ranges.
+OF_OTHERS = (
+    "vars 8 bits, untrained",
+    "vars 8 bits, activation",
+    "vars 8 bits narrow, dense kernel",
+    "vars 4 bits narrow, dense kernel",
+    "vars 2 bits, symmetric",
+    "vars 16 bits, untrained",
+    "vars_per_channel 4 bits narrow, depthwise",
+    "vars_per_channel 16 bits narrow, symmetric",
+    "args 8 bits, default",
+    "args 5 bits, asymmetric",
+    "args 16 bits, one-sided",
+    "gradient by inputs: args 8 bits, default",
+)
+
+
 @cache
-def sweeps(build: Build = "tf") -> tuple[Sweep, ...]:
-    """Return every sweep of a build; of others than the default, those without sums."""
-    return _own_sweeps() if build == "tf" else tuple(_of_build(build))
-
-
-def _of_build(build: Build) -> Iterator[Sweep]:
-    for sweep in _own_sweeps():
-        is_fake_quant = not isinstance(sweep, SymmetricSweep)
-        if is_fake_quant and (sweep.gradient is None or sweep.op == "args"):
-            yield replace(sweep, build=build, name=f"{build}: {sweep.name}")
+def sweeps(against: str = "tf") -> tuple[Sweep, ...]:
+    """Return every sweep; against others than the installed TensorFlow, eager, a dozen."""
+    if against == "tf":
+        return _own_sweeps()
+    own = {sweep.name: sweep for sweep in _own_sweeps()}
+    return tuple(replace(own[name], against=against) for name in OF_OTHERS)
 
 
 def _own_sweeps() -> tuple[Sweep, ...]:

@@ -9,7 +9,6 @@ from multiprocessing import get_context
 from typing import Any
 
 import qmath
-from qmath.kernels.builds import Build
 from reference.prove import certificate
 from reference.prove.tasks import tasks
 
@@ -29,13 +28,13 @@ def _tick(elements: int) -> None:
         _counter.value += elements
 
 
-def _work(name: str, quick: bool, build: Build) -> Finished:
+def _work(name: str, quick: bool, against: str) -> Finished:
     """Run one task in this process."""
     qmath.set_num_threads(1)  # the processes share the processors already
     start = time.process_time()
     records = [
         {**record, "commit": certificate.commit()}
-        for record in tasks(quick, build)[name].run(_tick)
+        for record in tasks(quick, against)[name].run(_tick)
     ]
     return name, records, time.process_time() - start
 
@@ -46,17 +45,17 @@ def run(
     jobs: int,
     counter: Any,
     show: Callable[[], object],
-    build: Build = "tf",
+    against: str = "tf",
 ) -> Iterator[Finished]:
     """Run tasks, in this process or in `jobs` others; call `show` now and then."""
     if jobs == 1:
         _start(counter)
         for name in names:
-            yield _work(name, quick, build)
+            yield _work(name, quick, against)
             show()
         return
     with ProcessPoolExecutor(jobs, get_context("spawn"), _start, (counter,)) as pool:
-        waiting = {pool.submit(_work, name, quick, build) for name in names}
+        waiting = {pool.submit(_work, name, quick, against) for name in names}
         while waiting:
             done, waiting = wait(waiting, timeout=1, return_when=FIRST_COMPLETED)
             for future in done:

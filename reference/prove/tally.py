@@ -31,6 +31,7 @@ class Tally:
     def __init__(self) -> None:
         self.compared = self.integers = self.differing = 0
         self._hash = hashlib.sha256()
+        self._floats: np.ndarray | None = None  # which each integer of `in_order` stands for
 
     def outputs(self, ours: np.ndarray, theirs: np.ndarray) -> None:
         """Compare float32 outputs; NaN equals NaN."""
@@ -41,6 +42,25 @@ class Tally:
         """Compare dequantized integers with fake-quantized floats."""
         self.integers += theirs.size
         self._count(ours.dequantize(), theirs)
+
+    def in_order(self, ours: qmath.QuantizedTensor, theirs: np.ndarray) -> None:
+        """Compare integers with floats that are no multiples of a scale.
+
+        Each integer must always stand for one float, and greater ones for greater floats.
+        """
+        self.integers += theirs.size
+        levels = 1 << ours.num_bits
+        codes = ours.values.astype(np.int64) + levels // 2 * ours.signed
+        channels = codes.shape[-1] if ours.axis is not None else 1
+        codes += levels * np.arange(channels)
+        if self._floats is None:
+            self._floats = np.full(levels * channels, np.nan, np.float32)
+        new = np.isnan(self._floats[codes])
+        self._floats[codes[new]] = theirs[new]
+        self.differing += int(np.count_nonzero(self._floats[codes] != theirs))
+        for row in self._floats.reshape(channels, levels):
+            seen = row[~np.isnan(row)]
+            self.differing += int(np.count_nonzero(seen[1:] <= seen[:-1]))
 
     def digest(self, outputs: np.ndarray) -> None:
         """Put integers, or floats with one kind of NaN, into the digest."""

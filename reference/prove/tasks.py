@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from qmath.kernels.builds import Build
 from reference.prove import round_trips, sweeping, thresholding
 from reference.prove.configurations import sweeps
 from reference.prove.tally import Tick
@@ -51,13 +50,13 @@ class Task:
         return found if len(found) == len(self.descriptions) else None
 
 
-def tasks(quick: bool = False, build: Build = "tf") -> dict[str, Task]:
+def tasks(quick: bool = False, against: str = "tf") -> dict[str, Task]:
     """Return all tasks by name; of the quick run, the same ones with less in each.
 
-    Of other builds than the default, the sweeps alone.
+    Against others than the installed TensorFlow, eager, there are no round trips.
     """
     found = []
-    for of in sweeps(build):
+    for of in sweeps(against):
         size = of.elements // sweeping.QUICK_STEP if quick else of.elements
         found.append(
             Task(
@@ -68,18 +67,18 @@ def tasks(quick: bool = False, build: Build = "tf") -> dict[str, Task]:
                 [sweeping.description(of, quick)],
             )
         )
-    if build != "tf":
-        return {task.name: task for task in found}
     for bits in (2, 3, 4, 8) if quick else range(2, 17):
         found.append(
             Task(
                 f"thresholds {bits} bits",
                 "thresholds",
-                thresholding.elements(bits, quick),
-                lambda tick, bits=bits: thresholding.thresholds(bits, tick, quick),
-                thresholding.descriptions(bits, quick),
+                thresholding.elements(bits, quick, against),
+                lambda tick, bits=bits: thresholding.thresholds(bits, tick, quick, against),
+                thresholding.descriptions(bits, quick, against),
             )
         )
+    if against != "tf":
+        return {task.name: task for task in found}
     for bits in (2, 4, 8) if quick else round_trips.WIDTHS:
         found.append(
             Task(

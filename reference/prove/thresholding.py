@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import ModuleType
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import qmath
-from qmath.kernels._nudge import nudge, quant_limits
+from qmath.kernels._nudge import quant_limits
 from qmath.kernels.affine import scale_and_zero_point
-from reference import oracle
+from qmath.kernels.builds import Build, arithmetic_of
+from reference.builds.twins import TWINS, Twin
 from reference.prove.tally import Tally, Tick
 
 __all__ = [
@@ -43,9 +44,10 @@ class Group(NamedTuple):
     max: np.ndarray
 
 
-def groups(num_bits: int, quick: bool = False) -> Iterator[Group]:
-    """Yield the groups of one width, the same in every run."""
+def groups(num_bits: int, quick: bool = False, against: str = "tf") -> Iterator[Group]:
+    """Yield the groups of one width, the same in every run; fewer against slower kernels."""
     repeats = 1 if quick or num_bits > 14 else 2 if num_bits > 12 else 4 if num_bits > 10 else 10
+    repeats = repeats if against == "tf" else min(repeats, 2)
     for repeat in range(repeats):
         for number, family in enumerate(FAMILIES):
             rng = np.random.default_rng([num_bits, repeat, number])
@@ -53,9 +55,10 @@ def groups(num_bits: int, quick: bool = False) -> Iterator[Group]:
                 yield Group(num_bits, narrow_range, *ranges(family, rng))
 
 
-def elements(num_bits: int, quick: bool = False) -> int:
+def elements(num_bits: int, quick: bool = False, against: str = "tf") -> int:
     """Return how many outputs `thresholds` compares, about."""
-    return sum(1 for _ in groups(num_bits, quick)) * len(OPS) * CHANNELS * (129 << num_bits)
+    count = sum(1 for _ in groups(num_bits, quick, against))
+    return count * len(OPS) * CHANNELS * (129 << num_bits)
 
 
 def ranges(family: str, rng: np.random.Generator) -> np.ndarray:
@@ -95,13 +98,18 @@ def bisect(function: Callable[[np.ndarray], np.ndarray], levels: np.ndarray) -> 
     return low
 
 
-def threshold_floats(of: Group, op: str) -> Iterator[np.ndarray]:
+def threshold_floats(of: Group, op: str, build: Build = "tf") -> Iterator[np.ndarray]:
     """Yield blocks of shape ``(n, CHANNELS)``: all floats near each step and the range's ends."""
-    nudged = nudge(of.min, of.max, of.num_bits, of.narrow_range)
+    kind: Any = op.replace("vars_per_channel", "per_channel")
+    settings = (of.min, of.max, of.num_bits, of.narrow_range, kind)
+    nudged = arithmetic_of(build).nudge(*settings)
     first, last = quant_limits(of.num_bits, of.narrow_range)
+    # Half a step above what each stands for: not every build returns multiples of the scale.
+    above = 0.0 if build == "tf" else 0.5
     with np.errstate(all="ignore"):  # ranges without a scale have no levels, only ends
-        levels = (np.arange(first, last)[:, np.newaxis] - nudged.zero_point) * nudged.scale
-        steps = bisect(lambda x: _apply(qmath, op, x, of), np.float32(levels))
+        counts = np.arange(first, last)[:, np.newaxis] - nudged.zero_point
+        levels = (counts + above) * nudged.scale
+        steps = bisect(lambda x: _ours(op, x, of, build), np.float32(levels))
     bounds = [of.min, of.max, nudged.min, nudged.max]
     normal = np.finfo(np.float32).tiny
     ends = [np.full(CHANNELS, x) for x in np.float32([0, normal, -normal, np.inf, -np.inf])]
@@ -113,22 +121,26 @@ def threshold_floats(of: Group, op: str) -> Iterator[np.ndarray]:
         yield numbered(near.reshape(-1, CHANNELS))
 
 
-def thresholds(num_bits: int, tick: Tick, quick: bool = False) -> list[dict[str, Any]]:
+def thresholds(
+    num_bits: int, tick: Tick, quick: bool = False, against: str = "tf"
+) -> list[dict[str, Any]]:
     """Compare all groups of one width; return a record for each op."""
+    twin = TWINS[against]
     tallies = {op: Tally() for op in OPS}
     refused = dict.fromkeys(OPS, 0)
     steps = 0
-    for group in groups(num_bits, quick):
+    for group in groups(num_bits, quick, against):
         steps += CHANNELS * (2**num_bits - 1 - group.narrow_range)
         usable = [_has_integers(group, channel) for channel in range(CHANNELS)]
         for op, tally in tallies.items():
             refused[op] += CHANNELS - sum(usable)
-            for x in threshold_floats(group, op):
-                expected = _apply(oracle, op, x, group)
-                tally.outputs(_apply(qmath, op, x, group), expected)
+            for x in threshold_floats(group, op, twin.build):
+                expected = _theirs(op, x, group, twin)
+                tally.outputs(_ours(op, x, group, twin.build), expected)
                 tally.digest(expected)
-                for q, real in _quantized(op, x, group, usable, expected):
-                    tally.reconstructed(q, real)
+                if twin.build == "tf":
+                    for q, real in _quantized(op, x, group, usable, expected):
+                        tally.reconstructed(q, real)
                 tick(x.size)
     return [
         {
@@ -137,28 +149,44 @@ def thresholds(num_bits: int, tick: Tick, quick: bool = False) -> list[dict[str,
             "thresholds": steps,
             **tallies[op].record(),
         }
-        for op, described in zip(OPS, descriptions(num_bits, quick), strict=True)
+        for op, described in zip(OPS, descriptions(num_bits, quick, against), strict=True)
     ]
 
 
-def descriptions(num_bits: int, quick: bool = False) -> list[dict[str, Any]]:
+def descriptions(num_bits: int, quick: bool = False, against: str = "tf") -> list[dict[str, Any]]:
     """Return what each record says of its configurations."""
-    count = CHANNELS * sum(1 for _ in groups(num_bits, quick))
+    count = CHANNELS * sum(1 for _ in groups(num_bits, quick, against))
     return [
         {"op": f"fake_quant_with_min_max_{op}", "num_bits": num_bits, "configurations": count}
         for op in OPS
     ]
 
 
-def _apply(module: ModuleType, op: str, x: np.ndarray, of: Group) -> np.ndarray:
+def _ours(op: str, x: np.ndarray, of: Group, build: Build) -> np.ndarray:
     """Fake-quantize every column by its range."""
-    function = getattr(module, f"fake_quant_with_min_max_{op}")
+    function = getattr(qmath, f"fake_quant_with_min_max_{op}")
+    return _by_column(partial(function, build=build), op, x, of)
+
+
+def _theirs(op: str, x: np.ndarray, of: Group, twin: Twin) -> np.ndarray:
+    """Let the twin do the same."""
+
+    def function(x: np.ndarray, *settings: Any) -> np.ndarray:
+        (found,) = twin.outputs(f"fake_quant_with_min_max_{op}", (x,), settings)
+        return found
+
+    return _by_column(function, op, x, of)
+
+
+def _by_column(
+    function: Callable[..., np.ndarray], op: str, x: np.ndarray, of: Group
+) -> np.ndarray:
     if op == "vars_per_channel":
         return function(x, of.min, of.max, of.num_bits, of.narrow_range)
     columns = np.ascontiguousarray(x.T)
     found = [
-        function(column, *ends, of.num_bits, of.narrow_range)
-        for column, *ends in zip(columns, of.min, of.max, strict=True)
+        function(column, low[...], high[...], of.num_bits, of.narrow_range)
+        for column, low, high in zip(columns, of.min, of.max, strict=True)
     ]
     return np.ascontiguousarray(np.stack(found, axis=1))
 

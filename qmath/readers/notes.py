@@ -13,9 +13,11 @@ __all__ = [
     "NOTHING_QUANTIZED",
     "NO_ARCHITECTURE",
     "NO_CONFIG",
+    "asked_eagerly",
     "assumed",
     "changes_nothing",
     "clips_only",
+    "compiled",
     "compiled_functions",
     "fixed_bits",
     "fixed_unplaced",
@@ -98,12 +100,11 @@ def no_ranges(layers: Sequence[str], config: str) -> str:
 
 def assumed(tensors: Sequence[str], configs: Sequence[str]) -> str:
     """Say what is assumed of the user's own configs, and how to make sure."""
-    shown = ", ".join(tensors[:3]) + (f" and {len(tensors) - 3} more" if len(tensors) > 3 else "")
     owner = ", ".join([*filter(is_plain, configs)][:3]) or "your QuantizeConfig"
     return (
-        f"Assumed: that TFMOT's own quantizers use the ranges of {shown}; this file does not show "
-        f"it. To make sure, save a SavedModel, whose graph shows it; ask the live model with "
-        f"qmath.from_keras; or compare with a dump of the forward pass by verify --against. To "
+        f"Assumed: that TFMOT's own quantizers use the ranges of {_some(tensors)}; this file does "
+        "not show it. To make sure, save a SavedModel, whose graph shows it; ask the live model "
+        "with qmath.from_keras; or compare with a dump of the forward pass by verify --against. To "
         f"let the next file tell, put this line into the class {owner} of the training script "
         f"(cls() with its arguments, if it takes any) and save again: {GET_CONFIG}"
     )
@@ -122,16 +123,34 @@ def clips_only(tensor: str, quantizer: str) -> str:
     )
 
 
-def compiled_functions(names: Sequence[str], build: str) -> list[str]:
-    """Functions that XLA compiles, where the user takes TensorFlow's own kernels for theirs."""
-    if not names or build.startswith("xla"):
+def compiled(what: str, build: str) -> list[str]:
+    """Say that XLA compiles something, if the user takes TensorFlow's own kernels for what runs."""
+    if build.startswith("xla"):
         return []
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return [
-        f"The file marks functions for XLA to compile (jit_compile): {shown}. What they compute "
-        f"differs near ties from what is assumed here (build {build!r}); for theirs pass --build "
-        "xla-cpu (build='xla-cpu' in Python)."
+        f"{what} (jit_compile=True). XLA's kernels differ near ties from what is assumed here "
+        f"(build {build!r}); for theirs pass --build xla-cpu (build='xla-cpu' in Python)."
     ]
+
+
+def compiled_functions(names: Sequence[str], build: str) -> list[str]:
+    """Say which functions of a file XLA compiles, if there are any."""
+    what = f"The file marks functions for XLA to compile: {_some(names)}"
+    return compiled(what, build) if names else []
+
+
+def asked_eagerly(tensors: Sequence[str], build: str) -> list[str]:
+    """Say which integers do not depend on the build, as a quantizer of the user's returned them."""
+    if not tensors or build == "tf":
+        return []
+    return [
+        f"{_some(tensors)}: recovered from what a quantizer of your own returned here, eagerly; "
+        f"what it returns under the build {build!r} was not asked."
+    ]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def fixed_bits(tensor: str, num_bits: object) -> str:

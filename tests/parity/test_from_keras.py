@@ -16,6 +16,7 @@ from qmath.model import assumed_tensors, own_quantized
 from qmath.quantizers import FixedScaleQuantizer, PowerOfTwoQuantizer
 from qmath.readers.keras.live import from_keras
 from qmath.readers.notes import GET_CONFIG
+from qmath.readers.records import ASKED
 from tests.helpers import assert_same_bits
 
 KERAS = tfmot.quantization.keras
@@ -181,6 +182,55 @@ def test_kernels_are_those_of_the_forward_pass(name: str, tmp_path: Path) -> Non
     assert_same_bits(
         bundle.tensors["d1/kernel"].dequantize(), live.tensors["d1/kernel"].quantize().dequantize()
     )
+
+
+@pytest.mark.parametrize("per_axis", [False, True])
+def test_a_build_is_what_xla_makes_of_a_live_quantizer(per_axis: bool) -> None:
+    model, _ = build(weights=lambda: last(8, per_axis), activation=average)
+    variable, quantizer, state = model.get_layer("quant_d1")._weight_vars[0]
+    for end, value in (("min_var", -6.0), ("max_var", 6.0)):  # whose zero lies between integers
+        state[end].assign(np.full(state[end].shape, value, np.float32))
+
+    def call() -> Any:
+        return quantizer(variable, False, weights=state)
+
+    for name, zero, expected in (
+        ("tf", 0, call()),
+        ("xla-cpu", -1, tf.function(call, jit_compile=True)()),
+    ):
+        live = from_keras(model, build=name)
+        found = live.tensors["d1/kernel"]
+        assert live.build == found.spec.build == name
+        assert found.spec.quantizer == "LastValueQuantizer"
+        q = found.quantize()
+        assert q.zero_point.min() == q.zero_point.max() == zero
+        np.testing.assert_allclose(q.dequantize(), expected, atol=1e-5)  # a step is 0.047
+
+
+def test_an_old_tensorflow_is_asked_as_the_build_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, _ = build(weights=last)
+
+    def old(_: Any, inputs: Any, training: bool, weights: Any, **__: Any) -> Any:
+        assert not training
+        ends = weights["min_var"].numpy(), weights["max_var"].numpy()
+        x = np.asarray(inputs, np.float32)
+        return tf.constant(qmath.fake_quant_with_min_max_vars(x, *ends, build="tf<2.6"))
+
+    monkeypatch.setattr(T.LastValueQuantizer, "__call__", old)
+    found = from_keras(model, build="tf<2.6").tensors["d1/kernel"]
+    assert found.recovered is None
+    assert set(found.provenance.values()) == {ASKED}
+
+
+def test_what_a_build_leaves_open_is_a_note() -> None:
+    model, _ = build(weights=lambda: Stateless(rounded))
+    assert any("recovered from" in note for note in from_keras(model, build="xla-cpu").notes)
+    assert not any("eagerly" in note for note in from_keras(model).notes)
+    model.compile(jit_compile=True)
+    assert any("XLA compiles this" in note for note in from_keras(model).notes)
+    assert not any("XLA compiles" in note for note in from_keras(model, build="xla-cpu").notes)
+    with pytest.raises(qmath.QmathError, match="build must be one of 'tf'"):
+        from_keras(model, build="xla")
 
 
 def test_a_formula_that_rounds_twice_is_refused_by_name() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import qmath
 from reference.prove.__main__ import main
 from reference.prove.certificate import CERTIFICATE
 from reference.prove.configurations import SymmetricSweep, sweeps
-from reference.prove.sweeping import patterns
+from reference.prove.sweeping import patterns, sweep
+from reference.prove.tally import Tally
 from reference.prove.tasks import tasks
 from reference.prove.thresholding import bisect, groups, numbered, ordinal, threshold_floats
 
@@ -24,6 +26,38 @@ def test_a_slice_of_every_proof(tmp_path):
     assert {record["name"] for record in made["sweeps"]} == {of.name for of in sweeps()}
     assert min(record["compared"] for record in made["sweeps"]) >= 2**20
     assert list(tmp_path.iterdir()) == [output]  # the journal is gone
+
+
+@pytest.mark.slow
+def test_a_slice_against_xla(tmp_path):
+    output = tmp_path / "certificate.json"
+    names = ["vars 8 bits, untrained", "vars_per_channel 16 bits*", "gradient*", "thresholds 4*"]
+    run = ["--quick", "--jobs", "1", "--against", "xla-cpu", "--output", str(output), "--configs"]
+    assert main([*run, *names]) == 0
+    made = json.loads(output.read_text("utf-8"))
+    assert (made["against"], made["build"]) == ("xla-cpu", "xla-cpu")
+    assert made["differing"] == 0
+    assert [bool(record["integers"]) for record in made["sweeps"]] == [True, True, False]
+    assert sum(record["configurations"] for record in made["thresholds"]) == 3 * 48
+    # Other kernels make other integers of the range from -6 to 6, and other floats.
+    of = replace(sweeps("xla-cpu")[0], against="tf")
+    assert sweep(of, lambda _: None, quick=True)["sha256"] != made["sweeps"][0]["sha256"]
+
+
+def test_an_integer_that_stands_for_two_floats_or_out_of_order_is_a_difference():
+    x = np.float32([-1, 0, 0.5, 1])
+    q = qmath.quantize(x, -1, 1, 4, build="xla-cpu")
+    y = qmath.fake_quant_with_min_max_vars(x, -1, 1, 4, build="xla-cpu")
+    tally = Tally()
+    tally.in_order(q, y)
+    assert tally.differing == 0
+    other = y.copy()
+    other[2] += np.float32(0.01)
+    tally.in_order(q, other)
+    assert tally.differing == 1
+    reverse = Tally()
+    reverse.in_order(q, y[::-1])
+    assert reverse.differing == 3
 
 
 def test_the_sweeps_cover_what_they_should():

@@ -5,7 +5,7 @@ Nothing of TensorFlow is imported: tensors to call with are made by arithmetic o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from qmath.errors import QmathError
 from qmath.kernels import fake_quant
+from qmath.kernels.builds import Build
 from qmath.readers import notes as words
 from qmath.readers.keras.used import holds
 from qmath.readers.records import ASKED, Fact, StoredTensor
@@ -34,7 +35,12 @@ _FAR = np.float32(1e30)
 
 
 def ask_weight(
-    item: StoredTensor, variable: Any, quantizer: Any, state: Any, settings: QuantizerSettings
+    item: StoredTensor,
+    variable: Any,
+    quantizer: Any,
+    state: Any,
+    settings: QuantizerSettings,
+    builds: Sequence[Build] = ("tf",),
 ) -> tuple[StoredTensor, str | None]:
     """Return a weight with what its quantizer does, and a note if there is something to say.
 
@@ -46,6 +52,8 @@ def ask_weight(
         The live objects, as a wrapper holds them.
     settings : QuantizerSettings
         Of `quantizer`.
+    builds : sequence of str
+        Of TensorFlow, one of which answers.
 
     Raises
     ------
@@ -57,8 +65,7 @@ def ask_weight(
     says = _says(settings)
     if settings.kind == "NoQuantizer" and _same(answer, values):
         return replace(item, role="float", min=None, max=None), None
-    derived = _derived(item, settings, values)
-    if derived is not None and _same(answer, derived):
+    if _is_derived(item, settings, values, answer, builds):
         facts = quantizer_facts(settings, ASKED, f"the live {settings.class_name} says")
         return replace(item, role="weight", facts=tuple(facts)), None
     own = Fact("quantizer", settings.class_name, ASKED, says)
@@ -70,9 +77,9 @@ def ask_weight(
     if _is_clipped(values, answer):
         clipped = replace(bare, values=answer)
         return clipped, words.clips_only(item.name, settings.class_name)
-    found = (
-        None if item.min is None or not item.is_stored else _fitting(item, settings, values, answer)
-    )
+    found = None
+    if item.min is not None and item.is_stored:
+        found = _fitting(item, settings, values, answer, builds)
     if found is not None:
         return replace(item, role="weight", facts=(own, *_facts(found, ASKED, says))), None
     width = settings.arguments.get("num_bits")
@@ -89,7 +96,12 @@ def ask_weight(
 
 
 def ask_activation(
-    item: StoredTensor, quantizer: Any, state: Any, settings: QuantizerSettings, some: Any
+    item: StoredTensor,
+    quantizer: Any,
+    state: Any,
+    settings: QuantizerSettings,
+    some: Any,
+    builds: Sequence[Build] = ("tf",),
 ) -> tuple[StoredTensor | None, str | None]:
     """Return an activation with what its quantizer does, or ``None`` if that is nothing; a note.
 
@@ -103,6 +115,8 @@ def ask_activation(
         Of `quantizer`.
     some : Any
         A float variable of the model, to make tensors of.
+    builds : sequence of str
+        As `ask_weight` takes them.
 
     Raises
     ------
@@ -118,15 +132,14 @@ def ask_activation(
     answer = ask(probes)
     if settings.kind == "NoQuantizer" and _same(answer, probes):
         return None, None
-    derived = _derived(item, settings, probes)
-    if derived is not None and _same(answer, derived):
+    if _is_derived(item, settings, probes, answer, builds):
         facts = quantizer_facts(settings, ASKED, f"the live {settings.class_name} says")
         return replace(item, facts=tuple(facts)), None
     if _same(answer, probes):
         return None, words.changes_nothing(item.name, settings.class_name)
     own = Fact("quantizer", settings.class_name, ASKED, says)
     if item.min is not None and item.is_stored:
-        found = _fitting(item, settings, probes, answer)
+        found = _fitting(item, settings, probes, answer, builds)
         if found is not None:
             return replace(item, facts=(own, *_facts(found, ASKED, says))), None
     ends = ask(np.array([[-_FAR], [_FAR]], np.float32))
@@ -135,7 +148,7 @@ def ask_activation(
         probes = _probes(ranged, settings)
         answer = ask(probes)
         for near in _near(ranged):
-            found = _fitting(near, settings, probes, answer)
+            found = _fitting(near, settings, probes, answer, builds)
             if found is not None:
                 return replace(near, facts=(own, *_facts(found, RECOVERED, says))), None
     raise _refused(
@@ -239,33 +252,52 @@ def _near(item: StoredTensor) -> Iterator[StoredTensor]:
         yield replace(item, min=np.asarray(low), max=np.asarray(high))
 
 
-def _derived(
-    item: StoredTensor, settings: QuantizerSettings, x: Float32Array
-) -> Float32Array | None:
-    """Return what a quantizer of TFMOT makes of values, ``None`` where it is none or incomplete."""
-    width, narrow = settings.arguments.get("num_bits"), settings.arguments.get("narrow_range")
+def _is_derived(
+    item: StoredTensor,
+    settings: QuantizerSettings,
+    x: Float32Array,
+    answer: Float32Array,
+    builds: Sequence[Build],
+) -> bool:
+    """Tell whether a quantizer of TFMOT, with these settings and this range, gives an answer."""
+    num_bits, narrow = settings.arguments.get("num_bits"), settings.arguments.get("narrow_range")
     if settings.kind is None or item.min is None or not isinstance(narrow, bool):
-        return None
+        return False
     if settings.kind == "FixedQuantizer":
-        return _faked(item, x, (8, narrow), _ARGS)
-    return _faked(item, x, (width, narrow), _VARS) if is_width(width) else None
+        return _is_faked(item, x, (8, narrow), _ARGS, answer, builds)
+    return is_width(num_bits) and _is_faked(item, x, (num_bits, narrow), _VARS, answer, builds)
 
 
-def _faked(item: StoredTensor, x: Float32Array, width: _Width, op: str) -> Float32Array:
+def _is_faked(
+    item: StoredTensor,
+    x: Float32Array,
+    width: _Width,
+    op: str,
+    answer: Float32Array,
+    builds: Sequence[Build],
+) -> bool:
+    """Tell whether an op of one of the builds gives an answer."""
+    low, high = item.min, item.max
     if op == _ARGS:
-        low, high = float(item.min), float(item.max)
-        return fake_quant.fake_quant_with_min_max_args(x, low, high, *width)
-    if np.ndim(item.min):
-        return fake_quant.fake_quant_with_min_max_vars_per_channel(x, item.min, item.max, *width)
-    return fake_quant.fake_quant_with_min_max_vars(x, item.min, item.max, *width)
+        function: Callable[..., Float32Array] = fake_quant.fake_quant_with_min_max_args
+        low, high = float(low), float(high)
+    elif np.ndim(low):
+        function = fake_quant.fake_quant_with_min_max_vars_per_channel
+    else:
+        function = fake_quant.fake_quant_with_min_max_vars
+    return any(_same(answer, function(x, low, high, *width, build=build)) for build in builds)
 
 
 def _fitting(
-    item: StoredTensor, settings: QuantizerSettings, x: Float32Array, answer: Float32Array
+    item: StoredTensor,
+    settings: QuantizerSettings,
+    x: Float32Array,
+    answer: Float32Array,
+    builds: Sequence[Build],
 ) -> dict[str, Any] | None:
     """Return the one width with which the range gives an answer, with the op: fields of a spec."""
     for op in (_VARS,) if item.is_stored else (_VARS, _ARGS):
-        widths = [w for w in _widths(settings) if _same(_faked(item, x, w, op), answer)]
+        widths = [w for w in _widths(settings) if _is_faked(item, x, w, op, answer, builds)]
         if len(widths) == 1:
             (num_bits, narrow), per_axis = widths[0], bool(np.ndim(item.min))
             return {"op": op, "num_bits": num_bits, "narrow_range": narrow, "per_axis": per_axis}

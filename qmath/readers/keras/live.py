@@ -15,7 +15,8 @@ import numpy as np
 
 from qmath.containers.bounded_json import parse_json
 from qmath.errors import FileFormatError, QmathError
-from qmath.model import QatModel, Role, with_shapes
+from qmath.kernels.builds import Build, check_build
+from qmath.model import QatModel, Role, with_build, with_shapes
 from qmath.readers import notes as words
 from qmath.readers.architecture.config import LayerFacts, Serialized
 from qmath.readers.architecture.parsing import Architecture, read_architecture
@@ -45,6 +46,7 @@ def from_keras(
     *,
     force: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    build: Build = "tf",
 ) -> QatModel:
     """Read a live Keras model that TFMOT quantized, and ask its quantizers what they do.
 
@@ -54,8 +56,8 @@ def from_keras(
         Sequential, Functional or subclassed, with models inside or not.
     quantizers, force
         As in `qmath.load`; a live model seldom leaves anything open.
-    shapes
-        As in `qmath.load`.
+    shapes, build
+        As in `qmath.load`. Quantizers are called eagerly, whatever the build.
 
     Returns
     -------
@@ -66,7 +68,7 @@ def from_keras(
     ------
     QmathError
         This is no Keras model, it has no weights yet, or a stored range is impossible; a quantizer
-        fails, or returns what no integers give.
+        fails, or returns what no integers give; there is no such build.
     ContradictionError
         `quantizers` say something else than the live ones.
 
@@ -89,6 +91,7 @@ def from_keras(
             f"there is qmath.load"
         )
     check_told(quantizers, shapes)
+    check_build(build)
     name = type(model).__name__
     architecture = _architecture(model)
     if not getattr(model, "built", True):
@@ -101,7 +104,7 @@ def from_keras(
         for layer in architecture.layers
     }
     where = f"the live {name} {getattr(model, 'name', '')!r}"
-    reader = _Reader(where, _some_float(model))
+    reader = _Reader(where, _some_float(model), build)
     for layer, prefix in _leaf_layers(model, ""):
         reader.read(layer, known.get(prefix + layer.name) or _layer_facts(layer, prefix))
     reader.read_own(model)
@@ -115,16 +118,21 @@ def from_keras(
         notes.append(words.unused_quantizers(reader.unused))
     if reader.leftovers:
         notes.append(words.leftovers(reader.leftovers))
-    notes = [*architecture.notes, *reader.notes, *notes]
+    if getattr(model, "jit_compile", False) is True:
+        notes += words.compiled(f"XLA compiles this {name}", build)
+    recovered = [item.name for item in reader.tensors if item.recovered is not None]
+    notes = [*architecture.notes, *reader.notes, *notes, *words.asked_eagerly(recovered, build)]
     found = QatModel(tensors, architecture.graph, tuple(notes), name)
-    return with_shapes(found, shapes) if shapes else found
+    return with_build(with_shapes(found, shapes) if shapes else found, build)
 
 
 class _Reader:
     """Collects the tensors of one layer after the other."""
 
-    def __init__(self, where: str, some_float: Any) -> None:
+    def __init__(self, where: str, some_float: Any, build: Build) -> None:
         self.where = where
+        # An old TensorFlow is a build itself; under XLA, too, quantizers that are called are eager.
+        self.builds: Sequence[Build] = ("tf",) if build == "tf" else ("tf", build)
         self.some_float = some_float
         self.tensors: list[StoredTensor] = []
         self.notes: list[str] = []
@@ -195,7 +203,7 @@ class _Reader:
             elif settings.kind != "NoQuantizer" and _keeps_range(state):
                 item = self._with_range(item, "weight", state)
             try:
-                item, note = ask_weight(item, variable, quantizer, state, settings)
+                item, note = ask_weight(item, variable, quantizer, state, settings, self.builds)
             except QmathError as error:
                 raise QmathError(f"{self.where}: {error}") from error
             self.notes += [note] if note else []
@@ -218,7 +226,7 @@ class _Reader:
         elif settings.kind != "NoQuantizer" and _keeps_range(state):
             item, some = self._with_range(item, item.role, state), state["min_var"]
         try:
-            asked, note = ask_activation(item, quantizer, state, settings, some)
+            asked, note = ask_activation(item, quantizer, state, settings, some, self.builds)
         except QmathError as error:
             raise QmathError(f"{self.where}: {error}") from error
         self.notes += [note] if note else []

@@ -50,11 +50,13 @@ class Tally:
         """
         self.integers += theirs.size
         levels = 1 << ours.num_bits
-        codes = ours.values.astype(np.int64) + levels // 2 * ours.signed
+        codes = ours.values.astype(np.intp)
         channels = codes.shape[-1] if ours.axis is not None else 1
-        codes += levels * np.arange(channels)
+        codes += levels // 2 * ours.signed + levels * np.arange(channels)
         if self._floats is None:
             self._floats = np.full(levels * channels, np.nan, np.float32)
+        if np.array_equal(self._floats.take(codes), theirs):
+            return
         new = np.isnan(self._floats[codes])
         self._floats[codes[new]] = theirs[new]
         self.differing += int(np.count_nonzero(self._floats[codes] != theirs))

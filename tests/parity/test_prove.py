@@ -12,7 +12,7 @@ import qmath
 from reference.prove.__main__ import main
 from reference.prove.certificate import CERTIFICATE
 from reference.prove.configurations import SymmetricSweep, sweeps
-from reference.prove.sweeping import patterns, sweep
+from reference.prove.sweeping import BLOCK, patterns, sweep
 from reference.prove.tally import Tally
 from reference.prove.tasks import tasks
 from reference.prove.thresholding import bisect, groups, numbered, ordinal, threshold_floats
@@ -168,7 +168,7 @@ def test_an_unknown_configuration_is_refused():
 def test_blocks_are_all_patterns_in_order():
     blocks = patterns(2, quick=False)
     first, second = (next(blocks).copy().view(np.uint32) for _ in range(2))
-    rows = np.arange(2**20, dtype=np.uint32)
+    rows = np.arange(BLOCK, dtype=np.uint32)
     np.testing.assert_array_equal(np.concatenate([first, second])[:, 0], rows)
     np.testing.assert_array_equal(first[:, 0], first[:, 1])
 

@@ -256,9 +256,10 @@ static inline size_t qm_under(const qm_window *p, size_t n, int32_t i, int32_t j
 
 static inline void qm_clear(qm_int *sums, const qm_block *b)
 {
+    const int32_t n = b->count * b->lanes;
     int32_t i;
 
-    for (i = 0; i < b->count * b->lanes; ++i)
+    for (i = 0; i < n; ++i)
         sums[i] = 0;
 }
 
@@ -300,37 +301,54 @@ static inline qm_int qm_dot(const qm_value *x, const qm_value *w, int32_t n)
     return sum;
 }
 
-/* Inputs under neighbouring weights, of one pixel. */
+/* Inputs under neighbouring weights, of one pixel, between zeros. */
 typedef struct {
-    qm_value x[QM_RUN];
-    int32_t n;
+    qm_value x[QM_LANES + QM_RUN];
+    int32_t n;           /* of the inputs, which begin at QM_LANES */
     size_t at;           /* the number of the first weight, of output channel 0 */
 } qm_run;
 
+static inline void qm_begin(qm_run *r)
+{
+    int32_t i;
+
+    for (i = 0; i < QM_LANES; ++i)
+        r->x[i] = 0;
+    r->n = 0;
+    r->at = 0;
+}
+
+/* Add n inputs, of number `at` and after it, for which there is room. */
+static inline void qm_read(qm_run *r, const qm_tensor *t, size_t at, int32_t n)
+{
+    qm_load(r->x + QM_LANES + r->n, t, at, n);
+    r->n += n;
+}
+
 /* Add the products of a run to the sums of `lanes` output channels from o on, which lie along an
  * axis of the weights, and inputs along the other. Zeros make the run longer, so that it meets
- * weights of what follows, if something does. */
+ * weights of what follows or, where the array ends, of what is before. */
 static inline void qm_add_run(qm_int *sums, qm_run *r, const qm_weights *k, int axis, int32_t o,
                               int32_t lanes)
 {
     const size_t row = k->stride[axis], step = k->stride[5 - axis];
     const int8_t *const plain = qm_plain(k, 5 - axis);
+    const qm_value *x = r->x + QM_LANES;
+    size_t at = r->at + (size_t)o * row;
+    int32_t length = r->n, more, l;
     qm_value w[QM_RUN];
-    int32_t length = r->n;
-    int32_t l;
 
     for (; length % QM_LANES; ++length)
-        r->x[length] = 0;
-    for (l = 0; plain && l + 4 <= lanes; l += 4) {
-        const size_t at = r->at + (size_t)(o + l) * row;
-        if (at + 3 * row + (size_t)length > k->integers->size)
-            length = r->n;
-        qm_dot4(sums + l, r->x, plain + at, row, length);
+        r->x[QM_LANES + length] = 0;
+    more = length - r->n;
+    for (l = 0; plain && l + 4 <= lanes; l += 4, at += 4 * row) {
+        const int ends = at + 3 * row + (size_t)length > k->integers->size;
+        const int32_t back = ends && at >= (size_t)more ? more : 0;
+        qm_dot4(sums + l, x - back, plain + at - back, row, ends && !back ? r->n : length);
     }
-    for (; l < lanes; ++l) {
-        const size_t at = r->at + (size_t)(o + l) * row;
+    for (; l < lanes; ++l, at += row) {
         qm_unpack(w, k, at, step, o + l, r->n);
-        sums[l] += qm_dot(r->x, w, r->n);
+        sums[l] += qm_dot(x, w, r->n);
     }
     r->n = 0;
 }
@@ -356,8 +374,7 @@ static inline void qm_conv_pixel(qm_int *sums, const qm_term *t, size_t pixel, i
     int32_t z, i, j, c, n, row, column, length;
     qm_run r;
 
-    r.n = 0;
-    r.at = 0;
+    qm_begin(&r);
     for (z = 0; z < f->depth.kernel; ++z) {
         const int32_t in = d + z * f->depth.dilation;
         if (in < 0 || in >= f->depth.in)
@@ -385,8 +402,7 @@ static inline void qm_conv_pixel(qm_int *sums, const qm_term *t, size_t pixel, i
                     if (!r.n)
                         r.at = next;
                     n = length - c < QM_RUN - r.n ? length - c : QM_RUN - r.n;
-                    qm_load(r.x + r.n, &t->in, at + (size_t)c, n);
-                    r.n += n;
+                    qm_read(&r, &t->in, at + (size_t)c, n);
                 }
             }
         }
@@ -413,6 +429,24 @@ static inline void qm_conv(qm_int *sums, const qm_term *t, const qm_block *b)
         }
 }
 
+/* A convolution whose outputs read the one input pixel that has their number. */
+static inline void qm_pointwise(qm_int *sums, const qm_term *t, const qm_block *b)
+{
+    const qm_weights *const k = &((const qm_convolution *)t->of)->weights;
+    int32_t n, c;
+    qm_run r;
+
+    qm_begin(&r);
+    qm_clear(sums, b);
+    for (n = 0; n < b->count; ++n)
+        for (c = 0; c < k->depth; c += QM_RUN) {
+            r.at = k->first + (size_t)c * k->stride[2];
+            qm_read(&r, &t->in, (b->first + (size_t)n) * (size_t)k->depth + (size_t)c,
+                    k->depth - c < QM_RUN ? k->depth - c : QM_RUN);
+            qm_add_run(sums + n * b->lanes, &r, k, 3, b->channel, b->lanes);
+        }
+}
+
 /* Channels a of the weights are out, b are in. */
 static inline void qm_conv_transpose(qm_int *sums, const qm_term *t, const qm_block *b)
 {
@@ -436,6 +470,63 @@ static inline void qm_multiply_add(qm_int *QM_RESTRICT sums, const uint8_t *QM_R
         sums[l] += (qm_int)(int16_t)(x[l] - zero_point) * w[l];
 }
 
+/* The same of three positions of the kernel at once. */
+static inline void qm_multiply_add3(qm_int *QM_RESTRICT sums, const uint8_t *const *x,
+                                    int16_t zero_point, const int8_t *const *w, int32_t n)
+{
+    const uint8_t *const x0 = x[0], *const x1 = x[1], *const x2 = x[2];
+    const int8_t *const w0 = w[0], *const w1 = w[1], *const w2 = w[2];
+    int32_t l;
+
+    for (l = 0; l < (n & -QM_LANES); ++l)
+        sums[l] += (qm_int)(int16_t)(x0[l] - zero_point) * w0[l]
+                   + (qm_int)(int16_t)(x1[l] - zero_point) * w1[l]
+                   + (qm_int)(int16_t)(x2[l] - zero_point) * w2[l];
+    for (; l < n; ++l)
+        sums[l] += (qm_int)(int16_t)(x0[l] - zero_point) * w0[l]
+                   + (qm_int)(int16_t)(x1[l] - zero_point) * w1[l]
+                   + (qm_int)(int16_t)(x2[l] - zero_point) * w2[l];
+}
+
+/* Go on to the next pixel. */
+static inline void qm_step(int32_t *y, int32_t *x, int32_t width)
+{
+    if (++*x == width) {
+        *x = 0;
+        ++*y;
+    }
+}
+
+/* One pixel of a depthwise convolution of bytes, whose weights lie in the order of channels. */
+static inline void qm_depthwise_pixel(qm_int *sums, const qm_term *t, const qm_block *b, int32_t y,
+                                      int32_t x, const int8_t *weights)
+{
+    const qm_convolution *const f = (const qm_convolution *)t->of;
+    const qm_window *const p = &f->window;
+    const uint8_t *const data = (const uint8_t *)t->in.data + b->channel;
+    const int16_t zero_point = (int16_t)t->in.zero_point;
+    const uint8_t *from[3];
+    const int8_t *by[3];
+    int32_t i, j, row, column, n = 0;
+
+    for (i = 0; i < p->kernel[0]; ++i) {
+        if (!qm_reads(p, 0, y, i, &row))
+            continue;
+        for (j = 0; j < p->kernel[1]; ++j) {
+            if (!qm_reads(p, 1, x, j, &column))
+                continue;
+            from[n] = data + qm_at(&p->in, row, column, 0);
+            by[n] = weights + qm_weight_at(&f->weights, i, j, b->channel, 0);
+            if (++n == 3) {
+                qm_multiply_add3(sums, from, zero_point, by, b->lanes);
+                n = 0;
+            }
+        }
+    }
+    for (i = 0; i < n; ++i)
+        qm_multiply_add(sums, from[i], zero_point, by[i], b->lanes);
+}
+
 /* Input channel c makes the output channels c * m to c * m + m - 1. */
 static inline void qm_depthwise(qm_int *sums, const qm_term *t, const qm_block *b)
 {
@@ -450,29 +541,23 @@ static inline void qm_depthwise(qm_int *sums, const qm_term *t, const qm_block *
     int32_t i, j, n, l, y, x, row, column;
 
     qm_clear(sums, b);
-    for (i = 0; i < p->kernel[0]; ++i)
+    for (n = 0, y = first_row, x = first_column; plain && n < b->count; ++n) {
+        qm_depthwise_pixel(sums + n * b->lanes, t, b, y, x, plain);
+        qm_step(&y, &x, width);
+    }
+    for (i = 0; !plain && i < p->kernel[0]; ++i)
         for (j = 0; j < p->kernel[1]; ++j) {
-            for (l = 0; !plain && l < b->lanes; ++l) {
+            for (l = 0; l < b->lanes; ++l) {
                 const int32_t c = b->channel + l;
                 w[l] = qm_weight(k, qm_weight_at(k, i, j, c / m, c % m), c % m);
             }
-            y = first_row;
-            x = first_column;
-            for (n = 0; n < b->count; ++n) {
+            for (n = 0, y = first_row, x = first_column; n < b->count; ++n) {
                 qm_int *const to = sums + n * b->lanes;
-                if (qm_reads(p, 0, y, i, &row) && qm_reads(p, 1, x, j, &column)) {
-                    const size_t at = qm_at(&p->in, row, column, 0);
-                    if (plain)
-                        qm_multiply_add(to, (const uint8_t *)t->in.data + at + b->channel,
-                                        (int16_t)t->in.zero_point,
-                                        plain + qm_weight_at(k, i, j, b->channel, 0), b->lanes);
-                    for (l = 0; !plain && l < b->lanes; ++l)
-                        to[l] += qm_get(&t->in, at + (size_t)((b->channel + l) / m)) * w[l];
-                }
-                if (++x == width) {
-                    x = 0;
-                    ++y;
-                }
+                if (qm_reads(p, 0, y, i, &row) && qm_reads(p, 1, x, j, &column))
+                    for (l = 0; l < b->lanes; ++l)
+                        to[l] += qm_get(&t->in, qm_at(&p->in, row, column, (b->channel + l) / m))
+                                 * w[l];
+                qm_step(&y, &x, width);
             }
         }
 }
@@ -740,12 +825,13 @@ static inline void qm_scale(int64_t *QM_RESTRICT y, const qm_int *QM_RESTRICT su
     }
 }
 
-/* y / 2^shift, rounded down: 2^63 makes y positive for the time being. */
+/* y / 2^shift, rounded down: of a negative y the bits are inverted meanwhile, as C leaves open what
+ * a right shift makes of its sign. */
 static inline int64_t qm_shifted(int64_t y, uint8_t shift)
 {
-    const uint64_t half = (uint64_t)1 << 63;
+    const int64_t shifted = (int64_t)((uint64_t)(y < 0 ? -1 - y : y) >> shift);
 
-    return (int64_t)(((uint64_t)y + half) >> shift) - (int64_t)(half >> shift);
+    return y < 0 ? -1 - shifted : shifted;
 }
 
 static inline int64_t qm_rounded(int64_t y, const qm_constants *c, int32_t i)
@@ -806,11 +892,27 @@ static inline void qm_clamp(qm_int *QM_RESTRICT out, const int64_t *QM_RESTRICT 
         }
 }
 
+/* Add the last term, number t, and round and clamp in one pass, in the place of the sums. */
+static inline void qm_finish(qm_int *QM_RESTRICT sums, const int64_t *QM_RESTRICT y,
+                             const qm_constants *QM_RESTRICT c, int32_t t,
+                             const qm_requantization *r, int32_t n)
+{
+    const int64_t low = *r->low, high = *r->high;
+    int32_t i;
+
+    for (i = 0; i < n; ++i) {
+        const int64_t total = t ? y[i] : c->addend[i];
+        sums[i] = qm_clamped(qm_shifted(total + (int64_t)sums[i] * c->multiplier[i], c->shift[i]),
+                             low, high);
+    }
+}
+
 static inline void qm_requantize(const qm_tensor *out, const qm_term *terms, size_t pixels,
                                  int32_t channels, const qm_requantization *r)
 {
     /* Whether not all blocks have the constants of the first. */
     const int varies = r->terms > 1 || r->negative || r->pixel_step || channels > QM_BLOCK;
+    const int plain = !r->negative && r->clamps == 1;
     qm_block b = {pixels, channels, 0, 0, 0, 0};
     qm_int sums[QM_BLOCK];
     int64_t y[QM_BLOCK], negative[QM_BLOCK];
@@ -827,13 +929,17 @@ static inline void qm_requantize(const qm_tensor *out, const qm_term *terms, siz
             }
             if (varies || b.first == 0)
                 qm_spread(&c, &r->scaling, t, r, &b);
-            qm_scale(y, sums, &c, t, n);
+            if (plain && t + 1 == r->terms)
+                qm_finish(sums, y, &c, t, r, n);
+            else
+                qm_scale(y, sums, &c, t, n);
         }
         if (r->negative)
             qm_leak(negative, y, &c, r, &b);
-        else
+        else if (!plain)
             qm_round(y, &c, n);
-        qm_clamp(sums, r->negative ? negative : y, r, &b);
+        if (!plain)
+            qm_clamp(sums, r->negative ? negative : y, r, &b);
         qm_store(out, qm_start(&b), sums, n);
     }
 }

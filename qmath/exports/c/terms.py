@@ -111,7 +111,8 @@ class Kernels:
         if op.weights is None:
             return self._moved(body, op.kind, operand, op.shape, op.attributes, step)
         of = body.static("qm_convolution", self._convolution(body, op, before), "convolution")
-        return Place(_term(_KERNELS[op.kind], operand, of), op.shape)
+        kernel = "qm_pointwise" if _is_pointwise(op, before) else _KERNELS[op.kind]
+        return Place(_term(kernel, operand, of), op.shape)
 
     def _convolution(self, body: Body, op: Linear, before: Shape) -> str:
         assert op.weights is not None
@@ -219,6 +220,20 @@ class Kernels:
         given = {"strides": struct(_braced(lists)), "factor": factor}
         of = body.local("qm_product", struct(given), "product")
         return Place(_term("qm_multiply", operand, of), op.shape)
+
+
+def _is_pointwise(op: Linear, before: Shape) -> bool:
+    """Return whether each output reads all channels of the one input that has its place."""
+    assert op.weights is not None
+    if op.kind == "dense":
+        return True
+    return (
+        op.kind in ("conv2d", "conv3d")
+        and math.prod(op.weights.shape[:-2]) == 1
+        and op.weights.shape[-2] == before[-1]
+        and op.shape[:-1] == before[:-1]
+        and not any(map(any, op.attributes["pads"]))
+    )
 
 
 def _term(kernel: str, operand: Operand, of: str) -> str:

@@ -17,7 +17,7 @@ from qmath.errors import QmathError
 from qmath.exports.c.lifetimes import segments
 from qmath.integer.executor import Executor
 from qmath.integer.profiles.fixed import Integer
-from qmath.integer.program import FloatStep, Program, Requantize, sources
+from qmath.integer.program import FloatStep, Program, QuantizedStep, Requantize, sources
 from qmath.kernels._environment import in_default_environment
 from qmath.kernels.affine import smallest_dtype
 
@@ -53,6 +53,14 @@ class _Library:
 _loaded = functools.cache(_Library)
 
 
+def _read(parts: Sequence[Sequence[QuantizedStep]], in_float: Sequence[FloatStep]) -> set[str]:
+    """Return what float layers read, and what parts read of earlier ones."""
+    found = {name for step in in_float for name in sources(step)}
+    for steps in parts:
+        found |= {name for step in steps for name in sources(step)} - {step.name for step in steps}
+    return found
+
+
 class Compiled(Executor):
     """A program whose batches run in C, float layers apart, which lie between its parts.
 
@@ -81,6 +89,7 @@ class Compiled(Executor):
         self._source, self._library = source, _loaded(library)
         self._parts = segments(program)
         self._in_float = [step for step in program.steps if isinstance(step, FloatStep)]
+        self._read = _read(self._parts, self._in_float)
         self._made_of = {
             step.name: (step.shape, smallest_dtype(step.params.num_bits, signed=False))
             for step in program.steps
@@ -114,7 +123,7 @@ class Compiled(Executor):
         integers = {
             name: np.empty((count, *shape), dtype)
             for name, (shape, dtype) in self._made_of.items()
-            if self._in_float or keep is None or name in keep
+            if keep is None or name in keep or name in self._read
         }
         values, made = dict(inputs), set(inputs)
         self._add_floats(values, integers, made)

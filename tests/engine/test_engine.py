@@ -2,6 +2,7 @@
 
 import json
 import threading
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -72,12 +73,26 @@ def test_only_what_is_kept_is_returned_and_floats_read_what_is_not():
     program = api.program_of(model)
     data = data_of(program, 3)
     executor = engine_named("c", model)(program, Integer())
-    keep = {step.name for step in program.steps[::2]}
-    expected = api.Executor(program, Integer()).run(data, keep=keep)
-    found = executor.run(data, keep=keep)
-    assert found.keys() == keep
-    assert_same(found, expected)
+    for keep in ({step.name for step in program.steps[::2]}, {program.steps[-1].name}):
+        expected = api.Executor(program, Integer()).run(data, keep=keep)
+        found = executor.run(data, keep=keep)
+        assert found.keys() == keep
+        assert_same(found, expected)
     assert all(len(x) == 0 for x in executor.run({k: x[:0] for k, x in data.items()}).values())
+
+
+def test_memory_is_for_what_is_kept_or_read():
+    model = NETWORKS["float_layers"]
+    program = api.program_of(model)
+    data = data_of(program, 200)
+    executor = engine_named("c", model)(program, Integer())
+    peaks = []
+    for keep in ([], None):
+        tracemalloc.start()
+        executor.run(data, keep=keep)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] > 200 * 50  # bytes
 
 
 def test_teacher_forcing_is_numpys():

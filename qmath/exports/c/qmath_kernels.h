@@ -458,19 +458,7 @@ static inline void qm_conv_transpose(qm_int *sums, const qm_term *t, const qm_bl
                       qm_reaches, 2);
 }
 
-/* Add n products of inputs and weights. */
-static inline void qm_multiply_add(qm_int *QM_RESTRICT sums, const uint8_t *QM_RESTRICT x,
-                                   int16_t zero_point, const int8_t *QM_RESTRICT w, int32_t n)
-{
-    int32_t l;
-
-    for (l = 0; l < (n & -QM_LANES); ++l)
-        sums[l] += (qm_int)(int16_t)(x[l] - zero_point) * w[l];
-    for (; l < n; ++l)
-        sums[l] += (qm_int)(int16_t)(x[l] - zero_point) * w[l];
-}
-
-/* The same of three positions of the kernel at once. */
+/* Add the products of n inputs and weights, at three positions of the kernel. */
 static inline void qm_multiply_add3(qm_int *QM_RESTRICT sums, const uint8_t *const *x,
                                     int16_t zero_point, const int8_t *const *w, int32_t n)
 {
@@ -505,6 +493,7 @@ static inline void qm_depthwise_pixel(qm_int *sums, const qm_term *t, const qm_b
     const qm_window *const p = &f->window;
     const uint8_t *const data = (const uint8_t *)t->in.data + b->channel;
     const int16_t zero_point = (int16_t)t->in.zero_point;
+    static const int8_t zeros[QM_BLOCK] = {0};
     const uint8_t *from[3];
     const int8_t *by[3];
     int32_t i, j, row, column, n = 0;
@@ -523,8 +512,13 @@ static inline void qm_depthwise_pixel(qm_int *sums, const qm_term *t, const qm_b
             }
         }
     }
-    for (i = 0; i < n; ++i)
-        qm_multiply_add(sums, from[i], zero_point, by[i], b->lanes);
+    if (!n)
+        return;
+    for (; n < 3; ++n) {
+        from[n] = data;
+        by[n] = zeros;
+    }
+    qm_multiply_add3(sums, from, zero_point, by, b->lanes);
 }
 
 /* Input channel c makes the output channels c * m to c * m + m - 1. */
@@ -834,28 +828,13 @@ static inline int64_t qm_shifted(int64_t y, uint8_t shift)
     return y < 0 ? -1 - shifted : shifted;
 }
 
-static inline int64_t qm_rounded(int64_t y, const qm_constants *c, int32_t i)
-{
-    const uint8_t shift = c->shift[i];
-
-    return qm_shifted(y, shift);
-}
-
 static inline int qm_is_negative(int64_t y, uint8_t shift)
 {
     return y < (int64_t)1 << (shift - 1);  /* half a step, for rounding, is in it */
 }
 
-static inline void qm_round(int64_t *QM_RESTRICT y, const qm_constants *QM_RESTRICT c, int32_t n)
-{
-    int32_t i;
-
-    for (i = 0; i < n; ++i)
-        y[i] = qm_rounded(y[i], c, i);
-}
-
-/* Round what a leaky ReLU makes where y is negative, and y elsewhere. */
-static inline void qm_leak(int64_t *negative, const int64_t *y, qm_constants *c,
+/* Round y, and take what a leaky ReLU makes where it is negative; no shift is left. */
+static inline void qm_leak(int64_t *y, int64_t *negative, qm_constants *c,
                            const qm_requantization *r, const qm_block *b)
 {
     const int32_t n = b->count * b->lanes;
@@ -865,9 +844,10 @@ static inline void qm_leak(int64_t *negative, const int64_t *y, qm_constants *c,
     for (i = 0; i < n; ++i)
         negative[i] = qm_shifted(negative[i], c->shift[i]);
     qm_spread(c, &r->scaling, 0, r, b);
-    for (i = 0; i < n; ++i)
-        if (!qm_is_negative(y[i], c->shift[i]))
-            negative[i] = qm_rounded(y[i], c, i);
+    for (i = 0; i < n; ++i) {
+        y[i] = qm_is_negative(y[i], c->shift[i]) ? negative[i] : qm_shifted(y[i], c->shift[i]);
+        c->shift[i] = 0;
+    }
 }
 
 static inline qm_int qm_clamped(int64_t y, int64_t low, int64_t high)
@@ -877,33 +857,21 @@ static inline qm_int qm_clamped(int64_t y, int64_t low, int64_t high)
     return (qm_int)y;
 }
 
-static inline void qm_clamp(qm_int *QM_RESTRICT out, const int64_t *QM_RESTRICT y,
-                            const qm_requantization *r, const qm_block *b)
+/* Round and clamp. */
+static inline void qm_finish(qm_int *QM_RESTRICT out, const int64_t *QM_RESTRICT y,
+                             const qm_constants *QM_RESTRICT c, const qm_requantization *r,
+                             const qm_block *b)
 {
     const int64_t low = *r->low, high = *r->high;
-    int32_t n, l, i;
-
-    for (i = 0; r->clamps == 1 && i < b->count * b->lanes; ++i)
-        out[i] = qm_clamped(y[i], low, high);
-    for (n = 0; r->clamps > 1 && n < b->count; ++n)
-        for (l = 0; l < b->lanes; ++l) {
-            const size_t c = qm_constant(r, b, n) + (size_t)(l * r->channel_step);
-            out[n * b->lanes + l] = qm_clamped(y[n * b->lanes + l], r->low[c], r->high[c]);
-        }
-}
-
-/* Add the last term, number t, and round and clamp in one pass, in the place of the sums. */
-static inline void qm_finish(qm_int *QM_RESTRICT sums, const int64_t *QM_RESTRICT y,
-                             const qm_constants *QM_RESTRICT c, int32_t t,
-                             const qm_requantization *r, int32_t n)
-{
-    const int64_t low = *r->low, high = *r->high;
+    const int32_t n = b->count * b->lanes;
     int32_t i;
 
-    for (i = 0; i < n; ++i) {
-        const int64_t total = t ? y[i] : c->addend[i];
-        sums[i] = qm_clamped(qm_shifted(total + (int64_t)sums[i] * c->multiplier[i], c->shift[i]),
-                             low, high);
+    for (i = 0; i < n; ++i)
+        out[i] = qm_clamped(qm_shifted(y[i], c->shift[i]), low, high);
+    for (i = 0; r->clamps > 1 && i < n; ++i) {
+        const size_t k = qm_constant(r, b, i / b->lanes)
+                         + (size_t)(i % b->lanes * r->channel_step);
+        out[i] = qm_clamped(qm_shifted(y[i], c->shift[i]), r->low[k], r->high[k]);
     }
 }
 
@@ -912,7 +880,6 @@ static inline void qm_requantize(const qm_tensor *out, const qm_term *terms, siz
 {
     /* Whether not all blocks have the constants of the first. */
     const int varies = r->terms > 1 || r->negative || r->pixel_step || channels > QM_BLOCK;
-    const int plain = !r->negative && r->clamps == 1;
     qm_block b = {pixels, channels, 0, 0, 0, 0};
     qm_int sums[QM_BLOCK];
     int64_t y[QM_BLOCK], negative[QM_BLOCK];
@@ -929,17 +896,11 @@ static inline void qm_requantize(const qm_tensor *out, const qm_term *terms, siz
             }
             if (varies || b.first == 0)
                 qm_spread(&c, &r->scaling, t, r, &b);
-            if (plain && t + 1 == r->terms)
-                qm_finish(sums, y, &c, t, r, n);
-            else
-                qm_scale(y, sums, &c, t, n);
+            qm_scale(y, sums, &c, t, n);
         }
         if (r->negative)
-            qm_leak(negative, y, &c, r, &b);
-        else if (!plain)
-            qm_round(y, &c, n);
-        if (!plain)
-            qm_clamp(sums, r->negative ? negative : y, r, &b);
+            qm_leak(y, negative, &c, r, &b);
+        qm_finish(sums, y, &c, r, &b);
         qm_store(out, qm_start(&b), sums, n);
     }
 }

@@ -16,6 +16,7 @@ from qmath.integer import api
 from qmath.integer.profiles.fixed import Integer
 from tests.cli.running import fails, run
 from tests.exports.compiling import needs_compiler
+from tests.exports.networks import separable
 from tests.exports.test_c import NETWORKS
 from tests.helpers import read_npz
 
@@ -53,6 +54,12 @@ def assert_same_runs(found: api.Run, expected: api.Run) -> None:
     assert (found.engine, expected.engine) == ("c", "numpy")
     assert_same(found.integers, expected.integers)
     assert_same(found.outputs, expected.outputs)
+
+
+def test_separable_convolutions_give_the_integers_of_numpy():
+    model = separable()
+    data = data_of(api.program_of(model), 3)
+    assert_same_runs(qmath.run(model, data, engine="c"), qmath.run(model, data))
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -109,6 +109,16 @@ def images(**widths: int) -> QatModel:
     return net.model()
 
 
+def separable() -> QatModel:
+    """Return depthwise convolutions of bytes, and 1x1 ones with a stride and with groups."""
+    net = Network(5, 7, 20, is_symmetric=True)
+    net.add("DepthwiseConv2D", kernel=(3, 3, 20, 1), padding="same", ends=(-3.0, 4.0))
+    net.add("Conv2D", kernel=(1, 1, 20, 8), ends=(-4.0, 4.0))
+    net.add("Conv2D", kernel=(1, 1, 8, 8), strides=(2, 2), ends=(-4.0, 4.0))
+    net.add("Conv2D", kernel=(1, 1, 4, 8), ends=(-4.0, 4.0))  # two groups
+    return net.model()
+
+
 def branches(**widths: int) -> QatModel:
     """Return sums, differences and concatenations, of rounded tensors and of unrounded ones."""
     net = Network(6, 6, 4, **widths)

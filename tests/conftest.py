@@ -4,6 +4,8 @@ By default examples are the same in every run, so that no run fails by chance;
 ``--hypothesis-profile=explore`` searches among others, and longer.
 """
 
+import gc
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -39,3 +41,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_collection_finish() -> None:
+    """Let no later collection of garbage walk what lives as long as the process.
+
+    With TensorFlow and ten thousand tests that takes a second, and in a fork copies all of it.
+    """
+    gc.collect()
+    gc.freeze()

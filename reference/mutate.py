@@ -351,6 +351,7 @@ def _batch(
         pid = os.fork()
         if not pid:
             os.close(reading)
+            sys.settrace(None)  # coverage that is measured in a fork is lost
             try:
                 _work(_Judges(container, seed, isolate, verbs, Path(folder)), numbers, writing)
             except BaseException:

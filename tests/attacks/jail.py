@@ -49,6 +49,7 @@ def judge(
     pid = os.fork()
     if not pid:
         os.close(reading)
+        sys.settrace(None)  # coverage that is measured in a fork is lost
         try:
             _limit()
             found = _measured(path, architecture, isolate, declared)

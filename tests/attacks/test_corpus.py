@@ -35,10 +35,14 @@ def test_it_is_small_and_holds_all_kinds() -> None:
 
 
 def command(*words: str) -> subprocess.CompletedProcess[str]:
+    return run("-m", "reference.corpus", *words)
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
     root = str(corpus.ROOT)
     measured = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}  # by itself alone
     return subprocess.run(
-        [sys.executable, "-m", "reference.corpus", *words],
+        [sys.executable, *words],
         capture_output=True,
         text=True,
         cwd=root,
@@ -47,12 +51,14 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_it_takes_the_branches() -> None:
     done = command("--measure")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_a_corpus_of_less_fails(tmp_path: Path) -> None:
     corpus.write(list(corpus.entries())[:5], tmp_path)
@@ -62,7 +68,40 @@ def test_a_corpus_of_less_fails(tmp_path: Path) -> None:
         assert why in done.stdout
 
 
+# In a process of its own: coverage is measured in this one, perhaps.
+TWICE = """
+from itertools import islice
+from reference import corpus
+made = corpus.Corpus()
+for entry in islice(corpus.entries(), 20):
+    made.take(entry)
+    made.take(entry._replace(files=entry.files | {"beside": b""}))
+print(len(made.met), len(made.kept))
+"""
+
+
+@pytest.mark.once
 @pytest.mark.slow
+def test_what_takes_no_new_branch_is_not_kept() -> None:
+    done = run("-c", TWICE)
+    assert done.returncode == 0, done.stderr
+    met, kept = map(int, done.stdout.split())
+    assert met == 40
+    assert 10 < kept <= 20
+
+
+def test_the_fewest_take_all_branches() -> None:
+    first, second, both = (corpus.Entry({name: b""}, name) for name in "abc")
+    one, other = ("file", 1, 2), ("file", 1, 3)
+    made = corpus.Corpus()
+    made.all = {one, other}
+    made.kept = {first.name: (first, {one}), second.name: (second, {other})}
+    assert made.fewest() == [first, second]
+    made.kept[both.name] = both, {one, other}
+    assert made.fewest() == [both]
+
+
+@pytest.mark.nightly
 def test_a_corpus_made_anew(tmp_path: Path) -> None:
     """Only what adds a branch is kept."""
     done = command("--grow", "0", "--folder", str(tmp_path / "corpus"))

@@ -62,6 +62,7 @@ def test_separable_convolutions_give_the_integers_of_numpy():
     assert_same_runs(qmath.run(model, data, engine="c"), qmath.run(model, data))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_gives_the_integers_of_numpy(name):
     model = NETWORKS[name]

@@ -47,12 +47,14 @@ def swept(machine, case: Case, place, wanted) -> Counter:
 CASES = {case.name: case for case in (*formats(), *containers())}
 
 
+@pytest.mark.once
 def test_each_call_of_a_file_fails_in_turn(machine, tmp_path):
     case = CASES["onnx, over an older"]
     counts = swept(machine, case, tmp_path, faults(case))
     assert {"open", "write", "sync", "rename", "close", "lock"} <= counts.keys()
 
 
+@pytest.mark.once
 def test_each_call_of_a_folder_fails_in_turn(machine, tmp_path):
     kinds = {"write", "sync", "rename", "mkdir", "remove", "lock"}
     case = CASES["bin, over an older"]
@@ -61,11 +63,13 @@ def test_each_call_of_a_folder_fails_in_turn(machine, tmp_path):
     assert counts.keys() == kinds
 
 
+@pytest.mark.once
 def test_a_signal_at_each_call_of_a_folder_and_in_its_cleanup(machine, tmp_path):
     counts = swept(machine, CASES["bin, new"], tmp_path, [Fault("signal on", signal.SIGTERM)])
     assert counts["mkdir"] == 1
 
 
+@pytest.mark.once
 def test_each_call_on_a_model_fails_in_turn(machine, tmp_path):
     wanted = [Fault("fail", errno.EMFILE, ("open",))]
     counts = swept(machine, CASES["read HDF5"], tmp_path, wanted)

@@ -19,7 +19,10 @@ from tests.helpers import read_npz
 
 pytest.importorskip("hls4ml", reason="no hls4ml (pip install hls4ml)")
 pytest.importorskip("qonnx", reason="no qonnx for this Python")
-pytestmark = pytest.mark.skipif(not shutil.which("g++"), reason="there is no g++")
+pytestmark = [
+    pytest.mark.skipif(not shutil.which("g++"), reason="there is no g++"),
+    pytest.mark.once,
+]
 
 # What docs/onnx.md shows, in a process of its own: hls4ml imports TensorFlow where it finds it.
 PAGE = Path("docs/onnx.md").read_text(encoding="utf-8")

@@ -1,10 +1,14 @@
-"""The one comparison of this test suite: float32 bit patterns."""
+"""The one comparison of this test suite: float32 bit patterns. And the half of a matrix."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
+import pytest
+from _pytest.mark import ParameterSet
 from numpy.typing import ArrayLike
 
 
@@ -47,3 +51,18 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     """Return the arrays of a file, and leave it closed."""
     with np.load(path) as file:
         return dict(file)
+
+
+def halved(*settings: Iterable[object]) -> list[ParameterSet]:
+    """Return all cells of a matrix of three settings or more; every second is nightly.
+
+    In the other half any two values of different settings still meet.
+    """
+    cells = product(*(enumerate(values) for values in settings))
+    return [
+        pytest.param(
+            *(value for _, value in cell),
+            marks=[pytest.mark.nightly] * (sum(number for number, _ in cell) % 2),
+        )
+        for cell in cells
+    ]

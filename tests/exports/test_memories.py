@@ -13,6 +13,7 @@ from qmath.exports.memories.words import memories
 from tests.exports import networks
 from tests.exports.memory_readers import FORMATS, READERS, needs_ghdl, vhdl
 from tests.exports.models import every_width, model, strange_names
+from tests.helpers import halved
 
 
 def assert_read_back(bundle, folder, format):
@@ -25,9 +26,10 @@ def assert_read_back(bundle, folder, format):
 
 
 @FORMATS
-@pytest.mark.parametrize("per_word", [1, 7])
-@pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("make", [every_width, strange_names, model])
+@pytest.mark.parametrize(
+    ("make", "signed", "per_word"),
+    halved([every_width, strange_names, model], [True, False], [1, 7]),
+)
 def test_the_consumer_reads_the_integers(tmp_path, format, make, signed, per_word):
     folder = tmp_path / "o"
     bundle = qmath.export(make(), folder, format=format, signed=signed, per_word=per_word)

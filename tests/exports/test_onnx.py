@@ -22,7 +22,7 @@ from qmath.integer.profiles.exact import Exact
 from tests.exports import networks
 from tests.exports.models import WIDTHS, model
 from tests.exports.qdq_networks import of_every_layer, of_shared_layers, of_width
-from tests.helpers import assert_same_bits, read_npz
+from tests.helpers import assert_same_bits, halved, read_npz
 
 onnx = pytest.importorskip("onnx", reason="no wheel of onnx for this Python")
 NEWEST = onnx.defs.onnx_opset_version()
@@ -108,10 +108,10 @@ def test_weights_are_int8_where_a_runtime_has_no_int4(num_bits, signed, tmp_path
         np.testing.assert_array_equal(array, plain[step])
 
 
-@pytest.mark.parametrize("opset", [21, 25])
-@pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("per_axis", [True, False])
-@pytest.mark.parametrize("num_bits", WIDTHS)
+@pytest.mark.parametrize(
+    ("num_bits", "per_axis", "signed", "opset"),
+    halved(WIDTHS, [True, False], [True, False], [21, 25]),
+)
 def test_every_width(num_bits, per_axis, signed, opset):
     if opset > NEWEST:
         pytest.skip("this onnx is older than the opset")

@@ -28,7 +28,7 @@ from tests.exports.test_onnx import (
     names,
     onnx,
 )  # fmt: skip
-from tests.helpers import assert_same_bits, read_npz
+from tests.helpers import assert_same_bits, halved, read_npz
 
 BATCH = 4
 
@@ -63,9 +63,9 @@ def integers(data: bytes, tensors, model) -> dict[str, np.ndarray]:
     return found
 
 
-@pytest.mark.parametrize("signed", [True, False])
-@pytest.mark.parametrize("per_axis", [True, False])
-@pytest.mark.parametrize("num_bits", WIDTHS)
+@pytest.mark.parametrize(
+    ("num_bits", "per_axis", "signed"), halved(WIDTHS, [True, False], [True, False])
+)
 def test_every_width(num_bits, per_axis, signed):
     network = of_width(num_bits, per_axis)
     data = written(network, signed, batch=BATCH)

@@ -13,8 +13,9 @@ from tests.exports import networks
 from tests.exports.integer_networks import of_powers_of_two
 from tests.exports.memory_readers import needs_simulator, simulated
 from tests.exports.models import STRANGE_NAMES, WIDTHS
+from tests.helpers import halved
 
-pytestmark = needs_simulator
+pytestmark = [needs_simulator, pytest.mark.once]
 OTHERWISE = {"signed": False, "per_word": 5, "layouts": ["OHWI", "OI"]}
 
 
@@ -48,9 +49,9 @@ def assert_all_pass(folder, bundle, count):
     assert sizes <= {array.size for key, array in bundle.vectors.items()}
 
 
-@pytest.mark.parametrize("options", [{}, OTHERWISE], ids=["plain", "otherwise"])
-@pytest.mark.parametrize("per_axis", [True, False])
-@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize(
+    ("bits", "per_axis", "options"), halved(WIDTHS, [True, False], [{}, OTHERWISE])
+)
 def test_every_width(tmp_path, bits, per_axis, options):
     model = layers(bits, bits, per_axis)
     bundle = qmath.export(model, tmp_path / "o.mem", **options)

@@ -379,3 +379,16 @@ def tied(bits: int) -> QatModel:
             most = np.full_like(tensor.max, ((1 << (bits - 1)) - 1) / 4)
             net.tensors[i] = replace(tensor, min=-most, max=most)
     return net.model()
+
+
+def symmetric(model: QatModel) -> QatModel:
+    """Return a model whose activations have their zero in the middle, as INT16 needs."""
+
+    def mended(tensor: QatTensor) -> QatTensor:
+        if tensor.role != "output":
+            return tensor
+        most = np.maximum(np.abs(tensor.min), np.abs(tensor.max))
+        spec = replace(tensor.spec, narrow_range=True, symmetric=True)
+        return replace(tensor, min=-most, max=most, spec=spec)
+
+    return replace(model, tensors={name: mended(t) for name, t in model.tensors.items()})

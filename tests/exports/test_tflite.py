@@ -60,19 +60,6 @@ def small(bits: int = 8, weight_bits: int = 8, **more: Any) -> Network:
     return Network(5, 4, 3, bits=bits, weight_bits=weight_bits, is_symmetric=True, **more)
 
 
-def symmetric(model: QatModel) -> QatModel:
-    """Return a model whose activations have their zero in the middle, as INT16 needs."""
-
-    def mended(tensor: QatTensor) -> QatTensor:
-        if tensor.role != "output":
-            return tensor
-        most = np.maximum(np.abs(tensor.min), np.abs(tensor.max))
-        spec = replace(tensor.spec, narrow_range=True, symmetric=True)
-        return replace(tensor, min=-most, max=most, spec=spec)
-
-    return replace(model, tensors={name: mended(t) for name, t in model.tensors.items()})
-
-
 # ---- what is in a file
 
 
@@ -258,7 +245,7 @@ def of_a_recurrent_layer() -> QatModel:
         (of_a_cut(), {}, "the cut point mylayer3 (MyLayer: qmath does not know this layer)"),
         (of_a_recurrent_layer(), {}, "the float layer simplernn2 (SimpleRNN)"),
         (network("images"), {"io": "int16"}, "has 8 bits, so that it is INT8"),
-        (symmetric(network("images", 16)), {"io": "uint8"}, "so that it is INT16"),
+        (networks.symmetric(network("images", 16)), {"io": "uint8"}, "so that it is INT16"),
         (replace(network("images"), graph=None), {}, "no network for the format 'tflite'"),
         (models.every_width(), {}, "no network for the format 'tflite'"),
     ],
@@ -468,7 +455,7 @@ def test_activations_of_16_bits(name: str, bits: int):
         is_wide = tensor.role == "weight" and (tensor.spec.num_bits or 0) > 8
         spec = replace(tensor.spec, num_bits=8) if is_wide else tensor.spec
         tensors[key] = replace(tensor, spec=spec)
-    bundle = quantize_model(symmetric(replace(made, tensors=tensors)))
+    bundle = quantize_model(networks.symmetric(replace(made, tensors=tensors)))
     assert_predicted(consumers.compared(bundle, "reference"))
     assert {t.type for t in held(bundle.model).tensors} >= {"INT16", "FLOAT32"}
 

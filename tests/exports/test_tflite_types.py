@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qmath import QatModel, QatTensor
+from qmath import QatModel
 from qmath.exports.bundle import quantize_model
 from qmath.integer.profiles.tflite import kernels
 from qmath.integer.profiles.tflite_kernels import Quantization
@@ -43,19 +43,6 @@ def net_of(bits: int, per_axis: bool, weight_bits: int = 8) -> QatModel:
     net.add("Flatten")
     net.add("Dense", kernel=(96, 3), per_axis=per_axis, ends=(-9.0, 9.0))
     return net.model()
-
-
-def symmetric(model: QatModel) -> QatModel:
-    """Return a model whose activations have their zero in the middle, as INT16 needs."""
-
-    def mended(tensor: QatTensor) -> QatTensor:
-        if tensor.role != "output":
-            return tensor
-        most = np.maximum(np.abs(tensor.min), np.abs(tensor.max))
-        spec = replace(tensor.spec, narrow_range=True, symmetric=True)
-        return replace(tensor, min=-most, max=most, spec=spec)
-
-    return replace(model, tensors={name: mended(t) for name, t in model.tensors.items()})
 
 
 def assert_predicted(model: QatModel, consumer: str, **options: Any) -> None:
@@ -93,7 +80,7 @@ def test_packed_weights_with_one_scale(bits: int, weights: str, consumer: str):
 @pytest.mark.parametrize("io_type", ["float", "int16"])
 @pytest.mark.parametrize("bits", [9, 12, 16])
 def test_activations_above_8_bits(bits: int, io_type: str, consumer: str):
-    assert_predicted(symmetric(net_of(bits, True)), consumer, io=io_type)
+    assert_predicted(networks.symmetric(net_of(bits, True)), consumer, io=io_type)
 
 
 @pytest.mark.parametrize("bits", [2, 4])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from qmath.errors import MissingExtraError
 
 __all__ = ["crc32c_extender", "masked"]
 
 
-def crc32c_extender(where: str) -> Callable[[int, bytes], int]:
+def crc32c_extender(where: str) -> Callable[[int, bytes | NDArray[np.uint8]], int]:
     """Return the function that extends the checksum of some bytes, at first 0, by further bytes.
 
     Raises
@@ -24,7 +28,7 @@ def crc32c_extender(where: str) -> Callable[[int, bytes], int]:
             f"{where}: checking it needs google-crc32c; install it with "
             f"pip install 'qmath-tfmot[checkpoints]'"
         ) from None
-    extend: Callable[[int, bytes], int] = google_crc32c.extend
+    extend: Callable[[int, Any], int] = google_crc32c.extend
     return extend
 
 

@@ -172,6 +172,36 @@ class TensorBundle:
             return np.asarray(values.astype(np.uint32) << 16).view(np.float32)
         return values.astype(stored.newbyteorder("="), copy=False)
 
+    def parts(self, key: str, size: int) -> Iterator[NDArray[Any]]:
+        """Yield a tensor's rows, about `size` elements at a time, in the same memory.
+
+        The checksum is that of all rows, so it is compared before the last of them. What is not
+        stored as NumPy has it, row after row, comes all at once.
+
+        Raises
+        ------
+        FileFormatError
+            As `read`.
+        """
+        data_type, shape, pieces = self._tensor(key)
+        stored = np.dtype(_STORED[data_type])
+        is_plain = len(pieces) == 1 and data_type != _BFLOAT16 and stored.kind != "b"
+        if not is_plain or not shape or not math.prod(shape):
+            yield self.read(key)
+            return
+        where, (piece,) = f"{self.path}: {key}", pieces
+        row = math.prod(shape[1:]) * stored.itemsize
+        count = max(1, size * stored.itemsize // row)
+        buffer, crc = np.empty(min(count, shape[0]) * row, np.uint8), 0
+        with self._open(piece.shard) as file:
+            file.seek(piece.offset)
+            for start in range(0, shape[0], count):
+                rows = buffer[: (shape[0] - start) * row]
+                crc = _read_into(rows, file, crc, where)
+                if start + count >= shape[0] and masked(crc) != piece.crc32c:
+                    raise _mismatch(where)
+                yield rows.view(stored).reshape(-1, *shape[1:])
+
     def string(self, key: str) -> bytes:
         """Return the one string that a tensor holds.
 
@@ -289,17 +319,9 @@ class TensorBundle:
     def _bytes(self, piece: _Piece, where: str) -> tuple[NDArray[np.uint8], int]:
         """Return bytes and their checksum."""
         values = np.empty(piece.size, np.uint8)
-        extend, crc, at = crc32c_extender(where), 0, 0
         with self._open(piece.shard) as file:
             file.seek(piece.offset)
-            while at < piece.size:
-                chunk = file.read(min(_CHUNK, piece.size - at))
-                if not chunk:
-                    raise _mismatch(where)
-                crc = extend(crc, chunk)
-                values[at : at + len(chunk)] = np.frombuffer(chunk, np.uint8)
-                at += len(chunk)
-        return values, crc
+            return values, _read_into(values, file, 0, where)
 
     def _read_index(self) -> bytes:
         size = self._size(self.index)
@@ -342,6 +364,17 @@ class TensorBundle:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise FileFormatError(f"{name}: it cannot be read ({reason})") from None
+
+
+def _read_into(values: NDArray[np.uint8], file: BinaryIO, crc: int, where: str) -> int:
+    """Fill `values` from a file, and return the checksum extended by them."""
+    extend = crc32c_extender(where)
+    for start in range(0, values.size, _CHUNK):
+        chunk = values[start : start + _CHUNK]
+        if file.readinto(chunk.data) != chunk.size:  # type: ignore[attr-defined]
+            raise _mismatch(where)
+        crc = extend(crc, chunk)
+    return crc
 
 
 def _mismatch(where: str) -> FileFormatError:

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from qmath._progress import Progress, with_progress
 from qmath._text import html_table
-from qmath.containers.lazy_array import LazyArray
 from qmath.errors import MissingSettingsError, QmathError
 from qmath.exports import manifest
-from qmath.exports.weights import Weights
+from qmath.exports.records import (
+    FloatTensor,
+    Order,
+    QuantizedRange,
+    Record,
+    Records,
+    arrays_of,
+    axes_of,
+    describe,
+    fitting,
+    orders_of,
+    quantized_range,
+    reordered,
+)
+from qmath.exports.weights import Rows, Weights
 from qmath.integer.deployment import VECTOR_BYTES, deploy, described
 from qmath.integer.whole_inputs import Vectors
-from qmath.kernels import affine
-from qmath.layers import LAYERS
 from qmath.model import (
-    Float32Array,
     QatModel,
     QatTensor,
     QuantizedTensor,
@@ -31,95 +41,14 @@ from qmath.model import (
 )
 
 if TYPE_CHECKING:
+    from qmath.exports.exporter import ArrayWriter
     from qmath.integer.directed.cases import Cases
     from qmath.integer.program import Program
 
-__all__ = ["Bundle", "FloatTensor", "QuantizedRange", "fitting", "quantize_model"]
-
-
-@dataclass(frozen=True, eq=False)
-class QuantizedRange:
-    """Scale and zero point of a tensor whose values no file holds, such as an activation.
-
-    Attributes are those of `qmath.QuantizedTensor`.
-    """
-
-    scale: Float32Array
-    zero_point: NDArray[np.int32]
-    num_bits: int
-    narrow_range: bool
-    signed: bool
-
-
-@dataclass(frozen=True, eq=False)
-class FloatTensor:
-    """A tensor that training left float, read from the model when it is asked for.
-
-    Attributes
-    ----------
-    name : str
-    source : array-like
-        The floats as the model holds them.
-    axes : tuple of int
-        The order of the source's axes.
-    """
-
-    name: str
-    source: ArrayLike
-    axes: tuple[int, ...]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the exported array."""
-        shape = np.shape(self.source)
-        return tuple(shape[axis] for axis in self.axes)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Of the source."""
-        return np.dtype(getattr(self.source, "dtype", None) or np.asarray(self.source).dtype)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        array = np.asarray(self.source).transpose(self.axes)
-        is_damaged = array.dtype.kind == "f" and not np.isfinite(array).all()
-        if is_damaged and isinstance(self.source, LazyArray):  # others are the caller's
-            raise QmathError(
-                f"{self.name} holds values that are not finite: training diverged, or the file "
-                "is damaged; save the model again"
-            )
-        return np.array(array, dtype) if copy else np.asarray(array, dtype)
-
-
-Record = QuantizedTensor | QuantizedRange | FloatTensor
-
-
-class _Order(NamedTuple):
-    """Of a weight: the order of the axes that it has, and of those that are exported."""
-
-    source: str | None
-    target: str | None
-
-
-class _Records(Mapping[str, Record]):
-    """The records by name; a weight's integers are made when they are asked for, and not kept."""
-
-    def __init__(
-        self, records: Mapping[str, _Order | QuantizedRange | FloatTensor], weights: Weights
-    ) -> None:
-        self._records, self._weights = records, weights
-
-    def __getitem__(self, name: str) -> Record:
-        record = self._records[name]
-        return _reordered(self._weights[name], *record) if isinstance(record, _Order) else record
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._records  # Mapping's own would quantize
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._records)
-
-    def __len__(self) -> int:
-        return len(self._records)
+__all__ = [
+    "Bundle", "FloatTensor", "QuantizedRange", "Record", "fitting", "quantize_model",
+    "quantized_range",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,14 +126,7 @@ class Bundle:
         memory stand for the tensors that training left float.
         """
         for name, record in self.tensors.items():
-            if isinstance(record, FloatTensor):
-                zeros = np.broadcast_to(np.zeros((), record.dtype), record.shape)
-                yield name, np.asarray(record) if read_floats else zeros
-                continue
-            if isinstance(record, QuantizedTensor):
-                yield name, record.values
-            yield f"{name}.scale", record.scale
-            yield f"{name}.zero_point", record.zero_point
+            yield from arrays_of(name, record, read_floats=read_floats)
         yield from self.constants.items()
         yield from self.vectors.items()
 
@@ -219,6 +141,7 @@ def quantize_model(
     vector_bytes: int = VECTOR_BYTES,
     multiplier_bits: int = 31,
     progress: Progress | None = None,
+    writer: ArrayWriter | None = None,
 ) -> Bundle:
     """Quantize all of a model: stored values to their stored ranges.
 
@@ -246,6 +169,8 @@ def quantize_model(
         Width of the integer model's multipliers, 8 to 31.
     progress : callable, optional
         Called with how many tensors are done, and of how many.
+    writer : ArrayWriter, optional
+        Takes every array of the bundle as it is made, as `Exporter.writer` says.
 
     Returns
     -------
@@ -280,30 +205,10 @@ def quantize_model(
     if strict:
         _refuse_unsure(model)
     notes = [*model.notes, *([ask_for_settings(model, unknown)] if unknown else [])]
-    orders = _orders(model, layouts)
-    weights = Weights(model.tensors, signed)
-    records: dict[str, _Order | QuantizedRange | FloatTensor] = {}
-    entries: dict[str, Any] = {}
-    for name, tensor in with_progress(model.tensors.items(), progress):
-        order = source, target = orders[name]
-        entry: dict[str, Any] = {"role": tensor.role, "num_bits": None}
-        if tensor.role != "float":
-            entry |= manifest.settings(tensor)
-        if tensor.role == "float" and tensor.values is not None:
-            axes = _axes(source, target, len(np.shape(tensor.values)))
-            record = FloatTensor(name, tensor.values, axes)
-            records[name] = record
-            entry |= _describe(record, source, target)
-            if tensor.stored is not None:
-                entry["stored"] = dataclasses.asdict(tensor.stored)
-        elif tensor.role == "weight":
-            records[name] = order
-            integers, counts = weights.quantize_and_count(name)
-            entry |= counts | _describe(_reordered(integers, *order), *order)
-        elif tensor.spec.is_complete:
-            records[name] = known = quantized_range(tensor)
-            entry |= _describe(known, source, target)
-        entries[name] = entry
+    made = _Tensors(model, orders_of(model, layouts), signed, writer)
+    for tensor in with_progress(model.tensors.values(), progress):
+        made.add(tensor)
+    weights = made.weights
     deployed = deploy(
         model,
         vectors,
@@ -311,7 +216,13 @@ def quantize_model(
         lambda tensor: weights[tensor.name],
         vector_bytes=vector_bytes,
     )
-    _check_keys(records, (*deployed.constants, *deployed.vectors))
+    others = {**deployed.constants, **deployed.vectors}
+    for key in made.owners.keys() & others:
+        raise _taken(made.owners[key], key, "the integer model")
+    if writer is not None:
+        for key, array in others.items():
+            writer.add(key, array)
+        weights.release()
     options = {
         "layouts": list(layouts),
         "signed": signed,
@@ -321,9 +232,9 @@ def quantize_model(
         **({} if model.build == "tf" else {"build": model.build}),
     }
     notes += deployed.notes
-    stated = manifest.build(model, entries, deployed.description, options, notes)
+    stated = manifest.build(model, made.entries, deployed.description, options, notes)
     return Bundle(
-        _Records(records, weights),
+        Records(made.records, weights),
         stated | ({"directed": described(deployed.directed)} if deployed.directed else {}),
         model,
         weights,
@@ -348,135 +259,86 @@ def _refuse_unsure(model: QatModel) -> None:
     )
 
 
-def fitting(model: QatModel, layouts: Sequence[str]) -> list[str]:
-    """Return the layouts that match a tensor of the model."""
-    letters = {"".join(sorted(source)) for source in _own_layouts(model).values() if source}
-    return [layout for layout in layouts if "".join(sorted(layout)) in letters]
+class _Tensors:
+    """The tensors of a model, quantized one after another, and written where there is a writer."""
+
+    def __init__(
+        self,
+        model: QatModel,
+        orders: Mapping[str, Order],
+        signed: bool,
+        writer: ArrayWriter | None,
+    ) -> None:
+        self._orders, self._writer = orders, writer
+        self.owners = _owners(model)
+        self.weights = Weights(model.tensors, signed, None if writer is None else self)
+        self.records: dict[str, Order | QuantizedRange | FloatTensor] = {}
+        self.entries: dict[str, Any] = {}
+
+    def add(self, tensor: QatTensor) -> None:
+        """Add a tensor's record and what the manifest says of it."""
+        name, order = tensor.name, self._orders[tensor.name]
+        entry: dict[str, Any] = {"role": tensor.role, "num_bits": None}
+        if tensor.role != "float":
+            entry |= manifest.settings(tensor)
+        record: Record | None = None
+        is_written = False
+        if tensor.role == "float" and tensor.values is not None:
+            axes = axes_of(*order, len(np.shape(tensor.values)))
+            record = self.records[name] = FloatTensor(name, tensor.values, axes)
+        elif tensor.role == "weight":
+            self.records[name] = order
+            integers, counts, is_written = self.weights.quantize_and_count(name)
+            record = reordered(integers, *order)
+            entry |= counts
+        elif tensor.role != "float" and tensor.spec.is_complete:
+            record = self.records[name] = quantized_range(tensor)
+        if record is not None:
+            entry |= describe(record, *order)
+        if tensor.role == "float" and tensor.stored is not None:
+            entry["stored"] = dataclasses.asdict(tensor.stored)
+        self.entries[name] = entry
+        if self._writer is not None and record is not None:
+            for key, array in arrays_of(name, record):
+                if key != name or not is_written:
+                    self._writer.add(key, array)
+
+    def rows(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Rows | None:
+        """Return what takes the rows of a weight, unless they are exported in another order."""
+        source, target = self._orders[name]
+        if self._writer is None or source != target:
+            return None
+        return self._writer.rows(name, shape, dtype)
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Return the integers of a weight that was written, in the model's own order of axes."""
+        assert self._writer is not None
+        values = self._writer.read(name)
+        axes = axes_of(*self._orders[name], values.ndim)
+        return np.ascontiguousarray(values.transpose([axes.index(i) for i in range(values.ndim)]))
 
 
-def _own_layouts(model: QatModel) -> dict[str, str | None]:
-    """Return each tensor's own layout, ``None`` where it is unknown."""
-    classes = {node.layer: node.class_name for node in model.graph.nodes} if model.graph else {}
-    found: dict[str, str | None] = {}
+def _owners(model: QatModel) -> dict[str, str]:
+    """Return the tensor of each key; raise where two have one, or no file can hold it."""
+    owners = {"manifest": "the manifest"}
     for name, tensor in model.tensors.items():
-        layer, _, weight = name.rpartition("/")
-        row = LAYERS.get(classes.get(layer, ""))
-        source = (row.kernels.get(weight) if row else None) or None
-        if tensor.stored is not None:  # its scale would have to be reordered with it
-            source = None
-        if tensor.values is None or len(np.shape(tensor.values)) != len(source or ""):
-            source = None
-        found[name] = source
-    return found
-
-
-def _orders(model: QatModel, layouts: Sequence[str]) -> dict[str, _Order]:
-    """Return each tensor's own layout and the one to export, ``None`` where unknown."""
-    orders: dict[str, _Order] = {}
-    if not isinstance(layouts, (list, tuple)) or not all(isinstance(x, str) for x in layouts):
-        raise QmathError(f"layouts must be a list of axis orders, ['OHWI'], got {layouts!r}")
-    used: dict[str, set[str]] = {layout: set() for layout in layouts}
-    for name, source in _own_layouts(model).items():
-        if source is None:
-            orders[name] = _Order(None, None)
-            continue
-        matching = [layout for layout in used if sorted(layout) == sorted(source)]
-        if len(matching) > 1:
-            raise QmathError(
-                f"layouts {' and '.join(matching)} both apply to {name}; give one of them"
-            )
-        for layout in matching:
-            used[layout].add(name)
-        orders[name] = _Order(source, matching[0] if matching else source)
-    for layout, names in used.items():
-        if not names:
-            known = sorted({source for source, _ in orders.values() if source})
-            raise QmathError(
-                f"layout {layout!r} matches no tensor; the model's own layouts are "
-                f"{', '.join(known) or 'unknown'}: give the same letters in another order"
-            )
-    return orders
-
-
-def _axes(source: str | None, target: str | None, rank: int) -> tuple[int, ...]:
-    """Return the source axis of each target axis."""
-    if source is None or target is None:
-        return tuple(range(rank))
-    return tuple(source.index(letter) for letter in target)
-
-
-def _reordered(
-    quantized: QuantizedTensor, source: str | None, target: str | None
-) -> QuantizedTensor:
-    """Return a weight with its axes in another order."""
-    shape = quantized.values.shape
-    axes = _axes(source, target, len(shape))
-    values = np.ascontiguousarray(quantized.values.transpose(axes)).reshape(
-        [shape[axis] for axis in axes]
-    )
-    if quantized.axis is None:
-        return dataclasses.replace(quantized, values=values)
-    axis = axes.index(quantized.axis)
-    column = (-1,) + (1,) * (len(shape) - 1 - axis)
-    return dataclasses.replace(
-        quantized,
-        values=values,
-        axis=axis,
-        scale=quantized.scale.reshape(column),
-        zero_point=quantized.zero_point.reshape(column),
-    )
-
-
-def quantized_range(tensor: QatTensor) -> QuantizedRange:
-    """Return scale and zero point of a tensor whose settings are complete."""
-    low, high = manifest.stored_range(tensor)
-    bits, narrow = tensor.spec.num_bits or 0, bool(tensor.spec.narrow_range)
-    if tensor.stated is not None:
-        stated = tensor.stated
-        return QuantizedRange(stated.scale, stated.zero_point, bits, narrow, signed=False)
-    scale, zero_point = affine.scale_and_zero_point(
-        low, high, bits, narrow_range=narrow, signed=False, name=tensor.name,
-        build=tensor.spec.build, op="args" if tensor.spec.op == "args" else "vars",
-    )  # fmt: skip
-    return QuantizedRange(scale, zero_point, bits, narrow, signed=False)
-
-
-def _check_keys(
-    records: Mapping[str, _Order | QuantizedRange | FloatTensor], others: Iterable[str]
-) -> None:
-    """Raise where two arrays would have one name, or one that no file can hold."""
-    owners = {"manifest": "the manifest", **dict.fromkeys(others, "the integer model")}
-    for name, record in records.items():
-        parts = [""] if not isinstance(record, QuantizedRange) else []
-        parts += [".scale", ".zero_point"] if not isinstance(record, FloatTensor) else []
+        parts = []
+        if tensor.role == "weight" or (tensor.role == "float" and tensor.values is not None):
+            parts = [""]
+        if tensor.role == "weight" or (tensor.role != "float" and tensor.spec.is_complete):
+            parts += [".scale", ".zero_point"]
         for key in (name + part for part in parts):
             if key in owners:
-                raise QmathError(
-                    f"{name}: the exported name {key!r} is also that of {owners[key]}; "
-                    "rename the layer"
-                )
+                raise _taken(name, key, owners[key])
             if not key.isprintable():
                 raise QmathError(
                     f"{name!r}: the name has characters that a file cannot hold; rename the layer"
                 )
             owners[key] = name
+    return owners
 
 
-def _describe(record: Record, source: str | None, target: str | None) -> dict[str, Any]:
-    """Return the part of a manifest entry that says what the exported arrays are."""
-    entry: dict[str, Any] = {}
-    if not isinstance(record, FloatTensor):
-        entry["signed"] = record.signed
-        entry["scale_bits"] = manifest.bit_patterns(record.scale)
-        entry["zero_point"] = record.zero_point.ravel().tolist()
-    if isinstance(record, QuantizedTensor):
-        entry |= {
-            "axis": record.axis,
-            "shape": list(record.values.shape),
-            "dtype": str(record.values.dtype),
-        }
-    if isinstance(record, FloatTensor):
-        entry |= {"shape": list(record.shape), "dtype": str(record.dtype)}
-    if not isinstance(record, QuantizedRange):
-        entry |= {"layout": target, "source_layout": source}
-    return entry
+def _taken(name: str, key: str, owner: str) -> QmathError:
+    return QmathError(
+        f"{name}: the exported name {key!r} is also that of {owner}; rename the layer"
+    )

@@ -8,16 +8,19 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Protocol, TypeVar, cast
 
 from numpy.typing import NDArray
 
 from qmath.errors import OutputError
 
 if TYPE_CHECKING:
-    from qmath.exports.bundle import Bundle
+    import numpy as np
 
-__all__ = ["Content", "Exporter", "Option", "Reading", "option"]
+    from qmath.exports.bundle import Bundle
+    from qmath.exports.weights import Rows
+
+__all__ = ["ArrayWriter", "Content", "Exporter", "Option", "Reading", "option"]
 
 # A file's bytes, or, for one that is too large to be held, what writes it to an open binary file.
 Content = bytes | Callable[[BinaryIO], object]
@@ -28,6 +31,22 @@ _T = TypeVar("_T", str, int, bool)
 _MOST_LISTED = 8
 _OF_THE_COMMAND = {"layout": "layouts"}  # options whose names in Python differ
 _OF_LOAD = ("quantizers", "force", "architecture", "isolate")
+
+
+class ArrayWriter(Protocol):
+    """Writes the arrays of a bundle to a file as they are made, and at last its manifest."""
+
+    def add(self, key: str, array: NDArray[Any]) -> None:
+        """Write an array."""
+
+    def rows(self, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Rows:
+        """Return what takes an array by rows; other arrays wait until it is closed."""
+
+    def read(self, key: str) -> NDArray[Any]:
+        """Return an array that was written."""
+
+    def finish(self, manifest: dict[str, Any]) -> None:
+        """Write what else the file holds."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +187,11 @@ class Exporter:
         return {item.name: getattr(self, item.name) for item in self.options}
 
     @property
+    def is_written_as_made(self) -> bool:
+        """Whether the format has a writer."""
+        return type(self).writer is not Exporter.writer
+
+    @property
     def can_read(self) -> bool:
         """Whether the format has a reader."""
         return type(self).read is not Exporter.read
@@ -178,6 +202,13 @@ class Exporter:
         Equal bundles have to give equal bytes.
         """
         raise NotImplementedError
+
+    def writer(self, file: BinaryIO) -> ArrayWriter | None:  # noqa: ARG002 (of those that do)
+        """Return what writes a bundle to a file before all of it is made; most formats need all.
+
+        What it writes is what `files` yields. The file can be read, too.
+        """
+        return None
 
     def read(self, file: BinaryIO) -> Reading:
         """Return the manifest that a file holds, and its arrays; not every format can.

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,25 +107,41 @@ def export(
     check_outputs(target, exporter, overwrite=overwrite, sources=sources)
     loaded = as_model(model)
     _refuse_stored_integers(loaded, exporter)
-    with loaded.hashing():
-        bundle = quantize_model(
-            loaded,
-            strict=strict,
-            layouts=layouts or fitting(loaded, exporter.layouts),
-            signed=signed,
-            vectors=exporter.vectors if vectors is None else vectors,
-            vector_bytes=vector_bytes,
-            multiplier_bits=multiplier_bits,
-            progress=progress,
-        )
-    is_asked = vectors is not None and not (isinstance(vectors, int) and vectors == 0)
-    if is_asked and bundle.program is None:
+
+    quantized = partial(
+        _quantized,
+        loaded,
+        strict=strict,
+        layouts=layouts or fitting(loaded, exporter.layouts),
+        signed=signed,
+        vectors=exporter.vectors if vectors is None else vectors,
+        vector_bytes=vector_bytes,
+        multiplier_bits=multiplier_bits,
+        progress=progress,
+    )
+    are_asked = vectors is not None and not (isinstance(vectors, int) and vectors == 0)
+    if exporter.is_written_as_made:
+        with replacing(target, overwrite=overwrite) as file:
+            writer = exporter.writer(file)
+            assert writer is not None
+            bundle = quantized(are_asked, writer=writer)
+            writer.finish(exporter.manifest(bundle))
+    else:
+        bundle = quantized(are_asked)
+        _write(bundle, exporter, target, overwrite)
+    notes = [*bundle.manifest["notes"], *exporter.remarks]
+    return replace(bundle, manifest=bundle.manifest | {"notes": notes})
+
+
+def _quantized(model: QatModel, are_asked: bool, **options: Any) -> Bundle:
+    """Return the bundle of a model, with test vectors if they are asked for."""
+    with model.hashing():
+        bundle = quantize_model(model, **options)
+    if are_asked and bundle.program is None:
         raise QmathError(
             f"test vectors need an integer model, and there is none; notes: {bundle.obstacles}"
         )
-    _write(bundle, exporter, target, overwrite)
-    notes = [*bundle.manifest["notes"], *exporter.remarks]
-    return replace(bundle, manifest=bundle.manifest | {"notes": notes})
+    return bundle
 
 
 def check_outputs(

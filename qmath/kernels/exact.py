@@ -231,9 +231,11 @@ def _near(
     rows: NDArray[np.float32], inverse: NDArray[np.float32], nearest: np.float32
 ) -> Iterator[NDArray[np.int64]]:
     """Yield the flat indices of the elements at least `nearest` steps from an integer."""
+    if inverse.size == 1:  # NumPy is faster along one axis
+        rows, inverse = rows.reshape(-1), inverse.reshape(())
     height = min(-(-_BLOCK // inverse.size), max(len(rows), 1))
-    steps, part = np.empty((2, height, inverse.size), np.float32)
-    is_near = np.empty((height, inverse.size), np.bool_)
+    steps, part = np.empty((2, height, *inverse.shape), np.float32)
+    is_near = np.empty(steps.shape, np.bool_)
     for start in range(0, len(rows), height):
         lines = rows[start : start + height]
         steps, part, is_near = steps[: len(lines)], part[: len(lines)], is_near[: len(lines)]

@@ -103,6 +103,33 @@ def test_reading_follows_the_file_when_the_directory_changes(
     assert np.asarray(array).tobytes() == VALUES.tobytes()
 
 
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_rows_are_read_in_parts(prefix: Path, size: int) -> None:
+    values = np.arange(15, dtype=np.float32).reshape(5, 3)
+    bundle = TensorBundle(str(write_arrays(prefix, {"v": values})))
+    parts = [part.copy() for part in bundle.array("v").parts(size)]
+    np.testing.assert_array_equal(np.concatenate(parts), values)
+    assert len(parts[0]) == max(1, min(5, size // 3))
+
+
+@pytest.mark.parametrize("values", [np.zeros((0, 3), np.float32), np.float32(3), np.array([True])])
+def test_what_has_no_rows_of_numbers_comes_at_once(prefix: Path, values: np.ndarray) -> None:
+    bundle = TensorBundle(str(write_arrays(prefix, {"v": values})))
+    (part,) = bundle.array("v").parts(1)
+    np.testing.assert_array_equal(part, values)
+
+
+def test_no_last_rows_without_the_checksum(prefix: Path) -> None:
+    values = np.arange(15, dtype=np.float32).reshape(5, 3)
+    write_arrays(prefix, {"v": values})
+    shard = Path(f"{prefix}.data-00000-of-00001")
+    shard.write_bytes(b"\1" + shard.read_bytes()[1:])
+    parts = TensorBundle(str(prefix)).array("v").parts(3)
+    assert len([next(parts) for _ in range(4)]) == 4
+    with pytest.raises(FileFormatError, match="v: the checksum does not match"):
+        next(parts)
+
+
 def test_every_changed_byte_of_data_is_noticed(prefix: Path) -> None:
     write_arrays(prefix, {"v": VALUES})
     shard = Path(f"{prefix}.data-00000-of-00001")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from qmath import FileFormatError, QatModel, QatTensor, QmathError
-from qmath.exports.arrays.npz import Npz, write_arrays
+from qmath.exports.arrays.npz import Npz, NpzWriter, write_arrays
 from qmath.exports.bundle import quantize_model
 from tests.exports.models import model, unknown
 
@@ -75,6 +75,50 @@ def test_truncations_are_refused():
     for size in (0, 1, 100, len(data) // 2, len(data) - 1):
         with pytest.raises(FileFormatError):
             Npz().read(io.BytesIO(data[:size]))
+
+
+def test_the_manifest_is_the_last_member():
+    with zipfile.ZipFile(written()) as archive:
+        assert archive.namelist()[-1] == "manifest.npy"
+
+
+def test_a_file_whose_manifest_is_the_first_member_is_read():
+    expected, arrays = Npz().read(written())
+    file = io.BytesIO()
+    first = ("manifest", np.frombuffer(json.dumps(expected).encode(), np.uint8))
+    write_arrays(file, [first, *arrays.items()])
+    with zipfile.ZipFile(file) as archive:
+        assert archive.namelist()[0] == "manifest.npy"
+    manifest, found = Npz().read(file)
+    assert manifest == expected
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_rows_that_are_given_up_leave_nothing():
+    file, expected = io.BytesIO(), io.BytesIO()
+    writer = NpzWriter(file)
+    writer.rows("a", (4, 1000), np.dtype(np.int8)).append(np.ones((3, 1000), np.int8))
+    rows = writer.rows("a", (2, 3), np.dtype(np.int8))
+    for row in np.arange(6, dtype=np.int8).reshape(2, 1, 3):
+        rows.append(row)
+    rows.close()
+    np.testing.assert_array_equal(writer.read("a"), [[0, 1, 2], [3, 4, 5]])
+    writer.rows("b", (4, 1000), np.dtype(np.int8)).append(np.ones((3, 1000), np.int8))
+    writer.finish({})
+    manifest = np.frombuffer(b"{}", np.uint8)
+    write_arrays(
+        expected, [("a", np.arange(6, dtype=np.int8).reshape(2, 3)), ("manifest", manifest)]
+    )
+    assert file.getvalue() == expected.getvalue()
+
+
+def test_rows_that_are_missing_are_told():
+    rows = NpzWriter(io.BytesIO()).rows("a", (2, 3), np.dtype(np.int8))
+    rows.append(np.ones((1, 3), np.int8))
+    with pytest.raises(QmathError, match=r"a\.npy: 3 of its bytes are missing"):
+        rows.close()
 
 
 def repacked(change) -> io.BytesIO:

@@ -132,6 +132,25 @@ def test_integers_and_counts_are_the_same_by_parts(
     assert max(counts.quantized.values()) > 2
 
 
+@pytest.mark.parametrize("sample", ["default8.h5", "nbit4.h5"])
+@pytest.mark.parametrize("layouts", [[], ["OHWI"]])
+def test_an_export_writes_as_it_quantizes_what_a_bundle_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample: str, layouts: list[str]
+) -> None:
+    source, expected = qmath.load(SAMPLE.with_name(sample)), io.BytesIO()
+    options: dict[str, Any] = {"vectors": 1, "vector_bytes": 0, "layouts": layouts}
+    Npz().write(quantize_model(source, **options), expected)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))  # it needs no other file
+    for part, budget in ((1 << 20, 1 << 20), (20, 1 << 20), (20, 0)):
+        monkeypatch.setattr(weights, "_PART", part)
+        monkeypatch.setattr(weights, "_IN_MEMORY", budget)
+        bundle = qmath.export(source, tmp_path / "o.npz", overwrite=True, **options)
+        assert (tmp_path / "o.npz").read_bytes() == expected.getvalue()
+        for name, array in bundle.arrays():  # also when the file is closed
+            with np.load(tmp_path / "o.npz") as written:
+                np.testing.assert_array_equal(array, written[name])
+
+
 def test_what_is_wrong_with_a_part_is_said_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     class Rows:
         path = "model.h5"

@@ -2,9 +2,11 @@
 
 Every array is a stored (uncompressed) zip member ``<key>.npy``: ``<tensor>`` (integers, or the
 floats of a tensor that training left float), ``<tensor>.scale`` (float32), ``<tensor>.zero_point``
-(int32), and ``manifest``, UTF-8 JSON as one-dimensional uint8. Compression is left out because
-its bytes depend on the zlib version; dates and the platform that a member names are fixed. Only
-members that need the fields of zip64 have them, since Pythons fill them in differently for others.
+(int32), and ``manifest``, UTF-8 JSON as one-dimensional uint8. That is the last, since arrays are
+written as they are made; until 0.2.0 it was the first, and readers go by its name. Compression is
+left out because its bytes depend on the zlib version; dates and the platform that a member names
+are fixed. Only members that need the fields of zip64 have them, since Pythons fill them in
+differently for others.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any, BinaryIO
 
@@ -31,7 +33,9 @@ from qmath.exports.bundle import Bundle
 from qmath.exports.exporter import Content, Exporter, Reading
 from qmath.exports.reading import checked
 
-__all__ = ["Npz", "array_header", "finished", "local_header", "member_info", "write_arrays"]
+__all__ = [
+    "Npz", "NpzWriter", "array_header", "finished", "local_header", "member_info", "write_arrays",
+]  # fmt: skip
 
 MANIFEST = "manifest"
 # What zipfile and numpy raise on damaged files.
@@ -54,9 +58,12 @@ class Npz(Exporter):
 
     def files(self, bundle: Bundle) -> Iterator[tuple[str, Content]]:
         """Yield the one file, written one tensor after another."""
-        manifest = json.dumps(self.manifest(bundle), allow_nan=False).encode()
-        first = (MANIFEST, np.frombuffer(manifest, np.uint8))
-        yield "arrays.npz", lambda file: write_arrays(file, chain([first], bundle.arrays()))
+        last = (MANIFEST, _as_array(self.manifest(bundle)))
+        yield "arrays.npz", lambda file: write_arrays(file, chain(bundle.arrays(), [last]))
+
+    def writer(self, file: BinaryIO) -> NpzWriter:
+        """Return what writes a file array by array."""
+        return NpzWriter(file)
 
     def read(self, file: BinaryIO) -> Reading:
         """Return the manifest and the arrays by key of a file.
@@ -86,22 +93,125 @@ def write_arrays(file: BinaryIO, arrays: Iterable[tuple[str, NDArray[Any]]]) -> 
     QmathError
         Two arrays cannot be told apart by their names.
     """
-    names: set[str] = set()
-    members: list[zipfile.ZipInfo] = []
-    at = file.tell()
+    writer = NpzWriter(file)
     for name, array in arrays:
+        writer.add(name, array)
+    writer.close()
+
+
+class NpzWriter:
+    """An ``.npz`` that is written array by array; an `ArrayWriter`.
+
+    Parameters
+    ----------
+    file : binary file
+        Open for writing; for `read`, for reading, too.
+
+    Raises
+    ------
+    QmathError
+        From `add` and `rows`: two arrays cannot be told apart by their names.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._at = file, file.tell()
+        self._names: set[str] = set()
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        self._is_elsewhere = False  # the file's position, after rows
+
+    def add(self, key: str, array: NDArray[Any]) -> None:
+        """Write an array, whatever its name is."""
         header = array_header(array.dtype, array.shape)
         is_small = array.nbytes < _AT_ONCE
         data = array.tobytes() if is_small else _bytes_of(array)
-        info = member_info(name, names, len(header) + array.nbytes)
+        info = member_info(key, self._names, len(header) + array.nbytes)
         info.CRC = zlib.crc32(data, zlib.crc32(header))
-        info.header_offset = at
+        info.header_offset = self._at
         head = local_header(info) + header
+        self._go_to_end()
         for part in [head + data] if is_small else [head, data]:
-            file.write(part)
-        at += len(head) + array.nbytes
-        members.append(info)
-    finished(file, members, at)
+            self._file.write(part)
+        self._take(key, info, len(head) + array.nbytes)
+
+    def rows(self, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> _Rows:
+        """Return what takes an array by rows; unless it is closed, the next array takes its place.
+
+        No other is written meanwhile.
+        """
+        header = array_header(dtype, shape)
+        size = dtype.itemsize * math.prod(shape)
+        info = member_info(key, set(self._names), len(header) + size)
+        info.header_offset = self._at
+        self._is_elsewhere = True
+        return _Rows(self._file, info, header, partial(self._take, key, info))
+
+    def read(self, key: str) -> NDArray[Any]:
+        """Return an array that was written."""
+        info = self._members[key]
+        self._file.seek(info.header_offset + len(local_header(info)))
+        self._is_elsewhere = True
+        values: NDArray[Any] = npy.read_array(self._file, allow_pickle=False)
+        return values
+
+    def finish(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest, and what makes an archive of the arrays."""
+        self.add(MANIFEST, _as_array(manifest))
+        self.close()
+
+    def close(self) -> None:
+        """Write what makes an archive of the arrays."""
+        self._go_to_end()
+        finished(self._file, self._members.values(), self._at)
+
+    def _go_to_end(self) -> None:
+        if self._is_elsewhere:
+            self._file.seek(self._at)
+            self._file.truncate()  # rows that were given up may have reached beyond
+            self._is_elsewhere = False
+
+    def _take(self, key: str, info: zipfile.ZipInfo, size: int) -> None:
+        """Note a member that was written."""
+        self._names.add(info.filename)
+        self._members[key] = info
+        self._at += size
+
+
+class _Rows:
+    """An array of an ``.npz`` that is written by rows: a `qmath.exports.weights.Rows`."""
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        info: zipfile.ZipInfo,
+        header: bytes,
+        take: Callable[[int], None],
+    ) -> None:
+        self._file, self._info, self._take = file, info, take
+        self._size = self._write_head() + file.write(header)
+        self._left = info.file_size - len(header)
+        info.CRC = zlib.crc32(header)
+
+    def append(self, rows: NDArray[Any]) -> None:
+        """Write the next rows."""
+        data = _bytes_of(rows)
+        self._info.CRC = zlib.crc32(data, self._info.CRC)
+        self._size += self._file.write(data)
+        self._left -= len(data)
+
+    def close(self) -> None:
+        """Write the checksum in front of the rows, which are all there."""
+        if self._left:
+            raise QmathError(f"{self._info.filename}: {self._left} of its bytes are missing")
+        self._write_head()
+        self._take(self._size)
+
+    def _write_head(self) -> int:
+        self._file.seek(self._info.header_offset)
+        return self._file.write(local_header(self._info))
+
+
+def _as_array(manifest: dict[str, Any]) -> NDArray[np.uint8]:
+    return np.frombuffer(json.dumps(manifest, allow_nan=False).encode(), np.uint8)
 
 
 def _bytes_of(array: NDArray[Any]) -> memoryview:

@@ -123,7 +123,7 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     Yields
     ------
     file
-        Open for binary writing; seekable.
+        Open for binary writing and reading; seekable.
 
     Raises
     ------

@@ -92,11 +92,11 @@ class Temporary:
         self._end()
 
     def open(self) -> BinaryIO:
-        """Open the file for binary writing."""
+        """Open the file for binary writing and reading."""
         assert self._descriptor is not None
         descriptor = self._descriptor
         try:
-            return open(self.path, "wb", opener=lambda *_: os.dup(descriptor))
+            return open(self.path, "w+b", opener=lambda *_: os.dup(descriptor))
         finally:
             if fcntl is None:  # Windows does not rename what is open
                 self._close()
@@ -109,7 +109,7 @@ class Temporary:
             if fcntl is not None:
                 self._descriptor = os.open(self.path, os.O_RDONLY)
         else:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
             self._descriptor = os.open(self.path, flags, 0o666)
 
     def _lock(self) -> bool:

@@ -34,7 +34,7 @@ from qmath.containers.lazy_array import LazyArray
 from qmath.containers.source_files import Stamp, open_source, stamp_of
 from qmath.errors import FileFormatError, QmathError
 
-__all__ = ["IsolatedHdf5File", "open_hdf5", "serve", "spawn"]
+__all__ = ["IsolatedHdf5File", "serve", "spawn"]
 
 # To read the structure of a file, or one array; and 1 s more for each 8 MiB of the file.
 SECONDS = 60
@@ -57,11 +57,6 @@ _BOOT = (
 )
 # The HDF5 library does one thing at a time as well.
 _LOCK = threading.RLock()
-
-
-def open_hdf5(path: str, section: ZipSection | None = None, *, isolate: bool = False) -> Hdf5File:
-    """Return an HDF5 file to be opened in a ``with`` statement, here or in a process of its own."""
-    return IsolatedHdf5File(path, section) if isolate else Hdf5File(path, section)
 
 
 class IsolatedHdf5File(Hdf5File):

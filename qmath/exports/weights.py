@@ -8,7 +8,6 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from tempfile import TemporaryFile
 from threading import Lock
 from typing import IO, Any, NamedTuple, Protocol
 from weakref import finalize
@@ -160,6 +159,8 @@ class Weights(Mapping[str, QuantizedTensor]):
 
     def _write(self, values: NDArray[Any]) -> int:
         if self._file is None:
+            from tempfile import TemporaryFile  # which most models need not wait for
+
             self._file = TemporaryFile()  # noqa: SIM115, closed by `finalize`
             finalize(self, self._file.close)
         offset = self._file.seek(0, os.SEEK_END)

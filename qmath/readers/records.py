@@ -12,13 +12,16 @@ from functools import cached_property
 from typing import Any
 
 from qmath.containers.hdf5 import Hdf5File
-from qmath.containers.isolation import open_hdf5
 from qmath.containers.keras_zip import ZipSection
 from qmath.containers.source_files import SourceFiles
 from qmath.errors import QmathError
 from qmath.model import QuantizedTensor, Role, StoredIntegers
 from qmath.readers.architecture.config import LayerFacts
-from qmath.readers.architecture.parsing import Architecture, read_architecture_file
+from qmath.readers.architecture.parsing import (
+    Architecture,
+    open_hdf5,
+    read_architecture_file,
+)
 
 __all__ = [
     "ASKED",

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qmath.containers.bounded_json import MAX_BYTES, parse_json
-from qmath.containers.isolation import open_hdf5
-from qmath.containers.keras_zip import KerasZip
+from qmath.containers.hdf5 import Hdf5File
+from qmath.containers.keras_zip import KerasZip, ZipSection
 from qmath.containers.sniff import HDF5, ZIP
 from qmath.containers.source_files import open_source, stamp_of, unchanged
 from qmath.containers.tflite.schema import IDENTIFIER
@@ -24,7 +24,7 @@ from qmath.readers.architecture.config import (
 from qmath.readers.architecture.fields import check_config
 from qmath.readers.architecture.graph import NotAGraphError, read_graph
 
-__all__ = ["Architecture", "read_architecture", "read_architecture_file"]
+__all__ = ["Architecture", "open_hdf5", "read_architecture", "read_architecture_file"]
 
 
 @dataclass(frozen=True)
@@ -140,3 +140,12 @@ def read_architecture_file(path: str, *, isolate: bool = False) -> Architecture:
             "the model with open('config.json', 'w').write(model.to_json())"
         )
     return replace(architecture, source=path)
+
+
+def open_hdf5(path: str, section: ZipSection | None = None, *, isolate: bool = False) -> Hdf5File:
+    """Return an HDF5 file to be opened in a ``with`` statement, here or in a process of its own."""
+    if not isolate:
+        return Hdf5File(path, section)
+    from qmath.containers.isolation import IsolatedHdf5File  # which takes time to import
+
+    return IsolatedHdf5File(path, section)

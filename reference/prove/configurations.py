@@ -143,30 +143,29 @@ def one(low: float, high: float) -> Ends:
     return (float(np.float32(low)),), (float(np.float32(high)),)
 
 
-# What goes through kernels that are slow to reach: each op, and narrow and wide ranges.
+# What goes through kernels that are slow to reach, and the first through those that are emulated.
 OF_OTHERS = (
     "vars 8 bits, untrained",
-    "vars 8 bits, activation",
+    "vars_per_channel 4 bits narrow, depthwise",
+    "args 8 bits, default",
     "vars 8 bits narrow, dense kernel",
     "vars 4 bits narrow, dense kernel",
-    "vars 2 bits, symmetric",
     "vars 16 bits, untrained",
-    "vars_per_channel 4 bits narrow, depthwise",
     "vars_per_channel 16 bits narrow, symmetric",
-    "args 8 bits, default",
-    "args 5 bits, asymmetric",
     "args 16 bits, one-sided",
-    "gradient by inputs: args 8 bits, default",
 )
+EMULATED = 3
 
 
 @cache
 def sweeps(against: str = "tf") -> tuple[Sweep, ...]:
-    """Return every sweep; against others than the installed TensorFlow, eager, a dozen."""
+    """Return every sweep; against others than the installed TensorFlow, eager, a few of them."""
     if against == "tf":
         return _own_sweeps()
+    release = TWINS[against].release
     own = {sweep.name: sweep for sweep in _own_sweeps()}
-    return tuple(replace(own[name], against=against) for name in OF_OTHERS)
+    names = OF_OTHERS[: EMULATED if release and release.is_emulated else None]
+    return tuple(replace(own[name], against=against) for name in names)
 
 
 def _own_sweeps() -> tuple[Sweep, ...]:

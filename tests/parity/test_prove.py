@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import qmath
+from reference.prove import certificate
 from reference.prove.__main__ import main
-from reference.prove.certificate import CERTIFICATE
 from reference.prove.configurations import SymmetricSweep, sweeps
 from reference.prove.sweeping import BLOCK, patterns, sweep
 from reference.prove.tally import Tally
@@ -31,13 +31,13 @@ def test_a_slice_of_every_proof(tmp_path):
 @pytest.mark.slow
 def test_a_slice_against_xla(tmp_path):
     output = tmp_path / "certificate.json"
-    names = ["vars 8 bits, untrained", "vars_per_channel 16 bits*", "gradient*", "thresholds 4*"]
+    names = ["vars 8 bits, untrained", "vars_per_channel 16 bits*", "thresholds 4*"]
     run = ["--quick", "--jobs", "1", "--against", "xla-cpu", "--output", str(output), "--configs"]
     assert main([*run, *names]) == 0
     made = json.loads(output.read_text("utf-8"))
     assert (made["against"], made["build"]) == ("xla-cpu", "xla-cpu")
     assert made["differing"] == 0
-    assert [bool(record["integers"]) for record in made["sweeps"]] == [True, True, False]
+    assert [record["integers"] > 2**19 for record in made["sweeps"]] == [True, True]
     assert sum(record["configurations"] for record in made["thresholds"]) == 3 * 48
     # Other kernels make other integers of the range from -6 to 6, and other floats.
     of = replace(sweeps("xla-cpu")[0], against="tf")
@@ -93,7 +93,7 @@ def test_completing_keeps_records_and_runs_what_is_missing(tmp_path, capsys):
 
 def test_a_record_of_other_settings_does_not_count_as_held():
     name = "args 8 bits, default"
-    committed = json.loads(CERTIFICATE.read_text("utf-8"))
+    committed = json.loads(certificate.CERTIFICATE.read_text("utf-8"))
     task = tasks()[name]
     (record,) = task.held(committed)
     assert record["name"] == name
@@ -102,13 +102,17 @@ def test_a_record_of_other_settings_does_not_count_as_held():
     assert task.held({"sweeps": []}) is None
 
 
-def test_the_committed_certificate_holds_every_task():
-    committed = json.loads(CERTIFICATE.read_text("utf-8"))
-    assert [name for name, task in tasks().items() if task.held(committed) is None] == []
+@pytest.mark.parametrize(
+    "against", ["tf", "xla-cpu", "xla-cpu-nofma", "2.4.1 x86_64", "2.21.0 aarch64"]
+)
+def test_a_committed_certificate_holds_every_task(against):
+    committed = json.loads(certificate.path(against).read_text("utf-8"))
+    found = tasks(against=against)
+    assert [name for name, task in found.items() if task.held(committed) is None] == []
 
 
 def test_a_certificate_of_elsewhere_is_not_completed(tmp_path, capsys):
-    other = {**json.loads(CERTIFICATE.read_text("utf-8")), "cpu": "another"}
+    other = {**json.loads(certificate.CERTIFICATE.read_text("utf-8")), "cpu": "another"}
     path = tmp_path / "certificate.json"
     path.write_text(json.dumps(other), "utf-8")
     with pytest.raises(SystemExit, match="2"):

@@ -49,8 +49,6 @@ class Steps:
         Whether ``z`` is 0 everywhere.
     """
 
-    takes_any_shape = True
-
     def __init__(self, nudged: Nudged, divide: bool) -> None:
         zero = nudged.quant_zero
         self._divide = divide

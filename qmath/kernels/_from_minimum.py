@@ -24,7 +24,7 @@ from qmath.kernels._float32 import (
 from qmath.kernels._nudge import Nudged, quant_limits
 
 _HALF = np.float32(0.5)
-_FEW = 1 << 13  # elements
+_FEW = 1 << 13  # elements, of which two passes cost less than a clip and a look for NaN
 _CHUNK = 1 << 14  # elements whose float64 stay in the cache
 
 
@@ -43,7 +43,6 @@ class StepsFromMinimum:
     """
 
     truncates = True  # a half is added to what is not negative
-    takes_any_shape = True
 
     def __init__(
         self, nudged: Nudged, *, divides: bool, keeps_nan: bool, upper_first: bool

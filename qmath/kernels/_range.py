@@ -31,8 +31,6 @@ class Steps(Protocol):
         What a call takes for each block.
     truncates : bool
         Whether no step is below 0, so that truncation is their floor.
-    takes_any_shape : bool
-        Whether a call takes more than flat arrays, beside constants that broadcast.
     """
 
     @property
@@ -40,9 +38,6 @@ class Steps(Protocol):
 
     @property
     def truncates(self) -> bool: ...
-
-    @property
-    def takes_any_shape(self) -> bool: ...
 
     def __call__(
         self,

@@ -403,7 +403,7 @@ def _fill(x: Float32Array, values: NDArray[Any], integers: _Integers, prefix: st
     """Write the integers of `x` to `values`, block by block."""
     ranges, is_shifted = integers.ranges, integers.is_shifted
     steps = ranges.steps
-    if not ranges.any_flush and steps.takes_any_shape and fits_at_once(x.size, integers.shift):
+    if not ranges.any_flush and fits_at_once(x.size, integers.shift):
         _fill_at_once(x, values, integers, prefix)
         return
     flat, result = np.ascontiguousarray(x).reshape(-1), values.reshape(-1)

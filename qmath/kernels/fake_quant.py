@@ -417,7 +417,7 @@ def _forward(x: Float32Array, ranges: Range, out: Float32Array | None) -> Float3
     """Run the forward kernel: plain arithmetic, and exact steps for the channels that need them."""
     out = output(out, x.shape)
     steps, scale = ranges.steps, ranges.nudged.scale
-    if not ranges.any_flush and steps.takes_any_shape and fits_at_once(x.size, scale):
+    if not ranges.any_flush and fits_at_once(x.size, scale):
         with np.errstate(all="ignore"):
             steps(x, steps.constants, out)
             steps.to_floats(out, scale, steps.constants)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from qmath.kernels.builds import BUILDS
 from reference.builds.inputs import SUMMED, cases
 from reference.builds.recognising import matrix, table
 from reference.builds.running import SUMS, compared, of_release
+from reference.builds.twins import TWINS
 from reference.builds.wheels import RELEASES, MissingError, Release
 
 
@@ -38,6 +40,15 @@ def test_a_release_that_cannot_be_run_says_why(tmp_path, monkeypatch: pytest.Mon
     monkeypatch.setattr("shutil.which", lambda name: name)
     with pytest.raises(MissingError, match=r"sysroot-pdp11 holds no Python; .* or set QMATH_SYS"):
         of_release(other, [])
+
+
+def test_a_release_that_is_another_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = SimpleNamespace(version="2.20.0", close=lambda: None)
+    monkeypatch.setattr("reference.builds.twins.Session", lambda _: session)
+    case = next(cases(1, SUMMED))
+    settings = (case.min, case.max, case.num_bits, case.narrow_range)
+    with pytest.raises(MissingError, match=r"2\.4\.1 x86_64: .* they are 2\.20\.0"):
+        TWINS["2.4.1 x86_64"].outputs("fake_quant_with_min_max_vars", case.arrays, settings)
 
 
 @pytest.mark.parametrize("with_inputs", [True, False])

@@ -53,7 +53,9 @@ class _Library:
 _loaded = functools.cache(_Library)
 
 
-def _read(parts: Sequence[Sequence[QuantizedStep]], in_float: Sequence[FloatStep]) -> set[str]:
+def _read_later(
+    parts: Sequence[Sequence[QuantizedStep]], in_float: Sequence[FloatStep]
+) -> set[str]:
     """Return what float layers read, and what parts read of earlier ones."""
     found = {name for step in in_float for name in sources(step)}
     for steps in parts:
@@ -89,7 +91,7 @@ class Compiled(Executor):
         self._source, self._library = source, _loaded(library)
         self._parts = segments(program)
         self._in_float = [step for step in program.steps if isinstance(step, FloatStep)]
-        self._read = _read(self._parts, self._in_float)
+        self._later = _read_later(self._parts, self._in_float)
         self._made_of = {
             step.name: (step.shape, smallest_dtype(step.params.num_bits, signed=False))
             for step in program.steps
@@ -123,7 +125,7 @@ class Compiled(Executor):
         integers = {
             name: np.empty((count, *shape), dtype)
             for name, (shape, dtype) in self._made_of.items()
-            if keep is None or name in keep or name in self._read
+            if keep is None or name in keep or name in self._later
         }
         values, made = dict(inputs), set(inputs)
         self._add_floats(values, integers, made)

@@ -188,8 +188,9 @@ class Exporter:
 
     @property
     def is_written_as_made(self) -> bool:
-        """Whether the format has a writer."""
-        return type(self).writer is not Exporter.writer
+        """Whether the class that says what is in the file has a writer of it, too."""
+        says = next(kind for kind in type(self).__mro__ if "files" in vars(kind))
+        return "writer" in vars(says) and says is not Exporter and not self.is_folder
 
     @property
     def can_read(self) -> bool:
@@ -203,12 +204,12 @@ class Exporter:
         """
         raise NotImplementedError
 
-    def writer(self, file: BinaryIO) -> ArrayWriter | None:  # noqa: ARG002 (of those that do)
-        """Return what writes a bundle to a file before all of it is made; most formats need all.
+    def writer(self, file: BinaryIO) -> ArrayWriter:
+        """Return what writes to a file what `files` yields, before all of it is made.
 
-        What it writes is what `files` yields. The file can be read, too.
+        For formats that can. The file can be read, too, and `read` reads the result.
         """
-        return None
+        raise NotImplementedError
 
     def read(self, file: BinaryIO) -> Reading:
         """Return the manifest that a file holds, and its arrays; not every format can.

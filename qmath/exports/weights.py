@@ -83,7 +83,8 @@ class Weights(Mapping[str, QuantizedTensor]):
     signed : bool
         Two's complement integers, or TensorFlow's unsigned count.
     output : Output, optional
-        To which whoever calls `quantize_and_count` writes what that has not, until `release`.
+        The caller of `quantize_and_count` writes there what that has not written. It is read until
+        `release`.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -15,7 +15,13 @@ from qmath.errors import OutputError, QmathError
 from qmath.exports.bundle import Bundle, fitting, quantize_model
 from qmath.exports.exporter import Exporter
 from qmath.exports.output import folder
-from qmath.exports.output.atomic import as_path, check_output, replacing, replacing_folder
+from qmath.exports.output.atomic import (
+    as_path,
+    check_output,
+    replacing,
+    replacing_folder,
+    reporting,
+)
 from qmath.exports.registry import exporter_class
 from qmath.integer.deployment import VECTOR_BYTES
 from qmath.integer.whole_inputs import Vectors
@@ -69,14 +75,14 @@ def export(
     overwrite : bool
         Replace `output` if it exists; a folder only if qmath wrote all that is in it.
     progress : callable, optional
-        Called with how many tensors are quantized, and of how many; they are then written.
+        Called with how many tensors are quantized, and of how many.
     **options
         Of the format: a wrong one lists all it has.
 
     Returns
     -------
     Bundle
-        What was written.
+        What was written. Large weights are made again from the model when they are asked for.
 
     Raises
     ------
@@ -121,16 +127,36 @@ def export(
     )
     are_asked = vectors is not None and not (isinstance(vectors, int) and vectors == 0)
     if exporter.is_written_as_made:
-        with replacing(target, overwrite=overwrite) as file:
-            writer = exporter.writer(file)
-            assert writer is not None
-            bundle = quantized(are_asked, writer=writer)
-            writer.finish(exporter.manifest(bundle))
+        bundle = _as_made(exporter, target, overwrite, partial(quantized, are_asked))
     else:
         bundle = quantized(are_asked)
         _write(bundle, exporter, target, overwrite)
     notes = [*bundle.manifest["notes"], *exporter.remarks]
     return replace(bundle, manifest=bundle.manifest | {"notes": notes})
+
+
+class _OfOthersError(Exception):
+    """An error of the operating system in which the output has no part."""
+
+    def __init__(self, error: OSError) -> None:
+        self.error = error
+
+
+def _as_made(
+    exporter: Exporter, target: Path, overwrite: bool, quantized: Callable[..., Bundle]
+) -> Bundle:
+    """Write a model while it is quantized; return what was written."""
+    try:
+        with replacing(target, overwrite=overwrite) as file:
+            writer = exporter.writer(reporting(file, target))
+            try:
+                bundle = quantized(writer=writer)
+                writer.finish(exporter.manifest(bundle))
+            except OSError as error:  # of the model, or of the caller's own functions and arrays
+                raise _OfOthersError(error) from error
+    except _OfOthersError as of_others:
+        raise of_others.error from None
+    return bundle
 
 
 def _quantized(model: QatModel, are_asked: bool, **options: Any) -> Bundle:

@@ -184,6 +184,8 @@ def fused(
 
 def _multiply_add(x: Float32Array, factor: Float64Array, addend: Float64Array | np.float64) -> None:
     """Put ``x * factor + addend`` in the place of contiguous `x`, rounded once from float64."""
+    if not x.size:
+        return
     rows = x.reshape(-1, factor.size) if factor.ndim else x.reshape(-1)
     at_once = max(1, _CHUNK // factor.size)
     wide = np.empty((min(len(rows), at_once), *rows.shape[1:]))

@@ -13,7 +13,7 @@ import numpy as np
 from qmath.kernels.builds import Build
 from reference.builds.inputs import Case
 from reference.builds.running import Session
-from reference.builds.wheels import RELEASES, Release
+from reference.builds.wheels import RELEASES, MissingError, Release
 from reference.jit import Call, answer
 
 __all__ = ["TWINS", "Twin"]
@@ -83,6 +83,8 @@ class Twin:
 @cache
 def _session(release: Release) -> Session:
     session = Session(release)
+    if session.version != release.version:
+        raise MissingError(f"{release.name}: its libraries say that they are {session.version}")
     atexit.register(session.close)
     return session
 

@@ -21,11 +21,11 @@ _CONV = (
     "                          qm_reads, 3);"
 )
 _CONV_WEIGHT = "weight = qm_weight_at(k, i, j, 0, 0)"
-_LOAD = "qm_load(r.x + r.n, &t->in, at + (size_t)c, n);"
-_DEPTHWISE_PLAIN = "plain + qm_weight_at(k, i, j, b->channel, 0)"
+_LOAD = "qm_read(&r, &t->in, at + (size_t)c, n);"
+_DEPTHWISE_PLAIN = "weights + qm_weight_at(&f->weights, i, j, b->channel, 0)"
 _DEPTHWISE_CHANNEL = "const int32_t c = b->channel + l;"
 _DEPTHWISE = "w[l] = qm_weight(k, qm_weight_at(k, i, j, c / m, c % m), c % m);"
-_INPUT = "qm_get(&t->in, at + (size_t)((b->channel + l) / m))"
+_INPUT = "qm_get(&t->in, qm_at(&p->in, row, column, (b->channel + l) / m))"
 _ROW = "*row = y * p->stride[axis] + i * p->dilation[axis] - p->pad[axis];"
 _INSIDE = "return *row >= 0 && *row < size;"
 _WEIGHT = "return (qm_value)(qm_integer(k->integers, at) - zero_point);"
@@ -33,6 +33,12 @@ _SIGNED = "return a->is_signed ? (int32_t)(bits ^ sign) - (int32_t)sign : (int32
 _PLAIN = "if (k->integers->packing != QM_INT8"
 # Each weight by itself, so that a mistake in reading one is in all.
 _ONE_BY_ONE = (_PLAIN, _PLAIN.replace("if (", "if (1 || "))
+# Each of one pixel as any other, so that a mistake in any is in all.
+_POINT = "    int32_t n, c;\n    qm_run r;\n\n    qm_begin(&r);\n    qm_clear(sums, b);\n"
+_AS_ANY = (
+    _POINT,
+    f"{_POINT}    if (1) {{\n        qm_conv(sums, t, b);\n        return;\n    }}\n",
+)
 _WHOLE = "const int whole = axis == 3"
 _EACH_POSITION = (_WHOLE, _WHOLE.replace("= ", "= 0 && "))
 _AFTER = (
@@ -43,7 +49,7 @@ _ENDS = f"(axis ? {_AFTER.format('width')} : {_AFTER.format('height')})"
 
 
 def _rounds(how: str) -> tuple[Substitution, ...]:
-    return ((_ROUND, f"return {how};"),)
+    return ((_ROUND, f"return shift ? {how} : y;"),)  # without a shift, y is rounded already
 
 
 def _clamps(low: str, high: str) -> tuple[Substitution, ...]:
@@ -69,6 +75,7 @@ def _order(other: str) -> tuple[Substitution, ...]:
     depthwise = other.replace("o", "(b->channel + l)").format(total)
     return (
         _ONE_BY_ONE,
+        _AS_ANY,
         (_CONV, f"for (int q = lane; q < lane + count; ++q)\n                {conv}"),
         (_DEPTHWISE_CHANNEL, f"const int32_t c = {depthwise};"),
     )
@@ -76,8 +83,8 @@ def _order(other: str) -> tuple[Substitution, ...]:
 
 def _inputs(how: str) -> tuple[Substitution, ...]:
     """Read a convolution's inputs one by one: that of channel `c` is `how`, in terms of `GET`."""
-    each = f"for (int32_t q = c; q < c + n; ++q)\n    r.x[r.n + q - c] = (qm_value)({how});"
-    return _EACH_POSITION, (_LOAD, each.replace("GET", "qm_get(&t->in, at + (size_t)q)"))
+    each = f"for (int32_t q = c; q < c + n; ++q)\n    r.x[QM_LANES + r.n++] = (qm_value)({how});"
+    return _EACH_POSITION, _AS_ANY, (_LOAD, each.replace("GET", "qm_get(&t->in, at + (size_t)q)"))
 
 
 def _accumulators(narrower: int, how: str) -> tuple[Substitution, ...]:
@@ -212,7 +219,7 @@ SUBSTITUTIONS: dict[str, tuple[Substitution, ...]] = {
         (_PIXEL, _AS_CHW + _PIXEL),
         _ONE_BY_ONE,
         (_INPUT,
-         "qm_get(&t->in, at / (size_t)p->in.channels"
+         "qm_get(&t->in, qm_at(&p->in, row, column, 0) / (size_t)p->in.channels"
          " + (size_t)((b->channel + l) / m * p->in.height * p->in.width))"),
     ),
     "operands swapped": _multiplier("s->multiplier[r->terms - 1 - t][c]"),
@@ -220,7 +227,7 @@ SUBSTITUTIONS: dict[str, tuple[Substitution, ...]] = {
     "negative slope ignored": (
         ("negative[i] = qm_shifted(negative[i], c->shift[i]);", "negative[i] = 0;"),
     ),
-    "negative slope on the wrong side": (("if (!qm_is_negative(", "if (qm_is_negative("),),
+    "negative slope on the wrong side": (("y[i] = qm_is_negative(", "y[i] = !qm_is_negative("),),
     "maximum and minimum swapped": (
         ("const qm_int sign = f->sign;", "const qm_int sign = -f->sign;"),
         ("sums[i] = sign * f->end;", "sums[i] = -((qm_int)1 << 20);"),

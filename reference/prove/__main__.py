@@ -48,6 +48,7 @@ def prove(options: argparse.Namespace) -> dict[str, Any]:
                 finished[name] = {"task": name, "seconds": 0.0, "records": records}
         chosen = {name: every[name] for name in every if name in chosen or name in finished}
     if options.output:
+        options.output.parent.mkdir(exist_ok=True)
         path = options.output.with_name(options.output.name + ".journal")
         journal = Journal(
             path, {**where, "quick": options.quick, "against": options.against}, options.resume

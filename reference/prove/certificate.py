@@ -128,7 +128,8 @@ def read(path: Path, environment: Mapping[str, Any]) -> dict[str, Any]:
         raise CertificateError(f"{path} cannot be read: {error}") from None
     if not isinstance(certificate, dict) or certificate.get("format") != "qmath-certificate":
         raise CertificateError(f"{path} is no certificate")
-    changed = [key for key in environment if certificate.get(key) != environment[key]]
+    keys = dict.fromkeys([*environment, "against", "build"])  # these two are not always there
+    changed = [key for key in keys if certificate.get(key) != environment.get(key)]
     if changed:
         raise CertificateError(
             f"{path} was made with other {', '.join(changed)}; run without --complete"

@@ -1,3 +1,4 @@
+import io
 import os
 import stat
 
@@ -5,8 +6,9 @@ import numpy as np
 import pytest
 
 from qmath import OutputError, QmathError, export
-from qmath.exports.arrays.npz import NpzWriter
+from qmath.exports.arrays.npz import Npz
 from qmath.exports.output.atomic import replacing
+from qmath.exports.output.temporary import Temporary
 from tests.exports.models import model
 
 
@@ -39,14 +41,15 @@ def test_existing_file_stays_unless_told(tmp_path):
     assert listing(tmp_path) == ["out.npz"]
 
 
-def test_a_failing_writer_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "out.npz"
     path.write_text("old")
 
-    def fail(*_):
-        raise OSError(28, "No space left on device")
+    class Full(io.BytesIO):
+        def write(self, _):
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(NpzWriter, "finish", fail)
+    monkeypatch.setattr(Temporary, "open", lambda _: Full())
     with pytest.raises(OutputError, match=r"cannot write .*out\.npz: No space left on device"):
         export(model(), path, overwrite=True)
     assert path.read_text() == "old"
@@ -127,3 +130,23 @@ def test_the_model_is_never_the_output(tmp_path):
     with pytest.raises(OutputError, match="is an input itself"):
         export(path, path, format="npz", overwrite=True)
     assert path.read_text() == "the model"
+
+
+def test_errors_of_the_caller_are_not_those_of_the_output(tmp_path):
+    def progress(*_):
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        export(model(), tmp_path / "out.npz", progress=progress)
+    assert listing(tmp_path) == []
+
+
+def test_a_format_that_says_otherwise_what_is_in_its_file_is_asked_for_it(tmp_path):
+    class Own(Npz):
+        name = "own"
+
+        def files(self, bundle):
+            yield "own.txt", " ".join(bundle.keys()).encode()
+
+    export(model(), tmp_path / "out.own", format=Own)
+    assert (tmp_path / "out.own").read_text().startswith("quantize_layer/output.scale ")

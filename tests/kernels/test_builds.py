@@ -254,3 +254,14 @@ def test_xla_rounds_zero_points_of_args_half_to_even(build: str) -> None:
             x, *np.float32(ends), 2, narrow_range=False, op="args", build=build
         )
         assert_same_bits(kernel, defined)
+
+
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3)])
+def test_nothing_stays_nothing(build: str, shape: tuple[int, ...]) -> None:
+    ends = np.zeros(shape[-1:], F) - 1, np.ones(shape[-1:], F)
+    x = np.zeros(shape, F)
+    found = qmath.fake_quant_with_min_max_vars_per_channel(x, *ends, build=build)
+    assert found.shape == shape
+    assert qmath.quantize(x, *ends, 8, per_axis=True, build=build).values.shape == shape
+    assert qmath.fake_quant_with_min_max_vars(x, -1, 1, build=build).shape == shape

@@ -828,6 +828,13 @@ static inline int64_t qm_shifted(int64_t y, uint8_t shift)
     return y < 0 ? -1 - shifted : shifted;
 }
 
+static inline int64_t qm_rounded(int64_t y, const qm_constants *c, int32_t i)
+{
+    const uint8_t shift = c->shift[i];
+
+    return qm_shifted(y, shift);
+}
+
 static inline int qm_is_negative(int64_t y, uint8_t shift)
 {
     return y < (int64_t)1 << (shift - 1);  /* half a step, for rounding, is in it */
@@ -845,7 +852,7 @@ static inline void qm_leak(int64_t *y, int64_t *negative, qm_constants *c,
         negative[i] = qm_shifted(negative[i], c->shift[i]);
     qm_spread(c, &r->scaling, 0, r, b);
     for (i = 0; i < n; ++i) {
-        y[i] = qm_is_negative(y[i], c->shift[i]) ? negative[i] : qm_shifted(y[i], c->shift[i]);
+        y[i] = qm_is_negative(y[i], c->shift[i]) ? negative[i] : qm_rounded(y[i], c, i);
         c->shift[i] = 0;
     }
 }
@@ -867,11 +874,11 @@ static inline void qm_finish(qm_int *QM_RESTRICT out, const int64_t *QM_RESTRICT
     int32_t i;
 
     for (i = 0; i < n; ++i)
-        out[i] = qm_clamped(qm_shifted(y[i], c->shift[i]), low, high);
+        out[i] = qm_clamped(qm_rounded(y[i], c, i), low, high);
     for (i = 0; r->clamps > 1 && i < n; ++i) {
         const size_t k = qm_constant(r, b, i / b->lanes)
                          + (size_t)(i % b->lanes * r->channel_step);
-        out[i] = qm_clamped(qm_shifted(y[i], c->shift[i]), r->low[k], r->high[k]);
+        out[i] = qm_clamped(qm_rounded(y[i], c, i), r->low[k], r->high[k]);
     }
 }
 

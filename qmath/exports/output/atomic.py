@@ -8,15 +8,15 @@ import errno
 import fnmatch
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from qmath.errors import OutputError, QmathError
 from qmath.exports.output.folder import foreign_entry
 from qmath.exports.output.temporary import Aside, Temporary
 
-__all__ = ["as_path", "check_output", "move", "replacing", "replacing_folder"]
+__all__ = ["as_path", "check_output", "move", "replacing", "replacing_folder", "reporting"]
 
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux
 _HERE = -100  # AT_FDCWD
@@ -142,6 +142,27 @@ def replacing(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
             os.replace(temporary.path, target)
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+def reporting(file: BinaryIO, path: Path) -> BinaryIO:
+    """Return a file whose own errors are those of the output `path`, whoever else's it could be."""
+    return cast("BinaryIO", _Reporting(file, path))
+
+
+class _Reporting:
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self._path = file, path
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method = getattr(self._file, name)
+
+        def call(*arguments: Any) -> Any:
+            try:
+                return method(*arguments)
+            except OSError as error:
+                raise _cannot_write(self._path, error) from error
+
+        return call
 
 
 def move(source: Path, path: Path, *, overwrite: bool) -> None:

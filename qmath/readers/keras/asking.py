@@ -53,7 +53,7 @@ def ask_weight(
     settings : QuantizerSettings
         Of `quantizer`.
     builds : sequence of str
-        Of TensorFlow, one of which answers.
+        The live quantizer may compute as any of these.
 
     Raises
     ------

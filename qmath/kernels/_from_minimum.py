@@ -153,12 +153,10 @@ class FusedSteps(StepsFromMinimum):
         return fused(self.exactly(x, nudged), nudged.scale, nudged.min)
 
 
-def nudged_zero_point(
-    low: Float64Array, scale: Float64Array, num_bits: int, narrow_range: bool
-) -> Float64Array:
-    """Return the zero point of a range that begins at `low`, NaN where that is none."""
+def nudged_zero_point(low: Float32Array, num_bits: int, narrow_range: bool) -> Float64Array:
+    """Return the zero point of a range that begins at `low` steps, NaN where that is none."""
     first, last = quant_limits(num_bits, narrow_range)
-    estimate = rounded(first - rounded(low / scale).astype(np.float64)).astype(np.float64)
+    estimate = rounded(first - low.astype(np.float64)).astype(np.float64)
     return np.asarray(np.floor(np.clip(estimate, first, last) + 0.5))
 
 

@@ -37,13 +37,19 @@ def _nudge(
     with np.errstate(all="ignore"):
         low = flush(min).astype(np.float64)
         span = rounded(flush(max).astype(np.float64) - low).astype(np.float64)
+        steps = np.float64(last - first)
+        scale = rounded(span * np.float64(np.float32(1) / np.float32(steps)))
         if op == "args_gradient":
-            scale, inverse = rounded(span / (last - first)), rounded((last - first) / span)
+            scale, inverse = rounded(span / steps), rounded(steps / span)
         else:
-            scale = rounded(span * np.float64(np.float32(1) / np.float32(last - first)))
             inverse = rounded(1 / scale.astype(np.float64))
         wide = scale.astype(np.float64)
-        zero = nudged_zero_point(low, wide, num_bits, narrow_range)
+        below = rounded(low / wide)
+        if op == "per_channel" and low.size == 1:
+            # XLA sees through the vector of one scale that it divides by: a / (b / c) is a * c / b.
+            inverse = rounded(steps / span)
+            below = rounded(rounded(low * steps).astype(np.float64) / span)
+        zero = nudged_zero_point(below, num_bits, narrow_range)
         ends = rounded((first - zero) * wide), rounded((last - zero) * wide)
     return _nudged(scale, inverse, zero, *ends)
 

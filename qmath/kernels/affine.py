@@ -95,7 +95,8 @@ def scale_and_zero_point(
     narrow = check_flag(narrow_range, f"{prefix}narrow_range")
     signed = check_flag(signed, f"{prefix}signed")
     low, high = as_float32(min, f"{prefix}min"), as_float32(max, f"{prefix}max")
-    kernel = arithmetic_of(build, prefix), op
+    kernel: tuple[Arithmetic, Op]
+    kernel = arithmetic_of(build, prefix), "per_channel" if low.ndim and op == "vars" else op
     integers = _integers_of(low, high, bits, narrow, signed, *kernel, prefix)
     return integers.scale.copy(), integers.zero_point.copy()
 

@@ -463,7 +463,10 @@ def _scale_and_zero_point(tensor: QatTensor) -> tuple[Float32Array, NDArray[np.i
         scale = np.asarray((high - low) / np.float32(last - first))
         if tensor.spec.build.startswith("xla") and tensor.spec.op != "args":
             scale = np.asarray((high - low) * (np.float32(1) / np.float32(last - first)))
-        estimate = np.clip(np.float32(first) - low / scale, first, last)
+        below = low / scale
+        if tensor.spec.build.startswith("xla") and low.shape == (1,):  # which XLA sees through
+            below = low * np.float32(last - first) / (high - low)
+        estimate = np.clip(np.float32(first) - below, first, last)
         rounded = np.floor(estimate.astype(np.float64) + 0.5)
     build = tensor.spec.build
     zero, near = exact.zero_points(low, high, bits, narrow_range=narrow, build=build)

@@ -109,7 +109,12 @@ def _nudged(
         inverse = _round(1 / scale)
     elif build == "tf<2.6":
         inverse = _round(1 / scale)
-    estimate = _round(first - _round(low / scale))
+    below = _round(low / scale)
+    if build.startswith("xla") and op == "per_channel" and low.size == 1:
+        # With one channel, XLA sees what its scale was made of, and divides by that.
+        inverse = _round((last - first) / span)
+        below = _round(_round(low * (last - first)) / span)
+    estimate = _round(first - below)
     # Half away from zero, of what is no less than `first`; NaN counts as 0.
     zero = np.nan_to_num(np.floor(np.clip(estimate, first, last) + 0.5), nan=0.0)
     return scale, inverse, _round((first - zero) * scale), _round((last - zero) * scale)

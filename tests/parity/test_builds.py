@@ -35,6 +35,8 @@ def calls() -> list[Call]:
             found.append(Call(VARS, (x, F(low), F(high)), bits, narrow))
     rows = np.stack(columns, 1)
     found.append(Call(PER_CHANNEL, (rows, lows, highs), 8, False))
+    for column, (low, high, bits, narrow) in zip(columns, RANGES, strict=True):  # one channel
+        found.append(Call(PER_CHANNEL, (column[:, np.newaxis], F([low]), F([high])), bits, narrow))
     low, high, bits, narrow = RANGES[0]
     x = floats_near_steps(rng, low, high, bits, narrow, 1 << 15)
     found += [
@@ -53,6 +55,8 @@ def calls() -> list[Call]:
     g = rng.normal(size=5000).astype(F)
     found += [Call(f"{VARS}_gradient", (g[:n], x[-n:], F(low), F(high)), bits, narrow)
               for n in (33, 5000)]  # fmt: skip
+    one = (g[:2048, np.newaxis], columns[2][:, np.newaxis], *(F([end]) for end in RANGES[2][:2]))
+    found.append(Call(f"{PER_CHANNEL}_gradient", one, 8, False))
     shape = (3, 40, 4, 8)
     inputs = rows[:480].reshape(shape)
     found.append(

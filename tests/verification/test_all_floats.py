@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import qmath
+from qmath.kernels.affine import scale_and_zero_point
 from qmath.verification import definition
 from qmath.verification.all_floats import prove_model, prove_range
 from reference import monotone
@@ -105,6 +106,18 @@ def test_a_model_and_the_verb(tmp_path: Path) -> None:
         json.loads(run("verify", SAMPLE, tmp_path / "out.npz", "--json").stdout)["all_floats"]
         is None
     )
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_one_channel_is_proved_by_its_own_formula(build: str) -> None:
+    ends = np.float32([-6]), np.float32([6])
+    found = prove_range(*ends, 8, narrow_range=False, op="per_channel", build=build)
+    assert not found.differences
+    # XLA's zero point of one channel is that of eager TensorFlow, of more it is another.
+    zero = {C: scale_and_zero_point(*(np.repeat(end, C) for end in ends), 8, build=build)[1]
+            for C in (1, 2)}  # fmt: skip
+    assert zero[1].tolist() == [0]
+    assert zero[2].tolist() == ([-1, -1] if build.startswith("xla") else [0, 0])
 
 
 @pytest.mark.parametrize("name", monotone.OPERATIONS)

@@ -91,6 +91,13 @@ def test_what_cannot_be_completed_is_refused(tmp_path, text, message):
         certificate.read(path, ENVIRONMENT)
 
 
+def test_records_of_other_kernels_are_not_taken_for_those_of_eager_tensorflow(tmp_path):
+    path = tmp_path / "certificate.json"
+    certificate.write({**made(ENTRIES), "against": "xla-cpu", "build": "xla-cpu"}, path)
+    with pytest.raises(CertificateError, match="was made with other against, build"):
+        certificate.read(path, ENVIRONMENT)
+
+
 def test_a_row_of_the_table_for_each_proof_and_op():
     more = {**SWEEP, "num_bits": 4, "differing_bits": 7}
     entries = [*ENTRIES, {"task": "sweep", "seconds": 1, "records": [more, SYMMETRIC]}]
@@ -161,3 +168,24 @@ def test_the_committed_certificate_says_that_no_bit_differs():
         near = [record for record in made["thresholds"] if record["op"] == op]
         assert sum(record["configurations"] for record in near) >= 1000
     assert made["round_trips"]
+
+
+OTHERS = sorted(certificate.path("xla-cpu").parent.glob("*.json"))
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=lambda path: path.stem)
+def test_the_committed_certificates_of_other_kernels_say_that_no_bit_differs(path):
+    made = json.loads(path.read_text("utf-8"))
+    SCHEMA.validate(made)
+    assert certificate.path(made["against"].removesuffix(", emulated")) == path
+    assert made["differing"] == sum(certificate.count_differing(made[k]) for k in KINDS) == 0
+    assert len(made["sweeps"]) >= (3 if made["against"].endswith("emulated") else 8)
+    assert {record["op"] for record in made["sweeps"]} >= {
+        f"fake_quant_with_min_max_{op}" for op in ("args", "vars", "vars_per_channel")
+    }
+    for record in made["sweeps"]:
+        assert record["patterns"] == record["compared"] == 2**32, record["name"]
+        assert record["integers"] >= 2**32 - 2**24, record["name"]  # all but NaN
+    for op in ("args", "vars", "vars_per_channel"):
+        near = [record for record in made["thresholds"] if record["op"].endswith(f"max_{op}")]
+        assert sum(record["configurations"] for record in near) >= 1000

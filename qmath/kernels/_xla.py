@@ -57,8 +57,8 @@ def _nudge(
 def _compiled_nudge(min: Float32Array, max: Float32Array, first: int, last: int) -> Nudged:
     """Nudge as the compiler does, of which a range that is an attribute is a constant.
 
-    It reads subnormal ends as zero, but keeps subnormal results until they are used. And it rounds
-    a zero point on a tie to even, where the other ops round half away from zero.
+    It reads subnormal ends as zero, but keeps a subnormal scale for the zero point, though not for
+    the ends. And it rounds a zero point on a tie to even, the other ops half away from zero.
     """
     with np.errstate(all="ignore"):
         low = flush(min)
@@ -67,6 +67,7 @@ def _compiled_nudge(min: Float32Array, max: Float32Array, first: int, last: int)
         inverse = np.float32(last - first) / span
         estimate = np.float32(first) - low / scale
         zero = np.rint(np.minimum(np.maximum(estimate, np.float32(first)), np.float32(last)))
+        scale = flush(np.asarray(scale))
         ends = (np.float32(first) - zero) * scale, (np.float32(last) - zero) * scale
         return _nudged(*map(flush, map(np.asarray, (scale, inverse, zero, *ends))))
 

@@ -137,6 +137,7 @@ def _of_constants(
     estimate = np.clip(single(first - single(low / scale)), first, last)
     zero = 2 * np.round(estimate / 2)  # the even neighbour, if it is as near as another
     zero = np.where(np.abs(estimate - zero) > 0.5, zero + np.sign(estimate - zero), zero)
+    scale = _flushed(scale)
     ends = single((first - zero) * scale), single((last - zero) * scale)
     return tuple(map(_flushed, (scale, inverse, *ends)))  # type: ignore[return-value]
 

@@ -38,10 +38,10 @@ def _nudge(
         low = flush(min).astype(np.float64)
         span = rounded(flush(max).astype(np.float64) - low).astype(np.float64)
         steps = np.float64(last - first)
-        scale = rounded(span * np.float64(np.float32(1) / np.float32(steps)))
         if op == "args_gradient":
             scale, inverse = rounded(span / steps), rounded(steps / span)
         else:
+            scale = rounded(span * np.float64(np.float32(1) / np.float32(steps)))
             inverse = rounded(1 / scale.astype(np.float64))
         wide = scale.astype(np.float64)
         below = rounded(low / wide)

@@ -46,7 +46,9 @@ def calls() -> list[Call]:
         *(Call(ARGS, (x,), bits, False, ends) for ends, bits in ON_TIES),
         *(Call(f"{ARGS}_gradient", (x[::-1], x), bits, False, ends) for ends, bits in ON_TIES),
         *(Call(VARS, (x, *F(ends)), bits, False) for ends, bits in ON_TIES),
+        # Subnormal scales, below a subnormal end and a normal one.
         Call(ARGS, (x,), 2, False, (-3.840229e-39, 1.3014359e-38)),
+        Call(ARGS, (x,), 8, True, (-3.25e-36, 4.875e-37)),
         Call(f"{ARGS}_gradient", (x[::-1], x), bits, narrow, (low, high)),
         # A range that is a constant of the program.
         Call(VARS, (x,), bits, narrow, (F(low), F(high))),

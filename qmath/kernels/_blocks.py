@@ -19,9 +19,11 @@ from qmath.kernels._float32 import Float32Array
 
 # Elements of a block. Passes over 512 KiB of float32 are still fed by a cache, and NumPy's cost a
 # call is spread thinly. Where the constants are as long as the block, a quarter of that holds them
-# beside it; and less again where repeating them would be more than an eighth of the work.
+# beside it, and an eighth float64 ones; less again where repeating them would be more than an
+# eighth of the work.
 _BLOCK = 1 << 17
 _BLOCK_WITH_CHANNELS = 1 << 15
+_BLOCK_WITH_FLOAT64 = 1 << 14
 _SMALLEST_BLOCK_WITH_CHANNELS = 1 << 13
 _LONG_ROW = 128
 _WITH_CHANNELS_AT_ONCE = 1 << 16
@@ -80,7 +82,9 @@ def run_blocks(work: Work, first: int, last: int, constants: Sequence[NDArray[An
     size = last - first
     period = step = _BLOCK
     if constants[0].size > 1:
-        step = min(_BLOCK_WITH_CHANNELS, max(_SMALLEST_BLOCK_WITH_CHANNELS, size // 8))
+        is_wide = any(part.itemsize > 4 for part in constants)
+        most = _BLOCK_WITH_FLOAT64 if is_wide else _BLOCK_WITH_CHANNELS
+        step = min(most, max(_SMALLEST_BLOCK_WITH_CHANNELS, size // 8))
         constants = _repeated(constants, size, step)
         period = constants[0].size
     elif constants[0].ndim:  # one channel is a tensor

@@ -25,7 +25,7 @@ from qmath.kernels._nudge import Nudged, quant_limits
 
 _HALF = np.float32(0.5)
 _FEW = 1 << 13  # elements, of which two passes cost less than a clip and a look for NaN
-_CHUNK = 1 << 14  # elements whose float64 stay in the cache
+_CHUNK = 1 << 15  # elements whose float64 stay in the cache
 
 
 class StepsFromMinimum:

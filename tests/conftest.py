@@ -30,17 +30,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave `nightly` tests out unless ``-m`` names them, and let those with TensorFlow come last.
 
     Other tests fork, and limit the memory of the child: neither goes with what TensorFlow holds.
+    Of those with TensorFlow the longest come first, so that no process waits for another's last.
 
     A ``-m`` among pytest's own options would not do: that of a caller, as in ``-m "not slow"``,
     would take its place, and the longest tests would run.
     """
-    items.sort(key=lambda item: "parity" in item.path.parts)  # keeps the order otherwise
+    items.sort(key=_turn)  # keeps the order otherwise
     if "nightly" in config.option.markexpr:
         return
     left_out = [item for item in items if item.get_closest_marker("nightly")]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+def _turn(item: pytest.Item) -> int:
+    if "parity" not in item.path.parts:
+        return 0
+    return 1 if item.get_closest_marker("slow") else 2
 
 
 def pytest_collection_finish() -> None:

@@ -334,7 +334,7 @@ class Corpus:
 
     @cached_property
     def branches(self) -> Branches:
-        """What notes them. Once it is there, coverage of this process is measured by nobody else."""
+        """What notes them: once it is there, nobody else measures this process."""
         return Branches()
 
     def take(self, entry: Entry) -> None:

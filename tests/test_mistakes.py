@@ -211,6 +211,7 @@ def test_ties_of_several_terms_are_all_found():
     assert count > 100
 
 
+@pytest.mark.once
 @pytest.mark.slow
 @needs_compiler
 def test_a_slice_in_c(sample, verdicts):

@@ -12,6 +12,7 @@ from tests.attacks.archives import ATTACKS, READ, ordinary
 from tests.attacks.jail import judge
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("isolate", [False, True], ids=["here", "isolated"])
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attack(tmp_path: Path, name: str, isolate: bool) -> None:

@@ -169,6 +169,7 @@ def meant(paste: str) -> list[str]:
     return [word for value in re.findall('"([^"]*)"', paste) for word in ("--quantizer", value)]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("shell", SHELLS)
 def test_in_every_shell_a_paste_runs_nothing_and_arrives(
     shell: str, pastes: set[str], tmp_path: Path

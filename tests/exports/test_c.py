@@ -42,6 +42,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.once
 @needs_compiler
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("options", [{}, {"packing": "lsb", "layouts": ["OHWI"], "signed": False}])
@@ -94,6 +95,7 @@ def test_samples_check_themselves(tmp_path, sample):
     assert qmath.verify(f"{SAMPLES}/{sample}.h5", place).ok
 
 
+@pytest.mark.once
 @needs_compiler
 @pytest.mark.parametrize("options", [(), ("-xc++", "-std=c++11")])
 def test_headers_compile_by_themselves(tmp_path, options):
@@ -108,6 +110,7 @@ def test_headers_compile_by_themselves(tmp_path, options):
         assert not done.returncode, done.stderr
 
 
+@pytest.mark.once
 @needs_compiler
 @pytest.mark.parametrize("standard", ["c11", "c++17"])
 def test_other_standards(tmp_path, standard):
@@ -132,6 +135,7 @@ CROSS = {  # by compiler: its options, and what runs its programs; without that,
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("compiler", CROSS)
 def test_other_compilers_and_processors(tmp_path, compiler):
     options, runner = CROSS[compiler]

@@ -47,6 +47,7 @@ def test_samples(tmp_path, sample):
     assert ("arm_fully_connected_s4(" in text) == (width == 4)
 
 
+@pytest.mark.once
 @needs_compiler
 @pytest.mark.parametrize("bits", [8, 5])
 @pytest.mark.parametrize("weight_bits", [8, 4, 3])

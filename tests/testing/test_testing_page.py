@@ -73,6 +73,7 @@ def test_numpy(place):
     assert "steps from a rounding tie" in said
 
 
+@pytest.mark.once
 def test_c(place):
     needs("gcc")
     (build,) = commands("gcc")
@@ -85,6 +86,7 @@ def test_c(place):
     assert "differ" in said
 
 
+@pytest.mark.once
 def test_verilog(place):
     needs("iverilog")
     (build,) = commands("iverilog")
@@ -100,6 +102,7 @@ def test_verilog(place):
     assert [part for part in parts if part.strip() not in said] == []
 
 
+@pytest.mark.once
 def test_rust(place):
     needs("rustc")
     (build,) = commands("rustc")

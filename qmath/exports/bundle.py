@@ -30,6 +30,7 @@ from qmath.exports.records import (
 )
 from qmath.exports.weights import Rows, Weights
 from qmath.integer.deployment import VECTOR_BYTES, deploy, described
+from qmath.integer.profiles.fixed import checked_multiplier_bits
 from qmath.integer.whole_inputs import Vectors
 from qmath.model import (
     QatModel,
@@ -227,7 +228,7 @@ def quantize_model(
         "layouts": list(layouts),
         "signed": signed,
         "vectors": 0,
-        "multiplier_bits": multiplier_bits,
+        "multiplier_bits": checked_multiplier_bits(multiplier_bits),
         **deployed.options,
         **({} if model.build == "tf" else {"build": model.build}),
     }

@@ -18,6 +18,7 @@ from qmath.containers.stored_arrays import Rows
 from qmath.errors import QmathError
 from qmath.integer.arguments import (
     check_against,
+    check_callbacks,
     check_reducers,
     check_workers,
     kept_names,
@@ -207,6 +208,7 @@ def run(
         What makes the program ready to run; `qmath.run` takes it by its name.
     """
     check_workers(workers)
+    check_callbacks(progress, executor, sink)
     check_reducers(reducers)
     kept_file = None if resume is None else Resumption(resume, sink)
     beside = labels_of(labels)
@@ -318,6 +320,7 @@ def diff(
     0
     """
     check_workers(workers)
+    check_callbacks(progress, executor)
     check_against(against)
     kept_file = None if resume is None else Resumption(resume)
     data = opened(inputs)

@@ -13,7 +13,14 @@ from qmath.integer.program import Program
 from qmath.integer.reducers import Reducer
 from qmath.integer.streams import rows_of
 
-__all__ = ["check_against", "check_reducers", "check_workers", "kept_names", "labels_of"]
+__all__ = [
+    "check_against",
+    "check_callbacks",
+    "check_reducers",
+    "check_workers",
+    "kept_names",
+    "labels_of",
+]
 
 
 def check_workers(workers: object) -> None:
@@ -47,6 +54,27 @@ def check_reducers(reducers: object) -> None:
             f"reducers has {(wrong or [reducers])[0]!r}; give a list of objects whose class is a "
             "subclass of qmath.integer.reducers.Reducer"
         )
+
+
+def check_callbacks(progress: object, executor: object, sink: object = None) -> None:
+    """Raise unless what a call is to use has what it uses.
+
+    Raises
+    ------
+    QmathError
+        `progress` is no function, `executor` cannot be given work, or `sink` no results.
+    """
+    if progress is not None and not callable(progress):
+        raise QmathError(
+            "progress must be a function of two numbers, the examples done and all of them, got "
+            f"{progress!r}"
+        )
+    for name, given, method, like in (
+        ("executor", executor, "submit", "those of concurrent.futures have"),
+        ("sink", sink, "write", "qmath.exports.arrays.growing.GrowingNpz has"),
+    ):
+        if given is not None and not callable(getattr(given, method, None)):
+            raise QmathError(f"{name} must have a method {method}, as {like}, got {given!r}")
 
 
 def check_against(against: object) -> None:

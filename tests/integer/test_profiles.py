@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import qmath
 from qmath.errors import QmathError
 from qmath.exports.bundle import quantize_model
-from qmath.integer.api import profile_named
+from qmath.integer.api import element, profile_named
 from qmath.integer.profiles.exact import Exact
 from qmath.integer.profiles.fixed import FixedPoint, Integer, constants
 from qmath.integer.program import Activation, QuantParams, Requantize, Term, UnroundedSum
@@ -107,6 +111,57 @@ def test_refusals() -> None:
         profile_named("fast")
     with pytest.raises(QmathError, match="the profile 'exact' has no option 'multiplier_bits'"):
         profile_named("exact", multiplier_bits=8)
+
+
+@pytest.mark.parametrize("value", ["8", None, [31], 8.0, 8.5, np.array([12]), np.float32(9)])
+def test_multiplier_bits_that_are_no_whole_number_are_refused(value: Any) -> None:
+    words = f"multiplier_bits must be a whole number, 8 to 31, got {value!r}"
+    model, x = qmath.load("reference/samples/default8.h5"), np.zeros((1, 8, 8, 1), np.float32)
+    for call in (
+        lambda: qmath.run(model, x, multiplier_bits=value),
+        lambda: qmath.diff(model, x, multiplier_bits=value),
+        lambda: element(model, x, "conv1[0,0,0]", multiplier_bits=value),
+        lambda: quantize_model(model, multiplier_bits=value),
+    ):
+        with pytest.raises(QmathError, match=re.escape(words)):
+            call()
+
+
+def test_multiplier_bits_of_numpy_are_those_of_python() -> None:
+    for value in (np.int8(12), np.uint64(12), np.array(12)):
+        assert type(Integer(value).multiplier_bits) is int
+    model = qmath.load("reference/samples/default8.h5")
+    found = quantize_model(model, multiplier_bits=np.int64(12))
+    assert found.manifest == quantize_model(model, multiplier_bits=12).manifest
+    json.dumps(found.manifest)
+
+
+@pytest.mark.parametrize(
+    ("profile", "option", "value", "words"),
+    [
+        ("xnnpack", "packed", 3, "packed must be {TENSOR: bits}, with bits of 2, 4 or 8, got 3"),
+        ("xnnpack", "packed", {"k": "4"}, "with bits of 2, 4 or 8; it has '4' for 'k'"),
+        ("xnnpack", "packed", {"k": 3}, "with bits of 2, 4 or 8; it has 3 for 'k'"),
+        ("xnnpack", "packed", {"k": [4]}, "with bits of 2, 4 or 8; it has [4] for 'k'"),
+        ("xnnpack", "packed", {3: 4}, "with bits of 2, 4 or 8; it has 4 for 3"),
+        ("xnnpack", "int4", np.arange(2), "int4 must be 'tensorflow' or 'litert', got array("),
+        ("tflm", "rounding", np.arange(2), "rounding must be 'double' or 'single', got array("),
+        ("litert", "stored", 3, "stored must be {STEP: {TENSOR: TfliteStored}}, got 3"),
+        ("tflite", "stored", {"s": {"k": 3}}, "TfliteStored}}; it has {'k': 3} for 's'"),
+        ("tflite", "stored", {"s": 3}, "TfliteStored}}; it has 3 for 's'"),
+        ("tflite", "converts", "no", "converts must be True or False, got 'no'"),
+    ],
+)
+def test_options_of_another_type_are_refused(
+    profile: str, option: str, value: object, words: str
+) -> None:
+    with pytest.raises(QmathError, match=re.escape(words)):
+        profile_named(profile, **{option: value})
+
+
+def test_an_element_is_named_by_a_text() -> None:
+    with pytest.raises(QmathError, match=re.escape("3 is no element; write TENSOR[i,j,…]")):
+        element("reference/samples/default8.h5", np.zeros((1, 8, 8, 1)), 3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("bits", [8, 24, 31])

@@ -291,6 +291,9 @@ def test_shards_take_about_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
         (iter([IMAGES * 200]), {}, "lie outside the range [0, 1]"),
         (Sliced(IMAGES * 200), {}, "lie outside the range [0, 1]"),
         (IMAGES, {"keep": "flatten"}, "keep must be a list of tensors' names, got 'flatten'"),
+        (IMAGES, {"progress": 3}, "progress must be a function of two numbers"),
+        (IMAGES, {"executor": 3}, "executor must have a method submit"),
+        (IMAGES, {"sink": 3}, "sink must have a method write"),
     ],
 )
 def test_what_does_not_fit_is_an_error(data: Any, options: dict[str, Any], words: str) -> None:

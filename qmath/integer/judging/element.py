@@ -134,9 +134,8 @@ def explained(
 
 def _place(at: str, executor: Executor, examples: int) -> tuple[str, tuple[int, ...]]:
     """Return the tensor and the index that a text means, the example first."""
-    match = re.fullmatch(
-        r"\s*(.*?)\s*\[\s*(-?\d{1,18}(?:\s*,\s*-?\d{1,18})*)\s*,?\s*\]\s*", at, re.DOTALL
-    )
+    pattern = r"\s*(.*?)\s*\[\s*(-?\d{1,18}(?:\s*,\s*-?\d{1,18})*)\s*,?\s*\]\s*"
+    match = re.fullmatch(pattern, at, re.DOTALL) if isinstance(at, str) else None
     if match is None:
         raise QmathError(f"{at!r} is no element; write TENSOR[i,j,…], as conv1/output[0,2,3,1]")
     name = tensor_named(executor.program, match[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from qmath.integer.profiles.exact import clamped
 from qmath.integer.program import Program, Requantize
 from qmath.kernels._environment import in_default_environment
 
-__all__ = ["FixedPoint", "Integer", "constants"]
+__all__ = ["FixedPoint", "Integer", "checked_multiplier_bits", "constants"]
 
 Array = NDArray[Any]
 Float64Array = NDArray[np.float64]
@@ -81,9 +82,7 @@ class Integer:
     name = "integer"
 
     def __init__(self, multiplier_bits: int = 31) -> None:
-        if not 8 <= multiplier_bits <= 31:
-            raise QmathError(f"multiplier_bits must be 8 to 31, got {multiplier_bits}")
-        self.multiplier_bits = multiplier_bits
+        self.multiplier_bits = checked_multiplier_bits(multiplier_bits)
         self._constants: WeakKeyDictionary[Requantize, tuple[FixedPoint, ...]] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
@@ -146,6 +145,25 @@ class Integer:
             ),
             error=float((0.5 * (1 + sum(largest)) * np.ldexp(1.0, -shift)).max()),
         )
+
+
+def checked_multiplier_bits(value: object) -> int:
+    """Return a width of multipliers as an int.
+
+    Raises
+    ------
+    QmathError
+        It is no whole number of 8 to 31.
+    """
+    try:
+        bits = operator.index(value)  # type: ignore[arg-type]  # that is the question
+    except TypeError:
+        raise QmathError(
+            f"multiplier_bits must be a whole number, 8 to 31, got {value!r}"
+        ) from None
+    if not 8 <= bits <= 31:
+        raise QmathError(f"multiplier_bits must be 8 to 31, got {bits}")
+    return bits
 
 
 def constants(program: Program, multiplier_bits: int = 31) -> dict[str, tuple[FixedPoint, ...]]:

@@ -33,6 +33,7 @@ from qmath.integer.program import (
     Step,
     TableStep,
 )
+from qmath.kernels.affine import check_flag
 
 __all__ = ["Kernel", "Tflite", "TfliteStored", "kernels"]
 
@@ -70,11 +71,11 @@ class Tflite:
         stored: Mapping[str, Mapping[str, TfliteStored]] | None = None,
         converts: bool = True,
     ) -> None:
-        if rounding not in ("double", "single"):
+        if not isinstance(rounding, str) or rounding not in ("double", "single"):
             raise QmathError(f"rounding must be 'double' or 'single', got {rounding!r}")
         self.rounding = rounding
-        self.converts = converts
-        self._stored = stored or {}
+        self.converts = check_flag(converts, "converts")
+        self._stored = _checked(stored)
         self._exact = Exact()
         self._parts: WeakKeyDictionary[Requantize, tuple[Part, ...]] = WeakKeyDictionary()
 
@@ -202,6 +203,21 @@ class Tflite:
         assert kernel.count is not None
         zero_point = kernel.output.stored_zero_point
         return arithmetic.average(x + zero_point * kernel.count, kernel.count) - zero_point
+
+
+def _checked(stored: object) -> Mapping[str, Mapping[str, TfliteStored]]:
+    """Return what a file holds of each step, nothing of none."""
+    if stored is None:
+        return {}
+    expected = "stored must be {STEP: {TENSOR: TfliteStored}}"
+    if not isinstance(stored, Mapping):
+        raise QmathError(f"{expected}, got {stored!r}")
+    for name, held in stored.items():
+        if not isinstance(held, Mapping) or not all(
+            isinstance(x, TfliteStored) for x in held.values()
+        ):
+            raise QmathError(f"{expected}; it has {held!r} for {name!r}")
+    return stored
 
 
 def _with_functions(program: Program) -> Program:

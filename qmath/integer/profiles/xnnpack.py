@@ -53,12 +53,12 @@ class Xnnpack(Tflite):
         int4: Literal["tensorflow", "litert"] | None = None,
         packed: Mapping[str, int] | None = None,
     ) -> None:
-        if int4 not in (None, "tensorflow", "litert"):
+        if int4 is not None and not (isinstance(int4, str) and int4 in ("tensorflow", "litert")):
             raise QmathError(f"int4 must be 'tensorflow' or 'litert', got {int4!r}")
         super().__init__("double", stored, converts)
         self._reference = Tflite()
-        self.int4 = int4 or ("litert" if packed else None)
-        self._packed = packed
+        self._packed = _checked(packed)
+        self.int4 = int4 or ("litert" if self._packed else None)
 
     def _compute(self, kernel: Kernel, values: Sequence[Array]) -> Array:
         if kernel.is_wide:  # no kernel of its own
@@ -134,3 +134,17 @@ class Xnnpack(Tflite):
             return super()._leaky(kernel, x)
         multiplier = np.where(x >= 0, *(int(np.rint(256 * r)) for r in (positive, negative)))
         return (x * multiplier + 128) >> 8
+
+
+def _checked(packed: object) -> Mapping[str, int] | None:
+    """Return the bits of packed weights, if it is what says so."""
+    if packed is None:
+        return None
+    expected = "packed must be {TENSOR: bits}, with bits of 2, 4 or 8"
+    if not isinstance(packed, Mapping):
+        raise QmathError(f"{expected}, got {packed!r}")
+    for name, bits in packed.items():
+        is_whole = isinstance(bits, (int, np.integer))
+        if not isinstance(name, str) or not is_whole or bits not in (2, 4, 8):
+            raise QmathError(f"{expected}; it has {bits!r} for {name!r}")
+    return packed

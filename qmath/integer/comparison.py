@@ -21,7 +21,7 @@ from qmath.integer.differences import (
     counted,
     largest_of,
 )
-from qmath.integer.executor import Executor
+from qmath.integer.executor import Executor, counted_from
 from qmath.integer.judging.explanations import Trial, agreeing_profile
 from qmath.integer.judging.integers import Yours, integers_of_reals
 from qmath.integer.judging.mistakes.case import Case
@@ -186,11 +186,12 @@ class _Comparing(Executing[_Layers]):
         """See `Job`."""
         judged, other = self.executor, self._other
         batch = judged.converted(part.inputs)
-        expected = part.beside if other is None else other.run(batch, keep=self._names)
         found = _Layers()
-        found.layers = _compare_batch(
-            judged, batch, expected, self._steps, part.start, self._trials
-        )
+        with counted_from(part.start):
+            expected = part.beside if other is None else other.run(batch, keep=self._names)
+            found.layers = _compare_batch(
+                judged, batch, expected, self._steps, part.start, self._trials
+            )
         total.merge(found)
 
 

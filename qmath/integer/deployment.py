@@ -130,7 +130,7 @@ def _golden(
 
     What runs in float32 is left out: its last bits depend on the machine.
     """
-    from qmath.integer.executor import Executor, batches  # which few exports need
+    from qmath.integer.executor import Executor, batches, counted_from  # which few exports need
 
     executor = Executor(program, profile)
     options: dict[str, Any] = {"vectors": vectors}
@@ -139,10 +139,10 @@ def _golden(
     else:
         inputs = given(executor, vectors)
         options = {"vectors": recorded(inputs)}
-    parts = [
-        executor.run(batch, keep=program.quant_params)
-        for batch in batches(inputs, executor.examples)
-    ]
+    parts, size = [], executor.examples
+    for number, batch in enumerate(batches(inputs, size)):
+        with counted_from(number * size):
+            parts.append(executor.run(batch, keep=program.quant_params))
     results = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return {f"vectors/{name}": array for name, array in (inputs | results).items()}, options
 

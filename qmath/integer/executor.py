@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +41,9 @@ from qmath.kernels._environment import (
     in_default_environment,
     least_magnitude,
 )
-from qmath.kernels.affine import smallest_dtype
+from qmath.kernels.affine import NanError, smallest_dtype
 
-__all__ = ["Executor", "batches", "planned"]
+__all__ = ["Executor", "batches", "counted_from", "planned"]
 
 Array = NDArray[Any]
 # Of a batch: its mean tensor, and the greatest. With half or twice as many, seven models took up to
@@ -387,6 +388,16 @@ def batches(arrays: Mapping[str, Array], examples: int) -> Iterator[dict[str, Ar
     length = len(next(iter(arrays.values())))
     for start in range(0, max(length, 1), examples):
         yield {name: x[start : start + examples] for name, x in arrays.items()}
+
+
+@contextmanager
+def counted_from(start: int) -> Iterator[None]:
+    """Let the error that a float of a batch is NaN count examples from `start`, its first one."""
+    try:
+        yield
+    except NanError as error:
+        example, *inside = error.index
+        raise NanError(error.prefix, (start + example, *inside)) from None
 
 
 def _idle_after(program: Program) -> dict[str, list[str]]:

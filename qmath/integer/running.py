@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from qmath.integer.executor import Executor
+from qmath.integer.executor import Executor, counted_from
 from qmath.integer.program import Requantize
 from qmath.integer.reducers import Computed, Reducer, real_result
 from qmath.integer.shards import Job, T
@@ -113,7 +113,9 @@ class Running(Executing[Totals]):
             reals[step.name] = real_result(step, sums)
 
         asked = any(reducer.asks_reals for reducer in self._reducers)
-        results = self.executor.run(part.inputs, watch=watch if asked else None, keep=self._names)
+        watching = watch if asked else None
+        with counted_from(part.start):
+            results = self.executor.run(part.inputs, watch=watching, keep=self._names)
         computed = Computed(part.start, part.inputs, results, part.beside, reals)
         for reducer in total.reducers:
             reducer.add(computed)

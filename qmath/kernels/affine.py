@@ -30,6 +30,25 @@ __all__ = ["quantize"]
 _FEW = 1 << 12  # elements, of which no library adds up squares in threads
 
 
+class NanError(QmathError):
+    """A float to be quantized is NaN.
+
+    Attributes
+    ----------
+    prefix : str
+        What the message begins with.
+    index : tuple of int
+        Of the float.
+    """
+
+    def __init__(self, prefix: str, index: tuple[int, ...]) -> None:
+        super().__init__(prefix, index)  # by which it is pickled
+        self.prefix, self.index = prefix, index
+
+    def __str__(self) -> str:
+        return f"{self.prefix}the input at {self.index} is NaN, which no integer stands for"
+
+
 def check_num_bits(num_bits: SupportsIndex) -> int:
     """Return `num_bits` as an int in 2 … 16, the widths TensorFlow's kernels take."""
     if type(num_bits) is int and 2 <= num_bits <= 16:
@@ -227,8 +246,9 @@ def quantize_as_tflite(
     [-8, -2, 0, 4, 7]
     """
     x = as_float32(inputs, f"{name}: inputs")
-    if np.isnan(x).any():
-        raise QmathError(f"{name}: the data hold NaN, which no integer stands for")
+    is_nan = np.isnan(x)
+    if is_nan.any():
+        raise _is_nan(int(is_nan.argmax()), x.shape, f"{name}: ")
     with np.errstate(over="ignore"):
         steps = np.abs(x / np.float32(scale))
     whole = np.floor(np.minimum(steps, np.float32(1 << 20)))
@@ -449,6 +469,5 @@ def _fill_at_once(x: Float32Array, values: NDArray[Any], integers: _Integers, pr
         np.copyto(values, buffer, casting="unsafe")
 
 
-def _is_nan(index: int, shape: tuple[int, ...], prefix: str) -> QmathError:
-    where = tuple(int(i) for i in np.unravel_index(index, shape))
-    return QmathError(f"{prefix}the input at {where} is NaN, which no integer stands for")
+def _is_nan(index: int, shape: tuple[int, ...], prefix: str) -> NanError:
+    return NanError(prefix, tuple(int(i) for i in np.unravel_index(index, shape)))

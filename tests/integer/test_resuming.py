@@ -16,6 +16,7 @@ from qmath.integer import resuming, running
 from qmath.integer.api import program_of
 from qmath.integer.fingerprint import fingerprint
 from tests.integer.test_streams import (
+    BROKEN,
     IMAGES,
     LABELS,
     PROGRAM,
@@ -120,6 +121,22 @@ def test_data_may_change_behind_what_is_done(tmp_path: Path) -> None:
     images[-1] = images[0]
     found = qmath.run(PROGRAM, images, **RUN, resume=path)
     assert_same(found, qmath.run(PROGRAM, images, **RUN))
+
+
+@pytest.mark.parametrize("sizes", [None, 50, 150])
+def test_a_nan_behind_what_is_done_is_named_by_its_place_in_all_data(
+    sizes: int | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "done"
+
+    def given(images: Any) -> Any:
+        return images if sizes is None else (images[i : i + sizes] for i in range(0, 360, sizes))
+
+    with pytest.raises(KeyboardInterrupt):
+        qmath.run(PROGRAM, given(IMAGES), resume=path, progress=stopping(100))
+    for _ in range(2):  # the second call goes on from where the error was
+        with pytest.raises(qmath.QmathError, match=r"the input at \(300, 3, 4, 0\) is NaN"):
+            qmath.run(PROGRAM, given(BROKEN), resume=path)
 
 
 def test_an_interrupted_addition_is_not_kept(

@@ -6,7 +6,9 @@ import concurrent.futures
 import dataclasses
 import math
 import os
+import pickle
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,14 @@ import pytest
 import qmath
 from qmath.containers.stored_arrays import open_arrays
 from qmath.integer import shards
-from qmath.integer.api import PROFILES, program_of
+from qmath.integer.api import PROFILES, element, program_of
+from qmath.integer.deployment import deploy
 from qmath.integer.executor import Executor
+from qmath.integer.judging.deployed import run_deployed
+from qmath.integer.profiles.tflite import Tflite
 from qmath.integer.program import Requantize
 from qmath.integer.reducers import Computed, Reducer
+from qmath.readers.source import as_model
 from tests.helpers import read_npz
 
 Array = np.ndarray[Any, Any]
@@ -29,6 +35,8 @@ DIGITS = read_npz("reference/samples/digits_test.npz")
 IMAGES, LABELS = DIGITS["images"], DIGITS["labels"]
 PROGRAM = program_of(SAMPLE)
 BATCH = Executor(PROGRAM).examples
+BROKEN = IMAGES.copy()
+BROKEN[300, 3, 4] = np.nan  # in the third batch
 WHOLE = qmath.run(PROGRAM, IMAGES, labels=LABELS, activations=True)
 
 
@@ -107,6 +115,43 @@ def test_however_the_data_are_given_the_results_are_the_same(source: str, tmp_pa
     steps = own[name].astype(int) - others[name]
     values, counts = np.unique(steps[steps != 0], return_counts=True)
     assert found.first.histogram == tuple(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_nan_is_named_by_its_place_in_all_data(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "IMAGES", BROKEN)
+    words = re.escape("image: the input at (300, 3, 4, 0) is NaN")
+    for call in (qmath.run, qmath.diff):
+        with pytest.raises(qmath.QmathError, match=words):
+            call(PROGRAM, SOURCES[source](tmp_path), profile="tflite")
+    with (
+        concurrent.futures.ThreadPoolExecutor(2) as executor,
+        pytest.raises(qmath.QmathError, match=words) as found,
+    ):
+        qmath.run(PROGRAM, SOURCES[source](tmp_path), executor=executor)
+    assert str(pickle.loads(pickle.dumps(found.value))) == str(found.value)  # as processes send it
+
+
+def test_a_nan_of_a_deployed_file_is_named_by_its_place_in_all_data() -> None:
+    words = re.escape("the input at (300, 3, 4, 0) is NaN")
+    with pytest.raises(qmath.QmathError, match=words):
+        qmath.run("reference/golden/tflite/default8.tflite", BROKEN)
+    deployed = as_model("reference/golden/tflite/default8.tflite")
+    with pytest.raises(qmath.QmathError, match=words):
+        run_deployed(PROGRAM, deployed, program_of(deployed), {"image": BROKEN}, Tflite())
+
+
+@pytest.mark.parametrize("against", [None, "exact"])
+def test_a_nan_before_one_integer_is_named_by_its_place_in_all_data(against: str | None) -> None:
+    with pytest.raises(qmath.QmathError, match=re.escape("the input at (300, 3, 4, 0) is NaN")):
+        element(PROGRAM, BROKEN, "conv1[300,0,0,0]", against=against)
+
+
+def test_a_nan_in_given_vectors_is_named_by_its_place_in_all_of_them() -> None:
+    with pytest.raises(qmath.QmathError, match=re.escape("the input at (300, 3, 4, 0) is NaN")):
+        deploy(qmath.load(SAMPLE), BROKEN, 31, vector_bytes=0)
 
 
 def test_what_is_read_by_slices_is_never_read_at_once() -> None:

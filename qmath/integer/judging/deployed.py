@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmath.containers.tflite.schema import IDENTIFIER
 from qmath.errors import QmathError
-from qmath.integer.executor import Executor, batches
+from qmath.integer.executor import Executor, batches, counted_from
 from qmath.integer.profiles.exact import Profile
 from qmath.integer.profiles.tflite import Kernel, kernels
 from qmath.integer.profiles.xnnpack import Xnnpack
@@ -211,8 +211,10 @@ def run_deployed(
             "of the model's: it is of another model, or was quantized after training"
         )
     parts: dict[str, list[Array]] = {name: [] for name in pairs}
-    for batch in batches(arrays, executor.examples):
-        made = executor.run(batch, keep=set(pairs.values()))
+    size = executor.examples
+    for number, batch in enumerate(batches(arrays, size)):
+        with counted_from(number * size):
+            made = executor.run(batch, keep=set(pairs.values()))
         for name, theirs in pairs.items():
             if theirs in made:
                 parts[name].append(made[theirs])

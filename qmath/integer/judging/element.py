@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import QmathError
-from qmath.integer.executor import Executor
+from qmath.integer.executor import Executor, counted_from
 from qmath.integer.judging.integers import Yours
 from qmath.integer.judging.names import tensor_named
 from qmath.integer.judging.noise import float32_noise
@@ -110,12 +110,14 @@ def explained(
     if isinstance(reference, Yours):
         expected = {k: x[index[0] : index[0] + 1] for k, x in reference.integers.items()}
     elif reference is not None:
-        expected = Executor(executor.given, reference).run(batch, keep=executor.quant_params)
+        with counted_from(index[0]):
+            expected = Executor(executor.given, reference).run(batch, keep=executor.quant_params)
     forcing = {
         key: np.clip(x, executor.quant_params[key].low, executor.quant_params[key].high)
         for key, x in expected.items()
     }
-    made = executor.run(batch, forced=forcing)
+    with counted_from(index[0]):
+        made = executor.run(batch, forced=forcing)
     if name not in made:
         raise QmathError(
             f"{name} needs a layer that qmath cannot compute; give its outputs (--cut NAME=FILE)"

@@ -94,7 +94,7 @@ def compare_stream(
     yours = reference if isinstance(reference, Yours) else None
     reference = reference.integers if isinstance(reference, Yours) else reference
     if stream.length == 0:
-        raise QmathError("the data hold no examples: nothing can be compared")
+        raise _without_examples()
     judged, made = stream.executor, stream.executor.given.quant_params
     steps = [step for step in judged.program.quantized if step.name in made]
     if isinstance(reference, Mapping):
@@ -114,6 +114,8 @@ def compare_stream(
     else:
         job = _Comparing(judged, other, names, trials)
         layers = reduced(job, stream, progress=progress).layers
+    if layers and not any(layer.elements for layer in layers):
+        raise _without_examples()
     if not layers:
         raise QmathError(
             f"nothing can be compared: {', '.join(sorted(names))} need a layer that qmath cannot "
@@ -122,6 +124,10 @@ def compare_stream(
     if yours is None:
         return Comparison(tuple(layers))
     return _with_explanations(layers, trials, stream, yours)
+
+
+def _without_examples() -> QmathError:
+    return QmathError("the data hold no examples: nothing can be compared")
 
 
 class _Layers:

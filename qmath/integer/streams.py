@@ -133,11 +133,15 @@ class Stream:
         lengths = {x.shape[0] for x in self._arrays.values()}
         if len(lengths) > 1:
             raise QmathError(f"the inputs differ in their number of examples: {sorted(lengths)}")
-        length = lengths.pop()
-        for name, x in self._beside.items():
+        length = int(lengths.pop())
+        self._check_lengths(self._beside, length)
+        return length
+
+    @staticmethod
+    def _check_lengths(arrays: Mapping[str, Rows], length: int) -> None:
+        for name, x in arrays.items():
             if x.shape[0] != length:
                 raise QmathError(f"{name}: {x.shape[0]} are given, the data hold {length} examples")
-        return int(length)
 
     def with_beside(self, beside: Mapping[str, Rows]) -> Stream:
         """Return the same data with what else there is of each example."""
@@ -197,8 +201,9 @@ class Stream:
             start = rows.stop
 
     def _given_parts(self, batches: Iterator[Batch]) -> Iterator[Part]:
-        start, reach = 0, InputReach(self.executor.given)
+        start, is_read, reach = 0, False, InputReach(self.executor.given)
         for batch in batches:
+            is_read = True
             inputs = dict(_named(self.executor.given, batch))
             shape = as_array(next(iter(inputs.values()), ()), "the data").shape
             if not inputs or not shape:
@@ -219,8 +224,9 @@ class Stream:
             reach.add(arrays)
             yield Part(start, arrays, beside)
             start += count
-        if not start:
+        if not is_read:
             raise QmathError("the data hold no batches; an iterator can be read only once")
+        self._check_lengths(self._arrays | self._beside, start)
         reach.check()
 
 

@@ -150,6 +150,9 @@ def test_names_of_no_cut_are_refused() -> None:
         qmath.run(cut_model(), X, cuts={"my": X * np.float32(np.nan)})
     with pytest.raises(QmathError, match="the inputs differ in their number of examples"):
         qmath.run(cut_model(), X, cuts={"my": X[:2]})
+    for call in (qmath.run, qmath.diff):
+        with pytest.raises(QmathError, match="my: 7 are given, the data hold 5 examples"):
+            call(cut_model(), iter([X[:2], X[2:5]]), cuts={"my": X})
 
 
 def test_a_shape_that_nothing_tells_is_asked_for() -> None:

@@ -154,6 +154,21 @@ def test_a_nan_in_given_vectors_is_named_by_its_place_in_all_of_them() -> None:
         deploy(qmath.load(SAMPLE), BROKEN, 31, vector_bytes=0)
 
 
+def test_batches_without_examples_are_as_an_array_without() -> None:
+    none = qmath.run(PROGRAM, IMAGES[:0], labels=LABELS[:0], activations=True)
+    for batches in ([IMAGES[:0]], [IMAGES[:0]] * 2):
+        found = qmath.run(PROGRAM, iter(batches), labels=LABELS[:0], activations=True)
+        assert (found.examples, found.accuracy) == (0, none.accuracy)
+        for name, x in none.integers.items():
+            assert (found.integers[name].shape, found.integers[name].dtype) == (x.shape, x.dtype)
+        assert not any(use.counts.any() for use in found.activations.values())
+    for data in (IMAGES[:0], iter([IMAGES[:0]] * 2)):
+        with pytest.raises(qmath.QmathError, match="hold no examples: nothing can be compared"):
+            qmath.diff(PROGRAM, data)
+    some = [IMAGES[:0], IMAGES[:200], IMAGES[:0], IMAGES[200:], IMAGES[:0]]
+    assert_same(qmath.run(PROGRAM, iter(some), labels=LABELS, activations=True), WHOLE)
+
+
 def test_what_is_read_by_slices_is_never_read_at_once() -> None:
     images = Sliced(np.tile(IMAGES, (100, 1, 1, 1)))
     assert qmath.run(PROGRAM, images, keep=()).examples == 36000
@@ -332,6 +347,8 @@ def test_shards_take_about_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
         (IMAGES, {"workers": 0}, "workers must be 1 or more, got 0"),
         (iter(()), {}, "the data hold no batches"),
         (iter([IMAGES[:9]]), {"labels": LABELS[:5]}, "labels: 5 of the examples from 0 on, of"),
+        (iter([IMAGES[:5]]), {"labels": LABELS[:9]}, "labels: 9 are given, the data hold 5"),
+        (iter([IMAGES[:0]]), {"labels": LABELS[:9]}, "labels: 9 are given, the data hold 0"),
         (iter([IMAGES[:9], IMAGES[:9, :4]]), {}, "must have shape (N, 8, 8, 1), got (9, 4, 8, 1)"),
         (iter([IMAGES * 200]), {}, "lie outside the range [0, 1]"),
         (Sliced(IMAGES * 200), {}, "lie outside the range [0, 1]"),

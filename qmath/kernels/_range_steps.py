@@ -21,7 +21,10 @@ _MOST_INT32 = np.float32(2.0**31 - 2.0**7)  # the greatest float32 that is an in
 
 
 class Steps(NamedTuple):
-    """How a range is counted: constants of shape ``()`` or ``(C,)``, and what to do with them."""
+    """How a range is counted: constants of shape ``()`` or ``(C,)``, and what to do with them.
+
+    The first of the constants is the scale, in steps for 1.
+    """
 
     constants: tuple[Float32Array, ...]
     low: Float32Array
@@ -62,13 +65,13 @@ def min_combined(info: np.iinfo[Any], low: Float32Array, high: Float32Array) -> 
     half = np.float32((info.max - info.min + 1) / 2)
 
     def integers(x: Float32Array, *parts: Float32Array) -> Float64Array:
-        low, high, scale = parts
+        scale, low, high = parts
         steps = times(minus(maximum(minimum(x, high), low), low), scale)
         if info.min:
             return _half_away(minus(steps, half))
         return np.trunc(plus(steps, np.float32(0.5)).astype(np.float64))
 
-    return Steps((low, high, scale), low, high, integers)
+    return Steps((scale, low, high), low, high, integers)
 
 
 def min_first(info: np.iinfo[Any], low: Float32Array, high: Float32Array) -> Steps:
@@ -98,11 +101,11 @@ def scaled(
     low, high = over(lowest, scale), over(highest, scale)
 
     def integers(x: Float32Array, *parts: Float32Array) -> Float64Array:
-        low, high, scale = parts
+        scale, low, high = parts
         steps = times(maximum(minimum(x, high), low), scale)
         return np.rint(steps.astype(np.float64)) if to_even else _half_away(steps)
 
-    return Steps((low, high, scale), low, high, integers)
+    return Steps((scale, low, high), low, high, integers)
 
 
 def scaled_by_onednn(info: np.iinfo[Any], low: Float32Array, high: Float32Array) -> Steps:

@@ -165,7 +165,7 @@ def quantize(
         steps = {"MIN_COMBINED": min_combined, "MIN_FIRST": min_first}[mode](
             np.iinfo(dtype), low, high
         )
-    _check_scale(low, high, steps)
+    _check_scale(low, high, steps.constants)
     if np.isnan(x).any():
         index = tuple(int(i) for i in np.argwhere(np.isnan(x))[0])
         raise QmathError(f"the input at {index} is NaN, for which there is no integer; remove it")
@@ -344,6 +344,7 @@ def _check_onednn(ndim: int, dtype: np.dtype[Any]) -> None:
 def _scalar_by_onednn(x: Float32Array, low: Float32Array, high: Float32Array) -> NDArray[np.uint8]:
     """Mirror ``ComputeScalar`` of MIN_FIRST, which truncates, and does not clamp."""
     scale = rounded(255.0 / minus(high, low).astype(np.float64))
+    _check_scale(low, high, (scale,))
     steps = np.trunc(times(minus(flush(x), low), scale))
     if not 0 <= steps <= np.iinfo(np.uint8).max:
         raise QmathError(
@@ -353,11 +354,14 @@ def _scalar_by_onednn(x: Float32Array, low: Float32Array, high: Float32Array) ->
     return steps.astype(np.uint8)
 
 
-def _check_scale(low: Float32Array, high: Float32Array, steps: Steps) -> None:
-    """Refuse a range by which TensorFlow divides zero or infinity."""
-    finite = np.logical_and.reduce([np.isfinite(part) for part in steps.constants])
-    if not np.all(finite):
-        index = int(np.flatnonzero(~finite)[0])
+def _check_scale(
+    low: Float32Array, high: Float32Array, constants: tuple[Float32Array, ...]
+) -> None:
+    """Refuse a range by which TensorFlow divides zero or infinity, or divides by infinity."""
+    usable = (constants[0] != 0) | (low == high)
+    usable = np.logical_and.reduce([usable, *map(np.isfinite, constants)])
+    if not np.all(usable):
+        index = int(np.flatnonzero(~usable)[0])
         raise QmathError(
             f"the range {low.flat[index]} … {high.flat[index]} has no finite scale; choose "
             "another, or a greater ensure_minimum_range"

@@ -51,6 +51,20 @@ def test_traps_that_are_kept() -> None:
         (([1.0], -np.inf, 1, "qint8"), {}, "min_range must be finite, got -inf"),
         (([1.0], [0, 1], 1, "qint8"), {}, r"min_range must have shape \(\)"),
         (([1.0], 0, 0, "qint8"), {"ensure_minimum_range": 0}, "no finite scale"),
+        (([1.0], -3.4e38, 3.4e38, "quint8"), {"mode": "MIN_FIRST"}, "no finite scale"),
+        (([1.0], -3.4e38, 3.4e38, "qint8"), {"mode": "MIN_FIRST"}, "no finite scale"),
+        (([1.0], -3.4e38, 3.4e38, "qint8"), {}, "no finite scale"),
+        ((-3.4e38, -3.4e38, 3.4e38, "quint8"), {"mode": "MIN_FIRST"}, "no finite scale"),
+        (
+            ([1.0], -3.4e38, 5.3e14, "quint8"),
+            {"mode": "MIN_FIRST", "ensure_minimum_range": 2},
+            "no finite scale",
+        ),
+        (
+            ([1.0], -3.4e38, 5.3e14, "qint8"),
+            {"mode": "SCALED", "round_mode": "HALF_TO_EVEN", "ensure_minimum_range": 2},
+            "no finite scale",
+        ),
         (([1.0], 0, 1, "qint8"), {"ensure_minimum_range": -1}, "a number from 0 on, got -1"),
         (([1.0], 0, 1, "qint4"), {}, "T must be one of qint8, quint8"),
         (([1.0], 0, 1, np.int64), {}, "T must be one of"),
@@ -93,6 +107,16 @@ def test_what_dequantize_refuses(input: object, settings: dict, message: str) ->
 def test_a_scalar_is_truncated_by_onednn() -> None:
     assert tf.quantize(0.3, -1.0, 1.0, "quint8", "MIN_FIRST").output == 165
     assert tf.quantize(0.3, -1.0, 1.0, "quint8", "MIN_FIRST", onednn=False).output == 166
+
+
+def test_the_widest_ranges_that_have_a_scale() -> None:
+    scaled = tf.quantize([-3e38, 3e38], -3e38, 3e38, "qint8", "SCALED").output
+    assert scaled.tolist() == [-127, 127]  # which needs no width
+    for onednn in (True, False):
+        q = tf.quantize([-1e38, 2e38], -1e38, 2e38, "quint8", "MIN_FIRST", onednn=onednn).output
+        assert q.tolist() == [0, 255]
+        none = tf.quantize([0.0], 0, 0, "qint8", "MIN_FIRST", ensure_minimum_range=0).output
+        assert none.tolist() == [-128]  # TensorFlow's scale of an empty range is 0
 
 
 def test_nothing_of_no_elements() -> None:

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from qmath.errors import QmathWarning
 from qmath.kernels._float32 import Float32Array
 from qmath.kernels.affine import quantize as quantize_to_range
-from qmath.kernels.builds import Build
+from qmath.kernels.builds import Build, check_build
 from qmath.kernels.fake_quant import fake_quant_with_min_max_args
 from qmath.kernels.quantized_tensor import QuantizedTensor
 from qmath.quantizers.base import Quantizer, State
@@ -103,6 +103,9 @@ class NoQuantizer(Quantizer):
         inputs: ArrayLike,
         training: bool = False,
         weights: State | None = None,
+        *,
+        build: Build = "tf",
     ) -> ArrayLike:
-        """Return `inputs`."""
+        """Return `inputs`, whatever the build."""
+        check_build(build)
         return inputs

@@ -6,6 +6,7 @@ inside an operation, so threads help.
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, SupportsIndex
@@ -179,9 +180,13 @@ def get_num_threads() -> int:
 
 def _checked(value: object, name: str) -> int:
     """Return a number of threads as an int, if it is one."""
-    if not isinstance(value, SupportsIndex) or isinstance(value, bool) or value.__index__() < 1:
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:  # also of an array that is not one integer, which has an __index__
+        number = 0
+    if number < 1:
         raise QmathError(f"{name} must be a positive integer, got {value!r}")
-    return value.__index__()
+    return number
 
 
 def in_threads(run: Callable[[int], None], parts: Sequence[int]) -> None:

@@ -53,11 +53,15 @@ def check_num_bits(num_bits: SupportsIndex) -> int:
     """Return `num_bits` as an int in 2 … 16, the widths TensorFlow's kernels take."""
     if type(num_bits) is int and 2 <= num_bits <= 16:
         return num_bits
-    if isinstance(num_bits, (bool, np.bool_)) or not hasattr(num_bits, "__index__"):
+    is_bool = isinstance(num_bits, (bool, np.bool_))
+    try:
+        bits = None if is_bool else operator.index(num_bits)
+    except TypeError:  # also of an array that is not one integer, which has an __index__
+        bits = None
+    if bits is None:
         raise QmathError(
             f"num_bits must be an integer between 2 and 16, inclusive, got {num_bits!r}"
         )
-    bits = operator.index(num_bits)
     if not 2 <= bits <= 16:
         raise QmathError(f"num_bits must be between 2 and 16, inclusive, got {bits}")
     return bits

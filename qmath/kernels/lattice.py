@@ -276,12 +276,16 @@ def _is_exposed(array: NDArray[Any]) -> bool:
 def _normal_axis(axis: SupportsIndex | None, ndim: int, prefix: str) -> int | None:
     if axis is None:
         return None
-    if not hasattr(axis, "__index__") or not -ndim <= operator.index(axis) < ndim:
+    try:
+        place = operator.index(axis)
+    except TypeError:
+        place = ndim
+    if not -ndim <= place < ndim:
         raise QmathError(
             f"{prefix}axis={axis!r} of values of {ndim} dimensions; choose another, or None for "
             "one scale"
         )
-    return operator.index(axis) % ndim
+    return place % ndim
 
 
 def _widths(

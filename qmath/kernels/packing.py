@@ -280,9 +280,15 @@ def _rules(function: str, layout: str, num_bits: SupportsIndex) -> tuple[Layout,
 
 
 def _normal_axis(function: str, axis: int | None, ndim: int) -> int | None:
-    if axis is None or -ndim <= axis < ndim:
-        return axis if axis is None else axis % ndim
-    raise QmathError(f"{function}: axis={axis} of an array of {ndim} dimensions; choose another")
+    if axis is None:
+        return None
+    try:
+        place = operator.index(axis)
+    except TypeError:
+        place = ndim
+    if -ndim <= place < ndim:
+        return place % ndim
+    raise QmathError(f"{function}: axis={axis!r} of an array of {ndim} dimensions; choose another")
 
 
 def _checked_shape(shape: int | Sequence[int]) -> tuple[int, ...]:

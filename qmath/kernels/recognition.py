@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from qmath.errors import QmathError
 from qmath.kernels._float32 import Float32Array, as_float32
-from qmath.kernels.affine import check_num_bits
+from qmath.kernels.affine import check_flag, check_num_bits
 from qmath.kernels.builds import BUILDS, Build
 from qmath.kernels.fake_quant import (
     fake_quant_with_min_max_args,
@@ -98,7 +98,8 @@ def recognize_build(
     Raises
     ------
     QmathError
-        As the op of this range; `op` is another; `inputs` have another shape than `outputs`.
+        As the op of this range; `op` is another; a flag is no bool; `inputs` have another shape
+        than `outputs`.
 
     Notes
     -----
@@ -121,18 +122,17 @@ def recognize_build(
     if op not in ("vars", "args"):
         raise QmathError(f"op must be 'vars' or 'args', got {op!r}")
     bits = check_num_bits(num_bits)
+    by_axis, narrow = check_flag(per_axis, "per_axis"), check_flag(narrow_range, "narrow_range")
     differing: dict[Build, int] = {}
     for arithmetic in BUILDS.values():
         build = arithmetic.name
-        if per_axis:
-            made = fake_quant_with_min_max_vars_per_channel(
-                x, min, max, bits, narrow_range, build=build
-            )
+        if by_axis:
+            made = fake_quant_with_min_max_vars_per_channel(x, min, max, bits, narrow, build=build)
         elif op == "args":
             ends = as_float32(min, "min"), as_float32(max, "max")
-            made = fake_quant_with_min_max_args(x, *ends, bits, narrow_range, build=build)  # type: ignore[arg-type]
+            made = fake_quant_with_min_max_args(x, *ends, bits, narrow, build=build)  # type: ignore[arg-type]
         else:
-            made = fake_quant_with_min_max_vars(x, min, max, bits, narrow_range, build=build)
+            made = fake_quant_with_min_max_vars(x, min, max, bits, narrow, build=build)
         differing[build] = _count_differing(made, y)
     return RecognizedBuild(y.size, differing)
 

@@ -112,8 +112,13 @@ def test_what_is_no_array_of_numbers_is_refused_by_name(inputs) -> None:
         qmath.quantize([0.0], -1, inputs, 4, name="w")
 
 
-@pytest.mark.parametrize("num_bits", [np.nan, np.inf, -np.inf, np.float32("nan"), "4", True, 1j])
+@pytest.mark.parametrize(
+    "num_bits",
+    [np.nan, np.inf, -np.inf, np.float32("nan"), "4", True, 1j, np.array([8]), np.array(8.0)],
+)
 def test_widths_that_are_no_numbers_are_refused(num_bits) -> None:
+    with pytest.raises(QmathError, match="num_bits must be"):
+        qmath.quantize(X, -1, 1, num_bits)
     for op in OPS.values():
         with pytest.raises(QmathError, match="num_bits must be"):
             op(X, num_bits=num_bits)

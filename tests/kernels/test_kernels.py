@@ -115,7 +115,7 @@ def test_an_error_in_a_thread_names_the_first_value(threads) -> None:
         qmath.quantize(x, -1, 1, 8)
 
 
-@pytest.mark.parametrize("number", [0, -1, 1.5, True, "2", None])
+@pytest.mark.parametrize("number", [0, -1, 1.5, True, "2", np.array([2]), None])
 def test_the_number_of_threads_is_checked(number, threads, monkeypatch) -> None:
     monkeypatch.setenv("QMATH_NUM_THREADS", "5")
     if number is None:

@@ -608,6 +608,7 @@ def test_dtypes_that_hold_float32_exactly():
         (F([1]), {"axis": 1}, "axis=1 of values of 1 dimensions"),
         (F([1]), {"axis": -2}, "axis=-2"),
         (F([1]), {"axis": 0.0}, "axis=0.0"),
+        (F([1]), {"axis": np.array([0])}, r"axis=array\(\[0\]\)"),
         (F(1), {"axis": 0}, "of 0 dimensions"),
         (F([1]), {"max_bits": 1}, "between 2 and 16"),
         (F([1]), {"max_bits": 17}, "between 2 and 16"),

@@ -241,6 +241,8 @@ def test_values_that_do_not_fit(layout, num_bits, signed):
         (lambda: pack([1], 5, "keras_int4"), "layout 'keras_int4' is for 4 bits"),
         (lambda: pack([1], 4, "dense"), "pack: no layout 'dense'; there are lsb, msb, nibbles"),
         (lambda: pack([1], 4, "lsb", axis=1), "pack: axis=1 of an array of 1 dimensions"),
+        (lambda: pack([1], 4, "lsb", axis=np.array([0])), r"pack: axis=array\(\[0\]\) of"),
+        (lambda: pack([1], 4, "lsb", axis="0"), "pack: axis='0' of"),
         (lambda: pack(1, 4, "keras_int4"), "pack: axis=-1 of an array of 0 dimensions"),
         (lambda: unpack([1], 3, "nibbles", 2, True), "unpack: num_bits=3;"),
         (lambda: unpack([1], 3, "other", 2, True), "unpack: no layout 'other'"),

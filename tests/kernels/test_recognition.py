@@ -83,6 +83,9 @@ def test_what_is_refused() -> None:
         recognize_build([0.0], -1, 1, 8, inputs=[0.0, 1.0])
     with pytest.raises(QmathError, match="op must be 'vars' or 'args', got 'tflite'"):
         recognize_build([0.0], -1, 1, 8, op="tflite")
+    for settings in ({"per_axis": "no"}, {"per_axis": 1}, {"narrow_range": None}):
+        with pytest.raises(QmathError, match=f"{next(iter(settings))} must be True or False"):
+            recognize_build([], -1, 1, 8, **settings)
 
 
 def test_the_example_of_the_page() -> None:

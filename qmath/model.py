@@ -330,6 +330,8 @@ class QatModel:
         Shapes without the batch that the user gave: of inputs, and of the outputs of layers.
     build : str
         Whose kernels computed all that is quantized.
+    is_build_told : bool
+        Whether the user named it: otherwise `qmath.verify` takes the manifest's.
     """
 
     tensors: Mapping[str, QatTensor]
@@ -339,6 +341,7 @@ class QatModel:
     files: SourceFiles | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     build: Build = "tf"
+    is_build_told: bool = False
 
     def __repr__(self) -> str:
         roles = Counter(tensor.role for tensor in self.tensors.values())
@@ -400,15 +403,12 @@ def with_build(model: QatModel, build: Build) -> QatModel:
     QmathError
         There is no such build.
     """
-    if check_build(build) == model.build:
-        return model
-    tensors = {
-        name: tensor
-        if tensor.role == "float"
-        else replace(tensor, spec=replace(tensor.spec, build=build))
-        for name, tensor in model.tensors.items()
-    }
-    return replace(model, tensors=tensors, build=build)
+    check_build(build)
+    tensors = dict(model.tensors)
+    for name, tensor in model.tensors.items():
+        if tensor.role != "float" and tensor.spec.build != build:
+            tensors[name] = replace(tensor, spec=replace(tensor.spec, build=build))
+    return replace(model, tensors=tensors, build=build, is_build_told=True)
 
 
 class MissingSetting(NamedTuple):

@@ -38,7 +38,7 @@ class ModelArgument:
     architecture: Path | None
     isolate: bool
     shapes: tuple[str, ...] = ()
-    build: str = "tf"
+    build: str | None = None
     others: tuple[Path, ...] = ()  # the models beside which it was given
 
     @property
@@ -95,7 +95,7 @@ class ModelArgument:
             architecture=self.architecture,
             isolate=self.isolate,
             shapes=dict(map(_shape, self.shapes)),
-            build=cast("Build", self.build),
+            build=cast("Build | None", self.build),
         )
 
 
@@ -153,7 +153,6 @@ def model_argument(function: _Function) -> _Function:
         ),
         click.option(
             "--build",
-            default="tf",
             metavar="BUILD",
             shell_complete=builds,
             help="Whose kernels trained the model: tf (TensorFlow from 2.6 on, eager; the "

@@ -59,8 +59,9 @@ def verify(
     """Check OUTPUT, which export wrote, against MODEL: every integer, scale and setting.
 
     Settings that are not in MODEL are those that OUTPUT says export was given, unless --quantizer
-    or --settings give them. Exit status 1 if anything differs. For several models, OUTPUT is the
-    folder that export made for them, and FORWARD.npz one with a file of each model's name.
+    or --settings give them; so is the build, unless --build names it. Exit status 1 if anything
+    differs. For several models, OUTPUT is the folder that export made for them, and FORWARD.npz
+    one with a file of each model's name.
     """
     from qmath.verification.check import verify as check
 
@@ -115,6 +116,8 @@ def _render(result: Verification, output: Path, *, can_tell: bool) -> None:
         f"{count(result.tensors, 'tensor')}, {count(result.elements, 'element')} compared, "
         f"{count(result.near_ties, 'near-tie')} decided by TensorFlow's float32 arithmetic"
     )
+    if result.build != "tf":
+        counts = f"build {result.build}; {counts}"
     if result.assumed:
         out.print(f"as given to export: the settings of {printable(', '.join(result.assumed))}")
     if result.assumptions:

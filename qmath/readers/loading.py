@@ -28,7 +28,7 @@ def load(
     architecture: str | os.PathLike[str] | None = None,
     isolate: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
-    build: Build = "tf",
+    build: Build | None = None,
 ) -> QatModel:
     """Read a model that quantization-aware training saved, without TensorFlow.
 
@@ -57,7 +57,8 @@ def load(
         layers that qmath cannot compute, by the layer's name.
     build : {"tf", "tf<2.6", "xla-cpu", "xla-cpu-nofma"}, optional
         Whose kernels trained the model and are to be reproduced, as
-        `qmath.fake_quant_with_min_max_args` takes it. A TFLite file's integers stay as they are.
+        `qmath.fake_quant_with_min_max_args` takes it; ``"tf"`` unless one is named, and what
+        `qmath.verify` finds in the manifest. A TFLite file's integers stay as they are.
 
     Returns
     -------
@@ -104,7 +105,8 @@ def load(
     check_told(quantizers, shapes)
     source = _text(path)
     beside = None if architecture is None else _text(architecture)
-    file = ModelFile(source, beside, isolate, quantizers or {}, check_build(build))
+    kernels = check_build("tf" if build is None else build)
+    file = ModelFile(source, beside, isolate, quantizers or {}, kernels)
     if sniff(source) == "tflite":
         from qmath.readers.tflite import reader as tflite  # which takes time to import
 
@@ -118,7 +120,8 @@ def load(
         raise type(error)(f"{source}: {error}") from None
     notes = [*known.notes, *reading.notes, *notes]
     model = QatModel(tensors, known.graph, tuple(notes), source, reading.files)
-    return with_build(with_shapes(model, shapes) if shapes else model, build)
+    model = with_shapes(model, shapes) if shapes else model
+    return model if build is None else with_build(model, build)
 
 
 def _text(path: str | os.PathLike[str]) -> str:

@@ -26,7 +26,7 @@ from qmath._progress import Progress
 from qmath.errors import FileFormatError, MissingSettingsError, OutputError, QmathError
 from qmath.integer.deployment import Deployment, deploy
 from qmath.integer.whole_inputs import restored
-from qmath.kernels.builds import BUILDS
+from qmath.kernels.builds import BUILDS, Build
 from qmath.model import Float32Array, QatModel, assumed_tensors, with_build
 from qmath.readers.source import as_model
 from qmath.verification.all_floats import Proof, prove_model
@@ -74,6 +74,9 @@ class Verification:
         compared with: the check starts from the assumption that the export started from.
     all_floats : Proof or None
         For how many ranges the kernel was proved on every float32, if that was asked for.
+    build : str
+        Whose kernels the file was compared with: those that the model was loaded with, or, if none
+        were named, those that the file says.
     """
 
     tensors: int
@@ -84,10 +87,12 @@ class Verification:
     assumed: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = ()
     all_floats: Proof | None = None
+    build: Build = "tf"
 
     def __repr__(self) -> str:
         found = "equal" if self.ok else f"differs in {len(self.differences)}"
         assumed = f", the settings of {len(self.assumed)} as told" if self.assumed else ""
+        assumed += "" if self.build == "tf" else f", build {self.build}"
         return (
             f"<Verification: {found}; {self.tensors} tensors, {self.elements:,} elements{assumed}>"
         )
@@ -145,7 +150,8 @@ def verify(
     Compared are: names, shapes and axis orders, dtypes; scales, bit by bit; zero points; every
     integer; every float, bit by bit; every field of the manifest but its notes, the source's file
     name and qmath's version. Settings that the model does not show are taken from the file where
-    it says that the user told them: see `Verification.assumed`.
+    it says that the user told them: see `Verification.assumed`. So is the build, unless the model
+    was loaded with one: see `Verification.build`.
 
     Examples
     --------
@@ -164,10 +170,10 @@ def verify(
     check = Check(path.name, forward)
     try:
         compare = _compare_folder if path.is_dir() else _compare_file
-        assumed = compare(check, source, path, format, progress)
+        found, assumed = compare(check, source, path, format, progress)
     except OSError as error:
         raise FileFormatError(f"cannot read {path}: {error.strerror or error}") from error
-    proof = prove_model(source, progress) if all_floats else None
+    proof = prove_model(with_build(source, found.build), progress) if all_floats else None
     return Verification(
         check.tensors,
         check.elements,
@@ -177,6 +183,7 @@ def verify(
         assumed,
         tuple(n for n in assumed_tensors(source) if n not in {*assumed, *(forward or {})}),
         proof,
+        found.build,
     )
 
 
@@ -186,7 +193,7 @@ def _compare_file(
     path: Path,
     format: str | type[Exporter] | None,
     progress: Progress | None,
-) -> tuple[str, ...]:
+) -> tuple[QatModel, tuple[str, ...]]:
     from qmath.exports.exporter import Exporter
     from qmath.exports.registry import exporter_class
 
@@ -210,7 +217,7 @@ def _compare_file(
         else:
             bundle = _compare_bundle(check, model, options, manifest, progress, arrays)
             check.differences += exporter.differences(file, bundle, manifest)
-    return assumed
+    return model, assumed
 
 
 def _compare_bytes(
@@ -219,7 +226,7 @@ def _compare_bytes(
     path: Path,
     kind: type[Exporter],
     progress: Progress | None,
-) -> tuple[str, ...]:
+) -> tuple[QatModel, tuple[str, ...]]:
     """Compare a file that has no reader with what the export would write now."""
     from qmath.exports.output.folder import byte_differences, record_path
     from qmath.exports.reading import read_manifest
@@ -235,7 +242,7 @@ def _compare_bytes(
     with open(path, "rb") as file, tempfile.TemporaryFile() as expected:
         exporter.write(bundle, expected)
         check.differences += byte_differences(path.name, file, expected)
-    return assumed
+    return model, assumed
 
 
 def _compare_folder(
@@ -244,7 +251,7 @@ def _compare_folder(
     path: Path,
     format: str | type[Exporter] | None,
     progress: Progress | None,
-) -> tuple[str, ...]:
+) -> tuple[QatModel, tuple[str, ...]]:
     from qmath.exports.output import folder
     from qmath.exports.reading import MANIFEST, export_of, read_manifest
     from qmath.exports.registry import exporter_class
@@ -258,7 +265,7 @@ def _compare_folder(
     model, assumed = _with_told_settings(model, manifest, path.name)
     bundle = _compare_bundle(check, model, _options(manifest, path.name), manifest, progress)
     check.differences += folder.differences(path, exporter, bundle)
-    return assumed
+    return model, assumed
 
 
 def _exporter(kind: type[Exporter], manifest: dict[str, Any], name: str) -> Exporter:
@@ -331,7 +338,8 @@ def _with_told_settings(
     still checked.
     """
     build = str(object_in(manifest, "options", name).get("build", "tf"))
-    if model.build == "tf" and build in BUILDS:  # which is in no model
+    unnamed = model.build == "tf" and not model.is_build_told
+    if unnamed and build in BUILDS:  # which is in no model
         model = with_build(model, BUILDS[build].name)
     entries = object_in(manifest, "tensors", name)
     tensors, assumed = dict(model.tensors), []

@@ -89,6 +89,7 @@ def test_inspect_and_export_and_verify(tmp_path, path):
     assert (exported["format"], exported["output"]) == ("npz", str(out))
     verified = document("verify", path, out)
     assert verified["equal"] is True
+    assert verified["build"] == "tf"
     assert verified["elements"] > 0
 
 

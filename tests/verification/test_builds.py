@@ -13,7 +13,7 @@ import pytest
 import qmath
 from qmath.errors import OutputError, QmathError
 from qmath.kernels.builds import BUILDS, Build
-from qmath.quantizers import FixedQuantizer, LastValueQuantizer
+from qmath.quantizers import FixedQuantizer, LastValueQuantizer, NoQuantizer
 from tests.cli.running import run
 
 pytest.importorskip("h5py")
@@ -83,6 +83,22 @@ def test_another_build_is_a_difference(exports: dict[Build, Path]) -> None:
     assert any(text.startswith("build: ") for text in found.differences)
 
 
+def test_a_build_that_is_named_is_checked(exports: dict[Build, Path]) -> None:
+    path = exports["xla-cpu"]
+    named, unnamed = qmath.load(MODEL, build="tf"), qmath.load(MODEL)
+    assert (named.build, unnamed.build) == ("tf", "tf")
+    found = qmath.verify(named, path)
+    assert any(text.startswith("build: ") for text in found.differences)
+    assert any("scale" in text for text in found.differences)
+    assert found.build == "tf"
+    for model in (MODEL, unnamed):
+        found = qmath.verify(model, path)
+        assert found.ok, found.differences
+        assert found.build == "xla-cpu"
+        assert "build xla-cpu" in repr(found)
+    assert qmath.verify(named, exports["tf"]).ok
+
+
 @pytest.mark.parametrize("build", ["xla", 3, [], {}])
 def test_a_damaged_build_is_refused(build: Any, exports: dict[Build, Path], tmp_path: Path) -> None:
     with np.load(exports["xla-cpu"]) as held:
@@ -121,7 +137,12 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     done = run("export", MODEL, "-o", tmp_path / "m.npz", "--build", "xla-cpu-nofma")
     assert done.exit_code == 0, done.stderr
     assert run("verify", MODEL, tmp_path / "m.npz").exit_code == 0
-    assert run("verify", MODEL, tmp_path / "m.npz", "--build", "xla-cpu").exit_code == 1
+    checked = run("verify", MODEL, tmp_path / "m.npz")
+    assert " equal; build xla-cpu-nofma; " in " ".join(checked.stdout.split())
+    for build in ("xla-cpu", "tf"):
+        assert run("verify", MODEL, tmp_path / "m.npz", "--build", build).exit_code == 1
+    differs = json.loads(run("verify", MODEL, tmp_path / "m.npz", "--build=tf", "--json").stdout)
+    assert (differs["build"], differs["equal"]) == ("tf", False)
     wrong = run("inspect", MODEL, "--build", "gpu")
     assert wrong.exit_code == 2
     assert "'xla-cpu-nofma', got 'gpu'" in " ".join(wrong.stderr.split())
@@ -140,6 +161,9 @@ def test_the_quantizers_take_it_in_calls() -> None:
         fixed = FixedQuantizer(8, -1, 2, False)
         expected = qmath.fake_quant_with_min_max_args(x, -1, 2, build=build)
         assert fixed(x, build=build).tobytes() == expected.tobytes()
+        assert NoQuantizer()(x, training=False, weights=state, build=build) is x
+    with pytest.raises(QmathError, match=r"build must be one of .* got 'gpu'"):
+        NoQuantizer()(x, build="gpu")
     with pytest.raises(QmathError, match="known under the build 'tf', not 'xla-cpu'"):
         quantizer(x, True, state, build="xla-cpu")
 

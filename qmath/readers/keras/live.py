@@ -46,7 +46,7 @@ def from_keras(
     *,
     force: bool = False,
     shapes: Mapping[str, Sequence[int]] | None = None,
-    build: Build = "tf",
+    build: Build | None = None,
 ) -> QatModel:
     """Read a live Keras model that TFMOT quantized, and ask its quantizers what they do.
 
@@ -91,7 +91,7 @@ def from_keras(
             f"there is qmath.load"
         )
     check_told(quantizers, shapes)
-    check_build(build)
+    kernels = check_build("tf" if build is None else build)
     name = type(model).__name__
     architecture = _architecture(model)
     if not getattr(model, "built", True):
@@ -104,7 +104,7 @@ def from_keras(
         for layer in architecture.layers
     }
     where = f"the live {name} {getattr(model, 'name', '')!r}"
-    reader = _Reader(where, _some_float(model), build)
+    reader = _Reader(where, _some_float(model), kernels)
     for layer, prefix in _leaf_layers(model, ""):
         reader.read(layer, known.get(prefix + layer.name) or _layer_facts(layer, prefix))
     reader.read_own(model)
@@ -119,11 +119,12 @@ def from_keras(
     if reader.leftovers:
         notes.append(words.leftovers(reader.leftovers))
     if getattr(model, "jit_compile", False) is True:
-        notes += words.compiled(f"XLA compiles this {name}", build)
+        notes += words.compiled(f"XLA compiles this {name}", kernels)
     recovered = [item.name for item in reader.tensors if item.recovered is not None]
-    notes = [*architecture.notes, *reader.notes, *notes, *words.asked_eagerly(recovered, build)]
+    notes = [*architecture.notes, *reader.notes, *notes, *words.asked_eagerly(recovered, kernels)]
     found = QatModel(tensors, architecture.graph, tuple(notes), name)
-    return with_build(with_shapes(found, shapes) if shapes else found, build)
+    found = with_shapes(found, shapes) if shapes else found
+    return found if build is None else with_build(found, build)
 
 
 class _Reader:

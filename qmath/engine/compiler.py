@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from qmath.engine.cache import cache_folder, check_file
 from qmath.errors import QmathError
 from qmath.exports.output.temporary import Temporary
+from qmath.kernels._environment import flushes_subnormals
 
 __all__ = ["compiled"]
 
-_FLAGS = ("-std=c99", "-O3", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden")
+# They come after those of CC, and take back what changes floats. The linker asks of each of the
+# first two whether it was taken back, or else adds code that flushes subnormals to zero.
+_FLOATS = ("-fno-fast-math", "-fno-unsafe-math-optimizations", "-ffp-contract=off")
+_FLAGS = ("-std=c99", "-O3", *_FLOATS, "-fPIC", "-fvisibility=hidden")
 _NATIVE = "-march=native"  # which some compilers do not have
 
 
@@ -33,7 +39,8 @@ def compiled(sources: Mapping[str, bytes], main: str) -> Path:
     Raises
     ------
     QmathError
-        There is no compiler, it fails, or the cache is not this user's alone.
+        There is no compiler, it fails, or what it makes cannot be used; or the cache is not this
+        user's alone.
     """
     if os.name != "posix":
         raise QmathError("engine c: it needs a POSIX system (Linux, macOS); leave --engine out")
@@ -55,7 +62,11 @@ def _compiler() -> tuple[list[str], bytes]:
     What the compiler predefines names its version, and each set of instructions that it uses: a
     home folder may be that of several machines.
     """
-    words = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    named = os.environ.get("CC", "")
+    try:
+        words = shlex.split(named) or ["cc"]
+    except ValueError as error:
+        raise QmathError(f"engine c: CC is {named!r}, which is no command: {error}") from error
     if shutil.which(words[0]) is None:
         raise QmathError(
             f"engine c: there is no C compiler {words[0]!r}; install one, or name it by CC"
@@ -81,12 +92,44 @@ def _build(command: Sequence[str], sources: Mapping[str, bytes], main: str, libr
             done = _run([*command, *arguments], temporary.path)
             if done.returncode:
                 raise _failure(command[0], done)
+            if not made.exists():
+                raise QmathError(
+                    f"engine c: the compiler {command[0]!r} wrote no library; name another by CC"
+                )
             made.chmod(0o700)
+            _check_loads(made, command[0])
             with made.open("rb") as file:
                 os.fsync(file.fileno())
             os.replace(made, library)
     except OSError as error:
         raise QmathError(f"engine c: cannot write {library}: {error.strerror}") from error
+
+
+def _check_loads(library: Path, compiler: str) -> None:
+    """Raise unless a library can be loaded, and leaves subnormals to the thread that loads it.
+
+    Some compilers link code that sets the processor to flush them, which a thread of its own keeps
+    from the others.
+    """
+
+    def flushes() -> bool:
+        before = flushes_subnormals()
+        ctypes.CDLL(str(library))
+        return flushes_subnormals() and not before
+
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            sets_flush = thread.submit(flushes).result()
+    except OSError as error:
+        raise QmathError(
+            f"engine c: what the compiler {compiler!r} made cannot be loaded ({error}); name "
+            "another by CC, or a folder whose programs may run by XDG_CACHE_HOME"
+        ) from error
+    if sets_flush:
+        raise QmathError(
+            f"engine c: what the compiler {compiler!r} made sets the processor to take subnormals "
+            "for zero; leave such options out of CC"
+        )
 
 
 def _run(command: Sequence[str], folder: Path | None = None) -> subprocess.CompletedProcess[bytes]:

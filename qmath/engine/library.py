@@ -29,15 +29,21 @@ Array = NDArray[Any]
 class _Library:
     """A loaded library, whose tensors are static: one batch at a time runs all of its parts."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, functions: tuple[str, ...]) -> None:
         try:
-            self._library = ctypes.CDLL(str(path))
+            library = ctypes.CDLL(str(path))
         except OSError as error:
             raise QmathError(
                 f"engine c: {path} cannot be loaded ({error}); delete it, or name a folder whose "
                 "programs may run by XDG_CACHE_HOME"
             ) from error
+        missing = [name for name in functions if not hasattr(library, name)]
+        if missing:
+            raise QmathError(
+                f"engine c: {path} lacks the function {missing[0]}; delete it, or name another "
+                "compiler by CC"
+            )
+        self._functions = {name: getattr(library, name) for name in functions}
         self._lock = threading.Lock()
 
     def call(self, function: str, count: int, *pointers: Sequence[Array | None]) -> None:
@@ -47,7 +53,7 @@ class _Library:
             for arrays in pointers
         ]
         with self._lock:
-            getattr(self._library, function)(ctypes.c_size_t(count), *lists)
+            self._functions[function](ctypes.c_size_t(count), *lists)
 
 
 _loaded = functools.cache(_Library)
@@ -81,14 +87,15 @@ class Compiled(Executor):
     Raises
     ------
     QmathError
-        The library cannot be loaded.
+        The library cannot be loaded, or lacks a function.
     """
 
     engine = "c"
 
     def __init__(self, program: Program, profile: Integer, source: Source, library: Path) -> None:
         super().__init__(program, profile)
-        self._source, self._library = source, _loaded(library)
+        self._source = source
+        self._library = _loaded(library, tuple(source.functions))
         self._parts = segments(program)
         self._in_float = [step for step in program.steps if isinstance(step, FloatStep)]
         self._later = _read_later(self._parts, self._in_float)

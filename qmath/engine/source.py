@@ -22,6 +22,10 @@ __all__ = ["Source", "exported", "source_of"]
 
 _HEAD = """\
 /* Runs the integer model on a batch: each example through the model's own functions. */
+#if defined __FAST_MATH__ || defined __ASSOCIATIVE_MATH__ || defined __RECIPROCAL_MATH__ \\
+    || __FINITE_MATH_ONLY__ || __FLT_EVAL_METHOD__
+#error "floats are not computed as IEEE 754 says; leave such options out of CC, or name another"
+#endif
 #define QM_BLOCK 256
 #include "model_data.c"
 #include "model.c"

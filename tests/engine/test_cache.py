@@ -1,9 +1,13 @@
 """What is compiled lies where no other user could have written it; what fails is one line."""
 
+import ctypes
 import os
+import platform
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import qmath
@@ -12,6 +16,7 @@ from qmath.engine import cache
 from qmath.engine.compiler import compiled
 from qmath.engine.source import exported, source_of
 from qmath.integer.api import program_of
+from qmath.kernels._environment import flushes_subnormals
 from tests.cli.running import fails
 from tests.exports.compiling import needs_compiler
 from tests.helpers import read_npz
@@ -119,9 +124,74 @@ def test_the_key_holds_sources_and_compiler(monkeypatch):
 def test_a_damaged_library_is_one_line():
     model = qmath.load(f"{SAMPLES}/nbit4.h5")
     source = source_of(exported(model, program_of(model), 31))
-    compiled(source.files, source.main).write_bytes(b"not a library")
-    with pytest.raises(QmathError, match=r"cannot be loaded.*delete it"):
-        qmath.run(model, read_npz(DATA)["images"][:1], engine="c")
+    library = compiled(source.files, source.main)
+    other = compiled(ANSWER, "main.c").read_bytes()
+    for content, fault in ((b"not a library", "cannot be loaded"), (other, "lacks the function")):
+        library.unlink()  # not overwritten: it is loaded
+        library.write_bytes(content)
+        library.chmod(0o700)
+        with pytest.raises(QmathError, match=f"{library.name} {fault}.*delete it"):
+            qmath.run(model, read_npz(DATA)["images"][:1], engine="c")
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("cc", "fault"),
+    [
+        ("true", "the compiler 'true' wrote no library; name another by CC"),
+        ("echo", "the compiler 'echo' wrote no library; name another by CC"),
+        ("cc -c", r"what the compiler 'cc' made cannot be loaded \(.*\); name another by CC"),
+        ("cc 'unbalanced", 'CC is "cc \'unbalanced", which is no command: No closing quotation'),
+    ],
+)
+def test_what_makes_no_library_leaves_nothing(monkeypatch, place, cc, fault):
+    monkeypatch.setenv("CC", cc)
+    with pytest.raises(QmathError, match=fault):
+        compiled(ANSWER, "main.c")
+    assert not place.exists() or not [*place.iterdir()]
+
+
+THIRD = b"""#ifdef __FAST_MATH__
+#error "fast"
+#endif
+__attribute__((visibility("default"))) float third(float x) { return x / 3.0f; }
+"""
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "option", ["-ffast-math", "-funsafe-math-optimizations", "-freciprocal-math"]
+)
+def test_options_that_change_floats_are_taken_back(monkeypatch, option):
+    monkeypatch.setenv("CC", f"cc {option}")
+
+    def thirds() -> tuple[list[float], bool]:
+        third = ctypes.CDLL(str(compiled({"main.c": THIRD}, "main.c"))).third
+        third.argtypes, third.restype = [ctypes.c_float], ctypes.c_float
+        return [third(x) for x in range(100)], flushes_subnormals()
+
+    with ThreadPoolExecutor(1) as thread:
+        found, flushes = thread.submit(thirds).result()
+    assert found == (np.arange(100, dtype=np.float32) / np.float32(3)).tolist()
+    assert not flushes
+
+
+@needs_compiler
+def test_options_that_cannot_be_taken_back_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", script(tmp_path / "cc", 'exec cc "$@" -ffast-math'))
+    with pytest.raises(QmathError, match="floats are not computed as IEEE 754 says"):
+        qmath.run(f"{SAMPLES}/nbit4.h5", read_npz(DATA)["images"][:1], engine="c")
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="it sets a bit of x86's")
+def test_a_library_that_flushes_subnormals_is_refused(place):
+    flush = "__builtin_ia32_ldmxcsr(__builtin_ia32_stmxcsr() | 0x8040);"
+    source = f"__attribute__((constructor)) static void flush(void) {{ {flush} }}\n"
+    with pytest.raises(QmathError, match="sets the processor to take subnormals for zero"):
+        compiled({"main.c": source.encode()}, "main.c")
+    assert not flushes_subnormals()
+    assert not [*place.iterdir()]
 
 
 def test_without_a_compiler_it_is_one_line_and_status_2(monkeypatch):

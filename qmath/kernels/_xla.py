@@ -6,6 +6,10 @@ zero point is 127.5, reaches 127.499985 and then 127. What is below the range is
 too. With ``FakeQuantWithMinMaxArgs`` the compiler computes the range itself, see `_compiled_nudge`,
 and leaves NaN.
 
+Of short rows (`has_short_rows`) that compiler works on the last elements two at a time, and
+computes what stands for the maximum beforehand, with two roundings. It depends on the whole shape,
+and is refused: the integers are the same.
+
 The gradients choose between the gradient and 0, instead of multiplying. XLA sums in a tree, see
 `_tree_sum`, and from some size on in parts, one for a thread, whose number is the machine's.
 """
@@ -26,6 +30,7 @@ from qmath.kernels._range import Arithmetic, Build, Op, Range
 
 MOST_SUMMED = 5000  # elements of a gradient's inputs up to which the order of the sums is known
 _WINDOW = 32
+_VECTOR = 8  # floats of a register
 
 
 def _nudge(
@@ -77,6 +82,28 @@ def _nudged(*parts: NDArray[np.floating]) -> Nudged:
     return Nudged(scale, inverse, zero, low, high, np.zeros_like(zero))
 
 
+def has_short_rows(shape: tuple[int, ...]) -> bool:
+    """Whether rows are of 3, 5 or 7 elements, less than a register holds and an odd number."""
+    axes = [size for size in shape if size != 1]
+    return len(axes) > 1 and axes[-1] < _VECTOR and axes[-1] % 2 == 1
+
+
+def refuse_maximum_of_short_rows(x: Float32Array, ranges: Range) -> None:
+    """Refuse elements whose result the compiler may have computed with or without fusing."""
+    if not has_short_rows(x.shape):
+        return
+    top = ranges.nudged.max
+    fused, apart = (kind.steps(ranges.nudged, "args") for kind in (XLA_CPU, XLA_CPU_NOFMA))
+    last = fused.exactly(top, ranges.nudged)
+    ends = [steps.exact_floats(top, ranges.nudged) for steps in (fused, apart)]
+    if ends[0] != ends[1] and (fused.exactly(x, ranges.nudged) == last).any():
+        raise QmathError(
+            f"inputs: in arrays of shape {x.shape}, of rows of 3, 5 or 7, XLA makes of some "
+            f"elements that become the maximum {ends[0]}, of others {ends[1]}, and qmath does not "
+            "know of which; quantize gives the integers, which are the same"
+        )
+
+
 def _backprop(g: Float32Array, x: Float32Array, bounds: Bounds, out: Float32Array) -> None:
     """Write the gradients where ``min <= x <= max``, else 0, of flat arrays."""
 
@@ -99,8 +126,10 @@ def _backward(
         )
     out, bounds = output(out, x.shape), ranges.bounds
     axes = tuple(range(x.ndim - bounds.lower.ndim))
+    # A sum of one element is removed, and with it what the addition does to that element.
+    terms = g if math.prod(x.shape[: len(axes)]) == 1 else flush(g)
     low, high = (
-        _tree_sum(np.where(outside, flush(g), np.float32(0)), axes)
+        _tree_sum(np.where(outside, terms, np.float32(0)), axes)
         for outside in (x < bounds.lower, x > bounds.upper)
     )
     _backprop(non_overlapping(g, out), non_overlapping(x, out), bounds, out.reshape(-1))
@@ -131,6 +160,8 @@ def _tree_sum(x: Float32Array, axes: tuple[int, ...]) -> Float32Array:
 def _row_by_row(x: Float32Array, number: int) -> Float32Array:
     """Sum along the first axes, one element after the other."""
     rows = x.reshape(math.prod(x.shape[:number]), *x.shape[number:])
+    if len(rows) == 1:
+        return np.asarray(rows[0])
     total = np.zeros(rows.shape[1:], np.float32)
     with np.errstate(all="ignore"):
         for row in rows:

@@ -257,6 +257,20 @@ def test_xla_rounds_zero_points_of_args_half_to_even(build: str) -> None:
         assert_same_bits(kernel, defined)
 
 
+def test_a_maximum_that_xla_computes_in_two_ways_is_refused_only_where_it_is_met() -> None:
+    def made(x: np.ndarray, max: float = 2.7, build: str = "xla-cpu") -> np.ndarray:
+        return qmath.fake_quant_with_min_max_args(x, -1.3, max, build=build)
+
+    x = np.full((20, 1, 3, 1), np.float32(2.6))
+    assert made(x).shape == x.shape  # not the maximum
+    x[7, 0, 1] = 2.695
+    with pytest.raises(QmathError, match=r"shape \(20, 1, 3, 1\), of rows of 3, 5 or 7"):
+        made(x)
+    assert made(x, 2.6).max() == made(x.reshape(-1), 2.6).max()  # both ways give the same
+    assert np.ptp([made(x.reshape(-1)).max(), made(x, build="xla-cpu-nofma").max()]) > 0
+    assert made(x.reshape(20, 3).T).shape == (3, 20)
+
+
 @pytest.mark.parametrize("build", BUILDS)
 @pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 3)])
 def test_nothing_stays_nothing(build: str, shape: tuple[int, ...]) -> None:

@@ -18,6 +18,8 @@ RANGES = [
     (-6.0, 6.0, 8, False), (0.0, 6.0, 4, False), (-0.37, 1.91, 16, False), (-3.0, 3.0, 12, True),
     (0.0, 0.0, 8, False), (0.0, 1e-37, 8, False), (-np.inf, 1.0, 8, False), (2.0, 1.0, 8, True),
 ]  # fmt: skip
+# The compiler computes what stands for the maximum in two ways.
+SHORT_ROWS = Call(ARGS, (np.linspace(-2, 3, 600).astype(F).reshape(200, 3),), 8, False, (-1.3, 2.7))
 ON_TIES = [((-0.5, 2.5), 2), ((-2.5, 0.5), 2), ((-0.1, 0.5), 8)]
 
 
@@ -59,6 +61,12 @@ def calls() -> list[Call]:
               for n in (33, 5000)]  # fmt: skip
     one = (g[:2048, np.newaxis], columns[2][:, np.newaxis], *(F([end]) for end in RANGES[2][:2]))
     found.append(Call(f"{PER_CHANNEL}_gradient", one, 8, False))
+    # Sums of one element each, which XLA removes.
+    odd = np.resize(F([1e-40, -0.0, 1.5, -1e-39]), (1, len(lows)))
+    found.append(
+        Call(f"{PER_CHANNEL}_gradient", (odd, F([[-9.0] * len(lows)]), lows, highs), 8, False)
+    )
+    found.append(Call(f"{VARS}_gradient", (odd[0, 1:2], F([9]), F(low), F(high)), bits, narrow))
     shape = (3, 40, 4, 8)
     inputs = rows[:480].reshape(shape)
     found.append(
@@ -83,7 +91,18 @@ def computed(call: Call, build: str) -> tuple[np.ndarray, ...]:
 @pytest.mark.slow
 @pytest.mark.parametrize("build", ["xla-cpu", "xla-cpu-nofma"])
 def test_xla(build: str) -> None:
-    asked = calls()
-    for call, expected in zip(asked, answers(asked, fma=build == "xla-cpu"), strict=True):
+    asked = [*calls(), SHORT_ROWS]
+    *found, (rows,) = answers(asked, fma=build == "xla-cpu")
+    for call, expected in zip(asked[:-1], found, strict=True):
         for ours, theirs in zip(computed(call, build), expected, strict=True):
             assert_same_bits(ours, theirs, (call.op, call.constants, call.num_bits))
+    (x,), ends = SHORT_ROWS.arrays, SHORT_ROWS.constants
+    recognized = qmath.recognize_build(rows, *ends, 8, inputs=x, op="args")
+    assert build in recognized.builds
+    flat = qmath.fake_quant_with_min_max_args(x.reshape(-1), *ends, build=build).reshape(x.shape)
+    if build == "xla-cpu":
+        assert {float(y) for y in rows[rows != flat]} == {F(2.698039).item()}
+        with pytest.raises(qmath.QmathError, match="rows of 3, 5 or 7, XLA makes"):
+            qmath.fake_quant_with_min_max_args(x, *ends, build=build)
+    else:
+        assert_same_bits(flat, rows)

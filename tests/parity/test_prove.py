@@ -102,7 +102,9 @@ def test_a_record_of_other_settings_does_not_count_as_held():
     assert task.held({"sweeps": []}) is None
 
 
-@pytest.mark.parametrize("against", ["tf", "2.4.1 x86_64", "xla-cpu", "xla-cpu-nofma"])
+@pytest.mark.parametrize(
+    "against", ["tf", "2.4.1 x86_64", "2.21.0 aarch64", "xla-cpu", "xla-cpu-nofma"]
+)
 def test_a_committed_certificate_holds_every_task(against):
     committed = json.loads(certificate.path(against).read_text("utf-8"))
     found = tasks(against=against)

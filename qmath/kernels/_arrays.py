@@ -1,15 +1,16 @@
-"""Arrays that enter: NumPy's own, without a mask over them."""
+"""Arrays that enter: NumPy's own, without a mask over them; and their axes."""
 
 from __future__ import annotations
 
-from typing import Any
+import operator
+from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import QmathError
 
-__all__ = ["as_array", "unmasked"]
+__all__ = ["as_array", "place_of", "unmasked"]
 
 _WITH_MASKS = (np.ndarray, list, tuple)
 _DEPTH = 32  # of nested lists: NumPy 1 has no arrays of more dimensions
@@ -51,3 +52,12 @@ def _has_masked(value: object, depth: int) -> bool:
     if not depth or not isinstance(value, (list, tuple)):
         return False
     return any(_has_masked(part, depth - 1) for part in value if isinstance(part, _WITH_MASKS))
+
+
+def place_of(axis: SupportsIndex, ndim: int) -> int | None:
+    """Return an axis counted from the first, None if an array of so many has no such axis."""
+    try:
+        place = operator.index(axis)
+    except TypeError:  # also of an array that is not one integer, which has an __index__
+        return None
+    return place % ndim if -ndim <= place < ndim else None

@@ -7,7 +7,6 @@ reconstruction equals the floats in every bit.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any, SupportsIndex
 
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import QmathError
-from qmath.kernels._arrays import as_array
+from qmath.kernels._arrays import as_array, place_of
 from qmath.kernels._environment import check_rounding, flushes_subnormals
 from qmath.kernels._float32 import Float32Array
 from qmath.kernels._lattice_others import bits_of, others_of
@@ -276,16 +275,12 @@ def _is_exposed(array: NDArray[Any]) -> bool:
 def _normal_axis(axis: SupportsIndex | None, ndim: int, prefix: str) -> int | None:
     if axis is None:
         return None
-    try:
-        place = operator.index(axis)
-    except TypeError:
-        place = ndim
-    if not -ndim <= place < ndim:
+    if (place := place_of(axis, ndim)) is None:
         raise QmathError(
             f"{prefix}axis={axis!r} of values of {ndim} dimensions; choose another, or None for "
             "one scale"
         )
-    return place % ndim
+    return place
 
 
 def _widths(

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import QmathError
 from qmath.kernels import _bits
-from qmath.kernels._arrays import as_array
+from qmath.kernels._arrays import as_array, place_of
 from qmath.kernels.affine import smallest_dtype
 
 __all__ = ["LAYOUTS", "Layout", "pack", "unpack"]
@@ -282,13 +282,11 @@ def _rules(function: str, layout: str, num_bits: SupportsIndex) -> tuple[Layout,
 def _normal_axis(function: str, axis: int | None, ndim: int) -> int | None:
     if axis is None:
         return None
-    try:
-        place = operator.index(axis)
-    except TypeError:
-        place = ndim
-    if -ndim <= place < ndim:
-        return place % ndim
-    raise QmathError(f"{function}: axis={axis!r} of an array of {ndim} dimensions; choose another")
+    if (place := place_of(axis, ndim)) is None:
+        raise QmathError(
+            f"{function}: axis={axis!r} of an array of {ndim} dimensions; choose another"
+        )
+    return place
 
 
 def _checked_shape(shape: int | Sequence[int]) -> tuple[int, ...]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qmath.containers.sniff import sniff
 from qmath.errors import QmathError
 from qmath.kernels.builds import Build, check_build
 from qmath.model import QatModel, with_build, with_shapes
+from qmath.readers import notes as words
 from qmath.readers.dispatch import read_model
 from qmath.readers.records import ModelFile, check_told
 from qmath.readers.settings.resolve import resolve
@@ -111,6 +113,7 @@ def load(
         from qmath.readers.tflite import reader as tflite  # which takes time to import
 
         model = tflite.read(file)
+        model = replace(model, notes=(*model.notes, *words.without_a_build(kernels)))
         return with_shapes(model, {**model.shapes, **(shapes or {})})
     reading = read_model(file)
     known = reading.architecture

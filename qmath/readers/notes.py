@@ -37,6 +37,7 @@ __all__ = [
     "unused_option",
     "unused_quantizers",
     "unused_range",
+    "without_a_build",
 ]
 
 ANNOTATED_ONLY = (
@@ -147,6 +148,12 @@ def asked_eagerly(tensors: Sequence[str], build: str) -> list[str]:
         f"{_some(tensors)}: recovered from what a quantizer of your own returned here, eagerly; "
         f"what it returns under the build {build!r} was not asked."
     ]
+
+
+def without_a_build(build: str) -> list[str]:
+    """Say that a build which the user named has no part in a TFLite file."""
+    note = f"The build {build!r} changes nothing: a TFLite file holds integers, not what made them."
+    return [] if build == "tf" else [note]
 
 
 def _some(names: Sequence[str]) -> str:

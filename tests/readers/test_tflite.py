@@ -70,6 +70,12 @@ def paired(path: Path, program: Any) -> dict[str, int]:
     return found
 
 
+def test_a_build_has_no_part_in_stored_integers() -> None:
+    told = qmath.load(DEFAULT8, build="xla-cpu")
+    assert [note for note in told.notes if "'xla-cpu' changes nothing" in note]
+    assert told.notes[:-1] == qmath.load(DEFAULT8).notes == qmath.load(DEFAULT8, build="tf").notes
+
+
 @pytest.mark.parametrize("resolver", ["reference", "default"])
 @pytest.mark.parametrize(("path", "steps"), [(DEFAULT8, 5), (EVERY, 21)])
 def test_every_tensor_that_tflite_computes(path: Path, steps: int, resolver: str) -> None:
@@ -250,7 +256,7 @@ def test_unsigned_integers(tmp_path: Path) -> None:
 def test_what_the_file_holds_is_not_given() -> None:
     with pytest.raises(QmathError, match="leave quantizers out"):
         qmath.load(
-            DEFAULT8, {"conv1/kernel": qmath.quantizers.LastValueQuantizer(8, True, True, True)}
+            DEFAULT8, {"conv1/kernel": qmath.LastValueQuantizer(8, True, True, True)}
         )
     with pytest.raises(QmathError, match="holds its own architecture"):
         qmath.load(DEFAULT8, architecture=SAMPLES / "default8.h5")

@@ -396,6 +396,8 @@ def counted_from(start: int) -> Iterator[None]:
     try:
         yield
     except NanError as error:
+        if not error.index:
+            raise
         example, *inside = error.index
         raise NanError(error.prefix, (start + example, *inside)) from None
 

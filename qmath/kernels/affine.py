@@ -36,16 +36,18 @@ class NanError(QmathError):
     Attributes
     ----------
     prefix : str
-        What the message begins with.
-    index : tuple of int
+        What the message begins with; all of it, of an error that quotes this one.
+    index : tuple of int, optional
         Of the float.
     """
 
-    def __init__(self, prefix: str, index: tuple[int, ...]) -> None:
+    def __init__(self, prefix: str, index: tuple[int, ...] | None = None) -> None:
         super().__init__(prefix, index)  # by which it is pickled
         self.prefix, self.index = prefix, index
 
     def __str__(self) -> str:
+        if self.index is None:
+            return self.prefix
         return f"{self.prefix}the input at {self.index} is NaN, which no integer stands for"
 
 

@@ -24,7 +24,7 @@ def test_attack(tmp_path: Path, name: str, isolate: bool) -> None:
     build(path)
     outcome, said = judge(path, config if config.exists() else None, isolate=isolate)
     # Values are read, and refused, when the integers are made.
-    wanted = "QmathError" if name == "kernel_of_nan" else "FileFormatError"
+    wanted = "NanError" if name == "kernel_of_nan" else "FileFormatError"
     assert outcome == wanted, said
     assert re.search(message, said)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 import qmath
 from qmath.errors import QmathError
-from qmath.kernels.affine import scale_and_zero_point
+from qmath.kernels.affine import NanError, scale_and_zero_point
 from tests.helpers import assert_same_bits
 from tests.strategies import Case, cases, usable_ranges
 
@@ -182,3 +183,10 @@ def test_numpy_bools_are_bools(flag: str, value: bool) -> None:
     q = qmath.quantize([-1, 0.3, 1], -1, 1, 4, **{flag: np.bool_(value)})
     np.testing.assert_array_equal(q.values, expected.values)
     assert getattr(q, flag) is value
+
+
+def test_an_error_of_nan_can_be_quoted_and_sent_to_another_process():
+    with pytest.raises(NanError, match=r"^the input at \(0, 1\) is NaN") as caught:
+        qmath.quantize([[0.0, np.nan]], -1, 1, 8)
+    for error in (caught.value, NanError(f"file: {caught.value}")):
+        assert str(pickle.loads(pickle.dumps(error))) == str(error)

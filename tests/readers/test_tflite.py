@@ -255,9 +255,7 @@ def test_unsigned_integers(tmp_path: Path) -> None:
 
 def test_what_the_file_holds_is_not_given() -> None:
     with pytest.raises(QmathError, match="leave quantizers out"):
-        qmath.load(
-            DEFAULT8, {"conv1/kernel": qmath.LastValueQuantizer(8, True, True, True)}
-        )
+        qmath.load(DEFAULT8, {"conv1/kernel": qmath.LastValueQuantizer(8, True, True, True)})
     with pytest.raises(QmathError, match="holds its own architecture"):
         qmath.load(DEFAULT8, architecture=SAMPLES / "default8.h5")
 

@@ -8,6 +8,7 @@ roundings leave of it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -186,7 +187,7 @@ def _multiply_add(x: Float32Array, factor: Float64Array, addend: Float64Array | 
         return
     rows = x.reshape(-1, factor.size) if factor.ndim else x.reshape(-1)
     at_once = max(1, _CHUNK // factor.size)
-    wide = np.empty((min(len(rows), at_once), *rows.shape[1:]))
+    wide = _kept_float64(min(len(rows), at_once) * factor.size).reshape(-1, *rows.shape[1:])
     for start in range(0, len(rows), at_once):
         part = rows[start : start + at_once]
         products = wide[: len(part)]
@@ -194,3 +195,21 @@ def _multiply_add(x: Float32Array, factor: Float64Array, addend: Float64Array | 
         np.multiply(products, factor, out=products)
         np.add(products, addend, out=products)
         part[...] = products
+
+
+def _kept_float64(size: int) -> Float64Array:
+    """Return an array of this thread's, whose pages the system need not give anew at each call."""
+    if size > _CHUNK:
+        return np.empty(size)
+    kept = _of_thread()
+    if not hasattr(kept, "wide"):
+        kept.wide = np.empty(_CHUNK)
+    found: Float64Array = kept.wide[:size]
+    return found
+
+
+@cache
+def _of_thread() -> Any:
+    from threading import local  # which NumPy does not import
+
+    return local()

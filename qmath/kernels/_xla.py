@@ -126,10 +126,8 @@ def _backward(
         )
     out, bounds = output(out, x.shape), ranges.bounds
     axes = tuple(range(x.ndim - bounds.lower.ndim))
-    # A sum of one element is removed, and with it what the addition does to that element.
-    terms = g if math.prod(x.shape[: len(axes)]) == 1 else flush(g)
     low, high = (
-        _tree_sum(np.where(outside, terms, np.float32(0)), axes)
+        _tree_sum(np.where(outside, g, np.float32(0)), axes)
         for outside in (x < bounds.lower, x > bounds.upper)
     )
     _backprop(non_overlapping(g, out), non_overlapping(x, out), bounds, out.reshape(-1))
@@ -160,11 +158,11 @@ def _tree_sum(x: Float32Array, axes: tuple[int, ...]) -> Float32Array:
 def _row_by_row(x: Float32Array, number: int) -> Float32Array:
     """Sum along the first axes, one element after the other."""
     rows = x.reshape(math.prod(x.shape[:number]), *x.shape[number:])
-    if len(rows) == 1:
+    if len(rows) == 1:  # a sum that XLA removes, with what an addition does to the element
         return np.asarray(rows[0])
     total = np.zeros(rows.shape[1:], np.float32)
     with np.errstate(all="ignore"):
-        for row in rows:
+        for row in flush(rows):
             total = rounded(total.astype(np.float64) + row)
     return np.asarray(total)
 

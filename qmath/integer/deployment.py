@@ -139,9 +139,9 @@ def _golden(
     else:
         inputs = given(executor, vectors)
         options = {"vectors": recorded(inputs)}
-    parts, size = [], executor.examples
-    for number, batch in enumerate(batches(inputs, size)):
-        with counted_from(number * size):
+    parts = []
+    for start, batch in batches(inputs, executor.examples):
+        with counted_from(start):
             parts.append(executor.run(batch, keep=program.quant_params))
     results = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return {f"vectors/{name}": array for name, array in (inputs | results).items()}, options

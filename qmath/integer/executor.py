@@ -383,11 +383,17 @@ def planned(program: Program, profile: Profile) -> Program:
     return profile.planned(program) if isinstance(profile, Planner) else program
 
 
-def batches(arrays: Mapping[str, Array], examples: int) -> Iterator[dict[str, Array]]:
-    """Cut arrays of equal length into batches of so many examples, such as `Executor.examples`."""
+def batches(arrays: Mapping[str, Array], examples: int) -> Iterator[tuple[int, dict[str, Array]]]:
+    """Cut arrays of equal length into batches of so many examples, such as `Executor.examples`.
+
+    Yields
+    ------
+    tuple of int, dict of str to ndarray
+        Which example is a batch's first, and the batch.
+    """
     length = len(next(iter(arrays.values())))
     for start in range(0, max(length, 1), examples):
-        yield {name: x[start : start + examples] for name, x in arrays.items()}
+        yield start, {name: x[start : start + examples] for name, x in arrays.items()}
 
 
 @contextmanager

@@ -15,7 +15,7 @@ DEFAULT = "reference/samples/default8.h5"
 @pytest.mark.parametrize("examples", [1, 3, 7, 8])
 def test_batches_hold_every_example_once(examples):
     x = np.arange(7 * 2).reshape(7, 2)
-    parts = [part["x"] for part in batches({"x": x}, examples)]
+    parts = [part["x"] for _, part in batches({"x": x}, examples)]
     assert {len(part) for part in parts[:-1]} <= {examples}
     assert np.array_equal(np.concatenate(parts), x)
 
@@ -38,7 +38,7 @@ def test_integers_do_not_depend_on_the_batch():
     x = np.random.default_rng(0).uniform(0, 1, (count, *shape)).astype(np.float32)
     whole = executor.run({name: x})
     for examples in (1, executor.examples):
-        parts = [executor.run(batch) for batch in batches({name: x}, examples)]
+        parts = [executor.run(batch) for _, batch in batches({name: x}, examples)]
         for step in program.steps:
             joined = np.concatenate([part[step.name] for part in parts])
             assert np.array_equal(joined, whole[step.name])

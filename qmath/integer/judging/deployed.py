@@ -211,9 +211,8 @@ def run_deployed(
             "of the model's: it is of another model, or was quantized after training"
         )
     parts: dict[str, list[Array]] = {name: [] for name in pairs}
-    size = executor.examples
-    for number, batch in enumerate(batches(arrays, size)):
-        with counted_from(number * size):
+    for start, batch in batches(arrays, executor.examples):
+        with counted_from(start):
             made = executor.run(batch, keep=set(pairs.values()))
         for name, theirs in pairs.items():
             if theirs in made:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from qmath.errors import QmathError
 from qmath.integer.program import Program
 from qmath.integer.reducers import Reducer
 from qmath.integer.streams import rows_of
+from qmath.kernels._arrays import as_index
 
 __all__ = [
     "check_against",
@@ -31,10 +31,9 @@ def check_workers(workers: object) -> None:
     QmathError
         They are not.
     """
-    try:
-        number = operator.index(workers)  # type: ignore[arg-type]  # that is the question
-    except TypeError:
-        raise QmathError(f"workers must be a whole number of processes, got {workers!r}") from None
+    number = as_index(workers)
+    if number is None:
+        raise QmathError(f"workers must be a whole number of processes, got {workers!r}")
     if number < 1:
         raise QmathError(f"workers must be 1 or more, got {workers}")
 

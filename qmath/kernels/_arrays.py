@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import QmathError
 
-__all__ = ["as_array", "place_of", "unmasked"]
+__all__ = ["as_array", "as_index", "place_of", "unmasked"]
 
 _WITH_MASKS = (np.ndarray, list, tuple)
 _DEPTH = 32  # of nested lists: NumPy 1 has no arrays of more dimensions
@@ -56,8 +56,13 @@ def _has_masked(value: object, depth: int) -> bool:
 
 def place_of(axis: SupportsIndex, ndim: int) -> int | None:
     """Return an axis counted from the first, None if an array of so many has no such axis."""
+    place = as_index(axis)
+    return None if place is None or not -ndim <= place < ndim else place % ndim
+
+
+def as_index(value: object) -> int | None:
+    """Return an integer as an int, None of what is none: an array has an __index__, too."""
     try:
-        place = operator.index(axis)
-    except TypeError:  # also of an array that is not one integer, which has an __index__
+        return operator.index(value)  # type: ignore[arg-type]  # that is the question
+    except TypeError:
         return None
-    return place % ndim if -ndim <= place < ndim else None

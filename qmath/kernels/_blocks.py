@@ -6,7 +6,6 @@ inside an operation, so threads help.
 
 from __future__ import annotations
 
-import operator
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, SupportsIndex
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qmath.errors import QmathError
-from qmath.kernels._arrays import unmasked
+from qmath.kernels._arrays import as_index, unmasked
 from qmath.kernels._float32 import Float32Array
 
 # Elements of a block. Passes over 512 KiB of float32 are still fed by a cache, and NumPy's cost a
@@ -180,11 +179,8 @@ def get_num_threads() -> int:
 
 def _checked(value: object, name: str) -> int:
     """Return a number of threads as an int, if it is one."""
-    try:
-        number = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
-    except TypeError:  # also of an array that is not one integer, which has an __index__
-        number = 0
-    if number < 1:
+    number = None if isinstance(value, bool) else as_index(value)
+    if number is None or number < 1:
         raise QmathError(f"{name} must be a positive integer, got {value!r}")
     return number
 

@@ -8,7 +8,6 @@ TensorFlow's fake quantization, not a rounding of ``inputs / scale``: the two di
 
 from __future__ import annotations
 
-import operator
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, SupportsIndex
 
@@ -16,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from qmath.errors import QmathError
-from qmath.kernels._arrays import unmasked
+from qmath.kernels._arrays import as_index, unmasked
 from qmath.kernels._blocks import each_block, fits_at_once
 from qmath.kernels._environment import check_rounding
 from qmath.kernels._float32 import SMALLEST_NORMAL, Float32Array, as_float32
@@ -56,10 +55,7 @@ def check_num_bits(num_bits: SupportsIndex) -> int:
     if type(num_bits) is int and 2 <= num_bits <= 16:
         return num_bits
     is_bool = isinstance(num_bits, (bool, np.bool_))
-    try:
-        bits = None if is_bool else operator.index(num_bits)
-    except TypeError:  # also of an array that is not one integer, which has an __index__
-        bits = None
+    bits = None if is_bool else as_index(num_bits)
     if bits is None:
         raise QmathError(
             f"num_bits must be an integer between 2 and 16, inclusive, got {num_bits!r}"

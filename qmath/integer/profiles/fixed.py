@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from qmath.integer.bounds import (
 )
 from qmath.integer.profiles.exact import clamped
 from qmath.integer.program import Program, Requantize
+from qmath.kernels._arrays import as_index
 from qmath.kernels._environment import in_default_environment
 
 __all__ = ["FixedPoint", "Integer", "checked_multiplier_bits", "constants"]
@@ -155,12 +155,9 @@ def checked_multiplier_bits(value: object) -> int:
     QmathError
         It is no whole number of 8 to 31.
     """
-    try:
-        bits = operator.index(value)  # type: ignore[arg-type]  # that is the question
-    except TypeError:
-        raise QmathError(
-            f"multiplier_bits must be a whole number, 8 to 31, got {value!r}"
-        ) from None
+    bits = as_index(value)
+    if bits is None:
+        raise QmathError(f"multiplier_bits must be a whole number, 8 to 31, got {value!r}")
     if not 8 <= bits <= 31:
         raise QmathError(f"multiplier_bits must be 8 to 31, got {bits}")
     return bits
